@@ -1,0 +1,145 @@
+"""What both kernel families must agree on: the plan structure and the numbers of the activations.
+
+A kernel is a C function of nine 64-bit arguments::
+
+    void kernel(const Plan *plan, const T *x, const T *residual, T *out, void *scratch,
+                int64 row_begin, int64 row_end, int64 block_begin, int64 block_end)
+
+It computes the part of `out` that the half-open ranges of rows and blocks name, on one thread. What a row and a
+block are depends on the operation:
+
+==============  =============================  ================================================
+operation       row                            block
+==============  =============================  ================================================
+depthwise       output row, of batch * out_h   vector of input channels
+pointwise       pixel, of batch * h * w        panel of output channels
+conv            output row, of batch * out_h   panel of output channels, group by group
+separable       output row, of batch * out_h   (one block)
+==============  =============================  ================================================
+
+`Plan` is the structure below, one 8-byte field after another, so that NumPy, Numba and C read it alike; `setup.py`
+writes its C declaration from this file, which therefore imports nothing of ours and only NumPy, inside a function.
+"""
+
+from __future__ import annotations
+
+__all__ = ["ACTIVATION_CODES", "ERFC_CENTRE", "ERFC_TERMS", "EXP_LOWEST", "EXP_TERMS", "FIELDS", "plan_dtype"]
+
+#: Field name -> kind: "p" address, "i" int64, "d" float64. The order is the memory order.
+FIELDS: dict[str, str] = {
+    # packed weights and bias (see packing.py; bias is never null, zeros where the user gave none)
+    "weights": "p",
+    "bias": "p",
+    # geometry, in elements
+    "batch": "i",
+    "height": "i",
+    "width": "i",
+    "in_channels": "i",
+    "out_height": "i",
+    "out_width": "i",
+    "out_channels": "i",
+    "kernel_h": "i",
+    "kernel_w": "i",
+    "stride_h": "i",
+    "stride_w": "i",
+    "dilation_h": "i",
+    "dilation_w": "i",
+    "pad_top": "i",
+    "pad_left": "i",
+    "groups": "i",
+    "multiplier": "i",
+    # epilogue: clamp to [low, high] always (infinite bounds for no clamp; NaN passes), then `activation` when not null:
+    # void activation(T *values, int64 rows, int64 row_stride, int64 columns, double alpha)
+    "low": "d",
+    "high": "d",
+    "activation": "p",
+    "alpha": "d",
+    # blocking: pointwise: rows of A kept in L2 while all panels pass; separable: output rows per fused block
+    "block_rows": "i",
+    # depthwise: channel vectors per pass, so that a tile's patch and weights stay in the L1 cache
+    "block_channels": "i",
+    # shape of the register tile and of its vectors, and the table of micro-kernel addresses where a kernel calls them by address
+    "tile_rows": "i",
+    "tile_columns": "i",
+    "lanes": "i",
+    "micro_kernels": "p",
+    # separable only: the two kernels that it runs one after the other on each block, their plans and numbers of blocks
+    "depthwise_kernel": "p",
+    "depthwise_plan": "p",
+    "depthwise_blocks": "i",
+    "pointwise_kernel": "p",
+    "pointwise_plan": "p",
+    "pointwise_blocks": "i",
+}
+
+#: Activations that are not a clamp: they run as a second pass over values that are still in the L1 cache.
+ACTIVATION_CODES: dict[str, int] = {
+    "hardswish": 1,
+    "hardsigmoid": 2,
+    "leaky_relu": 3,
+    "sigmoid": 4,
+    "silu": 5,
+    "gelu": 6,
+}
+
+#: exp(r) = 1 + r + r^2/2! + … for |r| <= ln(2)/2: the number of terms at which the series is exact to half a unit in
+#: the last place.
+EXP_TERMS: dict[str, int] = {"float32": 8, "float64": 14}
+
+#: At and below these arguments exp is zero, rounded.
+EXP_LOWEST: dict[str, float] = {"float32": -104.0, "float64": -746.0}
+
+#: (1 + 2z) exp(z^2) erfc(z) / 2 for z >= 0 as a polynomial, constant term first, in t = (z - centre) / (z + centre):
+#: the mapping of M. M. Shepherd and J. G. Laframboise, "Chebyshev approximation of (1 + 2x) exp(x^2) erfc x in
+#: 0 <= x < infinity", Math. Comp. 36 (1981). The coefficients are a Chebyshev interpolation computed with 60 digits;
+#: relative error 5e-9 and 4e-17.
+ERFC_CENTRE = 3.0
+ERFC_TERMS: dict[str, tuple[float, ...]] = {
+    "float32": (
+        0.6265040040016174,
+        -0.0678105354309082,
+        -0.023781077936291695,
+        0.06482205539941788,
+        -0.059637635946273804,
+        0.034158285707235336,
+        -0.01188178826123476,
+        0.0012495584087446332,
+        0.0009375395602546632,
+        -0.0003632268344517797,
+        -4.62725838588085e-05,
+        3.865512189804576e-05,
+    ),
+    "float64": (
+        0.6265040291348648,
+        -0.06781055306229058,
+        -0.02378114717671019,
+        0.0648225793513797,
+        -0.05963683170838,
+        0.03415401367200502,
+        -0.011885257445765234,
+        0.0012646959078461517,
+        0.0009443450488737523,
+        -0.00038991613482123835,
+        -5.257915649742081e-05,
+        6.254967120352427e-05,
+        2.4720621969513972e-06,
+        -1.0050271063158185e-05,
+        -3.593942428601532e-07,
+        1.7361853437504935e-06,
+        1.683490188456719e-07,
+        -3.083004214779323e-07,
+        -6.027076229521064e-08,
+        5.091799129371564e-08,
+        1.3921963132069361e-08,
+        -6.656412985818968e-09,
+        -1.5906813597380826e-09,
+        4.931181534979468e-10,
+    ),
+}
+
+
+def plan_dtype():
+    """Structured NumPy dtype of a plan: every field of `FIELDS`, 8 bytes each, in order."""
+    import numpy as np
+
+    return np.dtype([(name, np.float64 if kind == "d" else np.int64) for name, kind in FIELDS.items()])

@@ -1,0 +1,611 @@
+"""Shapes: padding rules, output sizes, and the cost of a convolution.
+
+Every rule about sizes lives here and is checked here once. What comes out is a frozen `ConvGeometry` that everything
+below (dispatch, kernels, reference) trusts without looking again. Images are channel-last, ``(N, H, W, C)``; other
+layouts are undone before this module is reached.
+
+Error texts read ``operation: what was got; the rule; the fix``. A wrong type is a `TypeError`, a wrong value a
+`ValueError`. How users write padding and strides is `padding`'s matter, whose names are at hand here too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from .padding import Padding, normalise_int, normalise_padding, normalise_padding_1d, normalise_pair
+
+__all__ = [
+    "ConvGeometry",
+    "CostComparison",
+    "Padding",
+    "SeparableGeometry",
+    "compare_cost",
+    "normalise_int",
+    "normalise_pair",
+    "normalise_padding",
+    "normalise_padding_1d",
+]
+
+#: Kernels multiply sizes in int64; products below this cannot wrap.
+_LARGEST_PRODUCT = 2**62
+_LARGEST_ITEMSIZE = 8
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Geometries
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ConvGeometry:
+    """Every size of one convolution, checked.
+
+    Make one with `ConvGeometry.depthwise`, `.depthwise1d`, `.pointwise` or `.conv`: they validate. Filling in the
+    fields by hand does not.
+
+    Attributes
+    ----------
+    op : {"depthwise", "pointwise", "conv"}
+    batch, height, width, in_channels, out_channels : int
+        `batch` may be 0; the others are at least 1.
+    kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w : int
+        At least 1.
+    pad_top, pad_bottom, pad_left, pad_right : int
+        At least 0.
+    groups : int
+        1 for pointwise, `in_channels` for depthwise.
+
+    Examples
+    --------
+    >>> g = ConvGeometry.depthwise((1, 112, 112, 32), (3, 3, 32), stride=2, padding="same")
+    >>> g.out_shape, g.multiplier, g.macs
+    ((1, 56, 56, 32), 1, 903168)
+    """
+
+    op: str
+    batch: int
+    height: int
+    width: int
+    in_channels: int
+    out_channels: int
+    kernel_h: int = 1
+    kernel_w: int = 1
+    stride_h: int = 1
+    stride_w: int = 1
+    dilation_h: int = 1
+    dilation_w: int = 1
+    pad_top: int = 0
+    pad_bottom: int = 0
+    pad_left: int = 0
+    pad_right: int = 0
+    groups: int = 1
+
+    @classmethod
+    def depthwise(
+        cls,
+        x_shape: tuple[int, ...],
+        w_shape: tuple[int, ...],
+        *,
+        stride: object = 1,
+        padding: object = 0,
+        dilation: object = 1,
+        operation: str = "depthwise_conv2d",
+        names: tuple[str, str] = ("x", "w"),
+    ) -> ConvGeometry:
+        """Geometry of a depthwise convolution: each input channel has its own M windows.
+
+        Parameters
+        ----------
+        x_shape : (N, H, W, C)
+        w_shape : (KH, KW, C) or (KH, KW, C, M)
+            Output channel ``c * M + m`` is input channel `c` seen through window ``w[:, :, c, m]``.
+        stride, dilation : int or (int, int)
+        padding : see `normalise_padding`
+        operation, names : str
+            What error texts call the operation, the image and the weights.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the shapes do not fit, a parameter is out of range or the output would be empty.
+        """
+        x, w = names
+        batch, height, width, channels = _image(x_shape, operation, x)
+        if len(w_shape) not in (3, 4):
+            raise ValueError(
+                f"{operation}: {w} has shape {tuple(w_shape)}; it must be (KH, KW, C) or (KH, KW, C, M); reshape {w}"
+            )
+        kernel_h, kernel_w, w_channels = w_shape[:3]
+        multiplier = w_shape[3] if len(w_shape) == 4 else 1
+        _nonempty_weights(w_shape, operation, w)
+        if w_channels != channels:
+            raise ValueError(
+                f"{operation}: {w} has {w_channels} channels but {x} has {channels}; "
+                f"the third axis of {w} must equal the channels of {x}"
+            )
+        return cls._windowed(
+            "depthwise", (batch, height, width, channels), channels * multiplier, (kernel_h, kernel_w),
+            stride, padding, dilation, channels, operation,
+        )  # fmt: skip
+
+    @classmethod
+    def depthwise1d(
+        cls,
+        x_shape: tuple[int, ...],
+        w_shape: tuple[int, ...],
+        *,
+        stride: object = 1,
+        padding: object = 0,
+        dilation: object = 1,
+        operation: str = "depthwise_conv1d",
+        names: tuple[str, str] = ("x", "w"),
+    ) -> ConvGeometry:
+        """Geometry of a 1-D depthwise convolution, as the 2-D one over an image of height 1.
+
+        Parameters
+        ----------
+        x_shape : (N, T, C)
+        w_shape : (K, C) or (K, C, M)
+        stride, dilation : int
+        padding : see `normalise_padding_1d`
+        operation, names : str
+            What error texts call the operation, the image and the weights.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `depthwise`.
+
+        Examples
+        --------
+        >>> ConvGeometry.depthwise1d((1, 100, 8), (4, 8), padding="causal").out_shape
+        (1, 1, 100, 8)
+        """
+        x, w = names
+        if len(x_shape) != 3:
+            raise ValueError(
+                f"{operation}: {x} has shape {tuple(x_shape)}; it must be (N, T, C) or (T, C); reshape {x}"
+            )
+        batch, length, channels = x_shape
+        if channels < 1 or length < 1:
+            raise ValueError(
+                f"{operation}: {x} has {length} steps and {channels} channels; each must be at least 1; enlarge {x}"
+            )
+        if len(w_shape) not in (2, 3):
+            raise ValueError(
+                f"{operation}: {w} has shape {tuple(w_shape)}; it must be (K, C) or (K, C, M); reshape {w}"
+            )
+        _nonempty_weights(w_shape, operation, w)
+        if w_shape[1] != channels:
+            raise ValueError(
+                f"{operation}: {w} has {w_shape[1]} channels but {x} has {channels}; "
+                f"the second axis of {w} must equal the channels of {x}"
+            )
+        step = normalise_int(stride, "stride", operation)
+        spread = normalise_int(dilation, "dilation", operation)
+        sides = normalise_padding_1d(padding, length, w_shape[0], step, spread, operation)
+        multiplier = w_shape[2] if len(w_shape) == 3 else 1
+        return cls._windowed(
+            "depthwise", (batch, 1, length, channels), channels * multiplier, (1, w_shape[0]),
+            (1, step), ((0, 0), sides), (1, spread), channels, operation,
+        )  # fmt: skip
+
+    @classmethod
+    def pointwise(
+        cls,
+        x_shape: tuple[int, ...],
+        w_shape: tuple[int, ...],
+        *,
+        operation: str = "pointwise_conv2d",
+        names: tuple[str, str] = ("x", "w"),
+    ) -> ConvGeometry:
+        """Geometry of a 1x1 convolution: one matrix product over all pixels.
+
+        Parameters
+        ----------
+        x_shape : (N, H, W, Cin)
+        w_shape : (Cin, Cout)
+        operation, names : str
+            What error texts call the operation, the image and the weights.
+
+        Raises
+        ------
+        ValueError
+            If the shapes do not fit.
+
+        Examples
+        --------
+        >>> ConvGeometry.pointwise((1, 7, 7, 320), (320, 1280)).out_shape
+        (1, 7, 7, 1280)
+        """
+        x, w = names
+        batch, height, width, channels = _image(x_shape, operation, x)
+        if len(w_shape) != 2:
+            raise ValueError(f"{operation}: {w} has shape {tuple(w_shape)}; it must be (Cin, Cout); reshape {w}")
+        _nonempty_weights(w_shape, operation, w)
+        if w_shape[0] != channels:
+            raise ValueError(
+                f"{operation}: {w} has {w_shape[0]} input channels but {x} has {channels}; "
+                f"the first axis of {w} must equal the channels of {x}"
+            )
+        return cls._windowed(
+            "pointwise", (batch, height, width, channels), w_shape[1], (1, 1), (1, 1), 0, (1, 1), 1, operation
+        )
+
+    @classmethod
+    def conv(
+        cls,
+        x_shape: tuple[int, ...],
+        w_shape: tuple[int, ...],
+        *,
+        stride: object = 1,
+        padding: object = 0,
+        dilation: object = 1,
+        groups: object = 1,
+        operation: str = "conv2d",
+        names: tuple[str, str] = ("x", "w"),
+    ) -> ConvGeometry:
+        """Geometry of a standard or grouped convolution.
+
+        Parameters
+        ----------
+        x_shape : (N, H, W, Cin)
+        w_shape : (KH, KW, Cin / groups, Cout)
+            Output channels ``g * Cout / groups`` and following see input channels ``g * Cin / groups`` and following.
+        stride, dilation : int or (int, int)
+        padding : see `normalise_padding`
+        groups : int
+            Must divide Cin and Cout.
+        operation, names : str
+            What error texts call the operation, the image and the weights.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `depthwise`.
+
+        Examples
+        --------
+        >>> ConvGeometry.conv((1, 224, 224, 3), (3, 3, 3, 32), stride=2, padding="same").out_shape
+        (1, 112, 112, 32)
+        """
+        x, w = names
+        batch, height, width, channels = _image(x_shape, operation, x)
+        if len(w_shape) != 4:
+            raise ValueError(
+                f"{operation}: {w} has shape {tuple(w_shape)}; it must be (KH, KW, Cin / groups, Cout); reshape {w}"
+            )
+        kernel_h, kernel_w, per_group, out_channels = w_shape
+        _nonempty_weights(w_shape, operation, w)
+        parts = normalise_int(groups, "groups", operation)
+        if channels % parts or out_channels % parts:
+            raise ValueError(
+                f"{operation}: groups is {parts} but {x} has {channels} channels and {w} has {out_channels} output "
+                f"channels; groups must divide both; choose a common divisor"
+            )
+        if per_group * parts != channels:
+            raise ValueError(
+                f"{operation}: {w} has {per_group} input channels but {x} has {channels} and groups is {parts}; "
+                f"the third axis of {w} must equal the channels of {x} divided by groups, {channels // parts}"
+            )
+        return cls._windowed(
+            "conv", (batch, height, width, channels), out_channels, (kernel_h, kernel_w),
+            stride, padding, dilation, parts, operation,
+        )  # fmt: skip
+
+    @classmethod
+    def _windowed(
+        cls,
+        op: str,
+        x_shape: tuple[int, int, int, int],
+        out_channels: int,
+        window: tuple[int, int],
+        stride: object,
+        padding: object,
+        dilation: object,
+        groups: int,
+        operation: str,
+    ) -> ConvGeometry:
+        """The rules common to all operations: strides, padding, output size, magnitudes."""
+        batch, height, width, channels = x_shape
+        stride_h, stride_w = normalise_pair(stride, "stride", operation)
+        dilation_h, dilation_w = normalise_pair(dilation, "dilation", operation)
+        (top, bottom), (left, right) = normalise_padding(
+            padding, (height, width), window, (stride_h, stride_w), (dilation_h, dilation_w), operation
+        )
+        geometry = cls(
+            op, batch, height, width, channels, out_channels, window[0], window[1], stride_h, stride_w,
+            dilation_h, dilation_w, top, bottom, left, right, groups,
+        )  # fmt: skip
+        for axis, size, taps, step, before, after in (
+            ("rows", height, window[0], dilation_h, top, bottom),
+            ("columns", width, window[1], dilation_w, left, right),
+        ):
+            span = (taps - 1) * step + 1
+            if size + before + after < span:
+                raise ValueError(
+                    f"{operation}: the window spans {span} {axis} ({taps} taps, dilation {step}) but the padded image "
+                    f"has {size + before + after}; the output would be empty; use more padding or a smaller window"
+                )
+        images = max(batch, 1)
+        elements = max(
+            images * height * width * channels,
+            images * geometry.out_height * geometry.out_width * out_channels,
+            prod(geometry.w_shape),
+            # Not memory, but a kernel may form this offset before it finds that it lies in the padding.
+            (height + top + bottom) * (width + left + right) * channels,
+        )
+        macs = geometry.macs if batch else geometry.macs_of(1)
+        if elements * _LARGEST_ITEMSIZE >= _LARGEST_PRODUCT or macs >= _LARGEST_PRODUCT:
+            raise ValueError(
+                f"{operation}: x of shape {x_shape} and w of shape {geometry.w_shape} make {max(elements, macs)} "
+                f"elements or operations; 2**62 is the limit; split the work"
+            )
+        return geometry
+
+    @property
+    def out_height(self) -> int:
+        """Rows of the output."""
+        span = (self.kernel_h - 1) * self.dilation_h + 1
+        return (self.height + self.pad_top + self.pad_bottom - span) // self.stride_h + 1
+
+    @property
+    def out_width(self) -> int:
+        """Columns of the output."""
+        span = (self.kernel_w - 1) * self.dilation_w + 1
+        return (self.width + self.pad_left + self.pad_right - span) // self.stride_w + 1
+
+    @property
+    def multiplier(self) -> int:
+        """Outputs per input channel of a depthwise convolution; 1 for the other operations."""
+        return self.out_channels // self.in_channels if self.op == "depthwise" else 1
+
+    @property
+    def taps(self) -> int:
+        """Positions of the window: ``kernel_h * kernel_w``."""
+        return self.kernel_h * self.kernel_w
+
+    @property
+    def x_shape(self) -> tuple[int, int, int, int]:
+        """``(N, H, W, C)`` of the input."""
+        return self.batch, self.height, self.width, self.in_channels
+
+    @property
+    def w_shape(self) -> tuple[int, ...]:
+        """Depthwise ``(KH, KW, C, M)``, always with M; pointwise ``(Cin, Cout)``; conv ``(KH, KW, Cin / g, Cout)``."""
+        if self.op == "depthwise":
+            return self.kernel_h, self.kernel_w, self.in_channels, self.multiplier
+        if self.op == "pointwise":
+            return self.in_channels, self.out_channels
+        return self.kernel_h, self.kernel_w, self.in_channels // self.groups, self.out_channels
+
+    @property
+    def out_shape(self) -> tuple[int, int, int, int]:
+        """``(N, OH, OW, Cout)`` of the output."""
+        return self.batch, self.out_height, self.out_width, self.out_channels
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds, padding taps counted like the others (the usual way of counting)."""
+        return self.macs_of(self.batch)
+
+    def macs_of(self, batch: int) -> int:
+        """Multiply-adds for another batch size."""
+        per_output = self.taps * (self.in_channels // self.groups)
+        return batch * self.out_height * self.out_width * self.out_channels * per_output
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations: two for each multiply-add."""
+        return 2 * self.macs
+
+    def bytes(self, itemsize: int) -> int:
+        """Bytes that have to move at least: input and weights read once, output written once."""
+        return itemsize * (prod(self.x_shape) + prod(self.w_shape) + prod(self.out_shape))
+
+
+@dataclass(frozen=True, slots=True)
+class SeparableGeometry:
+    """A depthwise convolution followed by a pointwise one, seen as one operation.
+
+    Attributes
+    ----------
+    depthwise, pointwise : ConvGeometry
+        The second takes what the first gives.
+
+    Examples
+    --------
+    >>> g = SeparableGeometry.of((1, 56, 56, 128), (3, 3, 128), (128, 256), stride=2, padding=1)
+    >>> g.out_shape
+    (1, 28, 28, 256)
+    """
+
+    depthwise: ConvGeometry
+    pointwise: ConvGeometry
+
+    @classmethod
+    def of(
+        cls,
+        x_shape: tuple[int, ...],
+        dw_shape: tuple[int, ...],
+        pw_shape: tuple[int, ...],
+        *,
+        stride: object = 1,
+        padding: object = 0,
+        dilation: object = 1,
+        operation: str = "separable_conv2d",
+    ) -> SeparableGeometry:
+        """Geometry from the shapes of the image, the depthwise and the pointwise weights.
+
+        Parameters
+        ----------
+        x_shape : (N, H, W, C)
+        dw_shape : (KH, KW, C) or (KH, KW, C, M)
+        pw_shape : (C * M, Cout)
+        stride, padding, dilation
+            Of the depthwise step.
+        operation, names : str
+            What error texts call the operation, the image and the weights.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the shapes do not fit, a parameter is out of range or the output would be empty.
+        """
+        depthwise = ConvGeometry.depthwise(
+            x_shape, dw_shape, stride=stride, padding=padding, dilation=dilation, operation=operation, names=("x", "dw")
+        )
+        pointwise = ConvGeometry.pointwise(
+            depthwise.out_shape, pw_shape, operation=operation, names=("the output of dw", "pw")
+        )
+        return cls(depthwise, pointwise)
+
+    @property
+    def op(self) -> str:
+        """Always "separable"."""
+        return "separable"
+
+    @property
+    def x_shape(self) -> tuple[int, int, int, int]:
+        """``(N, H, W, C)`` of the input."""
+        return self.depthwise.x_shape
+
+    @property
+    def out_shape(self) -> tuple[int, int, int, int]:
+        """``(N, OH, OW, Cout)`` of the output."""
+        return self.pointwise.out_shape
+
+    @property
+    def batch(self) -> int:
+        """Images in the batch."""
+        return self.depthwise.batch
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of both steps."""
+        return self.depthwise.macs + self.pointwise.macs
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations: two for each multiply-add."""
+        return 2 * self.macs
+
+    def bytes(self, itemsize: int) -> int:
+        """Bytes that have to move at least; the image between the two steps need not leave the cache."""
+        elements = prod(self.x_shape) + prod(self.depthwise.w_shape) + prod(self.pointwise.w_shape)
+        return itemsize * (elements + prod(self.out_shape))
+
+
+def _image(x_shape: tuple[int, ...], operation: str, x: str) -> tuple[int, int, int, int]:
+    if len(x_shape) != 4:
+        raise ValueError(
+            f"{operation}: {x} has shape {tuple(x_shape)}; it must be (N, H, W, C) or (H, W, C); reshape {x}"
+        )
+    batch, height, width, channels = x_shape
+    if height < 1 or width < 1 or channels < 1:
+        raise ValueError(
+            f"{operation}: {x} has height {height}, width {width} and {channels} channels; "
+            f"each must be at least 1 (only the batch may be empty); enlarge {x}"
+        )
+    return batch, height, width, channels
+
+
+def _nonempty_weights(w_shape: tuple[int, ...], operation: str, w: str) -> None:
+    if min(w_shape) < 1:
+        raise ValueError(
+            f"{operation}: {w} has shape {tuple(w_shape)}; every axis must be at least 1; give more weights"
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Cost of a standard against a separable convolution
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CostComparison:
+    """Parameters and multiply-adds of a standard convolution and of the separable one that replaces it.
+
+    Attributes
+    ----------
+    standard_parameters, separable_parameters : int
+        Weights, without biases.
+    standard_macs, separable_macs : int
+        Multiply-adds for one image.
+    """
+
+    standard_parameters: int
+    separable_parameters: int
+    standard_macs: int
+    separable_macs: int
+
+    @property
+    def ratio(self) -> float:
+        """Separable over standard: ``1 / out_channels + 1 / (kernel_h * kernel_w)``, for weights and for MACs alike."""
+        return self.separable_macs / self.standard_macs
+
+    def __str__(self) -> str:
+        rows = (
+            ("", "parameters", "MACs"),
+            ("standard", f"{self.standard_parameters:,}", f"{self.standard_macs:,}"),
+            ("separable", f"{self.separable_parameters:,}", f"{self.separable_macs:,}"),
+            ("ratio", f"{self.separable_parameters / self.standard_parameters:.4f}", f"{self.ratio:.4f}"),
+        )
+        wide = [max(len(row[column]) for row in rows) for column in range(3)]
+        return "\n".join(f"{a:<{wide[0]}}  {b:>{wide[1]}}  {c:>{wide[2]}}" for a, b, c in rows)
+
+
+def compare_cost(
+    height: int, width: int, in_channels: int, out_channels: int, kernel_size: object, stride: object = 1
+) -> CostComparison:
+    """What a separable convolution saves, with "same" padding.
+
+    Parameters
+    ----------
+    height, width, in_channels, out_channels : int
+        Of one input image, and the channels to make of it.
+    kernel_size, stride : int or (int, int)
+
+    Returns
+    -------
+    CostComparison
+        It prints as a small table.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is no integer of at least 1.
+
+    Examples
+    --------
+    >>> cost = compare_cost(56, 56, 128, 128, kernel_size=3)
+    >>> cost.standard_macs, cost.separable_macs
+    (462422016, 54992896)
+    >>> round(cost.ratio, 4) == round(1 / 128 + 1 / 9, 4)
+    True
+    """
+    operation = "compare_cost"
+    sizes = [
+        normalise_int(value, what, operation)
+        for value, what in (
+            (height, "height"),
+            (width, "width"),
+            (in_channels, "in_channels"),
+            (out_channels, "out_channels"),
+        )
+    ]
+    window = normalise_pair(kernel_size, "kernel_size", operation)
+    x_shape = (1, sizes[0], sizes[1], sizes[2])
+    standard = ConvGeometry.conv(
+        x_shape, (*window, sizes[2], sizes[3]), stride=stride, padding="same", operation=operation
+    )
+    separable = SeparableGeometry.of(
+        x_shape, (*window, sizes[2]), (sizes[2], sizes[3]), stride=stride, padding="same", operation=operation
+    )
+    return CostComparison(
+        prod(standard.w_shape),
+        prod(separable.depthwise.w_shape) + prod(separable.pointwise.w_shape),
+        standard.macs,
+        separable.macs,
+    )

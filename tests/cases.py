@@ -1,0 +1,431 @@
+"""What all kernel tests run over: geometries with ids, data for them, and how far a result may be off.
+
+A `Case` is one geometry of one operation. `cases_for_tile` derives cases from the tile of a kernel, so that every
+remainder is met: sizes one below, equal to, one above and one above twice the tile. `ODD_CASES` holds what no tile
+suggests. `case_strategy` draws more with hypothesis. `make_data` gives arrays, `expected` what the reference makes of
+them, `error_bound` how far a sum in working precision may be from it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from dwcpu import reference
+from dwcpu.epilogue import Activation, parse_activation
+from dwcpu.geometry import ConvGeometry, SeparableGeometry
+
+OPS = ("depthwise", "pointwise", "conv", "separable")
+DTYPES = (np.float32, np.float64)
+
+Pads = tuple[tuple[int, int], tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One geometry.
+
+    Attributes
+    ----------
+    op : one of `OPS`
+    x_shape : (N, H, W, C)
+    out_channels : int
+        For depthwise a multiple of C.
+    window, stride, dilation : (vertical, horizontal)
+    padding : ((top, bottom), (left, right)) or "same"
+    groups : int
+        For conv.
+    multiplier : int
+        Of the depthwise step of a separable convolution.
+    """
+
+    op: str
+    x_shape: tuple[int, int, int, int]
+    out_channels: int
+    window: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    padding: Pads | str = "same"
+    groups: int = 1
+    multiplier: int = 1
+
+    @property
+    def w_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shape of the weights; for separable of both."""
+        channels = self.x_shape[3]
+        if self.op == "depthwise":
+            return ((*self.window, channels, self.out_channels // channels),)
+        if self.op == "pointwise":
+            return ((channels, self.out_channels),)
+        if self.op == "conv":
+            return ((*self.window, channels // self.groups, self.out_channels),)
+        return (*self.window, channels, self.multiplier), (channels * self.multiplier, self.out_channels)
+
+    @property
+    def geometry(self) -> ConvGeometry | SeparableGeometry:
+        """The geometry as kernels get it."""
+        options = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
+        if self.op == "depthwise":
+            return ConvGeometry.depthwise(self.x_shape, *self.w_shapes, **options)
+        if self.op == "pointwise":
+            return ConvGeometry.pointwise(self.x_shape, *self.w_shapes)
+        if self.op == "conv":
+            return ConvGeometry.conv(self.x_shape, *self.w_shapes, groups=self.groups, **options)
+        return SeparableGeometry.of(self.x_shape, *self.w_shapes, **options)
+
+    def __str__(self) -> str:
+        text = f"{self.op}-{'x'.join(map(str, self.x_shape))}to{self.out_channels}"
+        if self.op != "pointwise":
+            text += f"-k{self.window[0]}x{self.window[1]}"
+            for letter, value in (("s", self.stride), ("d", self.dilation)):
+                text += "" if value == (1, 1) else f"-{letter}{value[0]}x{value[1]}"
+            if self.padding != "same":
+                text += "-p" + ".".join(str(side) for pair in self.padding for side in pair)
+            text += "" if self.groups == 1 else f"-g{self.groups}"
+            text += "" if self.multiplier == 1 else f"-m{self.multiplier}"
+        return text
+
+
+def params(cases: Iterator[Case] | list[Case]) -> list[pytest.param]:
+    """The cases, each once, as pytest parameters with ids."""
+    return [pytest.param(case, id=str(case)) for case in dict.fromkeys(cases)]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Cases
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def around(size: int) -> tuple[int, ...]:
+    """One below, equal, one above, one above twice: every kind of remainder that a tile of `size` can leave."""
+    return tuple(value for value in dict.fromkeys((size - 1, size, size + 1, 2 * size + 1)) if value > 0)
+
+
+def cases_for_tile(
+    op: str,
+    tile_rows: int,
+    tile_columns: int,
+    lanes: int,
+    window: tuple[int, int] | None = None,
+    stride: tuple[int, int] | None = None,
+    dilation: tuple[int, int] | None = None,
+) -> Iterator[Case]:
+    """Cases whose sizes lie around the tile of a kernel.
+
+    Parameters
+    ----------
+    op : one of `OPS`
+    tile_rows, tile_columns : int
+        Depthwise: output rows and columns of the tile. The others: pixels (of an output row), and output channels, of
+        the register tile of the matrix product.
+    lanes : int
+        Channels of a vector, or of all vectors of a depthwise tile.
+    window, stride, dilation : (int, int), optional
+        What the kernel is made for; by default a few of each.
+    """
+    windows = [window] if window else [(3, 3), (5, 5), (2, 4)]
+    strides = [stride] if stride else [(1, 1), (2, 2)]
+    dilations = [dilation] if dilation else [(1, 1)]
+    if op == "pointwise":
+        for pixels in around(tile_rows):
+            for outputs in (*around(tile_columns), *around(lanes)):
+                yield Case(op, (1, 1, pixels, 5), outputs)
+        for inputs in (1, 3, *around(lanes), 300):
+            yield Case(op, (2, 2, tile_rows + 1, inputs), tile_columns + 1)
+        return
+    for taps in windows:
+        for step in strides:
+            for apart in dilations:
+                options = {"window": taps, "stride": step, "dilation": apart}
+                if op == "depthwise":
+                    for rows in around(tile_rows):
+                        for columns in around(tile_columns):
+                            yield Case(op, (1, rows * step[0], columns * step[1], lanes + 1), lanes + 1, **options)
+                    for channels in (*around(lanes), 4 * lanes + 3):
+                        image = (2, (tile_rows + 1) * step[0], (tile_columns + 1) * step[1], channels)
+                        yield Case(op, image, channels, **options)
+                        yield Case(op, image, channels, padding=((0, 0), (0, 0)), **{**options, "window": (1, 1)})
+                    yield Case(
+                        op, (1, 2 * tile_rows * step[0], 2 * tile_columns * step[1], lanes), 2 * lanes, **options
+                    )
+                elif op == "conv":
+                    for pixels in around(tile_rows):
+                        for outputs in (*around(tile_columns), *around(lanes)):
+                            yield Case(op, (1, 3 * step[0], pixels * step[1], 3), outputs, **options)
+                    yield Case(
+                        op, (2, 4, (tile_rows + 1) * step[1], 2 * lanes + 2), 2 * tile_columns + 2, groups=2, **options
+                    )
+                else:
+                    for columns in around(tile_rows):
+                        for outputs in around(tile_columns):
+                            yield Case(op, (1, 3 * step[0], columns * step[1], lanes + 1), outputs, **options)
+                    for channels in around(lanes):
+                        image = (2, 4 * step[0], (tile_rows + 1) * step[1], channels)
+                        yield Case(op, image, tile_columns + 1, **options)
+
+
+def _odd_windowed(op: str) -> Iterator[Case]:
+    """Cases that depthwise and separable share, as images, windows and the options of both."""
+    separable = op == "separable"
+
+    def case(x_shape: tuple[int, int, int, int], multiplier: int = 1, **options: object) -> Case:
+        options.setdefault("window", (3, 3))
+        if separable:
+            return Case(op, x_shape, 2 * x_shape[3] + 1, multiplier=multiplier, **options)
+        return Case(op, x_shape, x_shape[3] * multiplier, **options)
+
+    for channels in (1, 3, 20, 100):
+        yield case((1, 9, 11, channels))
+        yield case((1, 9, 11, channels), stride=(2, 2), padding=((0, 1), (0, 1)))
+    for size in (1, 2):
+        yield case((1, size, size, 8), padding=((1, 1), (1, 1)))
+    yield case((1, 1, 1, 5), window=(1, 1))
+    # windows larger than the image, some taps of which never meet it
+    yield case((1, 2, 3, 7), window=(7, 7), padding=((3, 3), (3, 3)))
+    yield case((1, 3, 2, 4), window=(5, 9), padding=((4, 4), (8, 8)))
+    yield case((2, 4, 4, 9), dilation=(4, 4), padding=((4, 4), (4, 4)))
+    # padding wider than the window: outputs that see nothing at all
+    yield case((1, 3, 3, 5), window=(2, 2), padding=((3, 4), (5, 2)))
+    yield case((1, 2, 2, 3), window=(1, 1), padding=((2, 0), (0, 3)))
+    for stride in ((3, 3), (1, 2), (2, 1), (3, 1), (1, 3)):
+        yield case((1, 10, 13, 17), stride=stride)
+    yield case((1, 9, 9, 8), window=(2, 2), stride=(3, 3), padding=((0, 0), (0, 0)))
+    yield case((1, 11, 12, 10), dilation=(2, 3), padding=((2, 1), (0, 4)))
+    yield case((1, 11, 12, 16), dilation=(3, 1), stride=(2, 2), window=(3, 5))
+    yield case((1, 8, 9, 12), window=(4, 4), padding=((2, 1), (0, 3)))
+    yield case((1, 13, 13, 6), window=(11, 11))
+    yield case((1, 15, 15, 4), window=(7, 7), stride=(2, 2), padding=((2, 3), (3, 2)))
+    for multiplier, channels in ((2, 8), (3, 5), (4, 1), (8, 3), (2, 33)):
+        yield case((1, 7, 6, channels), multiplier)
+        yield case((2, 7, 6, channels), multiplier, stride=(2, 2), padding=((0, 1), (1, 0)))
+    # 1-D
+    yield case((1, 1, 50, 12), window=(1, 31), padding=((0, 0), (30, 0)))
+    yield case((3, 1, 37, 19), window=(1, 4), padding=((0, 0), (6, 0)), dilation=(1, 2))
+    yield case((1, 1, 9, 3), window=(1, 3), stride=(1, 2))
+    yield case((1, 40, 1, 6), window=(5, 1))
+    for batch in (0, 1, 3):
+        yield case((batch, 6, 5, 11), stride=(2, 1))
+
+
+def _odd_pointwise() -> Iterator[Case]:
+    for channels in (1, 3, 20, 100):
+        for outputs in (1, 3, 20, 100):
+            yield Case("pointwise", (1, 3, 5, channels), outputs)
+    yield Case("pointwise", (1, 1, 1, 1), 1)
+    yield Case("pointwise", (1, 1, 1, 1280), 1000)
+    yield Case("pointwise", (1, 7, 7, 513), 65)
+    for batch in (0, 3):
+        yield Case("pointwise", (batch, 4, 3, 24), 17)
+
+
+def _odd_conv() -> Iterator[Case]:
+    for channels in (1, 3, 20):
+        yield Case("conv", (1, 9, 11, channels), 16, (3, 3))
+        yield Case("conv", (1, 9, 11, channels), 9, (3, 3), (2, 2), padding=((0, 1), (0, 1)))
+    yield Case("conv", (1, 1, 1, 4), 5, (3, 3), padding=((1, 1), (1, 1)))
+    yield Case("conv", (1, 3, 4, 6), 7, (1, 1), (2, 2), padding=((0, 0), (0, 0)))
+    yield Case("conv", (1, 5, 5, 100), 20, (1, 1))
+    yield Case("conv", (1, 2, 3, 5), 4, (7, 7), padding=((3, 3), (3, 3)))
+    yield Case("conv", (1, 3, 3, 2), 3, (2, 2), padding=((3, 4), (5, 2)))
+    yield Case("conv", (1, 11, 12, 3), 8, (3, 3), (1, 2), (2, 3), ((2, 1), (0, 4)))
+    yield Case("conv", (1, 10, 13, 3), 33, (4, 2), (3, 1))
+    yield Case("conv", (1, 12, 12, 3), 24, (7, 7), (2, 2), padding=((3, 3), (3, 3)))
+    yield Case("conv", (1, 1, 30, 5), 6, (1, 4), padding=((0, 0), (3, 0)))
+    for groups, channels, outputs in ((2, 4, 6), (3, 3, 3), (3, 9, 6), (4, 8, 64), (5, 5, 10), (20, 20, 20)):
+        yield Case("conv", (1, 6, 7, channels), outputs, (3, 3), groups=groups)
+    for batch in (0, 3):
+        yield Case("conv", (batch, 6, 5, 3), 12, (3, 3), (2, 2))
+
+
+#: Fixed cases of each operation that no tile suggests.
+ODD_CASES: dict[str, list[Case]] = {
+    "depthwise": list(_odd_windowed("depthwise")),
+    "pointwise": list(_odd_pointwise()),
+    "conv": list(_odd_conv()),
+    "separable": list(_odd_windowed("separable")),
+}
+
+
+@st.composite
+def case_strategy(draw: st.DrawFn, op: str, largest: int = 12, channels: int = 40) -> Case:
+    """Any case of `op` with images up to `largest` squared and up to `channels` channels; the output is not empty."""
+    batch = draw(st.sampled_from([1, 1, 1, 2, 3, 0]))
+    sides = draw(st.tuples(st.integers(1, largest), st.integers(1, largest)))
+    if op == "pointwise":
+        return Case(op, (batch, *sides, draw(st.integers(1, channels))), draw(st.integers(1, channels)))
+    window = draw(st.tuples(st.integers(1, 5), st.integers(1, 5)))
+    stride = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
+    dilation = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
+    padding: Pads | str = "same"
+    if draw(st.booleans()):
+        pads = []
+        for size, taps, apart in zip(sides, window, dilation, strict=True):
+            before = draw(st.integers(0, 4))
+            missing = max((taps - 1) * apart + 1 - size - before, 0)
+            pads.append((before, missing + draw(st.integers(0, 3))))
+        padding = (pads[0], pads[1])
+    if op == "conv":
+        groups = draw(st.sampled_from([1, 1, 2, 3, 5]))
+        inputs, outputs = draw(st.integers(1, 6)), draw(st.integers(1, channels // groups))
+        return Case(op, (batch, *sides, groups * inputs), groups * outputs, window, stride, dilation, padding, groups)
+    inputs = draw(st.integers(1, channels))
+    multiplier = draw(st.sampled_from([1, 1, 1, 2, 3]))
+    outputs = draw(st.integers(1, channels)) if op == "separable" else inputs * multiplier
+    return Case(
+        op, (batch, *sides, inputs), outputs, window, stride, dilation, padding,
+        multiplier=multiplier if op == "separable" else 1,
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Data and what to expect
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """Arrays for a case, read-only. `weights` and `biases` have one entry a step."""
+
+    x: np.ndarray
+    weights: tuple[np.ndarray, ...]
+    biases: tuple[np.ndarray, ...]
+    residual: np.ndarray
+
+    def kernel_weights(self, *activations: Activation) -> tuple:
+        """Weights, bias and activation as `Kernel.prepare` takes them."""
+        given = activations or (Activation(),) * len(self.weights)
+        if len(self.weights) == 1:
+            return self.weights[0], self.biases[0], given[0]
+        return tuple(zip(self.weights, self.biases, given, strict=True)), None, Activation()
+
+
+def integers(rng: np.random.Generator, shape: tuple[int, ...], dtype: type, largest: int = 4) -> np.ndarray:
+    """Whole numbers in ``[-largest, largest]``: sums of their products are exact, in any order."""
+    return rng.integers(-largest, largest + 1, shape).astype(dtype)
+
+
+def normal(rng: np.random.Generator, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    """Normally distributed numbers."""
+    return rng.standard_normal(shape).astype(dtype)
+
+
+@lru_cache(maxsize=64)
+def make_data(case: Case, dtype: type, kind: str) -> Data:
+    """Arrays for a case: "integers" (exact sums) or "normal". The same in every run; shared, hence read-only."""
+    rng = np.random.default_rng(zlib.crc32(f"{case} {kind}".encode()))
+    make = {"integers": integers, "normal": normal}[kind]
+    geometry = case.geometry
+    halves = (geometry.depthwise, geometry.pointwise) if case.op == "separable" else (geometry,)
+    x = make(rng, case.x_shape, dtype)
+    weights = tuple(make(rng, shape, dtype) for shape in case.w_shapes)
+    biases = tuple(make(rng, (half.out_channels,), dtype) for half in halves)
+    residual = make(rng, geometry.out_shape, dtype)
+    for array in (x, *weights, *biases, residual):
+        array.flags.writeable = False
+    return Data(x, weights, biases, residual)
+
+
+@lru_cache(maxsize=256)
+def expected(
+    case: Case, dtype: type, kind: str, activation: object = None, with_bias: bool = True, with_residual: bool = False
+) -> np.ndarray:
+    """What the reference makes of `make_data(case, dtype, kind)`; `activation` is the last step's. Read-only."""
+    data = make_data(case, dtype, kind)
+    last = parse_activation(activation, "expected")
+    biases = data.biases if with_bias else (None,) * len(data.biases)
+    residual = data.residual if with_residual else None
+    if case.op == "separable":
+        first, second = zip(data.weights, biases, (Activation(), last), strict=True)
+        result = reference.separable(data.x, first, second, residual, case.geometry)
+    else:
+        run = getattr(reference, case.op)
+        result = run(data.x, data.weights[0], biases[0], residual, case.geometry, last)
+    result.flags.writeable = False
+    return result
+
+
+def error_bound(
+    x: np.ndarray,
+    w: np.ndarray,
+    geometry: ConvGeometry,
+    bias: np.ndarray | None = None,
+    residual: np.ndarray | None = None,
+    c: float = 1.0,
+) -> np.ndarray:
+    """How far a sum in the precision of `x` may be from the exact one, element by element.
+
+    ``c * K * eps * sum |x * w|``, where K counts the terms, bias and residual among them, and the rounding at the end.
+    The worst case of any order of summation is half of that with ``c = 1``, as eps is two units of rounding. Clamps
+    do not enlarge errors, so it holds after them too.
+
+    Parameters
+    ----------
+    x, w, bias, residual
+        As the reference takes them.
+    geometry : ConvGeometry
+    c : float
+
+    Returns
+    -------
+    float64 ndarray of the shape of the output
+    """
+    limits = np.finfo(x.dtype)
+    terms = geometry.taps * (geometry.in_channels // geometry.groups) + 3
+    absolute = [None if array is None else np.abs(array.astype(np.float64)) for array in (x, w, bias, residual)]
+    magnitude = getattr(reference, geometry.op)(*absolute, geometry, Activation())
+    # Products below the smallest normal number lose more than eps of themselves, but no more than this.
+    return c * terms * (float(limits.eps) * magnitude + float(limits.smallest_subnormal))
+
+
+def separable_error_bound(
+    data: Data, geometry: SeparableGeometry, with_bias: bool = True, with_residual: bool = False, c: float = 1.0
+) -> np.ndarray:
+    """As `error_bound`, for both steps: what the first may be off goes through the weights of the second."""
+    first, second = data.biases if with_bias else (None, None)
+    residual = data.residual if with_residual else None
+    off = error_bound(data.x, data.weights[0], geometry.depthwise, first, None, c)
+    between = reference.depthwise(data.x, data.weights[0], first, None, geometry.depthwise, Activation())
+    handed_on = reference.pointwise(
+        off, np.abs(data.weights[1].astype(np.float64)), None, None, geometry.pointwise, Activation()
+    )
+    largest = (np.abs(between.astype(np.float64)) + off).astype(data.x.dtype)
+    return handed_on + error_bound(largest, data.weights[1], geometry.pointwise, second, residual, c)
+
+
+def onnxruntime_conv(
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None,
+    *,
+    strides: tuple[int, int] = (1, 1),
+    dilations: tuple[int, int] = (1, 1),
+    group: int = 1,
+    pads: Pads | None = None,
+    auto_pad: str = "NOTSET",
+) -> np.ndarray:
+    """ONNX Runtime's convolution of float32 ``(N, C, H, W)`` with ``(Cout, C / group, KH, KW)``: a third opinion."""
+    import onnx
+    import onnxruntime
+
+    attributes = {"strides": strides, "dilations": dilations, "group": group, "auto_pad": auto_pad}
+    if pads is not None:
+        (top, bottom), (left, right) = pads
+        attributes["pads"] = (top, left, bottom, right)
+    inputs = {"x": x, "weight": weight} | ({} if bias is None else {"bias": bias})
+    declared = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, array.shape) for name, array in inputs.items()
+    ]
+    result = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
+    node = onnx.helper.make_node("Conv", list(inputs), ["y"], **attributes)
+    graph = onnx.helper.make_graph([node], "conv", declared, [result])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return session.run(None, inputs)[0]
