@@ -1,0 +1,537 @@
+"""The table of kernels, and the choice among them.
+
+One row a kernel: `kernels()` lists the rows of both families, which describe themselves (`rows` of `numba_kernels` and
+`cython_kernels`). `choose` is a pure function of geometry, dtype, threads and what is available. Since every kernel
+gives the same bits, nobody notices a different choice but by the clock.
+
+Names are ``<op>_<dtype>_<window>_<tile>__<backend>``. Tile: rows x columns of the register tile, then vectors (``v``; one
+for depthwise) or, for tensors with fewer channels than a vector has lanes, the lanes (``l``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from math import gcd
+from typing import Any
+
+import numpy as np
+
+from . import packing, runtime
+from .abi import plan_dtype
+from .epilogue import Activation
+from .geometry import ConvGeometry, SeparableGeometry
+from .grid import Grid, cut, run_length, worth_threads
+
+__all__ = ["Choice", "Kernel", "Prepared", "choose", "explain", "kernels", "list_kernels", "warmup"]
+
+Geometry = ConvGeometry | SeparableGeometry
+
+#: Share of the L1 cache that a depthwise tile's patch and weights may take: the rest is for the output and its eviction.
+_L1_SHARE = 0.5
+#: Share of the L2 cache for what passes stay in: pixels of a GEMM block, rows of a fused block.
+_L2_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One row of the table.
+
+    Attributes
+    ----------
+    name : str
+    op : {"depthwise", "pointwise", "conv", "separable"}
+    dtype : dtype
+    backend : {"numba", "cython"}
+    tile : str
+        As in the name.
+    window : (kernel_h, kernel_w, stride_h, stride_w)
+        What a depthwise kernel is unrolled for, the strides divided by what they share with the dilation; 0: any.
+    tile_rows, tile_columns, lanes : int
+        Depthwise: output rows and columns, and channels. Others: pixels, vectors, output channels of a vector.
+    channels : (int, int)
+        Least and most input channels.
+    most_taps : int
+        Largest window.
+    address : callable
+        Gives the address of the machine code, compiling it if need be.
+    micro_kernels : callable or None
+        (geometry, row counts) -> table of micro-kernel addresses, for kernels that call them by address.
+    """
+
+    name: str
+    op: str
+    dtype: np.dtype
+    backend: str
+    tile: str
+    window: tuple[int, int, int, int]
+    tile_rows: int
+    tile_columns: int
+    lanes: int
+    channels: tuple[int, int]
+    most_taps: int
+    address: Callable[[], int]
+    micro_kernels: Callable[..., np.ndarray] | None = None
+
+    def supports(self, geometry: Geometry) -> bool:
+        """Whether the kernel computes this geometry."""
+        if geometry.op != self.op:
+            return False
+        if isinstance(geometry, SeparableGeometry):
+            return True
+        if self.op != "depthwise":
+            return True
+        actual = _effective_window(geometry)
+        return (
+            self.channels[0] <= geometry.in_channels <= self.channels[1]
+            and all(own in (0, other) for own, other in zip(self.window, actual, strict=True))
+            and (self.most_taps == 0 or _fits_unrolled(actual, self.tile_rows, self.tile_columns, self.most_taps))
+        )
+
+    def prepare(
+        self, geometry: Geometry, weights: Any, bias: np.ndarray | None = None, activation: Activation | None = None
+    ) -> Prepared:
+        """Pack weights and fill the plan for one geometry.
+
+        Parameters
+        ----------
+        geometry : ConvGeometry or SeparableGeometry
+            One that the kernel supports.
+        weights : ndarray, or for "separable" two triples
+            (KH, KW, C, M), (Cin, Cout) or (KH, KW, Cin / groups, Cout); for "separable"
+            ``((dw, dw_bias, dw_activation), (pw, pw_bias, pw_activation))``, and `bias` and `activation` unused.
+        bias : ndarray, shape (Cout,), optional
+        activation : Activation, optional
+        """
+        if isinstance(geometry, SeparableGeometry):
+            (dw, *dw_rest), (pw, *pw_rest) = weights
+            depthwise = choose(geometry.depthwise, self.dtype, 1, self.backend).prepare(geometry.depthwise, dw, *dw_rest)
+            pointwise = choose(geometry.pointwise, self.dtype, 1, self.backend).prepare(geometry.pointwise, pw, *pw_rest)
+            return (_PreparedFused if self.tile == "fused" else _PreparedSplit)(self, geometry, depthwise, pointwise)
+        return _PreparedSingle(self, geometry, weights, bias, activation or Activation())
+
+
+def _effective_window(geometry: ConvGeometry) -> tuple[int, int, int, int]:
+    """Window and strides once dilation is dealt with by phases: see `numba_kernels.depthwise`."""
+    return (
+        geometry.kernel_h,
+        geometry.kernel_w,
+        geometry.stride_h // gcd(geometry.stride_h, geometry.dilation_h),
+        geometry.stride_w // gcd(geometry.stride_w, geometry.dilation_w),
+    )
+
+
+def _fits_unrolled(window: tuple[int, int, int, int], rows: int, columns: int, most_taps: int) -> bool:
+    patch = max((rows - 1) * window[2] + window[0], (columns - 1) * window[3] + window[1])
+    return window[0] * window[1] <= most_taps and patch < 63  # a patch's rows and columns are bits of a mask
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=None)
+def _family(backend: str, dtype: np.dtype) -> tuple[Kernel, ...]:
+    """The rows of one family and dtype."""
+    if backend == "numba":
+        from . import numba_kernels as family
+    else:
+        found = runtime.cython_kernels()
+        if found is None:
+            return ()
+        family = found
+    bits = f"f{dtype.itemsize * 8}"
+    rows = []
+    for row in family.rows(dtype.name):
+        op, window, lanes = row["op"], row["window"], row["lanes"]
+        tile = f"{row['tile_rows']}x{row['tile_columns']}"
+        if op == "depthwise":
+            tile += "v1" if row["channels"][1] > 2 * lanes else f"l{lanes}"
+        elif op == "separable":
+            tile = row["label"]
+        else:
+            tile += "v"
+        label = row["label"] if op in ("depthwise", "conv") else ""
+        name = "_".join(part for part in (op, bits, label, tile) if part) + f"__{backend}"
+        rows.append(
+            Kernel(
+                name, op, dtype, backend, tile, window, row["tile_rows"], row["tile_columns"], lanes, row["channels"],
+                row["most_taps"], row["address"], row.get("micro_kernels"),
+            )  # fmt: skip
+        )
+    return tuple(rows)
+
+
+def kernels(dtype: Any = None, backend: str | None = None) -> list[Kernel]:
+    """The rows of the table, best first within an operation: both families unless `backend` says one, both dtypes
+    unless `dtype` says one."""
+    dtypes = [np.dtype(np.float32), np.dtype(np.float64)] if dtype is None else [np.dtype(dtype)]
+    families = ["numba", "cython"] if backend is None else [backend]
+    return [row for kind in dtypes for family in families for row in _family(family, kind)]
+
+
+def list_kernels() -> list[str]:
+    """Names of all kernels that this installation has.
+
+    Examples
+    --------
+    >>> import dwcpu
+    >>> any(name.startswith("depthwise_f32_3x3s1_") for name in dwcpu.list_kernels())
+    True
+    """
+    return [kernel.name for kernel in kernels()]
+
+
+def canonical(geometry: Geometry) -> Geometry:
+    """The same computation as the narrowest operation: a conv of one channel a group is depthwise, of one tap pointwise."""
+    if geometry.op != "conv" or not isinstance(geometry, ConvGeometry):
+        return geometry
+    sizes = {name: getattr(geometry, name) for name in ConvGeometry.__dataclass_fields__}
+    if geometry.groups == geometry.in_channels:
+        return ConvGeometry(**{**sizes, "op": "depthwise"})
+    padded = geometry.pad_top or geometry.pad_bottom or geometry.pad_left or geometry.pad_right
+    if geometry.groups == geometry.taps == geometry.stride_h == geometry.stride_w == 1 and not padded:
+        return ConvGeometry(**{**sizes, "op": "pointwise"})
+    return geometry
+
+
+@lru_cache(maxsize=4096)
+def _choose(geometry: Geometry, dtype: np.dtype, threads: int, backend: str) -> tuple[Kernel, str]:
+    if backend not in ("auto", "numba", "cython"):
+        for kernel in kernels(dtype):
+            if kernel.name == backend:
+                if kernel.supports(geometry):
+                    return kernel, "asked for by name"
+                raise ValueError(
+                    f"choose: kernel {backend} does not compute {geometry}; it must support the geometry; "
+                    f"use backend='auto' or one of list_kernels() that does"
+                )
+        raise ValueError(
+            f"choose: backend is {backend!r}; it must be 'auto', 'numba', 'cython' or a {dtype} kernel of "
+            f"list_kernels(); use one of these"
+        )
+    geometry = canonical(geometry)
+    if isinstance(geometry, SeparableGeometry):
+        return _choose_separable(geometry, dtype, threads, backend)
+    if backend in ("auto", "cython"):
+        fitting = [kernel for kernel in _family("cython", dtype) if kernel.supports(geometry)]
+        if fitting and (backend == "cython" or fitting[0].window[0] or geometry.op != "depthwise"):
+            return fitting[0], "compiled ahead of time for this window"
+        if backend == "cython":
+            if runtime.cython_kernels() is None:
+                raise ValueError(
+                    "choose: backend is 'cython' but the Cython kernels were not built; they need a C compiler when "
+                    "dwcpu is installed (show_config() says more); use backend='numba' or 'auto'"
+                )
+            raise ValueError(f"choose: no Cython kernel computes {geometry}; use backend='auto'")
+    fitting = [kernel for kernel in _family("numba", dtype) if kernel.supports(geometry)]
+    return fitting[0], "compiled for this window" if fitting[0].window[0] else "compiled here for any window"
+
+
+def _choose_separable(geometry: SeparableGeometry, dtype: np.dtype, threads: int, backend: str) -> tuple[Kernel, str]:
+    """Fused, unless several threads would share too few rows, and the intermediate fits their caches anyway."""
+    if backend == "auto":
+        depthwise = _choose(geometry.depthwise, dtype, threads, backend)[0]
+        backend = depthwise.backend
+    fused, split = (kernel for kernel in _family(backend, dtype) if kernel.op == "separable")
+    rows = geometry.batch * geometry.depthwise.out_height
+    between = int(np.prod(geometry.depthwise.out_shape)) * dtype.itemsize
+    if threads > 1 and rows < 8 * threads and between <= threads * runtime.cache_sizes().l2:
+        return split, f"{rows} rows are too few to share among {threads} threads; the intermediate stays in L2"
+    return fused, "the depthwise result goes to the pointwise step from cache"
+
+
+def choose(geometry: Geometry, dtype: Any, threads: int, backend: str = "auto") -> Kernel:
+    """The kernel for a geometry.
+
+    Depthwise windows of the Cython menu run on Cython, which needs no compilation and is as fast; all other windows on
+    Numba, which compiles code for them. Matrix products run on Cython where it is built.
+
+    Parameters
+    ----------
+    geometry : ConvGeometry or SeparableGeometry
+    dtype : dtype
+    threads : int
+    backend : {"auto", "numba", "cython"} or a kernel's name
+
+    Raises
+    ------
+    ValueError
+        If `backend` is unknown or cannot compute the geometry.
+    """
+    return _choose(geometry, np.dtype(dtype), threads, backend)[0]
+
+
+# --- prepared kernels -------------------------------------------------------------------------------------------------
+
+
+class Prepared:
+    """A kernel with packed weights and a plan for one geometry: immutable to its users, safe from many threads."""
+
+    kernel: Kernel
+
+    def __init__(self, kernel: Kernel, geometry: Geometry) -> None:
+        self.kernel, self.geometry = kernel, geometry
+        self.plan = np.zeros(1, plan_dtype())
+        self._plan_address = self.plan.ctypes.data
+        self._grids: dict[int, Grid] = {}
+
+    def run(self, x: np.ndarray, residual: np.ndarray | None, out: np.ndarray, threads: int) -> None:
+        """Compute `out` from C-contiguous channel-last arrays of the kernel's dtype."""
+        grid = self._grids.get(threads) or self._new_grid(threads)
+        runtime.driver(grid.threads)(
+            self._address, self._plan_address, address_of(x), 0 if residual is None else address_of(residual),
+            address_of(out), runtime.scratch(grid.scratch * grid.tasks), grid.scratch, grid.rows, grid.granule,
+            grid.row_parts, grid.blocks, grid.block_parts, grid.threads,
+        )  # fmt: skip
+
+    _address: int
+
+    def _new_grid(self, threads: int) -> Grid:
+        grid = self._cut(threads)
+        self._ready(grid)
+        self._grids[threads] = grid
+        return grid
+
+    def _cut(self, threads: int) -> Grid:
+        raise NotImplementedError  # by each subclass
+
+    def _ready(self, grid: Grid) -> None:
+        """See to it that all machine code for this grid is there."""
+
+
+def address_of(array: np.ndarray) -> int:
+    """Address of an array's first element."""
+    return array.__array_interface__["data"][0]
+
+
+def _fill(plan: np.ndarray, geometry: ConvGeometry) -> None:
+    for name in ("batch", "height", "width", "in_channels", "out_height", "out_width", "out_channels", "kernel_h",
+                 "kernel_w", "stride_h", "stride_w", "dilation_h", "dilation_w", "pad_top", "pad_left", "groups"):  # fmt: skip
+        plan[name] = getattr(geometry, name)
+    plan["multiplier"] = max(1, geometry.out_channels // geometry.in_channels)
+
+
+class _PreparedSingle(Prepared):
+    """Depthwise, pointwise or conv."""
+
+    geometry: ConvGeometry
+
+    def __init__(
+        self, kernel: Kernel, geometry: ConvGeometry, w: np.ndarray, bias: np.ndarray | None, activation: Activation
+    ) -> None:
+        super().__init__(kernel, geometry)
+        plan, itemsize = self.plan, kernel.dtype.itemsize
+        _fill(plan, geometry)
+        if kernel.op == "depthwise":
+            taps = (geometry.kernel_h, geometry.kernel_w, geometry.in_channels, -1)
+            self._packed = packing.depthwise_panels(w.reshape(taps), bias, kernel.lanes)
+        else:
+            groups = geometry.groups
+            self._packed = packing.gemm_panels(w, bias, groups, kernel.lanes, kernel.tile_columns)
+        plan["weights"], plan["bias"] = (array.ctypes.data for array in self._packed)
+        plan["low"], plan["high"], plan["alpha"] = activation.low, activation.high, activation.alpha
+        if activation.code:
+            plan["activation"] = _activation(kernel, activation.code)
+        plan["tile_rows"], plan["tile_columns"], plan["lanes"] = kernel.tile_rows, kernel.tile_columns, kernel.lanes
+        rows_in_l2 = int(_L2_SHARE * runtime.cache_sizes().l2) // itemsize
+        if kernel.op == "pointwise":
+            rows = rows_in_l2 // geometry.in_channels // kernel.tile_rows
+            plan["block_rows"] = max(2, rows) * kernel.tile_rows
+        elif kernel.op == "conv":
+            plan["block_rows"] = max(1, rows_in_l2 // (geometry.stride_h * geometry.width * geometry.in_channels))
+        else:
+            plan["block_channels"] = self._block_channels()
+        self._address = kernel.address()
+        self._table: np.ndarray | None = None
+        if kernel.micro_kernels is not None:
+            self._table = kernel.micro_kernels(geometry, ())
+            plan["micro_kernels"] = self._table.ctypes.data
+
+    def _block_channels(self) -> int:
+        """Channel vectors whose patch and weights fit the share of L1; a whole handful for loops over taps."""
+        kernel = self.kernel
+        kernel_h, kernel_w, stride_h, stride_w = _effective_window(self.geometry)
+        patch = ((kernel.tile_rows - 1) * stride_h + kernel_h) * ((kernel.tile_columns - 1) * stride_w + kernel_w)
+        vectors = patch + kernel_h * kernel_w * int(self.plan["multiplier"][0])
+        budget = int(_L1_SHARE * runtime.cache_sizes().l1)
+        return max(1 if kernel.window[0] else 8, budget // (vectors * kernel.lanes * kernel.dtype.itemsize))
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks of the kernel's grid."""
+        kernel, geometry = self.kernel, self.geometry
+        if kernel.op == "depthwise":
+            return -(-geometry.in_channels // kernel.lanes)
+        return geometry.groups * -(-(geometry.out_channels // geometry.groups) // (kernel.lanes * kernel.tile_columns))
+
+    @property
+    def rows(self) -> int:
+        """Number of rows of the kernel's grid."""
+        geometry = self.geometry
+        return geometry.batch * geometry.out_height * (geometry.out_width if self.kernel.op == "pointwise" else 1)
+
+    def _cut(self, threads: int) -> Grid:
+        kernel, geometry = self.kernel, self.geometry
+        granule = 1 if kernel.op == "conv" else kernel.tile_rows
+        # Where the last channel vector slides back over its neighbour, two threads must not share the two.
+        blocks = self.blocks
+        divisible = kernel.op != "depthwise" or geometry.in_channels % kernel.lanes == 0
+        if not worth_threads(geometry, kernel.dtype.itemsize):
+            threads = 1
+        return cut(self.rows, granule, blocks, threads, divisible)
+
+    def _ready(self, grid: Grid) -> None:
+        if self.kernel.op == "pointwise":
+            self.ready_for(set(grid.row_counts()), int(self.plan["block_rows"][0]))
+        elif self.kernel.op == "conv":
+            self.ready_for({1, run_length(self.geometry)}, 0)
+
+    def ready_for(self, counts: set[int], step: int) -> None:
+        """Compile the micro-kernels for runs of these numbers of rows, taken `step` at a time (0: whole)."""
+        if self._table is None or self.kernel.op == "depthwise":
+            return
+        if step:
+            counts = {part for count in counts for part in (min(count, step), count % step)}
+        assert self.kernel.micro_kernels is not None
+        # Filled in place: a table is read by running kernels, which make do with height 1 where they find a zero.
+        table = self.kernel.micro_kernels(self.geometry, sorted(counts - {0}))
+        self._table[table != 0] = table[table != 0]
+
+
+def _activation(kernel: Kernel, code: int) -> int:
+    if kernel.backend == "numba":
+        from .numba_kernels.activations import address
+
+        return address(kernel.dtype, code)
+    family = runtime.cython_kernels()
+    assert family is not None
+    return family.activations(kernel.dtype.name)[code]
+
+
+class _PreparedFused(Prepared):
+    """Separable, the intermediate in cache."""
+
+    geometry: SeparableGeometry
+
+    def __init__(
+        self, kernel: Kernel, geometry: SeparableGeometry, depthwise: Prepared, pointwise: Prepared
+    ) -> None:
+        super().__init__(kernel, geometry)
+        assert isinstance(depthwise, _PreparedSingle) and isinstance(pointwise, _PreparedSingle)
+        self.depthwise, self.pointwise = depthwise, pointwise
+        plan, middle = self.plan, geometry.pointwise
+        _fill(plan, middle)
+        row = middle.width * middle.in_channels * kernel.dtype.itemsize
+        rows = int(_L2_SHARE * runtime.cache_sizes().l2) // row // depthwise.kernel.tile_rows
+        block = max(1, rows) * depthwise.kernel.tile_rows
+        self._block_rows = min(block, max(1, middle.batch * middle.out_height))
+        plan["block_rows"] = self._block_rows
+        plan["depthwise_kernel"], plan["depthwise_plan"] = depthwise._address, depthwise._plan_address
+        plan["pointwise_kernel"], plan["pointwise_plan"] = pointwise._address, pointwise._plan_address
+        plan["depthwise_blocks"], plan["pointwise_blocks"] = depthwise.blocks, pointwise.blocks
+        self._scratch = -(-self._block_rows * row // 64) * 64
+        self._address = kernel.address()
+
+    def _cut(self, threads: int) -> Grid:
+        middle = self.geometry.pointwise
+        if not worth_threads(self.geometry, self.kernel.dtype.itemsize):
+            threads = 1
+        rows = middle.batch * middle.out_height
+        return cut(rows, self.depthwise.kernel.tile_rows, 1, threads, False)._replace(scratch=self._scratch)
+
+    def _ready(self, grid: Grid) -> None:
+        width, step = self.geometry.pointwise.out_width, self._block_rows
+        counts = {part for count in grid.row_counts() for part in (min(count, step), count % step)}
+        self.pointwise.ready_for({count * width for count in counts}, int(self.pointwise.plan["block_rows"][0]))
+
+
+class _PreparedSplit(Prepared):
+    """Separable as two passes, each cut as suits it best."""
+
+    geometry: SeparableGeometry
+
+    def __init__(
+        self, kernel: Kernel, geometry: SeparableGeometry, depthwise: Prepared, pointwise: Prepared
+    ) -> None:
+        super().__init__(kernel, geometry)
+        self.depthwise, self.pointwise = depthwise, pointwise
+
+    def run(self, x: np.ndarray, residual: np.ndarray | None, out: np.ndarray, threads: int) -> None:
+        between = np.empty(self.geometry.depthwise.out_shape, self.kernel.dtype)
+        self.depthwise.run(x, None, between, threads)
+        self.pointwise.run(between, residual, out, threads)
+
+
+# --- explanations -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which kernel runs a geometry, and why.
+
+    Attributes
+    ----------
+    kernel : str
+        Name.
+    reason : str
+    threads : int
+        Threads that take part.
+    flops, bytes : int
+        Work, and least memory traffic: input, weights and output once each.
+    bound_us : float
+        No implementation can be faster on these threads: the larger of FLOPs / peak and bytes / copy bandwidth, both
+        measured on this machine.
+    """
+
+    kernel: str
+    reason: str
+    threads: int
+    flops: int
+    bytes: int
+    bound_us: float
+
+    def __str__(self) -> str:
+        rows = {
+            "kernel": self.kernel,
+            "reason": self.reason,
+            "threads": str(self.threads),
+            "work": f"{self.flops / 1e6:.3f} MFLOP, {self.bytes / 1024:.1f} KiB",
+            "bound": f"{self.bound_us:.1f} us",
+        }
+        return "\n".join(f"{name:<8} {value}" for name, value in rows.items())
+
+
+def explain(geometry: Geometry, dtype: Any, threads: int, backend: str = "auto") -> Choice:
+    """What `choose` would choose, with the cost of the geometry; `backend` may also be "reference"."""
+    kind = np.dtype(dtype)
+    if backend == "reference":
+        name, reason = "reference", "asked for by name: plain NumPy, float64 accumulation"
+    else:
+        kernel, reason = _choose(geometry, kind, threads, backend)
+        name = kernel.name
+    used = threads if worth_threads(geometry, kind.itemsize) and backend != "reference" else 1
+    moved = geometry.bytes(kind.itemsize)
+    bound = max(
+        geometry.flops / runtime.peak_of(kind, used) / 1e3, moved / runtime.bandwidth_of(moved, used) / 1e3
+    )
+    return Choice(name, reason, used, geometry.flops, moved, bound)
+
+
+def warmup(dtype: np.dtype, progress: Callable[[str], object] | None) -> None:
+    """See `runtime.warmup`."""
+    if dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise TypeError(f"warmup: dtype is {dtype}; it must be float32 or float64; use one of these")
+    window = {"kernel_h": 3, "kernel_w": 3, "pad_top": 1, "pad_bottom": 1, "pad_left": 1, "pad_right": 1}
+    geometries: list[ConvGeometry] = [
+        ConvGeometry("depthwise", 1, 14, 14, 64, 64, groups=64, stride_h=s, stride_w=s, **window) for s in (1, 2)
+    ]
+    geometries.append(ConvGeometry("conv", 1, 14, 14, 3, 32, stride_h=2, stride_w=2, **window))
+    geometries += [ConvGeometry("pointwise", 1, 1, pixels, 64, 64) for pixels in (1, 49, 196)]
+    for geometry in geometries:
+        kernel = choose(geometry, dtype, 1)
+        if progress is not None:
+            progress(kernel.name)
+        shape = (geometry.kernel_h, geometry.kernel_w, geometry.in_channels // geometry.groups, geometry.out_channels)
+        prepared = kernel.prepare(geometry, np.zeros(shape, dtype))
+        prepared.run(np.zeros(geometry.x_shape, dtype), None, np.empty(geometry.out_shape, dtype), 1)

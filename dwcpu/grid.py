@@ -1,0 +1,72 @@
+"""How a kernel's grid of rows x blocks is shared among threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from .geometry import ConvGeometry, SeparableGeometry
+
+__all__ = ["Grid", "cut", "run_length", "worth_threads"]
+
+#: Serial microseconds below which a call stays on the calling thread. A parallel region costs 1 to 2 us, and halving
+#: the work must win more than that for sure.
+_WORTH_US = 10.0
+#: Rates for that estimate, deliberately those of a modest core: GFLOP/s and GB/s.
+_GFLOPS, _GBYTES = 60.0, 20.0
+#: A split that leaves this much less imbalance than the split by rows is worth reading inputs twice for.
+_BETTER = 0.97
+
+
+class Grid(NamedTuple):
+    """Rows x blocks in row_parts * block_parts tasks, rows cut at multiples of `granule`; `scratch` bytes a task."""
+
+    rows: int
+    granule: int
+    row_parts: int
+    blocks: int
+    block_parts: int
+    threads: int
+    scratch: int = 0
+
+    @property
+    def tasks(self) -> int:
+        """Number of tasks."""
+        return self.row_parts * self.block_parts
+
+    def row_counts(self) -> Iterator[int]:
+        """Number of rows of each part, as the drivers cut them."""
+        granules = -(-self.rows // self.granule)
+        for part in range(self.row_parts):
+            first, last = (granules * p // self.row_parts * self.granule for p in (part, part + 1))
+            yield min(last, self.rows) - min(first, self.rows)
+
+
+def cut(rows: int, granule: int, blocks: int, threads: int, divisible: bool) -> Grid:
+    """The most even sharing of rows x blocks among `threads`; blocks are only split where `divisible`.
+
+    Of equally even ones, the split by rows: each thread then reads its own inputs and writes whole rows.
+    """
+    granules = max(1, -(-rows // granule))
+    best, best_share = (1, 1), 1.0
+    for row_parts in range(threads, 0, -1):
+        block_parts = threads // row_parts if divisible else 1
+        if row_parts > granules or block_parts > blocks:
+            row_parts, block_parts = min(row_parts, granules), min(block_parts, blocks)
+        share = -(-granules // row_parts) / granules * -(-blocks // block_parts) / blocks
+        if share < best_share * (_BETTER if best != (1, 1) else 1.0):
+            best, best_share = (row_parts, block_parts), share
+    return Grid(rows, granule, best[0], blocks, best[1], min(threads, best[0] * best[1]))
+
+
+def worth_threads(geometry: ConvGeometry | SeparableGeometry, itemsize: int) -> bool:
+    """Whether a computation is long enough to be shared."""
+    us = max(geometry.flops / _GFLOPS, geometry.bytes(itemsize) / _GBYTES) / 1e3
+    return us > _WORTH_US
+
+
+def run_length(geometry: ConvGeometry) -> int:
+    """Outputs of a row that see the whole width of the window: the run that `conv` kernels compute as tiles."""
+    first = min(geometry.out_width, -(-geometry.pad_left // geometry.stride_w))
+    room = geometry.width - 1 + geometry.pad_left - (geometry.kernel_w - 1) * geometry.dilation_w
+    return max(first, min(geometry.out_width, room // geometry.stride_w + 1)) - first

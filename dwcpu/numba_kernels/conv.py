@@ -1,0 +1,135 @@
+"""Standard and grouped convolution as an indirect GEMM on the micro-kernels of `pointwise`: no im2col buffer.
+
+Assumes: x and out NHWC, C-contiguous; weights group by group in panels as for `pointwise`, the sum running over kh, kw,
+input channel of the group. Guarantees: one accumulator per output, from the bias, in that order; padding taps are
+skipped: the outputs of a row that see the whole width of the window form one run, the others are computed one by one
+over the taps that they have.
+
+Loops, outermost first: blocks of `plan.block_rows` output rows, panels, output rows, tiles of pixels along the row. The
+pixels of a tile lie stride_w * in_channels reals apart, which is all that the micro-kernel needs to know; where taps are
+neighbours in memory (no groups, no dilation) a row of the window is one contiguous stretch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from dwcpu.numba_kernels.pointwise import GEMM, kernel_signature, run_panel, tile_shape
+from dwcpu.numba_kernels.target import compile_kernel, target
+from dwcpu.numba_kernels.tile import call, is_null, new_record, offset
+
+__all__ = ["address"]
+
+
+def _build(dtype: np.dtype) -> tuple[Callable, Any]:
+    run = run_panel(dtype)
+    lanes = target().lanes(dtype.itemsize)
+    width = tile_shape()[1] * lanes
+    itemsize = dtype.itemsize
+    new_gemm = new_record(GEMM)
+
+    @njit(error_model="numpy")
+    def ceil_div(a, b):
+        return -(-a // b)
+
+    @njit(error_model="numpy")
+    def pixels(plan, gemm, panel_weights, panel_width, x_row, residual, out, first, count, kw_first, kw_last, kh_first):
+        """`count` outputs of one row from column `first` on, over the taps kw_first to kw_last."""
+        if count <= 0:
+            return
+        group_channels = plan.in_channels // plan.groups
+        if plan.groups == 1 and plan.dilation_w == 1:
+            gemm.n_w, gemm.length = 1, max(0, kw_last - kw_first) * group_channels
+        else:
+            gemm.n_w, gemm.length = max(0, kw_last - kw_first), group_channels
+        tap = kh_first * plan.kernel_w + kw_first
+        gemm.weights = panel_weights + tap * group_channels * panel_width * itemsize
+        column = first * plan.stride_w - plan.pad_left + kw_first * plan.dilation_w
+        place = first * plan.out_channels
+        run_residual = residual if is_null(residual) else offset(residual, place)
+        run(
+            plan.micro_kernels,
+            gemm,
+            count,
+            offset(x_row, column * plan.in_channels),
+            run_residual,
+            offset(out, place),
+        )
+
+    def conv(plan, x, residual, out, scratch, row_begin, row_end, block_begin, block_end):
+        group_channels = plan.in_channels // plan.groups
+        group_outputs = plan.out_channels // plan.groups
+        padded_outputs = ceil_div(group_outputs, lanes) * lanes
+        panels = ceil_div(group_outputs, width)
+        taps = plan.kernel_h * plan.kernel_w
+        length = taps * group_channels
+        # columns that see the whole window, as one run
+        run_first = min(plan.out_width, ceil_div(plan.pad_left, plan.stride_w))
+        room = plan.width - 1 + plan.pad_left - (plan.kernel_w - 1) * plan.dilation_w
+        run_last = max(run_first, min(plan.out_width, room // plan.stride_w + 1))
+        gemm = new_gemm()
+        gemm.a_stride = plan.stride_w * plan.in_channels
+        gemm.a_h = plan.dilation_h * plan.width * plan.in_channels
+        gemm.a_w = plan.dilation_w * plan.in_channels
+        gemm.out_stride = plan.out_channels
+        gemm.low, gemm.high = plan.low, plan.high
+        for first in range(row_begin, row_end, plan.block_rows):
+            last = min(first + plan.block_rows, row_end)
+            for block in range(block_begin, block_end):
+                group, panel = block // panels, block % panels
+                columns = min(width, group_outputs - panel * width)
+                panel_width = ceil_div(columns, lanes) * lanes
+                gemm.columns = columns
+                gemm.b_h = plan.kernel_w * group_channels * panel_width
+                gemm.b_w = group_channels * panel_width
+                gemm.bias = plan.bias + (group * padded_outputs + panel * width) * itemsize
+                panel_weights = plan.weights + (group * padded_outputs + panel * width) * length * itemsize
+                out_column = group * group_outputs + panel * width
+                for row in range(first, last):
+                    image, oh = row // plan.out_height, row % plan.out_height
+                    top = oh * plan.stride_h - plan.pad_top
+                    kh_first = max(0, ceil_div(-top, plan.dilation_h))
+                    kh_last = min(plan.kernel_h, ceil_div(plan.height - top, plan.dilation_h))
+                    gemm.n_h = max(0, kh_last - kh_first)
+                    x_line = image * plan.height + top + kh_first * plan.dilation_h
+                    x_row = offset(x, x_line * plan.width * plan.in_channels + group * group_channels)
+                    place = row * plan.out_width * plan.out_channels + out_column
+                    row_residual = residual if is_null(residual) else offset(residual, place)
+                    row_out = offset(out, place)
+                    column = 0
+                    while column < plan.out_width:
+                        count, kw_first, kw_last = run_last - run_first, 0, plan.kernel_w
+                        if column != run_first or count == 0:
+                            left = column * plan.stride_w - plan.pad_left
+                            count = 1
+                            kw_first = max(0, ceil_div(-left, plan.dilation_w))
+                            kw_last = min(plan.kernel_w, ceil_div(plan.width - left, plan.dilation_w))
+                        pixels(
+                            plan,
+                            gemm,
+                            panel_weights,
+                            panel_width,
+                            x_row,
+                            row_residual,
+                            row_out,
+                            column,
+                            count,
+                            kw_first,
+                            kw_last,
+                            kh_first,
+                        )
+                        column += count
+                    if plan.activation != 0:
+                        call(plan.activation, (row_out, plan.out_width, plan.out_channels, columns, plan.alpha))
+
+    return conv, kernel_signature(dtype)
+
+
+def address(dtype: np.dtype) -> int:
+    """Address of the convolution kernel."""
+    rows, vectors = tile_shape()
+    return compile_kernel(f"conv_f{dtype.itemsize * 8}_{rows}x{vectors}v", lambda: _build(dtype))

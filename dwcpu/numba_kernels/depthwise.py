@@ -1,0 +1,415 @@
+"""Direct depthwise convolution on 2-D register tiles.
+
+Assumes: x (batch, height, width, channels) and out (batch, out_height, out_width, channels * multiplier) C-contiguous;
+weights one vector a tap and multiple, `[block][kh][kw][m][lanes]`, bias `[block][m][lanes]`; block b starts at channel
+min(b * lanes, channels - lanes), so that the last one slides back over its neighbour and computes the same bits again;
+channels >= lanes. Guarantees: every output has one accumulator that starts from the bias and takes its taps in the order
+kh, kw; padding taps are skipped.
+
+A micro-kernel computes one tile of outputs for a run of channel vectors: inputs are loaded once for all outputs of the
+tile that use them, weights once a tile. The plain one serves tiles whose patch lies inside the image; the other is told
+which patch rows and columns do, and how many output rows and columns are wanted, and so serves borders, remainders and
+images smaller than a tile, at one predictable branch a load.
+
+Dilation needs no kernels of its own. With g = gcd(stride, dilation), the outputs phase + (dilation / g) * t of an axis
+form a convolution of stride s / g and dilation 1 over every dilation-th input; phases are computed one after the other.
+
+Loops, outermost first: phases, tile rows, channel passes (`plan.block_channels` vectors: the patch rows and the weights
+of a pass stay in L1 while it moves along the row), tile columns, channel vectors (in the micro-kernel).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import gcd
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit, types
+
+from dwcpu.numba_kernels.pointwise import kernel_signature
+from dwcpu.numba_kernels.target import compile_kernel, target
+from dwcpu.numba_kernels.tile import (
+    REAL,
+    Record,
+    add,
+    add_part,
+    as_pointer,
+    bits,
+    call,
+    clamp,
+    integer_at,
+    interleave,
+    is_null,
+    new_record,
+    offset,
+    stack,
+    store,
+    store_part,
+    tile_columns,
+    tile_repeat,
+    vector_fma,
+    window_fma,
+    window_fma_masked,
+)
+
+__all__ = ["ANY", "ANY_TILE", "Window", "address", "effective_window", "micro_kernels", "tile_shape"]
+
+#: What a depthwise micro-kernel needs to know: strides in reals, and the channel vectors of this pass.
+DEPTHWISE = Record(
+    "Depthwise",
+    {
+        "weights": "p",
+        "bias": "p",
+        "x_row": "i",
+        "x_column": "i",
+        "out_row": "i",
+        "out_column": "i",
+        "kernel_h": "i",
+        "kernel_w": "i",
+        "stride_h": "i",
+        "stride_w": "i",
+        "channels": "i",
+        "block_begin": "i",
+        "block_end": "i",
+        "low": "d",
+        "high": "d",
+    },
+)
+
+
+class Window(NamedTuple):
+    """Window and effective stride that a micro-kernel is unrolled for; all zero: any, with loops over the taps."""
+
+    kernel_h: int
+    kernel_w: int
+    stride_h: int
+    stride_w: int
+
+
+ANY = Window(0, 0, 0, 0)
+
+#: Output rows and columns of a tile.
+Shape = tuple[int, int]
+
+
+#: Tile of the kernel with loops over the taps: a run of columns, enough accumulators to hide the latency.
+ANY_TILE = (1, 8)
+
+
+def tile_shape(window: tuple[int, int, int, int]) -> Shape:
+    """Output rows and columns of the unrolled register tile.
+
+    Rows share inputs and weights: two of them halve the loads of one. Columns hide the latency of the multiply-add (8
+    accumulators keep two 4-cycle units busy). 2 x 4 and six live weights just fit 16 registers. A window of one row
+    shares nothing between rows: all outputs go to one.
+    """
+    return (1, 8) if window[0] == 1 else (2, 4)
+
+
+def _sum_plain(window: Window, w_step: int) -> Callable:
+    """Function that adds a window whose patch lies inside the image to a tile of outputs."""
+    kernel_h, kernel_w, stride_h, stride_w = window
+    if window == ANY:
+
+        @njit(error_model="numpy")
+        def loops(tile, job, x, w):
+            for kh in range(job.kernel_h):
+                for kw in range(job.kernel_w):
+                    tap = kh * job.kernel_w + kw
+                    place = offset(x, kh * job.x_row + kw * job.x_column)
+                    tile = vector_fma(tile, place, 0, job.stride_w * job.x_column, offset(w, tap * w_step), 0, 0)
+            return tile
+
+        return loops
+
+    @njit(error_model="numpy")
+    def unrolled(tile, job, x, w):
+        return window_fma(tile, x, job.x_row, job.x_column, w, w_step, kernel_h, kernel_w, stride_h, stride_w)
+
+    return unrolled
+
+
+def _finish(rows: int, columns: int, lanes: int, multiplier: int) -> Callable:
+    """Function that writes the first n_rows x n_columns outputs of a tile: epilogue, and channel order if there are
+    several multiples, whose tiles then lie in `buffer` as [row][column][multiple][lane]."""
+    size = multiplier * lanes
+
+    @njit(error_model="numpy")
+    def interleaved(job, buffer, residual, out, n_rows, n_columns):
+        for i in range(n_rows):
+            for j in range(n_columns):
+                place = i * job.out_row + j * job.out_column
+                tile = interleave(offset(buffer, (i * columns + j) * size), multiplier, lanes)
+                if not is_null(residual):
+                    tile = add(tile, offset(residual, place), 0, lanes)
+                store(clamp(tile, job.low, job.high), offset(out, place), 0, lanes)
+
+    return interleaved
+
+
+def _build_plain(dtype: np.dtype, window: Window, shape: Shape, lanes: int, multiplier: int) -> tuple[Callable, Any]:
+    rows, columns = shape
+    w_step = multiplier * lanes
+    add_window = _sum_plain(window, w_step)
+
+    def single(job, x, residual, out):
+        block_size = job.kernel_h * job.kernel_w * lanes
+        last = job.channels - lanes
+        for block in range(job.block_begin, job.block_end):
+            c = min(block * lanes, last)
+            tile = tile_repeat(offset(as_pointer(x, job.bias), block * lanes), rows, columns, lanes)
+            tile = add_window(tile, job, offset(x, c), offset(as_pointer(x, job.weights), block * block_size))
+            if not is_null(residual):
+                tile = add(tile, offset(residual, c), job.out_row, job.out_column)
+            store(clamp(tile, job.low, job.high), offset(out, c), job.out_row, job.out_column)
+
+    finish = _finish(rows, columns, lanes, multiplier)
+    size = rows * columns * w_step
+
+    def several(job, x, residual, out):
+        block_size = job.kernel_h * job.kernel_w * w_step
+        last = job.channels - lanes
+        buffer = stack(out, size)
+        for block in range(job.block_begin, job.block_end):
+            c = min(block * lanes, last)
+            for m in range(multiplier):
+                tile = tile_repeat(offset(as_pointer(x, job.bias), block * w_step + m * lanes), rows, columns, lanes)
+                w = offset(as_pointer(x, job.weights), block * block_size + m * lanes)
+                tile = add_window(tile, job, offset(x, c), w)
+                store(tile, offset(buffer, m * lanes), columns * w_step, w_step)
+            place = c * multiplier
+            finish(job, buffer, offset(residual, place) if not is_null(residual) else residual, offset(out, place), rows, columns)
+
+    real = REAL[dtype]
+    return single if multiplier == 1 else several, types.void(DEPTHWISE, real, real, real)
+
+
+def _build_masked(dtype: np.dtype, window: Window, shape: Shape, lanes: int, multiplier: int) -> tuple[Callable, Any]:
+    rows, columns = shape
+    kernel_h, kernel_w, stride_h, stride_w = window
+    w_step = multiplier * lanes
+    finish = _finish(rows, columns, lanes, multiplier)
+    size = rows * columns * w_step
+
+    @njit(error_model="numpy")
+    def add_window(tile, job, x, w, row_bits, column_bits):
+        return window_fma_masked(
+            tile, x, job.x_row, job.x_column, w, w_step, kernel_h, kernel_w, stride_h, stride_w, row_bits, column_bits
+        )
+
+    def single(job, x, residual, out, row_first, row_last, column_first, column_last, n_rows, n_columns):
+        block_size = job.kernel_h * job.kernel_w * lanes
+        last = job.channels - lanes
+        row_bits, column_bits = bits(row_first, row_last), bits(column_first, column_last)
+        for block in range(job.block_begin, job.block_end):
+            c = min(block * lanes, last)
+            tile = tile_repeat(offset(as_pointer(x, job.bias), block * lanes), rows, columns, lanes)
+            w = offset(as_pointer(x, job.weights), block * block_size)
+            tile = add_window(tile, job, offset(x, c), w, row_bits, column_bits)
+            if not is_null(residual):
+                tile = add_part(tile, offset(residual, c), job.out_row, job.out_column, n_rows, n_columns)
+            store_part(clamp(tile, job.low, job.high), offset(out, c), job.out_row, job.out_column, n_rows, n_columns)
+
+    def several(job, x, residual, out, row_first, row_last, column_first, column_last, n_rows, n_columns):
+        block_size = job.kernel_h * job.kernel_w * w_step
+        last = job.channels - lanes
+        row_bits, column_bits = bits(row_first, row_last), bits(column_first, column_last)
+        buffer = stack(out, size)
+        for block in range(job.block_begin, job.block_end):
+            c = min(block * lanes, last)
+            for m in range(multiplier):
+                tile = tile_repeat(offset(as_pointer(x, job.bias), block * w_step + m * lanes), rows, columns, lanes)
+                w = offset(as_pointer(x, job.weights), block * block_size + m * lanes)
+                tile = add_window(tile, job, offset(x, c), w, row_bits, column_bits)
+                store(tile, offset(buffer, m * lanes), columns * w_step, w_step)
+            place = c * multiplier
+            finish(job, buffer, offset(residual, place) if not is_null(residual) else residual, offset(out, place), n_rows, n_columns)
+
+    def one_by_one(job, x, residual, out, row_first, row_last, column_first, column_last, n_rows, n_columns):
+        """Any window: each output alone, over the part of its window that lies inside; four channel vectors at once."""
+        block_size = job.kernel_h * job.kernel_w * w_step
+        last = job.channels - lanes
+        buffer = stack(out, size)
+        for j in range(n_columns):
+            q = j * job.stride_w
+            first, end = max(0, column_first - q), min(job.kernel_w, column_last - q)
+            place = j * job.out_column
+            block = job.block_begin
+            while block < job.block_end:
+                c = min(block * lanes, last)
+                w = offset(as_pointer(x, job.weights), block * block_size)
+                bias = offset(as_pointer(x, job.bias), block * w_step)
+                if multiplier == 1 and block + 4 <= job.block_end and (block + 4) * lanes <= job.channels:
+                    tile = tile_columns(bias, 4, lanes)
+                    for kh in range(row_first, row_last):
+                        for kw in range(first, end):
+                            tap = offset(x, c + kh * job.x_row + (q + kw) * job.x_column)
+                            weight = offset(w, (kh * job.kernel_w + kw) * w_step)
+                            tile = vector_fma(tile, tap, lanes, 0, weight, block_size, 0)
+                    if not is_null(residual):
+                        tile = add(tile, offset(residual, place + c), lanes, 0)
+                    store(clamp(tile, job.low, job.high), offset(out, place + c), lanes, 0)
+                    block += 4
+                else:
+                    for m in range(multiplier):
+                        tile = tile_repeat(offset(bias, m * lanes), 1, 1, lanes)
+                        for kh in range(row_first, row_last):
+                            for kw in range(first, end):
+                                tap = offset(x, c + kh * job.x_row + (q + kw) * job.x_column)
+                                weight = offset(w, (kh * job.kernel_w + kw) * w_step + m * lanes)
+                                tile = vector_fma(tile, tap, 0, 0, weight, 0, 0)
+                        store(tile, offset(buffer, m * lanes), 0, 0)
+                    spot = place + c * multiplier
+                    finish(job, buffer, offset(residual, spot) if not is_null(residual) else residual, offset(out, spot), 1, 1)
+                    block += 1
+
+    i, real = types.int64, REAL[dtype]
+    function = one_by_one if window == ANY else single if multiplier == 1 else several
+    return function, types.void(DEPTHWISE, real, real, real, i, i, i, i, i, i)
+
+
+def _kernel(dtype: np.dtype) -> tuple[Callable, Any]:
+    itemsize = dtype.itemsize
+    new_job = new_record(DEPTHWISE)
+
+    @njit(error_model="numpy")
+    def gcd(a, b):  # math.gcd, which Numba has no 64-bit code for without checks
+        while b:
+            a, b = b, a % b
+        return a
+
+    @njit(error_model="numpy")
+    def ceil_div(a, b):
+        return -(-a // b)
+
+    @njit(error_model="numpy")
+    def tile_row(plan, job, x, residual, out, row_first, row_last, n_rows, whole, phase, step, block_begin, block_end):
+        """All tiles of one row of tiles, for the output columns of one phase."""
+        tile_columns, dilation, stride = plan.tile_columns, plan.dilation_w, job.stride_w
+        patch = (tile_columns - 1) * stride + job.kernel_w
+        base = phase * plan.stride_w - plan.pad_left
+        first_inside, last_inside = ceil_div(-base, dilation), ceil_div(plan.width - base, dilation)
+        outputs = ceil_div(plan.out_width - phase, step)
+        plain, masked = integer_at(plan.micro_kernels, 0), integer_at(plan.micro_kernels, 1)
+        for pass_begin in range(block_begin, block_end, plan.block_channels):
+            job.block_begin, job.block_end = pass_begin, min(pass_begin + plan.block_channels, block_end)
+            for t in range(0, outputs, tile_columns):
+                n_columns = min(tile_columns, outputs - t)
+                u = t * stride
+                column_first = max(0, first_inside - u)
+                column_last = min((n_columns - 1) * stride + job.kernel_w, last_inside - u)
+                tile_x = offset(x, (base + dilation * u) * plan.in_channels)
+                place = (phase + step * t) * plan.out_channels
+                tile_residual = residual if is_null(residual) else offset(residual, place)
+                if whole and column_first == 0 and column_last == patch:
+                    call(plain, (job, tile_x, tile_residual, offset(out, place)))
+                else:
+                    call(
+                        masked,
+                        (
+                            job,
+                            tile_x,
+                            tile_residual,
+                            offset(out, place),
+                            row_first,
+                            row_last,
+                            column_first,
+                            max(column_first, column_last),
+                            n_rows,
+                            n_columns,
+                        ),
+                    )
+
+    def depthwise(plan, x, residual, out, scratch, row_begin, row_end, block_begin, block_end):
+        lanes = plan.lanes
+        row_size, out_row_size = plan.width * plan.in_channels, plan.out_width * plan.out_channels
+        step_h = plan.dilation_h // gcd(plan.stride_h, plan.dilation_h)
+        step_w = plan.dilation_w // gcd(plan.stride_w, plan.dilation_w)
+        job = new_job()
+        job.weights, job.bias, job.low, job.high = plan.weights, plan.bias, plan.low, plan.high
+        job.kernel_h, job.kernel_w = plan.kernel_h, plan.kernel_w
+        job.stride_h, job.stride_w = (
+            plan.stride_h * step_h // plan.dilation_h,
+            plan.stride_w * step_w // plan.dilation_w,
+        )
+        job.x_row, job.x_column = plan.dilation_h * row_size, plan.dilation_w * plan.in_channels
+        job.out_row, job.out_column = step_h * out_row_size, step_w * plan.out_channels
+        job.channels = plan.in_channels
+        patch = (plan.tile_rows - 1) * job.stride_h + plan.kernel_h
+        image_begin = row_begin
+        while image_begin < row_end:  # the rows of one image at a time
+            image = image_begin // plan.out_height
+            image_end = min(row_end, (image + 1) * plan.out_height)
+            first, last = image_begin - image * plan.out_height, image_end - image * plan.out_height
+            image_x = offset(x, image * plan.height * row_size)
+            for phase_h in range(step_h):
+                base = phase_h * plan.stride_h - plan.pad_top
+                first_inside = ceil_div(-base, plan.dilation_h)
+                last_inside = ceil_div(plan.height - base, plan.dilation_h)
+                t = max(0, ceil_div(first - phase_h, step_h))
+                t_end = ceil_div(last - phase_h, step_h)
+                while t < t_end:
+                    n_rows = min(plan.tile_rows, t_end - t)
+                    u = t * job.stride_h
+                    row_first = max(0, first_inside - u)
+                    row_last = min((n_rows - 1) * job.stride_h + plan.kernel_h, last_inside - u)
+                    whole = row_first == 0 and row_last == patch
+                    row_x = offset(image_x, (base + plan.dilation_h * u) * row_size)
+                    place = (image * plan.out_height + phase_h + step_h * t) * out_row_size
+                    row_residual = residual if is_null(residual) else offset(residual, place)
+                    row_out = offset(out, place)
+                    row_last = max(row_first, row_last)
+                    for phase_w in range(step_w):
+                        tile_row(
+                            plan,
+                            job,
+                            row_x,
+                            row_residual,
+                            row_out,
+                            row_first,
+                            row_last,
+                            n_rows,
+                            whole,
+                            phase_w,
+                            step_w,
+                            block_begin,
+                            block_end,
+                        )
+                    if plan.activation != 0:
+                        begin = min(block_begin * lanes, plan.in_channels) * plan.multiplier
+                        end = min(block_end * lanes, plan.in_channels) * plan.multiplier
+                        for i in range(n_rows):
+                            values = offset(row_out, i * job.out_row + begin)
+                            call(
+                                plan.activation,
+                                (values, plan.out_width, plan.out_channels, end - begin, plan.alpha),
+                            )
+                    t += n_rows
+            image_begin = image_end
+
+    return depthwise, kernel_signature(dtype)
+
+
+def address(dtype: np.dtype) -> int:
+    """Address of the depthwise kernel: the loops around every micro-kernel."""
+    return compile_kernel(f"depthwise_f{dtype.itemsize * 8}", lambda: _kernel(dtype))
+
+
+def effective_window(geometry: Any) -> Window:
+    """Window and strides of the micro-kernel for a geometry: strides divided by what they share with the dilation."""
+    return Window(
+        geometry.kernel_h,
+        geometry.kernel_w,
+        geometry.stride_h // gcd(geometry.stride_h, geometry.dilation_h),
+        geometry.stride_w // gcd(geometry.stride_w, geometry.dilation_w),
+    )
+
+
+def micro_kernels(dtype: np.dtype, window: Window, shape: Shape, lanes: int, multiplier: int) -> np.ndarray:
+    """Addresses of the plain and the masked micro-kernel for tiles of `shape` outputs."""
+    kernel = "any" if window == ANY else "{}x{}s{}x{}".format(*window)
+    name = f"depthwise_f{dtype.itemsize * 8}_{kernel}_{shape[0]}x{shape[1]}x{lanes}_m{multiplier}"
+    plain = compile_kernel(name + "_plain", lambda: _build_plain(dtype, window, shape, lanes, multiplier))
+    masked = compile_kernel(name + "_masked", lambda: _build_masked(dtype, window, shape, lanes, multiplier))
+    return np.array([plain, masked], np.int64)

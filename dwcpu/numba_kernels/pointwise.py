@@ -1,0 +1,204 @@
+"""Pointwise (1x1) convolution: a GEMM of pixels by packed weight panels, and the micro-kernels that `conv` shares.
+
+Assumes: x (pixels, in_channels) and out (pixels, out_channels) C-contiguous; weights in panels of `vectors * lanes`
+output channels, each panel `[in_channels][width]`, the last one narrower and zero-padded to whole vectors; bias padded
+alike. Guarantees: every output has one accumulator that starts from the bias and takes its input channels in ascending
+order.
+
+Loops, outermost first: blocks of `plan.block_rows` pixels (their inputs stay in the L2 cache while all panels pass),
+panels (a panel stays in L1 or L2 while the block's tiles pass), tiles of some pixels x one panel (in registers), input
+channels. Pixels are dealt to tiles of nearly equal height, each height having its own micro-kernel, so that a remainder
+runs at the speed of a whole tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numba import njit, types
+
+from dwcpu.numba_kernels.target import compile_kernel, target
+from dwcpu.numba_kernels.tile import (
+    PLAN,
+    REAL,
+    Record,
+    add,
+    as_pointer,
+    call,
+    clamp,
+    copy_block,
+    integer_at,
+    is_null,
+    new_record,
+    offset,
+    outer_fma,
+    stack,
+    store,
+    tile_rows,
+)
+
+__all__ = ["GEMM", "address", "kernel_signature", "micro_kernel", "micro_kernel_table", "run_panel", "tile_shape"]
+
+#: What a GEMM micro-kernel needs to know of one panel: sum over n_h x n_w taps of `length` consecutive inputs, `a`
+#: moving by a_h and a_w a tap and the weights by b_h and b_w. A pointwise convolution is one tap.
+GEMM = Record(
+    "Gemm",
+    {
+        "weights": "p",
+        "bias": "p",
+        "a_stride": "i",
+        "n_h": "i",
+        "n_w": "i",
+        "a_h": "i",
+        "a_w": "i",
+        "b_h": "i",
+        "b_w": "i",
+        "length": "i",
+        "out_stride": "i",
+        "columns": "i",
+        "low": "d",
+        "high": "d",
+    },
+)
+
+
+def tile_shape() -> tuple[int, int]:
+    """Rows and vectors of the GEMM tile: as many accumulators as leave registers for a panel row and one pixel.
+
+    On AVX-512 14 x 2 = 28 accumulators of 32 registers; on AVX2 and SSE 6 x 2 = 12 of 16; on NEON 8 x 2, where the
+    multiply-add takes its second factor from a lane, so that wider rows gain nothing.
+    """
+    if target().registers == 16:
+        return 6, 2
+    return (14, 2) if target().vector_bytes == 64 else (8, 2)
+
+
+def kernel_signature(dtype: np.dtype) -> Any:
+    """Numba signature of every kernel: `dwcpu.abi`."""
+    real = REAL[dtype]
+    return types.void(PLAN, real, real, real, types.int64, types.int64, types.int64, types.int64, types.int64)
+
+
+def _build_micro_kernel(dtype: np.dtype, rows: int, vectors: int) -> tuple[Callable, Any]:
+    lanes = target().lanes(dtype.itemsize)
+    width = vectors * lanes
+    size = rows * width
+
+    def micro_kernel(gemm, a, residual, out):
+        a_stride, length, out_stride, columns = gemm.a_stride, gemm.length, gemm.out_stride, gemm.columns
+        tile = tile_rows(as_pointer(a, gemm.bias), rows, vectors, lanes)
+        for kh in range(gemm.n_h):
+            for kw in range(gemm.n_w):
+                x = offset(a, kh * gemm.a_h + kw * gemm.a_w)
+                w = offset(as_pointer(a, gemm.weights), kh * gemm.b_h + kw * gemm.b_w)
+                for k in range(length):
+                    tile = outer_fma(tile, offset(x, k), a_stride, offset(w, k * width))
+        if columns == width:
+            if not is_null(residual):
+                tile = add(tile, residual, out_stride, lanes)
+            store(clamp(tile, gemm.low, gemm.high), out, out_stride, lanes)
+        else:
+            buffer = stack(out, size)
+            if not is_null(residual):
+                copy_block(residual, out_stride, buffer, width, rows, columns)
+                tile = add(tile, buffer, width, lanes)
+            store(clamp(tile, gemm.low, gemm.high), buffer, width, lanes)
+            copy_block(buffer, width, out, out_stride, rows, columns)
+
+    real = REAL[dtype]
+    return micro_kernel, types.void(GEMM, real, real, real)
+
+
+def micro_kernel(dtype: np.dtype, rows: int, vectors: int) -> int:
+    """Address of the GEMM micro-kernel of `rows` pixels x `vectors` vectors: void(gemm, a, residual, out)."""
+    name = f"gemm_f{dtype.itemsize * 8}_{rows}x{vectors}v"
+    return compile_kernel(name, lambda: _build_micro_kernel(dtype, rows, vectors))
+
+
+def tile_heights(row_counts: Iterable[int]) -> set[int]:
+    """Tile heights that `run_panel` uses for these numbers of rows."""
+    rows, heights = tile_shape()[0], {1}
+    for count in row_counts:
+        tiles = -(-count // rows)
+        heights |= {count // tiles, -(-count // tiles)} if tiles else set()
+    return heights
+
+
+def micro_kernel_table(dtype: np.dtype, row_counts: Iterable[int], columns: int) -> np.ndarray:
+    """Addresses of the micro-kernels for tiles of these numbers of rows and these output channels, the rest zero.
+
+    Entry `(vectors - 1) * (rows + 1) + height`; height 1 is always there.
+    """
+    rows, vectors = tile_shape()
+    lanes = target().lanes(dtype.itemsize)
+    panels, rest = divmod(columns, vectors * lanes)
+    widths = ({vectors} if panels else set()) | ({-(-rest // lanes)} if rest else set())
+    table = np.zeros((vectors, rows + 1), np.int64)
+    for height in tile_heights(row_counts):
+        for width in widths:
+            table[width - 1, height] = micro_kernel(dtype, height, width)
+    return table
+
+
+@cache
+def run_panel(dtype: np.dtype) -> Callable:
+    """Function that deals `rows` pixels of one panel to micro-kernels of nearly equal height."""
+    tallest = tile_shape()[0]
+    lanes = target().lanes(dtype.itemsize)
+
+    @njit(error_model="numpy")
+    def run(table, gemm, rows, a, residual, out):
+        entry = (gemm.columns - 1) // lanes * (tallest + 1)
+        a_stride, out_stride = gemm.a_stride, gemm.out_stride
+        tiles = (rows + tallest - 1) // tallest
+        first = 0
+        for t in range(tiles):
+            last = rows * (t + 1) // tiles
+            height = last - first
+            kernel = integer_at(table, entry + height)
+            if kernel == 0:  # a height that nobody foresaw: right, only slower
+                kernel, height = integer_at(table, entry + 1), 1
+            while first < last:
+                tile_residual = residual if is_null(residual) else offset(residual, first * out_stride)
+                call(kernel, (gemm, offset(a, first * a_stride), tile_residual, offset(out, first * out_stride)))
+                first += height
+
+    return run
+
+
+def _build(dtype: np.dtype) -> tuple[Callable, Any]:
+    run = run_panel(dtype)
+    width = tile_shape()[1] * target().lanes(dtype.itemsize)
+    itemsize = dtype.itemsize
+    new_gemm = new_record(GEMM)
+
+    def pointwise(plan, x, residual, out, scratch, row_begin, row_end, block_begin, block_end):
+        length, channels, step = plan.in_channels, plan.out_channels, plan.block_rows
+        gemm = new_gemm()
+        gemm.a_stride, gemm.length, gemm.out_stride = length, length, channels
+        gemm.n_h, gemm.n_w, gemm.a_h, gemm.a_w, gemm.b_h, gemm.b_w = 1, 1, 0, 0, 0, 0
+        gemm.low, gemm.high = plan.low, plan.high
+        for first in range(row_begin, row_end, step):
+            rows = min(step, row_end - first)
+            for panel in range(block_begin, block_end):
+                column = panel * width
+                gemm.columns = min(width, channels - column)
+                gemm.weights = plan.weights + column * length * itemsize
+                gemm.bias = plan.bias + column * itemsize
+                place = first * channels + column
+                panel_residual = residual if is_null(residual) else offset(residual, place)
+                panel_out = offset(out, place)
+                run(plan.micro_kernels, gemm, rows, offset(x, first * length), panel_residual, panel_out)
+                if plan.activation != 0:
+                    call(plan.activation, (panel_out, rows, channels, gemm.columns, plan.alpha))
+
+    return pointwise, kernel_signature(dtype)
+
+
+def address(dtype: np.dtype) -> int:
+    """Address of the pointwise kernel."""
+    rows, vectors = tile_shape()
+    return compile_kernel(f"pointwise_f{dtype.itemsize * 8}_{rows}x{vectors}v", lambda: _build(dtype))

@@ -1,0 +1,177 @@
+"""What Numba compiles for: vector width and registers of the target; compiled kernels and their cache.
+
+Kernels are `numba.cfunc`s called by address (signature in `dwcpu.abi`): no boxing, no dispatch on argument types, one
+compilation per kernel. Numba's own cache keys cannot see what our kernels are generated from, so `compile_kernel` uses
+keys of its own: the kernel's name, a hash of every source file of this folder, and Numba's description of the CPU.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import threading
+import warnings
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from llvmlite import binding as llvm
+from numba import njit
+from numba.core import caching, registry
+from numba.core.ccallback import CFunc
+
+__all__ = ["Target", "cache_directory", "compile_function", "compile_kernel", "compiled_count", "is_compiled", "target"]
+
+
+class Target(NamedTuple):
+    """Vector bytes, vector registers and whether there is a fused multiply-add."""
+
+    vector_bytes: int
+    registers: int
+    fma: bool
+
+    def lanes(self, itemsize: int) -> int:
+        """Number of reals of `itemsize` bytes in a vector."""
+        return self.vector_bytes // itemsize
+
+
+@cache
+def target() -> Target:
+    """The target that Numba compiles for, found by compiling for it (NUMBA_CPU_NAME and NUMBA_CPU_FEATURES count)."""
+    triple, cpu, features = registry.cpu_target.target_context.codegen().magic_tuple()
+    machine = llvm.Target.from_triple(triple).create_target_machine(cpu=cpu, features=features, opt=2)
+    module = llvm.parse_assembly("""
+        declare <16 x float> @llvm.fma.v16f32(<16 x float>, <16 x float>, <16 x float>)
+        define void @probe(ptr %p, ptr %q) {
+          %a = load <16 x float>, ptr %p
+          %b = load <16 x float>, ptr %q
+          %r = call <16 x float> @llvm.fma.v16f32(<16 x float> %a, <16 x float> %b, <16 x float> %a)
+          store <16 x float> %r, ptr %p
+          ret void
+        }""")
+    module.triple = triple
+    assembly = machine.emit_assembly(module)
+    fma = re.search(r"\b(vfn?m(add|la)|fml[as])", assembly) is not None
+    if "zmm" in assembly:
+        return Target(64, 32, fma)
+    if "ymm" in assembly:
+        return Target(32, 16, fma)
+    return Target(16, 16 if "xmm" in assembly else 32, fma)
+
+
+@cache
+def source_hash() -> str:
+    """Hash of all that generated code depends on: an edit of any kernel file must not meet old machine code."""
+    here = Path(__file__).parent
+    digest = hashlib.sha256()
+    for file in [*sorted(here.glob("*.py")), here.parent / "abi.py"]:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def cache_directory() -> Path | None:
+    """Folder of compiled kernels, made if needed; None where no safe place can be written.
+
+    `NUMBA_CACHE_DIR`, else `XDG_CACHE_HOME`, else `~/.cache`. Cached code is loaded with pickle, so the folder must
+    belong to this user and be writable by nobody else.
+    """
+    base = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME")
+    try:
+        folder = (Path(base) if base else Path.home() / ".cache") / "dwcpu"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.stat()
+        if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o022):
+            raise PermissionError(f"{folder} is not this user's alone")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(f"{folder} is not writable")
+    except (OSError, RuntimeError) as error:
+        _warn_once(f"dwcpu: compiled kernels are not cached ({error}); set NUMBA_CACHE_DIR to a private folder")
+        return None
+    return folder
+
+
+@cache
+def _warn_once(message: str) -> None:
+    warnings.warn(message, RuntimeWarning, stacklevel=4)
+
+
+class _Locator(caching._CacheLocator):
+    """Tells Numba's cache where a kernel's files go, what they depend on and what they are called."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder, self.name = folder, name
+        self._py_file = name  # Numba's warnings name it
+
+    def get_cache_path(self) -> str:
+        return str(self.folder)
+
+    def get_source_stamp(self) -> str:
+        return source_hash()
+
+    def get_disambiguator(self) -> str:
+        return self.name
+
+
+class _KernelCache(caching.FunctionCache):
+    """Numba's function cache under our keys."""
+
+    def __init__(self, function: Callable, folder: Path, name: str) -> None:
+        class Implementation(caching.CompileResultCacheImpl):
+            _locator_classes = [type("Locator", (), {"from_function": lambda *_: _Locator(folder, name)})]
+
+        self._impl_class = Implementation
+        self._kernel_name = name
+        super().__init__(function)
+
+    def _index_key(self, signature: Any, codegen: Any) -> tuple:
+        return (signature, codegen.magic_tuple(), self._kernel_name, source_hash())
+
+
+_lock = threading.RLock()
+_compiled: dict[str, CFunc] = {}  # machine code lives as long as its CFunc
+
+
+def compile_kernel(name: str, build: Callable[[], tuple[Callable, Any]]) -> int:
+    """Address of the kernel `name`; built, and compiled or read from the cache, at the first call.
+
+    Parameters
+    ----------
+    name : str
+        Identifies the kernel among all others, tile sizes included: it is the cache key.
+    build : callable
+        Returns the Python function and its Numba signature; called at most once.
+    """
+    with _lock:
+        if name not in _compiled:
+            function, signature = build()
+            kernel = CFunc(function, (signature.args, signature.return_type), {}, {"error_model": "numpy"})
+            folder = cache_directory()
+            if folder is not None:
+                kernel._cache = _KernelCache(function, folder, name)
+            kernel.compile()
+            _compiled[name] = kernel
+        return _compiled[name].address
+
+
+def compile_function(name: str, function: Callable, signature: Any, **options: Any) -> Callable[..., Any]:
+    """Python-callable of `function` that releases the GIL, under the same cache; `options` go to `numba.njit`."""
+    with _lock:
+        dispatcher = njit(error_model="numpy", nogil=True, **options)(function)
+        folder = cache_directory()
+        if folder is not None:
+            dispatcher._cache = _KernelCache(function, folder, name)
+        dispatcher.compile(signature)
+        dispatcher.disable_compile()
+        return dispatcher
+
+
+def is_compiled(name: str) -> bool:
+    """Whether `name` has been compiled, or read from the cache, in this process."""
+    return name in _compiled
+
+
+def compiled_count() -> int:
+    """Number of kernels that this process holds."""
+    return len(_compiled)

@@ -1,0 +1,625 @@
+"""The SIMD register tile as a Numba type: the only file that emits LLVM IR.
+
+A `Tile` is a rows x columns arrangement of vectors of `lanes` reals that LLVM keeps in registers. Kernels are written
+with the functions below and stay a few lines of Python; each function is an intrinsic that is unrolled while the IR is
+built, so that tile sizes must be compile-time constants (closure variables or literals).
+
+Contract: pointers are only checked by the kernels; loads and stores need the alignment of one real, never more.
+Every multiply-add is one `llvm.fma` (or, where the target has no such instruction, a product then a sum), and none is
+ever reassociated. Only vectors that are asked for are read or written: not a byte beyond.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.core.datamodel import models
+from numba.core.typing.templates import AttributeTemplate
+from numba.extending import infer_getattr, intrinsic, lower_getattr_generic, lower_setattr_generic, register_model
+
+from dwcpu.abi import FIELDS
+from dwcpu.numba_kernels.target import target
+
+__all__ = [
+    "PLAN",
+    "REAL",
+    "Record",
+    "Tile",
+    "add",
+    "add_part",
+    "as_pointer",
+    "bits",
+    "call",
+    "clamp",
+    "copy_block",
+    "fma",
+    "integer_at",
+    "interleave",
+    "is_null",
+    "new_record",
+    "offset",
+    "outer_fma",
+    "polynomial",
+    "power_of_two",
+    "stack",
+    "store",
+    "store_part",
+    "tile_columns",
+    "tile_repeat",
+    "tile_rows",
+    "vector_fma",
+    "window_fma",
+    "window_fma_masked",
+]
+
+I1, I8, I32, I64 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64)
+
+#: Numba pointer types of the two element types that kernels are written for.
+REAL = {np.dtype(np.float32): types.CPointer(types.float32), np.dtype(np.float64): types.CPointer(types.float64)}
+
+
+# --- records ----------------------------------------------------------------------------------------------------------
+
+
+class Record(types.Type):
+    """Pointer to a structure of 8-byte fields, read and written as attributes.
+
+    `fields` maps each name to its kind as in `dwcpu.abi.FIELDS`: "p" and "i" are int64, "d" is float64.
+    """
+
+    def __init__(self, name: str, fields: dict[str, str]) -> None:
+        self.fields = fields
+        super().__init__(name=f"Record({name})")
+
+    def place(self, builder, pointer, field):
+        """Typed address of a field."""
+        kind = ir.DoubleType() if self.fields[field] == "d" else I64
+        start = builder.gep(pointer, [I64(8 * list(self.fields).index(field))], source_etype=I8)
+        return builder.bitcast(start, kind.as_pointer()), kind
+
+
+PLAN = Record("Plan", FIELDS)
+
+
+@register_model(Record)
+class _RecordModel(models.PrimitiveModel):
+    def __init__(self, dmm, fe_type):
+        super().__init__(dmm, fe_type, I8.as_pointer())
+
+
+@infer_getattr
+class _RecordAttributes(AttributeTemplate):
+    key = Record
+
+    def generic_resolve(self, typ, attr):
+        kind = typ.fields.get(attr)
+        return None if kind is None else types.float64 if kind == "d" else types.int64
+
+
+@lower_getattr_generic(Record)
+def _get_field(context, builder, typ, value, attr):
+    place, kind = typ.place(builder, value, attr)
+    return builder.load(place, typ=kind)
+
+
+@lower_setattr_generic(Record)
+def _set_field(context, builder, signature, args, attr):
+    place, _ = signature.args[0].place(builder, args[0], attr)
+    builder.store(args[1], place)
+
+
+def new_record(record: Record):
+    """Intrinsic that makes an uninitialised record on the stack of the calling kernel."""
+
+    @intrinsic
+    def make(typingctx):
+        def codegen(context, builder, signature, args):
+            return cgutils.alloca_once(builder, I8, size=8 * len(record.fields))
+
+        return record(), codegen
+
+    return make
+
+
+# --- pointers ---------------------------------------------------------------------------------------------------------
+
+
+def _real(pointer_type):
+    """LLVM type of what a Numba real pointer points to."""
+    return ir.FloatType() if pointer_type.dtype == types.float32 else ir.DoubleType()
+
+
+def _at(builder, pointer, index, real):
+    return builder.gep(pointer, [index], source_etype=real)
+
+
+@intrinsic
+def offset(typingctx, pointer, elements):
+    """Pointer moved by a signed number of elements."""
+
+    def codegen(context, builder, signature, args):
+        return _at(builder, args[0], args[1], _real(signature.args[0]))
+
+    return pointer(pointer, types.int64), codegen
+
+
+@intrinsic
+def as_pointer(typingctx, like, address):
+    """Integer `address` as a pointer of the type of `like`."""
+
+    def codegen(context, builder, signature, args):
+        return builder.inttoptr(args[1], args[0].type)
+
+    return like(like, types.int64), codegen
+
+
+@intrinsic
+def is_null(typingctx, pointer):
+    """Whether a pointer is null."""
+
+    def codegen(context, builder, signature, args):
+        return builder.icmp_unsigned("==", builder.ptrtoint(args[0], I64), I64(0))
+
+    return types.boolean(pointer), codegen
+
+
+@intrinsic
+def call(typingctx, address, arguments):
+    """Call the C function at `address` with a tuple of pointers, integers and float64s."""
+
+    def codegen(context, builder, signature, args):
+        values = cgutils.unpack_tuple(builder, args[1])
+        kind = ir.FunctionType(ir.VoidType(), [value.type for value in values])
+        builder.call(builder.inttoptr(args[0], kind.as_pointer()), values)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, arguments), codegen
+
+
+@intrinsic
+def integer_at(typingctx, address, index):
+    """int64 number `index` of the array at `address`."""
+
+    def codegen(context, builder, signature, args):
+        place = _at(builder, builder.inttoptr(args[0], I64.as_pointer()), args[1], I64)
+        return builder.load(place, typ=I64)
+
+    return types.int64(types.int64, types.int64), codegen
+
+
+# --- tiles ------------------------------------------------------------------------------------------------------------
+
+
+class Tile(types.Type):
+    """rows x columns vectors of `lanes` reals, a value that lives in registers."""
+
+    def __init__(self, real: types.Float, rows: int, columns: int, lanes: int) -> None:
+        self.real, self.rows, self.columns, self.lanes = real, rows, columns, lanes
+        super().__init__(name=f"Tile({real}, {rows}x{columns}x{lanes})")
+
+    @property
+    def places(self) -> list[tuple[int, int]]:
+        """(row, column) of every vector, in the order in which they are held."""
+        return [(i, j) for i in range(self.rows) for j in range(self.columns)]
+
+    @property
+    def vector(self) -> ir.VectorType:
+        """LLVM type of one vector."""
+        return ir.VectorType(ir.FloatType() if self.real == types.float32 else ir.DoubleType(), self.lanes)
+
+
+@register_model(Tile)
+class _TileModel(models.PrimitiveModel):
+    def __init__(self, dmm, fe_type):
+        super().__init__(dmm, fe_type, ir.ArrayType(fe_type.vector, fe_type.rows * fe_type.columns))
+
+
+def _unpack(builder, tile, value):
+    return {place: builder.extract_value(value, k) for k, place in enumerate(tile.places)}
+
+
+def _pack(builder, tile, vectors):
+    value = ir.Constant(ir.ArrayType(tile.vector, len(tile.places)), ir.Undefined)
+    for k, place in enumerate(tile.places):
+        value = builder.insert_value(value, vectors[place], k)
+    return value
+
+
+def _load(builder, pointer, kind):
+    element = kind.element if isinstance(kind, ir.VectorType) else kind
+    return builder.load(
+        builder.bitcast(pointer, kind.as_pointer()), align=4 if element == ir.FloatType() else 8, typ=kind
+    )
+
+
+def _store(builder, value, pointer):
+    element = value.type.element if isinstance(value.type, ir.VectorType) else value.type
+    place = builder.bitcast(pointer, value.type.as_pointer())
+    builder.store(value, place, align=4 if element == ir.FloatType() else 8)
+
+
+def _splat(builder, scalar, vector):
+    undefined = ir.Constant(vector, ir.Undefined)
+    first = builder.insert_element(undefined, scalar, I32(0))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(I32, vector.count), [0] * vector.count))
+
+
+def _fma(builder, x, y, z):
+    if not target().fma:
+        return builder.fadd(builder.fmul(x, y), z)
+    suffix = f"v{x.type.count}f{32 if x.type.element == ir.FloatType() else 64}"
+    function = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(x.type, [x.type] * 3), f"llvm.fma.{suffix}"
+    )
+    return builder.call(function, [x, y, z])
+
+
+def _where(tile, row_stride, column_stride, builder, pointer, place):
+    """Address of vector `place` when rows and columns lie `row_stride` and `column_stride` reals apart."""
+    i, j = place
+    distance = builder.add(builder.mul(row_stride, I64(i)), builder.mul(column_stride, I64(j)))
+    return _at(builder, pointer, distance, tile.vector.element)
+
+
+@intrinsic(prefer_literal=True)
+def tile_repeat(typingctx, pointer, rows, columns, lanes):
+    """Tile whose vectors all equal the one at `pointer`: one channel vector's bias."""
+    tile = Tile(pointer.dtype, rows.literal_value, columns.literal_value, lanes.literal_value)
+
+    def codegen(context, builder, signature, args):
+        vector = _load(builder, args[0], tile.vector)
+        return _pack(builder, tile, dict.fromkeys(tile.places, vector))
+
+    return tile(pointer, rows, columns, lanes), codegen
+
+
+@intrinsic(prefer_literal=True)
+def tile_rows(typingctx, pointer, rows, columns, lanes):
+    """Tile whose rows all equal the `columns` consecutive vectors at `pointer`: a panel's bias."""
+    tile = Tile(pointer.dtype, rows.literal_value, columns.literal_value, lanes.literal_value)
+
+    def codegen(context, builder, signature, args):
+        real = tile.vector.element
+        loaded = [
+            _load(builder, _at(builder, args[0], I64(j * tile.lanes), real), tile.vector) for j in range(tile.columns)
+        ]
+        return _pack(builder, tile, {(i, j): loaded[j] for i, j in tile.places})
+
+    return tile(pointer, rows, columns, lanes), codegen
+
+
+@intrinsic(prefer_literal=True)
+def tile_columns(typingctx, pointer, rows, lanes):
+    """Tile of one column that holds the `rows` consecutive vectors at `pointer`."""
+    tile = Tile(pointer.dtype, rows.literal_value, 1, lanes.literal_value)
+
+    def codegen(context, builder, signature, args):
+        real = tile.vector.element
+        return _pack(
+            builder,
+            tile,
+            {(i, 0): _load(builder, _at(builder, args[0], I64(i * tile.lanes), real), tile.vector) for i in range(tile.rows)},
+        )
+
+    return tile(pointer, rows, lanes), codegen
+
+
+@intrinsic
+def outer_fma(typingctx, tile, a, a_stride, b):
+    """tile[i, j] += a[i * a_stride] * b[j]: one step of the GEMM micro-kernel."""
+
+    def codegen(context, builder, signature, args):
+        value, a, a_stride, b = args
+        real, held = tile.vector.element, _unpack(builder, tile, args[0])
+        columns = [_load(builder, _at(builder, b, I64(j * tile.lanes), real), tile.vector) for j in range(tile.columns)]
+        for i in range(tile.rows):
+            scalar = _load(builder, _at(builder, a, builder.mul(a_stride, I64(i)), real), real)
+            row = _splat(builder, scalar, tile.vector)
+            for j in range(tile.columns):
+                held[i, j] = _fma(builder, row, columns[j], held[i, j])
+        return _pack(builder, tile, held)
+
+    return tile(tile, a, types.int64, b), codegen
+
+
+def _window_uses(tile, kernel, stride, r, q):
+    """Outputs (i, j) and taps (kh, kw) that use input (r, q) of the tile's patch, as pairs."""
+    uses = []
+    for i, j in tile.places:
+        kh, kw = r - i * stride[0], q - j * stride[1]
+        if 0 <= kh < kernel[0] and 0 <= kw < kernel[1]:
+            uses.append(((i, j), (kh, kw)))
+    return uses
+
+
+def _window(builder, tile, args, kernel, stride, masks):
+    """Multiply-add a whole window into a tile of outputs, input by input (see `window_fma`).
+
+    Inputs are visited row by row and from left to right, which gives every accumulator its taps in the order kh, kw.
+    Weights are loaded where they are first used: few are live at once, which 16-register targets need.
+    """
+    value, x, row_stride, column_stride, w, w_step = args[:6]
+    real = tile.vector.element
+    cells = {}
+    for place, vector in _unpack(builder, tile, value).items():
+        cells[place] = cgutils.alloca_once_value(builder, vector)
+
+    def weight(tap):
+        distance = builder.mul(w_step, I64(tap[0] * kernel[1] + tap[1]))
+        return _load(builder, _at(builder, w, distance, real), tile.vector)
+
+    def column(pointer, q, uses):
+        vector = _load(builder, _at(builder, pointer, builder.mul(column_stride, I64(q)), real), tile.vector)
+        for place, tap in uses:
+            old = builder.load(cells[place], typ=tile.vector)
+            builder.store(_fma(builder, vector, weight(tap), old), cells[place])
+
+    def row(r):
+        pointer = _at(builder, x, builder.mul(row_stride, I64(r)), real)
+        for q in range((tile.columns - 1) * stride[1] + kernel[1]):
+            uses = _window_uses(tile, kernel, stride, r, q)
+            if uses and masks:
+                with builder.if_then(_bit(builder, masks[1], q), likely=True):
+                    column(pointer, q, uses)
+            elif uses:
+                column(pointer, q, uses)
+
+    for r in range((tile.rows - 1) * stride[0] + kernel[0]):
+        if masks:
+            with builder.if_then(_bit(builder, masks[0], r), likely=True):
+                row(r)
+        else:
+            row(r)
+    return _pack(builder, tile, {place: builder.load(cell, typ=tile.vector) for place, cell in cells.items()})
+
+
+def _bit(builder, mask, position):
+    return builder.trunc(builder.lshr(mask, I64(position)), I1)
+
+
+@intrinsic(prefer_literal=True)
+def window_fma(typingctx, tile, x, row_stride, column_stride, w, w_step, kernel_h, kernel_w, stride_h, stride_w):
+    """tile[i, j] += sum over taps of x[i * stride_h + kh, j * stride_w + kw] * w[kh, kw], taps in the order kh, kw.
+
+    `x` points at the first input of the tile's patch; patch rows and columns lie `row_stride` and `column_stride` reals
+    apart; `w` holds one vector a tap, `w_step` reals apart.
+    """
+    kernel, stride = (kernel_h.literal_value, kernel_w.literal_value), (stride_h.literal_value, stride_w.literal_value)
+
+    def codegen(context, builder, signature, args):
+        return _window(builder, tile, args, kernel, stride, None)
+
+    i = types.int64
+    return tile(tile, x, i, i, w, i, kernel_h, kernel_w, stride_h, stride_w), codegen
+
+
+@intrinsic(prefer_literal=True)
+def window_fma_masked(
+    typingctx, tile, x, row_stride, column_stride, w, w_step, kernel_h, kernel_w, stride_h, stride_w, rows, columns
+):
+    """`window_fma` over the patch rows and columns whose bits are set in `rows` and `columns`; others are not read."""
+    kernel, stride = (kernel_h.literal_value, kernel_w.literal_value), (stride_h.literal_value, stride_w.literal_value)
+
+    def codegen(context, builder, signature, args):
+        return _window(builder, tile, args, kernel, stride, args[-2:])
+
+    i = types.int64
+    return tile(tile, x, i, i, w, i, kernel_h, kernel_w, stride_h, stride_w, i, i), codegen
+
+
+@intrinsic
+def vector_fma(typingctx, tile, x, row_step, column_step, w, w_row_step, w_column_step):
+    """tile[i, j] += x[i * row_step + j * column_step] * w[i * w_row_step + j * w_column_step], all of them vectors."""
+
+    def codegen(context, builder, signature, args):
+        value, x, row_step, column_step, w, w_row_step, w_column_step = args
+        held = _unpack(builder, tile, value)
+        for place in held:
+            vector = _load(builder, _where(tile, row_step, column_step, builder, x, place), tile.vector)
+            weight = _load(builder, _where(tile, w_row_step, w_column_step, builder, w, place), tile.vector)
+            held[place] = _fma(builder, vector, weight, held[place])
+        return _pack(builder, tile, held)
+
+    i = types.int64
+    return tile(tile, x, i, i, w, i, i), codegen
+
+
+@intrinsic(prefer_literal=True)
+def interleave(typingctx, source, multiplier, lanes):
+    """Tile of one row that holds `multiplier` vectors, read one after the other from `source`, lane by lane.
+
+    Element c * multiplier + m of the row is lane c of vector m: the channel order of a depthwise convolution's output.
+    """
+    m, n = multiplier.literal_value, lanes.literal_value
+    tile = Tile(source.dtype, 1, m, n)
+
+    def codegen(context, builder, signature, args):
+        whole = _load(builder, args[0], ir.VectorType(tile.vector.element, m * n))
+        undefined = ir.Constant(whole.type, ir.Undefined)
+
+        def part(j):
+            order = [(k % m) * n + k // m for k in range(j * n, (j + 1) * n)]
+            return builder.shuffle_vector(whole, undefined, ir.Constant(ir.VectorType(I32, n), order))
+
+        return _pack(builder, tile, {(0, j): part(j) for j in range(m)})
+
+    return tile(source, multiplier, lanes), codegen
+
+@intrinsic
+def bits(typingctx, first, last):
+    """int64 whose bits [first, last) are set, for 0 <= first, last < 64; none where last <= first."""
+
+    def codegen(context, builder, signature, args):
+        low, high = (builder.sub(builder.shl(I64(1), a), I64(1)) for a in args)
+        return builder.and_(high, builder.not_(low))
+
+    return types.int64(types.int64, types.int64), codegen
+
+
+@intrinsic
+def add(typingctx, tile, pointer, row_stride, column_stride):
+    """tile[i, j] += the vector stored at (i, j), rows and columns `row_stride` and `column_stride` reals apart."""
+
+    def codegen(context, builder, signature, args):
+        value, pointer, row_stride, column_stride = args
+        held = _unpack(builder, tile, value)
+        for place, vector in held.items():
+            address = _where(tile, row_stride, column_stride, builder, pointer, place)
+            held[place] = builder.fadd(vector, _load(builder, address, tile.vector))
+        return _pack(builder, tile, held)
+
+    return tile(tile, pointer, types.int64, types.int64), codegen
+
+
+@intrinsic
+def add_part(typingctx, tile, pointer, row_stride, column_stride, rows, columns):
+    """`add` of the vectors of the first `rows` rows and `columns` columns; the others are not read."""
+
+    def codegen(context, builder, signature, args):
+        value, pointer, row_stride, column_stride, rows, columns = args
+        held = _unpack(builder, tile, value)
+        cells = {place: cgutils.alloca_once_value(builder, vector) for place, vector in held.items()}
+        for place, cell in cells.items():
+            with builder.if_then(_inside(builder, place, rows, columns), likely=True):
+                address = _where(tile, row_stride, column_stride, builder, pointer, place)
+                builder.store(builder.fadd(held[place], _load(builder, address, tile.vector)), cell)
+        return _pack(builder, tile, {place: builder.load(cell, typ=tile.vector) for place, cell in cells.items()})
+
+    i = types.int64
+    return tile(tile, pointer, i, i, i, i), codegen
+
+
+def _inside(builder, place, rows, columns):
+    return builder.and_(builder.icmp_signed("<", I64(place[0]), rows), builder.icmp_signed("<", I64(place[1]), columns))
+
+
+@intrinsic
+def clamp(typingctx, tile, low, high):
+    """Every element limited to [low, high] (float64 scalars); NaN stays NaN."""
+
+    def codegen(context, builder, signature, args):
+        real = tile.vector.element
+        limits = [builder.fptrunc(a, real) if real == ir.FloatType() else a for a in args[1:]]
+        low, high = (_splat(builder, limit, tile.vector) for limit in limits)
+        held = _unpack(builder, tile, args[0])
+        for place, v in held.items():
+            v = builder.select(builder.fcmp_ordered(">", low, v), low, v)
+            held[place] = builder.select(builder.fcmp_ordered("<", high, v), high, v)
+        return _pack(builder, tile, held)
+
+    return tile(tile, types.float64, types.float64), codegen
+
+
+@intrinsic
+def store(typingctx, tile, pointer, row_stride, column_stride):
+    """Write the whole tile, rows and columns `row_stride` and `column_stride` reals apart."""
+
+    def codegen(context, builder, signature, args):
+        value, pointer, row_stride, column_stride = args
+        for place, vector in _unpack(builder, tile, value).items():
+            _store(builder, vector, _where(tile, row_stride, column_stride, builder, pointer, place))
+        return context.get_dummy_value()
+
+    return types.void(tile, pointer, types.int64, types.int64), codegen
+
+
+@intrinsic
+def store_part(typingctx, tile, pointer, row_stride, column_stride, rows, columns):
+    """`store` of the vectors of the first `rows` rows and `columns` columns."""
+
+    def codegen(context, builder, signature, args):
+        value, pointer, row_stride, column_stride, rows, columns = args
+        for place, vector in _unpack(builder, tile, value).items():
+            with builder.if_then(_inside(builder, place, rows, columns), likely=True):
+                _store(builder, vector, _where(tile, row_stride, column_stride, builder, pointer, place))
+        return context.get_dummy_value()
+
+    i = types.int64
+    return types.void(tile, pointer, i, i, i, i), codegen
+
+
+@intrinsic(prefer_literal=True)
+def stack(typingctx, like, elements):
+    """Pointer to `elements` reals on the stack, of the type of `like`."""
+
+    def codegen(context, builder, signature, args):
+        real = _real(like)
+        place = cgutils.alloca_once(builder, real, size=elements.literal_value)
+        place.align = 64
+        return builder.bitcast(place, args[0].type)
+
+    return like(like, elements), codegen
+
+
+@njit(error_model="numpy")
+def copy_block(source, source_stride, destination, destination_stride, rows, columns):
+    """Copy a rows x columns block, element by element: for the tails that whole vectors would overrun."""
+    for i in range(rows):
+        for j in range(columns):
+            destination[i * destination_stride + j] = source[i * source_stride + j]
+
+
+# --- scalars ----------------------------------------------------------------------------------------------------------
+
+
+def _fma_scalar(builder, x, y, z):
+    if not target().fma:
+        return builder.fadd(builder.fmul(x, y), z)
+    name = "llvm.fma.f32" if x.type == ir.FloatType() else "llvm.fma.f64"
+    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(x.type, [x.type] * 3), name)
+    return builder.call(function, [x, y, z])
+
+
+@intrinsic
+def fma(typingctx, x, y, z):
+    """x * y + z, rounded once, of three scalars of one type."""
+
+    def codegen(context, builder, signature, args):
+        return _fma_scalar(builder, *args)
+
+    return x(x, x, x), codegen
+
+
+def polynomial(dtype, terms):
+    """Intrinsic that evaluates the polynomial with these terms, constant first, by Horner's rule."""
+
+    @intrinsic
+    def evaluate(typingctx, x):
+        def codegen(context, builder, signature, args):
+            real = args[0].type
+            value = ir.Constant(real, float(dtype.type(terms[-1])))
+            for term in reversed(terms[:-1]):
+                value = _fma_scalar(builder, value, args[0], ir.Constant(real, float(dtype.type(term))))
+            return value
+
+        return x(x), codegen
+
+    return evaluate
+
+
+def power_of_two(dtype):
+    """Intrinsic (shifted, v) -> v * 2^n, where `shifted` is n plus 1.5 * 2^(mantissa bits).
+
+    In two factors, each a normal number for every n down to twice the smallest exponent, so that only the last product
+    rounds.
+    """
+    bits, mantissa, bias = (32, 23, 127) if dtype == np.float32 else (64, 52, 1023)
+
+    @intrinsic
+    def scale(typingctx, shifted, v):
+        def codegen(context, builder, signature, args):
+            integer, real = ir.IntType(bits), args[0].type
+            unshifted = integer(0x4B400000 if bits == 32 else 0x4338000000000000)
+            n = builder.sub(builder.bitcast(args[0], integer), unshifted)
+            first = builder.ashr(n, integer(1))
+            value = args[1]
+            for part in (first, builder.sub(n, first)):
+                exponent = builder.shl(builder.add(part, integer(bias)), integer(mantissa))
+                value = builder.fmul(value, builder.bitcast(exponent, real))
+            return value
+
+        return v(shifted, v), codegen
+
+    return scale

@@ -1,0 +1,107 @@
+"""Weights in the order in which kernels read them, padded so that kernels only ever load whole vectors.
+
+Two layouts, each described at its function; `dispatch` asks for them with the sizes of the kernel's tile.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+__all__ = ["aligned_empty", "depthwise_panels", "gemm_panels"]
+
+#: A cache line, and the widest vector: packed arrays start on one.
+_ALIGNMENT = 64
+
+
+def aligned_empty(size: int, dtype: np.dtype) -> np.ndarray:
+    """Uninitialised 1-D array of `size` elements that starts on a cache line."""
+    raw = np.empty(size * dtype.itemsize + _ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT
+    return raw[start : start + size * dtype.itemsize].view(dtype)
+
+
+def _packed(*pieces: np.ndarray) -> np.ndarray:
+    """The pieces, flattened and one after the other, in aligned memory."""
+    result = aligned_empty(sum(piece.size for piece in pieces), pieces[0].dtype)
+    first = 0
+    for piece in pieces:
+        result[first : first + piece.size].reshape(piece.shape)[...] = piece
+        first += piece.size
+    return result
+
+
+def depthwise_panels(w: np.ndarray, bias: np.ndarray | None, lanes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Depthwise weights by channel vector: ``[block][kh][kw][m][lane]`` and bias ``[block][m][lane]``.
+
+    Block b starts at channel ``min(b * lanes, C - lanes)``: the last one slides back over its neighbour instead of
+    being padded, so that kernels load and store whole vectors of the image too.
+
+    Parameters
+    ----------
+    w : ndarray, shape (KH, KW, C, M), with C >= lanes
+    bias : ndarray, shape (C * M,), or None
+        None is zeros.
+    lanes : int
+        Channels in a vector.
+
+    Returns
+    -------
+    weights, bias : 1-D ndarrays
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> w = np.arange(3.0).reshape(1, 1, 3, 1)
+    >>> depthwise_panels(w, None, 2)[0]
+    array([0., 1., 1., 2.])
+    """
+    channels, multiplier = w.shape[2:]
+    rows = np.zeros((channels, multiplier), w.dtype) if bias is None else bias.reshape(channels, multiplier)
+    starts = np.minimum(np.arange(0, channels, lanes), channels - lanes)
+    members = starts[:, None] + np.arange(lanes)
+    return _packed(w[:, :, members].transpose(2, 0, 1, 4, 3)), _packed(rows[members].transpose(0, 2, 1))
+
+
+def gemm_panels(
+    w: np.ndarray, bias: np.ndarray | None, groups: int, lanes: int, vectors: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weights of a matrix product in panels of ``vectors * lanes`` output channels, group by group.
+
+    Each panel is ``[tap, input channel][width]``. The last panel of a group is only as many vectors wide as it needs,
+    its missing channels zero; so is the bias.
+
+    Parameters
+    ----------
+    w : ndarray, shape (KH, KW, Cin / groups, Cout) or (Cin, Cout)
+    bias : ndarray, shape (Cout,), or None
+        None is zeros.
+    groups, lanes, vectors : int
+
+    Returns
+    -------
+    weights, bias : 1-D ndarrays
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> gemm_panels(np.arange(6.0).reshape(2, 3), None, 1, 2, 1)[0]
+    array([0., 1., 3., 4., 2., 0., 5., 0.])
+    """
+    outputs = w.shape[-1] // groups
+    rows = w.reshape(-1, groups, outputs)
+    padded = -(-outputs // lanes) * lanes
+    width = lanes * vectors
+    weights = aligned_empty(rows.shape[0] * groups * padded, w.dtype)
+    packed_bias = aligned_empty(groups * padded, w.dtype)
+    packed_bias[:] = 0
+    if bias is not None:
+        packed_bias.reshape(groups, padded)[:, :outputs] = bias.reshape(groups, outputs)
+    first = 0
+    for group in range(groups):
+        for column in range(0, padded, width):
+            columns, filled = min(width, padded - column), min(width, outputs - column)
+            panel = weights[first : first + rows.shape[0] * columns].reshape(rows.shape[0], columns)
+            panel[:, :filled] = rows[:, group, column : column + filled]
+            panel[:, filled:] = 0
+            first += panel.size
+    return weights, packed_bias

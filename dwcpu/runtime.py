@@ -1,0 +1,424 @@
+"""The process around the kernels: threads, drivers, fork, caches of the CPU, scratch memory, `show_config`.
+
+Numba and the compiled modules are imported when they are first needed, never by `import dwcpu`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from functools import cache, lru_cache
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+__all__ = [
+    "Memory",
+    "cache_sizes",
+    "cython_kernels",
+    "driver",
+    "fma_peak",
+    "get_num_threads",
+    "num_threads",
+    "scratch",
+    "set_num_threads",
+    "show_config",
+    "warmup",
+]
+
+# --- threads ----------------------------------------------------------------------------------------------------------
+
+
+def _usable_cpus() -> int:
+    """CPUs that this process may use: its affinity, and the quota of its control group where there is one."""
+    try:
+        cpus = len(os.sched_getaffinity(0))
+    except AttributeError:
+        cpus = os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):
+        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
+            quota, period = file.read().split()
+        if quota != "max":
+            cpus = min(cpus, max(1, int(quota) // int(period)))
+    return cpus
+
+
+def _initial_threads() -> int:
+    text = os.environ.get("DWCPU_NUM_THREADS")
+    if text is None:
+        return _usable_cpus()
+    if not text.isdecimal() or int(text) < 1:
+        warnings.warn(
+            f"dwcpu: DWCPU_NUM_THREADS is {text!r}; it must be a whole number of at least 1; it is ignored",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return _usable_cpus()
+    return int(text)
+
+
+class _Threads(threading.local):
+    """Thread counts set by `num_threads` in this thread; the innermost counts."""
+
+    inner: int | None = None
+
+
+_default_threads: int | None = None
+_local_threads = _Threads()
+
+
+def _checked_count(n: object, operation: str) -> int:
+    if isinstance(n, bool) or not isinstance(n, (int, np.integer)):
+        raise TypeError(f"{operation}: n is of type {type(n).__name__}; it must be an integer; pass a whole number")
+    if n < 1:
+        raise ValueError(f"{operation}: n is {n}; it must be at least 1; pass 1 to run on the calling thread alone")
+    return int(n)
+
+
+def get_num_threads() -> int:
+    """Number of threads that a call without `num_threads` uses.
+
+    The innermost `num_threads` of this thread, else `set_num_threads`, else ``DWCPU_NUM_THREADS``, else the number of
+    CPUs that the process may use.
+
+    Examples
+    --------
+    >>> import dwcpu
+    >>> with dwcpu.num_threads(3):
+    ...     dwcpu.get_num_threads()
+    3
+    """
+    global _default_threads
+    inner = _local_threads.inner
+    if inner is not None:
+        return inner
+    if _default_threads is None:
+        _default_threads = _initial_threads()
+    return _default_threads
+
+
+def set_num_threads(n: int) -> None:
+    """Set the number of threads of calls that do not say it themselves, in the whole process.
+
+    Parameters
+    ----------
+    n : int
+        At least 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `n` is no integer or below 1.
+
+    Examples
+    --------
+    >>> import dwcpu
+    >>> before = dwcpu.get_num_threads()
+    >>> dwcpu.set_num_threads(1)
+    >>> dwcpu.get_num_threads()
+    1
+    >>> dwcpu.set_num_threads(before)
+    """
+    global _default_threads
+    _default_threads = _checked_count(n, "set_num_threads")
+
+
+@contextlib.contextmanager
+def num_threads(n: int) -> Iterator[None]:
+    """Number of threads within a ``with`` block, for calls of the current thread.
+
+    Parameters
+    ----------
+    n : int
+        At least 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `n` is no integer or below 1.
+
+    Examples
+    --------
+    >>> import dwcpu
+    >>> with dwcpu.num_threads(1):
+    ...     dwcpu.get_num_threads()
+    1
+    """
+    count = _checked_count(n, "num_threads")
+    before = _local_threads.inner
+    _local_threads.inner = count
+    try:
+        yield
+    finally:
+        _local_threads.inner = before
+
+
+# --- fork -------------------------------------------------------------------------------------------------------------
+
+# An OpenMP runtime does not survive fork: its threads are gone and its locks may be held. A child of a process that ran
+# something in parallel therefore stays serial.
+_ran_parallel = False
+_serial_only = False
+
+
+def _after_fork_in_child() -> None:
+    global _serial_only
+    _serial_only = _serial_only or _ran_parallel
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+# --- drivers ----------------------------------------------------------------------------------------------------------
+
+#: ``driver(kernel, plan, x, residual, out, scratch, scratch_stride, rows, granule, row_parts, blocks, block_parts,
+#: threads)``, all integers: see `dwcpu.numba_kernels.driver`.
+Driver = Callable[..., None]
+
+
+@cache
+def cython_kernels() -> ModuleType | None:
+    """The compiled family, or None where it was not built."""
+    module = import_module("dwcpu.cython_kernels")
+    return module if module.available() else None
+
+
+_numba_lock = threading.Lock()
+
+
+@cache
+def _numba_parallel() -> Driver:
+    """Numba's parallel driver, made safe for several calling threads on the layer that is not."""
+    from dwcpu.numba_kernels import driver as numba_driver
+
+    run = numba_driver.parallel()
+    if numba_driver.threading_layer() != "workqueue":
+        return run
+
+    def one_at_a_time(*arguments: int) -> None:
+        # `workqueue` aborts the process when two threads enter it at once.
+        with _numba_lock:
+            run(*arguments)
+
+    return one_at_a_time
+
+
+@cache
+def _serial_driver() -> Driver:
+    compiled = cython_kernels()
+    if compiled is not None:
+        return compiled.run
+    from dwcpu.numba_kernels import driver as numba_driver
+
+    return numba_driver.serial()
+
+
+@cache
+def _parallel_driver() -> Driver:
+    # The compiled driver also runs Numba's kernels: it costs less per call and enters one OpenMP runtime only.
+    compiled = cython_kernels()
+    return compiled.run if compiled is not None and compiled.has_openmp() else _numba_parallel()
+
+
+def driver(threads: int) -> Driver:
+    """The driver for a call on `threads` threads."""
+    global _ran_parallel
+    if threads == 1 or _serial_only:
+        return _serial_driver()
+    _ran_parallel = True
+    return _parallel_driver()
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+class Memory(tuple[int, int, int]):
+    """Bytes of the L1 data, L2 and L3 caches that one core sees."""
+
+    l1 = property(lambda self: self[0])
+    l2 = property(lambda self: self[1])
+    l3 = property(lambda self: self[2])
+
+
+@cache
+def cache_sizes() -> Memory:
+    """Sizes of the data caches, from the operating system; where it tells nothing, small common ones."""
+    found = {1: 32 << 10, 2: 512 << 10, 3: 8 << 20}
+    root = "/sys/devices/system/cpu/cpu0/cache"
+    with contextlib.suppress(OSError, ValueError):
+        for index in os.listdir(root):
+            if not index.startswith("index"):
+                continue
+            level, kind, size = (_line(f"{root}/{index}/{name}") for name in ("level", "type", "size"))
+            if kind in ("Data", "Unified"):
+                found[int(level)] = int(size.rstrip("KMG")) << {"K": 10, "M": 20, "G": 30}[size[-1]]
+    return Memory((found[1], found[2], found[3]))
+
+
+def _line(path: str) -> str:
+    with open(path, encoding="ascii") as file:
+        return file.read().strip()
+
+
+class _Scratch(threading.local):
+    """Scratch memory of this thread, kept between calls."""
+
+    buffer: np.ndarray | None = None
+    address: int = 0
+
+
+_scratch = _Scratch()
+
+
+def scratch(size: int) -> int:
+    """Address of `size` bytes of this thread's scratch memory, on a cache line; the next call may give it again."""
+    if size == 0:
+        return 0
+    buffer = _scratch.buffer
+    if buffer is None or buffer.size < size + 64:
+        buffer = _scratch.buffer = np.empty(size + 64, np.uint8)
+        _scratch.address = -(-buffer.ctypes.data // 64) * 64
+    return _scratch.address
+
+
+# --- what the machine can do --------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=None)
+def peak_of(dtype: np.dtype, threads: int) -> float:
+    """`fma_peak`, measured once in this process."""
+    return fma_peak(dtype, threads)
+
+
+def bandwidth_of(size: int, threads: int) -> float:
+    """GB/s, read plus written, at which `size` bytes go through this machine's memory; measured once per cache level."""
+    caches = cache_sizes()
+    level = next((i for i, each in enumerate(caches) if size <= threads * each // 2), 3)
+    return _bandwidth(level) * threads
+
+
+@lru_cache(maxsize=None)
+def _bandwidth(level: int) -> float:
+    from time import perf_counter
+
+    # Half of the cache, source and destination together; beyond the last cache four times its size.
+    size = cache_sizes()[level] // 2 if level < 3 else 4 * cache_sizes().l3
+    source = np.ones(size // 8, np.float32)
+    target = np.empty_like(source)
+    repeat = max(1, (1 << 22) // size)
+    best = float("inf")
+    for _ in range(8):
+        start = perf_counter()
+        for _ in range(repeat):
+            np.negative(source, out=target)  # not copyto: that is memcpy, whose short runs are slow on some CPUs
+        best = min(best, perf_counter() - start)
+    return 2 * source.nbytes * repeat / best / 1e9
+
+
+# --- what there is ----------------------------------------------------------------------------------------------------
+
+
+def fma_peak(dtype: Any = np.float32, threads: int = 1) -> float:
+    """Multiply-add rate of this machine, measured now: the best of some rounds of about a millisecond.
+
+    Parameters
+    ----------
+    dtype : dtype, default float32
+    threads : int, default 1
+
+    Returns
+    -------
+    float
+        GFLOP/s of `threads` threads together, on registers alone.
+    """
+    from time import perf_counter
+
+    from dwcpu.abi import plan_dtype
+    from dwcpu.numba_kernels import peak
+    from dwcpu.numba_kernels.target import target
+
+    kind = np.dtype(dtype)
+    lanes = target().lanes(kind.itemsize)
+    plan = np.zeros(1, plan_dtype())
+    plan["height"], plan["low"], plan["high"] = 20_000, -np.inf, np.inf
+    x = np.full(lanes, 0.5, kind)
+    out = np.empty(threads * peak.ACCUMULATORS * lanes, kind)
+    arguments = (peak.address(kind), plan.ctypes.data, x.ctypes.data, 0, out.ctypes.data, 0, 0, threads, 1, threads, 1, 1)
+    run = driver(threads)
+    best = float("inf")
+    for _ in range(30):
+        start = perf_counter()
+        run(*arguments, threads)
+        best = min(best, perf_counter() - start)
+    return 2 * 20_000 * out.size / best / 1e9
+
+
+def warmup(dtype: Any = np.float32, *, progress: Callable[[str], object] | None = None) -> None:
+    """Compile, or load from the cache, the kernels that every network needs, so that first calls need not wait.
+
+    Parameters
+    ----------
+    dtype : dtype, default float32
+        float32 or float64.
+    progress : callable, optional
+        Called with the name of each kernel before it is made ready.
+
+    Raises
+    ------
+    TypeError
+        If `dtype` is neither.
+
+    Examples
+    --------
+    >>> import dwcpu
+    >>> dwcpu.warmup()
+    """
+    from . import dispatch
+
+    dispatch.warmup(np.dtype(dtype), progress)
+
+
+def show_config() -> None:
+    """Print versions, CPU, instruction sets, threads and caches: what a bug report needs.
+
+    Examples
+    --------
+    >>> import dwcpu
+    >>> dwcpu.show_config()  # doctest: +ELLIPSIS
+    dwcpu ...
+    """
+    for name, value in configuration().items():
+        print(f"{name:<16} {value}")
+
+
+def configuration() -> dict[str, str]:
+    """What `show_config` prints, as name and text."""
+    import platform
+    from importlib import metadata
+
+    import dwcpu
+
+    lines = {"dwcpu": dwcpu.__version__, "python": platform.python_version(), "numpy": np.__version__}
+    lines["machine"] = f"{platform.system()} {platform.machine()}, {_usable_cpus()} usable CPUs"
+    lines["caches"] = ", ".join(f"L{i} {size >> 10} KiB" for i, size in enumerate(cache_sizes(), 1))
+    lines["threads"] = f"{get_num_threads()}" + (" (serial: forked after parallel use)" if _serial_only else "")
+    lines["cython kernels"] = import_module("dwcpu.cython_kernels").status()
+    try:
+        from dwcpu.numba_kernels.target import cache_directory, compiled_count, target
+
+        made = target()
+        lines["numba"] = metadata.version("numba")
+        lines["numba kernels"] = (
+            f"{made.vector_bytes * 8}-bit vectors, {made.registers} registers, "
+            f"{'fused' if made.fma else 'no fused'} multiply-add; {compiled_count()} compiled in this process"
+        )
+        lines["numba cache"] = str(cache_directory() or "none: see the warning")
+    except ImportError as error:
+        lines["numba"] = f"not usable: {error}"
+    return lines

@@ -1,0 +1,169 @@
+"""Every kernel row x every case: right, the same bits as every other kernel, and nothing written but `out`.
+
+Each test takes one row of the table and runs all cases that it supports: those around its tile, and the odd ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+import numpy as np
+import pytest
+from cases import ODD_CASES, Case, cases_for_tile, error_bound, expected, make_data, separable_error_bound
+
+from dwcpu import dispatch
+from dwcpu.dispatch import Kernel
+from dwcpu.epilogue import Activation, parse_activation
+
+KERNELS = dispatch.kernels()
+EVERY_KERNEL = pytest.mark.parametrize("kernel", [pytest.param(kernel, id=kernel.name) for kernel in KERNELS])
+
+#: Margin on both sides of `out` that no kernel may touch.
+MARGIN = 64
+
+
+@lru_cache(maxsize=None)
+def cases_of(kernel: Kernel) -> tuple[Case, ...]:
+    """All cases that the kernel supports."""
+    return tuple(dict.fromkeys(case for case in _candidates(kernel) if case.x_shape[0] and kernel.supports(case.geometry)))
+
+
+def _candidates(kernel: Kernel) -> Iterator[Case]:
+    rows, columns = kernel.tile_rows or 2, kernel.tile_columns or 4
+    if kernel.op != "depthwise":
+        columns *= kernel.lanes
+    if kernel.window[0] and kernel.window[1]:
+        window, stride = kernel.window[:2], kernel.window[2:]
+        yield from cases_for_tile(kernel.op, rows, columns, kernel.lanes, window, stride)
+        yield from cases_for_tile(kernel.op, rows, columns, kernel.lanes, window, stride, (2, 3))
+    else:
+        yield from cases_for_tile(kernel.op, rows, columns, kernel.lanes)
+    yield from ODD_CASES[kernel.op]
+
+
+def compute(
+    kernel: Kernel,
+    case: Case,
+    kind: str,
+    activation: object = None,
+    with_bias: bool = True,
+    with_residual: bool = False,
+    threads: int = 1,
+) -> np.ndarray:
+    """What the kernel makes of a case's data, in an `out` of NaNs whose surroundings are checked afterwards."""
+    data = make_data(case, kernel.dtype.type, kind)
+    last = parse_activation(activation, "compute")
+    biases = data.biases if with_bias else (None,) * len(data.biases)
+    if case.op == "separable":
+        weights = tuple(zip(data.weights, biases, (Activation(), last), strict=True))
+        prepared = kernel.prepare(case.geometry, weights)
+    else:
+        prepared = kernel.prepare(case.geometry, data.weights[0], biases[0], last)
+    shape = case.geometry.out_shape
+    size = int(np.prod(shape))
+    memory = np.full(size + 2 * MARGIN, np.nan, kernel.dtype)
+    out = memory[MARGIN : MARGIN + size].reshape(shape)
+    prepared.run(data.x, data.residual if with_residual else None, out, threads)
+    assert np.isnan(memory[:MARGIN]).all() and np.isnan(memory[MARGIN + size :]).all(), f"{case}: wrote beyond out"
+    return out
+
+
+@EVERY_KERNEL
+@pytest.mark.parametrize("threads", [1, 2])
+def test_exact_on_integers(kernel: Kernel, threads: int) -> None:
+    dtype = kernel.dtype.type
+    for number, case in enumerate(cases_of(kernel)):
+        with_residual, with_bias = number % 2 == 0, number % 3 != 0
+        activation = (None, "relu", ("clip", -20, 30))[number % 3]
+        result = compute(kernel, case, "integers", activation, with_bias, with_residual, threads)
+        right = expected(case, dtype, "integers", activation, with_bias, with_residual)
+        np.testing.assert_array_equal(result, right, err_msg=str(case))
+
+
+@EVERY_KERNEL
+def test_close_to_the_reference_on_random_data(kernel: Kernel) -> None:
+    dtype = kernel.dtype.type
+    for case in cases_of(kernel):
+        data = make_data(case, dtype, "normal")
+        if case.op == "separable":
+            bound = separable_error_bound(data, case.geometry, with_residual=True)
+        else:
+            bound = error_bound(data.x, data.weights[0], case.geometry, data.biases[0], data.residual)
+        result = compute(kernel, case, "normal", with_residual=True)
+        off = np.abs(result.astype(np.float64) - expected(case, dtype, "normal", with_residual=True))
+        assert (off <= bound).all(), f"{case}: off by {off.max()}, of which the bound is {bound.flat[off.argmax()]}"
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["f32", "f64"])
+@pytest.mark.parametrize("op", list(ODD_CASES))
+def test_all_kernels_give_the_same_bits(op: str, dtype: type) -> None:
+    """For 1 and 2 threads, with bias and residual; a separable convolution also as its two steps."""
+    rows = [kernel for kernel in dispatch.kernels(dtype) if kernel.op == op]
+    cases = dict.fromkeys(case for kernel in rows for case in cases_of(kernel))
+    for case in cases:
+        results = {
+            f"{kernel.name} on {threads}": compute(kernel, case, "normal", "relu", True, True, threads)
+            for kernel in rows
+            if kernel.supports(case.geometry)
+            for threads in (1, 2)
+        }
+        if op == "separable":
+            results["two steps"] = _two_steps(case, dtype)
+        first, *others = results
+        for other in others:
+            assert results[first].tobytes() == results[other].tobytes(), f"{case}: {first} and {other} differ"
+
+
+def _two_steps(case: Case, dtype: type) -> np.ndarray:
+    data, geometry = make_data(case, dtype, "normal"), case.geometry
+    between, out = np.empty(geometry.depthwise.out_shape, dtype), np.empty(geometry.out_shape, dtype)
+    depthwise = dispatch.choose(geometry.depthwise, dtype, 1)
+    depthwise.prepare(geometry.depthwise, data.weights[0], data.biases[0]).run(data.x, None, between, 1)
+    relu = parse_activation("relu", "test")
+    pointwise = dispatch.choose(geometry.pointwise, dtype, 1)
+    pointwise.prepare(geometry.pointwise, data.weights[1], data.biases[1], relu).run(between, data.residual, out, 1)
+    return out
+
+
+@EVERY_KERNEL
+def test_batch_and_single_images_give_the_same_bits(kernel: Kernel) -> None:
+    for case in cases_of(kernel):
+        if case.x_shape[0] < 2:
+            continue
+        whole = compute(kernel, case, "normal")
+        data = make_data(case, kernel.dtype.type, "normal")
+        single = Case(**{**case.__dict__, "x_shape": (1, *case.x_shape[1:])})
+        prepared = kernel.prepare(single.geometry, *data.kernel_weights())
+        for x, right in zip(data.x, whole, strict=True):
+            out = np.empty_like(right)[None]
+            prepared.run(np.ascontiguousarray(x[None]), None, out, 1)
+            assert out.tobytes() == right.tobytes(), str(case)
+
+
+@EVERY_KERNEL
+def test_nan_and_infinity_stay_in_their_outputs(kernel: Kernel) -> None:
+    """A NaN in one pixel reaches the outputs that see it and no others, and infinite weights meet no padding."""
+    dtype = kernel.dtype.type
+    for case in list(cases_of(kernel))[::5]:
+        data = make_data(case, dtype, "integers")
+        x = data.x.copy()
+        x[0, 0, 0, 0] = np.nan
+        x[-1, -1, -1, -1] = np.inf
+        weights = [w.copy() for w in data.weights]
+        weights[0].flat[0] = np.inf
+        arrays = [(w, b, Activation()) for w, b in zip(weights, data.biases, strict=True)]
+        prepared = kernel.prepare(case.geometry, *((arrays,) if len(arrays) > 1 else arrays[0]))
+        out = np.empty(case.geometry.out_shape, dtype)
+        prepared.run(x, None, out, 1)
+        with np.errstate(invalid="ignore"):
+            np.testing.assert_array_equal(out, _reference(case, x, arrays), err_msg=str(case))
+
+
+def _reference(case: Case, x: np.ndarray, arrays: list) -> np.ndarray:
+    from dwcpu import reference
+
+    if case.op == "separable":
+        return reference.separable(x, *arrays, None, case.geometry)
+    w, bias, activation = arrays[0]
+    return getattr(reference, case.op)(x, w, bias, None, case.geometry, activation)
