@@ -1,0 +1,79 @@
+"""Depthwise-separable convolution for NumPy, on CPUs, without a deep-learning framework.
+
+========================  ==============================================================================================
+on arrays                 depthwise_conv2d, depthwise_conv1d, pointwise_conv2d, separable_conv2d, inverted_residual,
+                          conv2d, and dwconv2d with the signature of ``torch.nn.functional.conv2d``
+as layers                 DepthwiseConv2d, PointwiseConv2d, SeparableConv2d, InvertedResidual, Conv2d, Sequential:
+                          weights packed once, called many times
+helpers                   fold_batchnorm, compare_cost
+networks                  models.load(name): MobileNetV1, MobileNetV2, EfficientNet-Lite0
+control                   set_num_threads, num_threads, get_num_threads, warmup, list_kernels, show_config
+on the command line       ``python -m dwcpu classify`` and ``python -m dwcpu info``
+========================  ==============================================================================================
+
+Inside: `ops` and `layers` describe, `frontdoor` validates, `dispatch` chooses a kernel, `numba_kernels` and
+`cython_kernels` compute, `reference` defines what is right.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .dispatch import list_kernels
+from .layers import (
+    Conv2d,
+    DepthwiseConv2d,
+    InvertedResidual,
+    PointwiseConv2d,
+    SeparableConv2d,
+    Sequential,
+    fold_batchnorm,
+)
+from .ops import (
+    compare_cost,
+    conv2d,
+    depthwise_conv1d,
+    depthwise_conv2d,
+    dwconv2d,
+    inverted_residual,
+    pointwise_conv2d,
+    separable_conv2d,
+)
+from .runtime import get_num_threads, num_threads, set_num_threads, show_config, warmup
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Conv2d",
+    "DepthwiseConv2d",
+    "InvertedResidual",
+    "PointwiseConv2d",
+    "SeparableConv2d",
+    "Sequential",
+    "__version__",
+    "compare_cost",
+    "conv2d",
+    "depthwise_conv1d",
+    "depthwise_conv2d",
+    "dwconv2d",
+    "fold_batchnorm",
+    "get_num_threads",
+    "inverted_residual",
+    "list_kernels",
+    "models",
+    "num_threads",
+    "pointwise_conv2d",
+    "separable_conv2d",
+    "set_num_threads",
+    "show_config",
+    "warmup",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Networks, their readers and labels are loaded when they are asked for.
+    if name == "models":
+        from importlib import import_module
+
+        return import_module("dwcpu.models")
+    raise AttributeError(f"module 'dwcpu' has no attribute {name!r}")

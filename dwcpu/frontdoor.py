@@ -1,0 +1,419 @@
+"""The one way from a user's call to a kernel: validate, normalise, geometry, choose, prepare, run.
+
+`ops` and `layers` only describe what is to be done, as a `Program`: one step for most operations, three for the
+inverted residual. A program holds checked weights and options and knows nothing of an input yet. `Program.compile`
+turns it into a `Compiled` for one input shape and thread count: kernels chosen, weights packed. `Program.__call__` does
+all of it for one call. Layers keep the `Compiled` of the last few shapes.
+
+Nothing is computed and nothing is written before every argument has been checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from . import arrays, dispatch, reference, runtime
+from .epilogue import Activation, parse_activation
+from .geometry import ConvGeometry, SeparableGeometry
+from .padding import normalise_int, normalise_pair
+
+__all__ = ["Compiled", "Part", "Program", "Step"]
+
+Geometry = ConvGeometry | SeparableGeometry
+#: ``run(x, residual, out, threads)`` on arrays that kernels can take.
+Run = Callable[[np.ndarray, np.ndarray | None, np.ndarray, int], object]
+
+_LAYOUTS = ("NHWC", "NCHW")
+_BACKENDS = ("auto", "numba", "cython", "reference")
+
+
+class Part(NamedTuple):
+    """One set of weights with its epilogue, and the names by which error texts call them."""
+
+    weights: np.ndarray
+    bias: np.ndarray | None
+    activation: Activation
+    name: str
+    bias_name: str
+
+    @classmethod
+    def of(
+        cls,
+        operation: str,
+        weights: ArrayLike,
+        bias: ArrayLike | None,
+        activation: object,
+        *,
+        name: str = "w",
+        bias_name: str = "bias",
+        activation_name: str = "activation",
+        own: bool = False,
+    ) -> Part:
+        """Check types (shapes need a geometry: see `Step.check`) and bring the arrays into kernels' form.
+
+        Parameters
+        ----------
+        operation, name, bias_name, activation_name : str
+            Names used in error texts.
+        weights, bias, activation
+            As users give them.
+        own : bool
+            Whether to copy in any case, so that later changes of the user's arrays change nothing here.
+
+        Raises
+        ------
+        TypeError, ValueError
+        """
+        checked = arrays.floating(weights, name, operation)
+        parsed = parse_activation(activation, operation, activation_name)
+        checked_bias = None
+        if bias is not None:
+            checked_bias = arrays.floating(bias, bias_name, operation)
+            arrays.same_dtype(checked_bias, bias_name, arrays.native_dtype(checked), operation, name)
+            checked_bias = _owned(checked_bias) if own else arrays.native(checked_bias)
+        return cls(_owned(checked) if own else arrays.native(checked), checked_bias, parsed, name, bias_name)
+
+
+def _owned(array: np.ndarray) -> np.ndarray:
+    copied = np.array(array, dtype=arrays.native_dtype(array), order="C", copy=True)
+    copied.flags.writeable = False
+    return copied
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One operation with its weights and options; everything but the image.
+
+    Attributes
+    ----------
+    operation : str
+        Name used in error texts.
+    op : {"depthwise", "depthwise1d", "pointwise", "conv", "separable"}
+    parts : tuple of Part
+        One, or for "separable" two.
+    options : dict
+        `stride`, `padding`, `dilation`, `groups` as far as `op` has them, as the user gave them.
+    image : str
+        What error texts call the input.
+    """
+
+    operation: str
+    op: str
+    parts: tuple[Part, ...]
+    options: dict[str, Any] = field(default_factory=dict)
+    image: str = "x"
+
+    def geometry(self, x_shape: tuple[int, ...]) -> Geometry:
+        """The geometry for an image ``(N, H, W, C)``, and every check of shapes.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If shapes or options do not fit.
+        """
+        shape, operation = self.parts[0].weights.shape, self.operation
+        geometry: Geometry
+        if self.op == "separable":
+            geometry = SeparableGeometry.of(
+                x_shape, shape, self.parts[1].weights.shape, operation=operation, **self.options
+            )
+            halves = [geometry.depthwise, geometry.pointwise]
+        else:
+            names = (self.image, self.parts[0].name)
+            if self.op == "depthwise":
+                geometry = ConvGeometry.depthwise(x_shape, shape, operation=operation, names=names, **self.options)
+            elif self.op == "depthwise1d":
+                signal = (x_shape[0], *x_shape[2:])
+                geometry = ConvGeometry.depthwise1d(signal, shape, operation=operation, names=names, **self.options)
+            elif self.op == "pointwise":
+                geometry = ConvGeometry.pointwise(x_shape, shape, operation=operation, names=names)
+            else:
+                geometry = ConvGeometry.conv(x_shape, shape, operation=operation, names=names, **self.options)
+            halves = [geometry]
+        for part, half in zip(self.parts, halves, strict=True):
+            if part.bias is not None and part.bias.shape != (half.out_channels,):
+                raise ValueError(
+                    f"{operation}: {part.bias_name} has shape {part.bias.shape}; it must have one entry for each of "
+                    f"the {half.out_channels} output channels of {part.name}; give shape ({half.out_channels},)"
+                )
+        return geometry
+
+    def smallest_input(self) -> tuple[int, int, int, int]:
+        """An input shape that these weights accept, if they are valid at all, to check them without an image."""
+        shape = self.parts[0].weights.shape
+        if self.op == "depthwise1d":
+            window, channels = (1, shape[0] if shape else 1), shape[1] if len(shape) > 1 else 1
+            dilation = 1, normalise_int(self.options["dilation"], "dilation", self.operation)
+        elif self.op == "pointwise":
+            return 1, 1, 1, max(shape[0], 1) if shape else 1
+        else:
+            window, channels = (shape[0], shape[1]) if len(shape) > 2 else (1, 1), shape[2] if len(shape) > 2 else 1
+            dilation = normalise_pair(self.options["dilation"], "dilation", self.operation)
+            if self.op == "conv":
+                channels *= normalise_int(self.options["groups"], "groups", self.operation)
+        height, width = ((max(taps, 1) - 1) * apart + 1 for taps, apart in zip(window, dilation, strict=True))
+        return 1, height, width, max(channels, 1)
+
+    def run_with(self, kernel: dispatch.Kernel | None, geometry: Geometry) -> Run:
+        """What runs this step: a kernel of the dispatcher, prepared, or the reference where `kernel` is None."""
+        halves = (geometry.depthwise, geometry.pointwise) if isinstance(geometry, SeparableGeometry) else (geometry,)
+        parts = [
+            (part.weights.reshape(half.w_shape), part.bias, part.activation)
+            for part, half in zip(self.parts, halves, strict=True)
+        ]
+        if kernel is None:
+            return _reference_run(geometry, parts)
+        if len(parts) == 2:
+            return kernel.prepare(geometry, tuple(parts)).run
+        return kernel.prepare(geometry, *parts[0]).run
+
+
+def _reference_run(geometry: Geometry, parts: list[reference.Part]) -> Run:
+    def run(x: np.ndarray, residual: np.ndarray | None, out: np.ndarray, threads: int) -> None:
+        # Kernels look at addresses only; the reference looks at shapes, and may be given images without a batch axis.
+        x = x.reshape(geometry.x_shape)
+        added = None if residual is None else residual.reshape(geometry.out_shape)
+        if isinstance(geometry, SeparableGeometry):
+            result = reference.separable(x, parts[0], parts[1], added, geometry)
+        else:
+            w, bias, activation = parts[0]
+            result = getattr(reference, geometry.op)(x, w, bias, added, geometry, activation)
+        np.copyto(out, result.reshape(out.shape))
+
+    return run
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A program for one input shape and thread count.
+
+    Attributes
+    ----------
+    geometries : tuple of geometries, one a step
+    kernels : tuple of dispatch.Kernel, one a step; None for the reference
+    run : callable
+        ``run(x, residual, out, threads)`` on arrays that kernels can take; a batch of one may lack its axis.
+    """
+
+    geometries: tuple[Geometry, ...]
+    kernels: tuple[dispatch.Kernel | None, ...]
+    run: Run
+
+
+class Program:
+    """Steps with checked weights, ready for any input.
+
+    Parameters
+    ----------
+    operation : str
+        Name used in error texts.
+    steps : Step
+    layout : {"NHWC", "NCHW"}
+    backend : str
+        "auto", "numba", "cython", "reference" or, for a program of one step, a kernel's name.
+    spatial : {2, 1}
+        2 for images, 1 for signals.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the weights differ in type or an option is not one of its choices.
+    """
+
+    __slots__ = ("backend", "dtype", "layout", "operation", "spatial", "steps")
+
+    def __init__(
+        self, operation: str, *steps: Step, layout: str = "NHWC", backend: str = "auto", spatial: int = 2
+    ) -> None:
+        if not isinstance(layout, str) or layout not in _LAYOUTS:
+            raise ValueError(f"{operation}: layout is {layout!r}; it must be 'NHWC' or 'NCHW'; use one of these")
+        self.operation = operation
+        self.steps = steps
+        self.layout = layout
+        self.backend = _checked_backend(backend, operation, len(steps))
+        self.spatial = spatial
+        first = steps[0].parts[0]
+        self.dtype = arrays.native_dtype(first.weights)
+        for step in steps:
+            for part in step.parts:
+                arrays.same_dtype(part.weights, part.name, self.dtype, operation, first.name)
+
+    def check(self) -> None:
+        """Check the shapes of the weights and the options before there is an image."""
+        shape: tuple[int, ...] = self.steps[0].smallest_input()
+        for step in self.steps:
+            # Later windows may be larger than what the smallest image leaves; only the channels are handed on.
+            needed = step.smallest_input()
+            shape = step.geometry((1, *needed[1:3], shape[3])).out_shape
+
+    def threads(self, num_threads: object) -> int:
+        """The thread count of a call: `num_threads`, checked, or the current default."""
+        if num_threads is None:
+            return runtime.get_num_threads()
+        return normalise_int(num_threads, "num_threads", self.operation)
+
+    def geometries(self, x_shape: tuple[int, ...]) -> tuple[Geometry, ...]:
+        """One geometry a step, for an image ``(N, H, W, C)``."""
+        found = []
+        for step in self.steps:
+            geometry = step.geometry(x_shape)
+            x_shape = geometry.out_shape
+            found.append(geometry)
+        return tuple(found)
+
+    def compile(self, geometries: tuple[Geometry, ...], threads: int, earlier: Iterable[Compiled] = ()) -> Compiled:
+        """Choose kernels and pack weights, or take one of `earlier` that fits.
+
+        Raises
+        ------
+        ValueError
+            If the backend that was asked for does not compute this.
+        """
+        kernels = tuple(self._choose(geometry, threads) for geometry in geometries)
+        for compiled in earlier:
+            if compiled.geometries == geometries and compiled.kernels == kernels:
+                return compiled
+        if geometries[0].batch == 0:
+            return Compiled(geometries, kernels, _nothing)
+        runs = [
+            step.run_with(kernel, geometry)
+            for step, kernel, geometry in zip(self.steps, kernels, geometries, strict=True)
+        ]
+        return Compiled(geometries, kernels, runs[0] if len(runs) == 1 else _chain(runs, geometries))
+
+    def _choose(self, geometry: Geometry, threads: int) -> dispatch.Kernel | None:
+        if self.backend == "reference":
+            return None
+        try:
+            return dispatch.choose(geometry, self.dtype, threads, self.backend)
+        except ValueError as error:
+            # The dispatcher does not know for whom it chooses.
+            raise ValueError(str(error).replace("choose: ", f"{self.operation}: ", 1)) from None
+
+    def explain(self, shape: tuple[int, ...], num_threads: object = None) -> Any:
+        """What would run for an input of `shape` as the user sees it: a Choice, or a list of them for several steps."""
+        threads = self.threads(num_threads)
+        geometries = self.geometries(self._nhwc_shape(shape))
+        choices = [dispatch.explain(geometry, self.dtype, threads, self.backend) for geometry in geometries]
+        return choices[0] if len(choices) == 1 else choices
+
+    def out_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of the result for an input of `shape`, both as the user sees them."""
+        nhwc = self.geometries(self._nhwc_shape(shape))[-1].out_shape
+        return arrays.user_shape(nhwc, self.layout, self.spatial, len(shape))
+
+    def _nhwc_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        # A view of one element with the right shape: every rule about layouts stays in one place.
+        image = np.broadcast_to(np.zeros((), self.dtype), tuple(shape))
+        return arrays.as_nhwc(image, self.steps[0].image, self.layout, self.operation, self.spatial).shape
+
+    def __call__(
+        self,
+        x: ArrayLike,
+        residual: ArrayLike | None,
+        out: np.ndarray | None,
+        num_threads: object,
+        compiled: Callable[[tuple[int, ...], int], Compiled] | None = None,
+    ) -> np.ndarray:
+        """Run on an image.
+
+        Parameters
+        ----------
+        x, residual, out, num_threads
+            As users give them.
+        compiled : callable, optional
+            Gives the `Compiled` for a shape ``(N, H, W, C)`` and a thread count; by default it is made anew.
+
+        Returns
+        -------
+        ndarray
+            `out` itself where it was given.
+
+        Raises
+        ------
+        TypeError, ValueError
+        """
+        operation, layout, spatial = self.operation, self.layout, self.spatial
+        what = self.steps[0].image
+        threads = self.threads(num_threads)
+        image = arrays.floating(x, what, operation)
+        arrays.same_dtype(image, what, self.dtype, operation, self.steps[0].parts[0].name)
+        dimensions = image.ndim
+        image = arrays.as_nhwc(image, what, layout, operation, spatial)
+        ready = None if compiled is None else compiled(image.shape, threads)
+        geometries = self.geometries(image.shape) if ready is None else ready.geometries
+        out_shape = geometries[-1].out_shape
+        shape = arrays.user_shape(out_shape, layout, spatial, dimensions)
+        added = None
+        if residual is not None:
+            added = arrays.floating(residual, "residual", operation)
+            arrays.same_dtype(added, "residual", self.dtype, operation, what)
+            if added.shape != shape:
+                raise ValueError(
+                    f"{operation}: residual has shape {added.shape}; it must have the shape of the result, {shape}; "
+                    f"reshape or crop it"
+                )
+            added = arrays.as_nhwc(added, "residual", layout, operation, spatial)
+        if out is None:
+            result = out = np.empty(shape, self.dtype)
+        else:
+            result = arrays.output(out, shape, self.dtype, operation)
+        target = destination = arrays.as_nhwc(result, "out", layout, operation, spatial)
+        if ready is None:
+            ready = self.compile(geometries, threads)
+        if not arrays.is_native(target) or arrays.overlaps(target, image, added, *self._weights()):
+            # Kernels write some elements twice and read inputs in between: an output that is also an input, or that
+            # they could not write directly, is computed aside.
+            target = np.empty(out_shape, self.dtype)
+        ready.run(arrays.native(image), None if added is None else arrays.native(added), target, threads)
+        if target is not destination:
+            arrays.copy(destination, target)
+        return out
+
+    def _weights(self) -> list[np.ndarray | None]:
+        return [array for step in self.steps for part in step.parts for array in (part.weights, part.bias)]
+
+
+def _nothing(x: np.ndarray, residual: np.ndarray | None, out: np.ndarray, threads: int) -> None:
+    """The work of an empty batch."""
+
+
+def _chain(runs: list[Run], geometries: tuple[Geometry, ...]) -> Run:
+    """Steps one after the other; the residual belongs to the last."""
+    shapes = [geometry.out_shape for geometry in geometries[:-1]]
+
+    def run(x: np.ndarray, residual: np.ndarray | None, out: np.ndarray, threads: int) -> None:
+        for step, shape in zip(runs, shapes, strict=False):
+            between = np.empty(shape, x.dtype)
+            step(x, None, between, threads)
+            x = between
+        runs[-1](x, residual, out, threads)
+
+    return run
+
+
+def _checked_backend(backend: object, operation: str, steps: int) -> str:
+    if not isinstance(backend, str):
+        raise TypeError(
+            f"{operation}: backend is of type {type(backend).__name__}; it must be a string; use 'auto', 'numba', "
+            f"'cython', 'reference' or a kernel's name"
+        )
+    if backend in _BACKENDS:
+        return backend
+    names = dispatch.list_kernels()
+    if backend not in names:
+        raise ValueError(
+            f"{operation}: backend is {backend!r}; it must be 'auto', 'numba', 'cython', 'reference' or one of the "
+            f"{len(names)} kernel names that list_kernels() gives; use one of these"
+        )
+    if steps > 1:
+        raise ValueError(
+            f"{operation}: backend is the kernel {backend!r}; an operation of {steps} steps has no single kernel; "
+            f"use 'auto', 'numba', 'cython' or 'reference'"
+        )
+    return backend

@@ -1,0 +1,600 @@
+"""The operations of `dwcpu.ops` as layers: weights checked, copied and packed once, then called many times.
+
+Every layer takes weights and options as its function does, and is then called as
+``layer(x, *, out=None, residual=None, num_threads=None)``. Kernels and packed weights are kept for the last few input
+shapes. Layers can be pickled, copied, and called from many threads at once; changing the arrays that they were made
+from does not change them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from . import arrays, runtime
+from .epilogue import ActivationSpec
+from .frontdoor import Compiled, Part, Program, Run, Step
+from .ops import Pair, inverted_residual_steps, separable_parts
+from .padding import Padding
+
+__all__ = [
+    "Conv2d",
+    "DepthwiseConv2d",
+    "InvertedResidual",
+    "Layer",
+    "PointwiseConv2d",
+    "SeparableConv2d",
+    "Sequential",
+    "fold_batchnorm",
+]
+
+#: Input shapes (with thread counts) that a layer remembers; each may hold its own packed weights.
+_REMEMBERED = 16
+
+_READY = arrays.CONTIGUOUS | arrays.ALIGNED
+_READY_OUT = _READY | arrays.WRITEABLE
+
+
+class Layer:
+    """What all layers have in common; see the subclasses.
+
+    Attributes
+    ----------
+    dtype : dtype
+        Of the weights, and therefore of inputs and outputs.
+    """
+
+    def __init__(self, program: Program, options: dict[str, Any]) -> None:
+        program.check()
+        self._program = program
+        #: Options that differ from their defaults, for `repr`.
+        self._options = options
+        self.dtype = program.dtype
+        self._forget()
+
+    def _forget(self) -> None:
+        # Both maps are replaced, never changed in place, so that reading them needs no lock. Two threads that add an
+        # entry at once may lose one of the two; it is then made again.
+        self._compiled: dict[tuple[tuple[int, ...], int], Compiled] = {}
+        self._fast: dict[tuple[tuple[int, ...], int], tuple[Run, tuple[int, ...]]] = {}
+
+    def __call__(
+        self,
+        x: ArrayLike,
+        *,
+        out: np.ndarray | None = None,
+        residual: ArrayLike | None = None,
+        num_threads: int | None = None,
+    ) -> np.ndarray:
+        """Apply the layer.
+
+        Parameters
+        ----------
+        x : ndarray
+            Of the layout that the layer was made with, with or without a batch axis.
+        out : ndarray, optional
+            Where to write.
+        residual : ndarray of the shape of the result, optional
+            Added before the (last) activation.
+        num_threads : int, optional
+
+        Returns
+        -------
+        ndarray
+            `out` itself where it was given.
+
+        Raises
+        ------
+        TypeError, ValueError
+            See `dwcpu.ops`.
+        """
+        # The short way: a shape seen before and arrays that kernels can take. Everything else goes through the front
+        # door, which checks every detail; so whatever is not plainly right here is just sent there.
+        threads = runtime.get_num_threads() if num_threads is None else num_threads
+        dtype = self.dtype
+        if type(x) is np.ndarray and type(threads) is int:
+            known = self._fast.get((x.shape, threads))
+            if known is not None and (x.dtype is dtype or x.dtype == dtype) and x.flags.num & _READY == _READY:
+                run, shape = known
+                if out is None:
+                    target = np.empty(shape, dtype)
+                elif (
+                    type(out) is np.ndarray
+                    and out.shape == shape
+                    and (out.dtype is dtype or out.dtype == dtype)
+                    and out.flags.num & _READY_OUT == _READY_OUT
+                    and not np.may_share_memory(out, x)
+                ):
+                    target = out
+                else:
+                    return self._program(x, residual, out, num_threads, self._compile)
+                if residual is not None and not (
+                    type(residual) is np.ndarray
+                    and residual.shape == shape
+                    and (residual.dtype is dtype or residual.dtype == dtype)
+                    and residual.flags.num & _READY == _READY
+                    and (out is None or not np.may_share_memory(out, residual))
+                ):
+                    return self._program(x, residual, out, num_threads, self._compile)
+                run(x, residual, target, threads)
+                return target
+        return self._program(x, residual, out, num_threads, self._compile)
+
+    def _compile(self, x_shape: tuple[int, ...], threads: int) -> Compiled:
+        """The `Compiled` for ``(N, H, W, C)``, remembered."""
+        key = (x_shape, threads)
+        compiled = self._compiled.get(key)
+        if compiled is None:
+            program = self._program
+            compiled = program.compile(program.geometries(x_shape), threads, self._compiled.values())
+            kept = list(self._compiled.items())[1 - _REMEMBERED :]
+            entries = dict([*kept, (key, compiled)])
+            self._compiled = entries
+            if program.layout == "NHWC" and program.spatial == 2:
+                fast: dict[tuple[tuple[int, ...], int], tuple[Run, tuple[int, ...]]] = {}
+                for (shape, count), entry in entries.items():
+                    out_shape: tuple[int, ...] = entry.geometries[-1].out_shape
+                    fast[shape, count] = entry.run, out_shape
+                    if shape[0] == 1:  # an image without a batch axis is the same bytes
+                        fast[shape[1:], count] = entry.run, out_shape[1:]
+                self._fast = fast
+        return compiled
+
+    def explain(self, shape: tuple[int, ...], num_threads: int | None = None) -> Any:
+        """Which kernel would run for an input of `shape`, why, and what it costs.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            Of the input, in the layer's layout, with or without a batch axis.
+        num_threads : int, optional
+
+        Returns
+        -------
+        Choice, or a list of them for a layer of several steps
+        """
+        return self._program.explain(shape, num_threads)
+
+    def out_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of the result for an input of `shape`.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            Of the input, in the layer's layout, with or without a batch axis.
+
+        Raises
+        ------
+        ValueError
+            If the layer cannot take that shape.
+        """
+        return self._program.out_shape(shape)
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = self.__dict__.copy()
+        del kept["_compiled"], kept["_fast"]
+        return kept
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget()
+
+    def __repr__(self) -> str:
+        weights = [
+            f"{part.name} {part.weights.shape}" + (f", {part.bias_name}" if part.bias is not None else "")
+            for step in self._program.steps
+            for part in step.parts
+        ]
+        options = [f"{name}={value!r}" for name, value in self._options.items()]
+        return f"{type(self).__name__}({', '.join([*weights, self.dtype.name, *options])})"
+
+
+def _changed(**options: tuple[object, object]) -> dict[str, object]:
+    """The options whose value is not the default: ``name=(value, default)``."""
+    return {name: value for name, (value, default) in options.items() if value != default}
+
+
+class DepthwiseConv2d(Layer):
+    """`dwcpu.depthwise_conv2d` with fixed weights.
+
+    Parameters
+    ----------
+    w, bias, stride, padding, dilation, activation, layout, backend
+        As in `dwcpu.depthwise_conv2d`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If weights or options are wrong.
+
+    Examples
+    --------
+    >>> import numpy as np, dwcpu
+    >>> layer = dwcpu.DepthwiseConv2d(np.ones((3, 3, 8), np.float32), padding="same", activation="relu")
+    >>> layer(np.ones((1, 16, 16, 8), np.float32)).shape
+    (1, 16, 16, 8)
+    >>> layer
+    DepthwiseConv2d(w (3, 3, 8), float32, padding='same', activation='relu')
+    """
+
+    def __init__(
+        self,
+        w: ArrayLike,
+        bias: ArrayLike | None = None,
+        *,
+        stride: Pair = 1,
+        padding: Padding = 0,
+        dilation: Pair = 1,
+        activation: ActivationSpec = None,
+        layout: str = "NHWC",
+        backend: str = "auto",
+    ) -> None:
+        operation = "DepthwiseConv2d"
+        part = Part.of(operation, w, bias, activation, own=True)
+        step = Step(operation, "depthwise", (part,), {"stride": stride, "padding": padding, "dilation": dilation})
+        super().__init__(
+            Program(operation, step, layout=layout, backend=backend),
+            _changed(
+                stride=(stride, 1), padding=(padding, 0), dilation=(dilation, 1), activation=(activation, None),
+                layout=(layout, "NHWC"), backend=(backend, "auto"),
+            ),
+        )  # fmt: skip
+
+
+class PointwiseConv2d(Layer):
+    """`dwcpu.pointwise_conv2d` with fixed weights.
+
+    Parameters
+    ----------
+    w, bias, activation, layout, backend
+        As in `dwcpu.pointwise_conv2d`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If weights or options are wrong.
+
+    Examples
+    --------
+    >>> import numpy as np, dwcpu
+    >>> layer = dwcpu.PointwiseConv2d(np.ones((8, 24), np.float32))
+    >>> layer(np.ones((16, 16, 8), np.float32)).shape
+    (16, 16, 24)
+    """
+
+    def __init__(
+        self,
+        w: ArrayLike,
+        bias: ArrayLike | None = None,
+        *,
+        activation: ActivationSpec = None,
+        layout: str = "NHWC",
+        backend: str = "auto",
+    ) -> None:
+        operation = "PointwiseConv2d"
+        step = Step(operation, "pointwise", (Part.of(operation, w, bias, activation, own=True),))
+        super().__init__(
+            Program(operation, step, layout=layout, backend=backend),
+            _changed(activation=(activation, None), layout=(layout, "NHWC"), backend=(backend, "auto")),
+        )
+
+
+class SeparableConv2d(Layer):
+    """`dwcpu.separable_conv2d` with fixed weights.
+
+    Parameters
+    ----------
+    dw, pw, dw_bias, pw_bias, stride, padding, dilation, dw_activation, pw_activation, layout, backend
+        As in `dwcpu.separable_conv2d`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If weights or options are wrong.
+
+    Examples
+    --------
+    >>> import numpy as np, dwcpu
+    >>> dw, pw = np.ones((3, 3, 8), np.float32), np.ones((8, 16), np.float32)
+    >>> layer = dwcpu.SeparableConv2d(dw, pw, stride=2, padding="same")
+    >>> layer(np.ones((16, 16, 8), np.float32)).shape
+    (8, 8, 16)
+    """
+
+    def __init__(
+        self,
+        dw: ArrayLike,
+        pw: ArrayLike,
+        dw_bias: ArrayLike | None = None,
+        pw_bias: ArrayLike | None = None,
+        *,
+        stride: Pair = 1,
+        padding: Padding = 0,
+        dilation: Pair = 1,
+        dw_activation: ActivationSpec = None,
+        pw_activation: ActivationSpec = None,
+        layout: str = "NHWC",
+        backend: str = "auto",
+    ) -> None:
+        operation = "SeparableConv2d"
+        parts = separable_parts(operation, dw, pw, dw_bias, pw_bias, dw_activation, pw_activation, own=True)
+        step = Step(operation, "separable", parts, {"stride": stride, "padding": padding, "dilation": dilation})
+        super().__init__(
+            Program(operation, step, layout=layout, backend=backend),
+            _changed(
+                stride=(stride, 1), padding=(padding, 0), dilation=(dilation, 1),
+                dw_activation=(dw_activation, None), pw_activation=(pw_activation, None),
+                layout=(layout, "NHWC"), backend=(backend, "auto"),
+            ),
+        )  # fmt: skip
+
+
+class InvertedResidual(Layer):
+    """`dwcpu.inverted_residual` with fixed weights.
+
+    Parameters
+    ----------
+    expand, dw, project, expand_bias, dw_bias, project_bias, stride, padding, expand_activation, dw_activation
+        As in `dwcpu.inverted_residual`; `expand` may be None.
+    layout, backend
+        As in `dwcpu.inverted_residual`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If weights or options are wrong.
+
+    Examples
+    --------
+    >>> import numpy as np, dwcpu
+    >>> expand, dw = np.ones((8, 48), np.float32), np.ones((3, 3, 48), np.float32)
+    >>> layer = dwcpu.InvertedResidual(expand, dw, np.ones((48, 8), np.float32))
+    >>> x = np.ones((14, 14, 8), np.float32)
+    >>> layer(x, residual=x).shape
+    (14, 14, 8)
+    """
+
+    def __init__(
+        self,
+        expand: ArrayLike | None,
+        dw: ArrayLike,
+        project: ArrayLike,
+        expand_bias: ArrayLike | None = None,
+        dw_bias: ArrayLike | None = None,
+        project_bias: ArrayLike | None = None,
+        *,
+        stride: Pair = 1,
+        padding: Padding = "same",
+        expand_activation: ActivationSpec = "relu6",
+        dw_activation: ActivationSpec = "relu6",
+        layout: str = "NHWC",
+        backend: str = "auto",
+    ) -> None:
+        operation = "InvertedResidual"
+        steps = inverted_residual_steps(
+            operation, expand, dw, project, expand_bias, dw_bias, project_bias,
+            stride, padding, expand_activation, dw_activation, own=True,
+        )  # fmt: skip
+        super().__init__(
+            Program(operation, *steps, layout=layout, backend=backend),
+            _changed(
+                stride=(stride, 1), padding=(padding, "same"), expand_activation=(expand_activation, "relu6"),
+                dw_activation=(dw_activation, "relu6"), layout=(layout, "NHWC"), backend=(backend, "auto"),
+            ),
+        )  # fmt: skip
+
+
+class Conv2d(Layer):
+    """`dwcpu.conv2d` with fixed weights.
+
+    Parameters
+    ----------
+    w, bias, stride, padding, dilation, groups, activation, layout, backend
+        As in `dwcpu.conv2d`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If weights or options are wrong.
+
+    Examples
+    --------
+    >>> import numpy as np, dwcpu
+    >>> layer = dwcpu.Conv2d(np.ones((3, 3, 3, 32), np.float32), stride=2, padding="same")
+    >>> layer.out_shape((1, 224, 224, 3))
+    (1, 112, 112, 32)
+    """
+
+    def __init__(
+        self,
+        w: ArrayLike,
+        bias: ArrayLike | None = None,
+        *,
+        stride: Pair = 1,
+        padding: Padding = 0,
+        dilation: Pair = 1,
+        groups: int = 1,
+        activation: ActivationSpec = None,
+        layout: str = "NHWC",
+        backend: str = "auto",
+    ) -> None:
+        operation = "Conv2d"
+        part = Part.of(operation, w, bias, activation, own=True)
+        options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+        super().__init__(
+            Program(operation, Step(operation, "conv", (part,), options), layout=layout, backend=backend),
+            _changed(
+                stride=(stride, 1), padding=(padding, 0), dilation=(dilation, 1), groups=(groups, 1),
+                activation=(activation, None), layout=(layout, "NHWC"), backend=(backend, "auto"),
+            ),
+        )  # fmt: skip
+
+
+class Sequential:
+    """Layers one after the other.
+
+    Parameters
+    ----------
+    *layers : callable
+        Layers, or functions of one array that give one. The last must be a layer if `out` or `residual` is used.
+
+    Raises
+    ------
+    TypeError
+        If something cannot be called.
+
+    Examples
+    --------
+    >>> import numpy as np, dwcpu
+    >>> net = dwcpu.Sequential(
+    ...     dwcpu.DepthwiseConv2d(np.ones((3, 3, 8), np.float32), padding="same"),
+    ...     dwcpu.PointwiseConv2d(np.ones((8, 16), np.float32)),
+    ... )
+    >>> net(np.ones((5, 5, 8), np.float32)).shape
+    (5, 5, 16)
+    """
+
+    def __init__(self, *layers: Any) -> None:
+        for position, layer in enumerate(layers):
+            if not callable(layer):
+                raise TypeError(
+                    f"Sequential: layer {position} is of type {type(layer).__name__}; every layer must be callable; "
+                    f"give the layers one by one, as in Sequential(first, second)"
+                )
+        self.layers = layers
+
+    def __call__(
+        self,
+        x: ArrayLike,
+        *,
+        out: np.ndarray | None = None,
+        residual: ArrayLike | None = None,
+        num_threads: int | None = None,
+    ) -> Any:
+        """Apply the layers; `out` and `residual` belong to the last."""
+        *first, last = self.layers or (None,)
+        if (out is not None or residual is not None) and not isinstance(last, (Layer, Sequential)):
+            raise TypeError(
+                f"Sequential: out or residual is given but the last layer is of type {type(last).__name__}; "
+                f"only a dwcpu layer can take them; leave them out"
+            )
+        for layer in first:
+            x = layer(x, num_threads=num_threads) if isinstance(layer, (Layer, Sequential)) else layer(x)
+        if isinstance(last, (Layer, Sequential)):
+            return last(x, out=out, residual=residual, num_threads=num_threads)
+        return x if last is None else last(x)
+
+    def explain(self, shape: tuple[int, ...], num_threads: int | None = None) -> list[Any]:
+        """The choices of all layers for an input of `shape`; all of them must be dwcpu layers."""
+        choices: list[Any] = []
+        for layer in self.layers:
+            chosen = layer.explain(shape, num_threads)
+            choices.extend(chosen if isinstance(chosen, list) else [chosen])
+            shape = layer.out_shape(shape)
+        return choices
+
+    def out_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of the result for an input of `shape`; all layers must be dwcpu layers."""
+        for layer in self.layers:
+            shape = layer.out_shape(shape)
+        return shape
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.layers)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.layers[index]
+
+    def __repr__(self) -> str:
+        return "Sequential(\n" + "".join(f"    {layer!r},\n" for layer in self.layers) + ")"
+
+
+def fold_batchnorm(
+    w: ArrayLike,
+    bias: ArrayLike | None,
+    gamma: ArrayLike | None,
+    beta: ArrayLike | None,
+    mean: ArrayLike,
+    var: ArrayLike,
+    eps: float = 1e-5,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weights and bias that do a convolution and the batch normalisation after it in one go.
+
+    ``gamma * (conv(x, w) + bias - mean) / sqrt(var + eps) + beta`` is ``conv(x, w') + bias'``.
+
+    Parameters
+    ----------
+    w : ndarray
+        Weights of any operation of this package: (KH, KW, C), (KH, KW, C, M), (K, C), (K, C, M), (Cin, Cout) or
+        (KH, KW, Cin / groups, Cout), of float32 or float64.
+    bias : (Cout,) ndarray or None
+    gamma, beta : (Cout,) ndarray or None
+        None for a normalisation that does not scale or shift.
+    mean, var : (Cout,) ndarray
+    eps : float
+
+    Returns
+    -------
+    w', bias' : ndarray
+        Of the type of `w`, computed in float64 and rounded once.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an array has the wrong type or length, or ``var + eps`` is not positive.
+
+    Examples
+    --------
+    >>> import numpy as np, dwcpu
+    >>> one, four = np.ones(2, np.float32), np.full(2, 4, np.float32)
+    >>> dwcpu.fold_batchnorm(np.ones((1, 2), np.float32), None, one, one, mean=one, var=four, eps=0.0)
+    (array([[0.5, 0.5]], dtype=float32), array([0.5, 0.5], dtype=float32))
+    """
+    operation = "fold_batchnorm"
+    weights = arrays.floating(w, "w", operation)
+    mean64 = _vector(mean, "mean", operation)
+    outputs = mean64.size
+    if weights.ndim not in (2, 3, 4):
+        raise ValueError(
+            f"{operation}: w has shape {weights.shape}; it must have 2, 3 or 4 axes; give the weights of an operation"
+        )
+    # Depthwise weights with a multiplier have their output channels on the last two axes, as c * M + m. With one input
+    # channel that is the last axis again, so the two never contradict each other.
+    pair = weights.ndim > 2 and outputs == weights.shape[-2] * weights.shape[-1]
+    if not pair and outputs != weights.shape[-1]:
+        raise ValueError(
+            f"{operation}: mean has {outputs} entries but w has shape {weights.shape}; there must be one for each "
+            f"output channel, on the last axis of w or, depthwise with a multiplier, on the last two; give as many"
+        )
+    var64, gamma64, beta64, bias64 = (
+        np.full(outputs, default) if values is None else _vector(values, what, operation, outputs)
+        for values, what, default in (
+            (var, "var", 1.0),
+            (gamma, "gamma", 1.0),
+            (beta, "beta", 0.0),
+            (bias, "bias", 0.0),
+        )
+    )
+    if not np.all(var64 + eps > 0):
+        raise ValueError(
+            f"{operation}: var + eps is not positive everywhere (eps is {eps}); a variance is at least 0; check var"
+        )
+    scale = gamma64 / np.sqrt(var64 + eps)
+    shape = weights.shape[-2:] if pair else weights.shape[-1:]
+    dtype = arrays.native_dtype(weights)
+    folded = np.ascontiguousarray((weights * scale.reshape(shape)).astype(dtype))
+    return folded, ((bias64 - mean64) * scale + beta64).astype(dtype)
+
+
+def _vector(values: ArrayLike, what: str, operation: str, length: int | None = None) -> np.ndarray:
+    vector = arrays.floating(values, what, operation)
+    if vector.ndim != 1 or (length is not None and vector.size != length):
+        wanted = "one axis" if length is None else f"shape ({length},), like mean"
+        raise ValueError(f"{operation}: {what} has shape {vector.shape}; it must have {wanted}; reshape {what}")
+    return vector.astype(np.float64)

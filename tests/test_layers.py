@@ -1,0 +1,342 @@
+"""Layers: the same results as the functions, from weights of their own, whatever happens around them."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import cases
+import numpy as np
+import pytest
+
+from dwcpu import dispatch, layers, ops, runtime
+
+F32 = np.float32
+BACKEND = "reference"
+
+
+def weights(*shapes: tuple[int, ...]) -> list[np.ndarray]:
+    rng = np.random.default_rng(len(shapes))
+    return [cases.normal(rng, shape, F32) for shape in shapes]
+
+
+#: Name -> layer, function, weights and biases, options; for an input with 6 channels.
+KINDS = {
+    "depthwise": (
+        layers.DepthwiseConv2d,
+        ops.depthwise_conv2d,
+        weights((3, 3, 6, 2), (12,)),
+        {"stride": 2, "padding": "same", "activation": "relu6"},
+    ),
+    "pointwise": (
+        layers.PointwiseConv2d,
+        ops.pointwise_conv2d,
+        weights((6, 9), (9,)),
+        {"activation": ("clip", -1, 1)},
+    ),
+    "separable": (
+        layers.SeparableConv2d,
+        ops.separable_conv2d,
+        weights((3, 3, 6), (6, 9), (6,), (9,)),
+        {"padding": ((0, 1), (2, 0)), "dilation": 2, "dw_activation": "relu", "pw_activation": "hardswish"},
+    ),
+    "inverted": (
+        layers.InvertedResidual,
+        ops.inverted_residual,
+        weights((6, 12), (3, 3, 12), (12, 6), (12,), (12,), (6,)),
+        {"stride": 1, "dw_activation": "silu"},
+    ),
+    "inverted without expansion": (
+        layers.InvertedResidual,
+        ops.inverted_residual,
+        [None, *weights((3, 3, 6), (6, 4))],
+        {"stride": (2, 1)},
+    ),
+    "conv": (
+        layers.Conv2d,
+        ops.conv2d,
+        weights((3, 2, 3, 8), (8,)),
+        {"groups": 2, "padding": 1, "activation": ("leaky_relu", 0.1)},
+    ),
+}
+
+each_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def build(kind: str, **more):
+    make, run, arrays, options = KINDS[kind]
+    options = {**options, "backend": BACKEND, **more}
+    return make(*arrays, **options), lambda x, **at_call: run(x, *arrays, **options, **at_call)
+
+
+@pytest.fixture
+def x(rng) -> np.ndarray:
+    return cases.normal(rng, (2, 9, 8, 6), F32)
+
+
+@each_kind
+def test_gives_what_its_function_gives(kind, x) -> None:
+    layer, function = build(kind)
+    wanted = function(x)
+    for _ in range(3):  # first the front door, then the short way
+        assert np.array_equal(layer(x), wanted)
+    residual = np.full(wanted.shape, 0.25, F32)
+    assert np.array_equal(layer(x, residual=residual), function(x, residual=residual))
+    for _ in range(2):
+        assert np.array_equal(layer(x[0]), wanted[0])
+        assert np.array_equal(layer(x[:1]), wanted[:1])
+    assert np.array_equal(layer(np.asfortranarray(x)), wanted)
+    assert np.array_equal(layer(x.astype(">f4")), wanted)
+    assert layer(x[:0]).shape == (0, *wanted.shape[1:])
+    assert layer.out_shape(x.shape) == wanted.shape
+    assert layer.out_shape(x.shape[1:]) == wanted.shape[1:]
+
+
+@each_kind
+def test_out(kind, x) -> None:
+    layer, function = build(kind)
+    wanted = function(x)
+    for _ in range(3):
+        out = np.full(wanted.shape, np.nan, F32)
+        assert layer(x, out=out) is out
+        assert np.array_equal(out, wanted)
+    strided = np.full((*wanted.shape[:3], 2 * wanted.shape[3]), np.nan, F32)[..., ::2]
+    assert layer(x, out=strided) is strided
+    assert np.array_equal(strided, wanted)
+
+
+@each_kind
+def test_channels_first(kind, x) -> None:
+    layer, _ = build(kind, layout="NCHW")
+    wanted = build(kind)[1](x).transpose(0, 3, 1, 2)
+    turned = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+    for _ in range(2):
+        assert np.array_equal(layer(turned), wanted)
+    assert layer.out_shape(turned.shape) == wanted.shape
+
+
+def test_overlaps_are_seen_on_the_short_way_too(x) -> None:
+    layer, function = build("inverted")
+    wanted, with_residual = function(x), function(x, residual=x)
+    layer(x)
+    memory = x.copy()
+    assert layer(memory, out=memory) is memory
+    assert np.array_equal(memory, wanted)
+    memory = x.copy()
+    layer(x, residual=memory, out=memory)
+    assert np.array_equal(memory, with_residual)
+
+
+def test_mistakes_are_seen_on_the_short_way_too(x) -> None:
+    layer, _ = build("pointwise")
+    out = layer(x)
+    read_only = out.copy()
+    read_only.flags.writeable = False
+    for wrong in (
+        {"out": out[:1]},
+        {"out": read_only},
+        {"residual": out[..., :1]},
+        {"num_threads": 0},
+    ):
+        with pytest.raises(ValueError, match="PointwiseConv2d: "):
+            layer(x, **wrong)
+    for wrong in ({"out": out.astype(np.float64)}, {"residual": out.astype(int)}, {"num_threads": 1.5}, {"out": "out"}):
+        with pytest.raises(TypeError, match="PointwiseConv2d: "):
+            layer(x, **wrong)
+    with pytest.raises(TypeError, match="PointwiseConv2d: x has dtype float64"):
+        layer(x.astype(np.float64))
+
+
+@each_kind
+def test_later_changes_of_the_weights_change_nothing(kind, x) -> None:
+    make, _, arrays, options = KINDS[kind]
+    arrays = [None if array is None else array.copy() for array in arrays]
+    layer = make(*arrays, **options, backend=BACKEND)
+    wanted = layer(x)
+    for array in arrays:
+        if array is not None:
+            array[...] = np.nan
+    assert np.array_equal(layer(x), wanted)
+    assert np.array_equal(layer(x[:1]), wanted[:1])
+
+
+@each_kind
+def test_pickles_and_copies(kind, x) -> None:
+    layer, _ = build(kind)
+    wanted = layer(x)
+    for again in (pickle.loads(pickle.dumps(layer)), copy.copy(layer), copy.deepcopy(layer)):
+        assert not again._compiled
+        assert repr(again) == repr(layer)
+        assert again.dtype == layer.dtype
+        for _ in range(2):
+            assert np.array_equal(again(x), wanted)
+
+
+@each_kind
+def test_many_threads_at_once(kind, x) -> None:
+    layer, _ = build(kind)
+    images = [x, x[:1], x[:, :7], x[:, :, :5], x[0], x[:, ::2]] * 8
+    wanted = [build(kind)[1](image) for image in images[:6]] * 8
+    with ThreadPoolExecutor(8) as pool:
+        for result, correct in zip(pool.map(layer, images), wanted, strict=True):
+            assert np.array_equal(result, correct)
+
+
+def test_remembers_a_bounded_number_of_shapes(x) -> None:
+    layer, _ = build("pointwise")
+    image = np.ones((1, 40, 1, 6), F32)
+    for rows in range(1, 41):
+        layer(image[:, :rows])
+    assert len(layer._compiled) == layers._REMEMBERED
+    assert len(layer._fast) == 2 * layers._REMEMBERED  # with and without the batch axis
+    kept = layer._compiled
+    assert layer(image).shape == (1, 40, 1, 9)
+    assert layer._compiled is kept
+
+
+def test_thread_counts_share_packed_weights(x) -> None:
+    layer = layers.PointwiseConv2d(np.ones((6, 3), F32))
+    layer(x, num_threads=1)
+    layer(x, num_threads=2)
+    one, two = (layer._compiled[x.shape, threads] for threads in (1, 2))
+    assert one is two or one.kernels != two.kernels
+
+
+@each_kind
+def test_says_what_it_is(kind) -> None:
+    text = repr(build(kind)[0])
+    make, _, _, options = KINDS[kind]
+    assert text.startswith(make.__name__ + "(")
+    assert "float32" in text
+    assert f"backend={BACKEND!r}" in text
+    for name, value in options.items():
+        assert f"{name}={value!r}" in text or value == 1
+
+
+def test_defaults_are_not_shown() -> None:
+    layer = layers.Conv2d(np.zeros((3, 3, 3, 8)), np.zeros(8))
+    assert repr(layer) == "Conv2d(w (3, 3, 3, 8), bias, float64)"
+
+
+def test_explain_asks_the_dispatcher(monkeypatch) -> None:
+    seen = []
+
+    def explain(geometry, dtype, threads, backend):
+        seen.append((geometry.op, geometry.x_shape, np.dtype(dtype), threads, backend))
+        return geometry.op
+
+    monkeypatch.setattr(dispatch, "explain", explain)
+    layer = layers.DepthwiseConv2d(np.ones((3, 3, 6), F32), layout="NCHW")
+    assert layer.explain((6, 9, 8), num_threads=2) == "depthwise"
+    assert seen == [("depthwise", (1, 9, 8, 6), np.dtype(F32), 2, "auto")]
+    make, _, arrays, options = KINDS["inverted"]
+    net = layers.Sequential(make(*arrays, **options), layers.PointwiseConv2d(np.ones((6, 3), F32), backend="numba"))
+    assert net.explain((1, 9, 8, 6)) == ["pointwise", "depthwise", "pointwise", "pointwise"]
+    assert seen[-1] == ("pointwise", (1, 9, 8, 6), np.dtype(F32), runtime.get_num_threads(), "numba")
+    with pytest.raises(ValueError, match="DepthwiseConv2d: w has 6 channels but x has 5"):
+        layer.explain((5, 9, 8))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sequential
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_sequential(x) -> None:
+    first, second = build("inverted")[0], build("pointwise")[0]
+    net = layers.Sequential(first, second)
+    wanted = second(first(x))
+    assert np.array_equal(net(x), wanted)
+    out, residual = np.empty_like(wanted), np.ones_like(wanted)
+    assert net(x, out=out) is out
+    assert np.array_equal(out, wanted)
+    assert np.array_equal(net(x, residual=residual, num_threads=1), second(first(x), residual=residual))
+    assert net.out_shape(x.shape) == wanted.shape
+    assert (len(net), list(net), net[1]) == (2, [first, second], second)
+    assert np.array_equal(pickle.loads(pickle.dumps(net))(x), wanted)
+    assert repr(net) == f"Sequential(\n    {first!r},\n    {second!r},\n)"
+
+
+def test_sequential_takes_any_callable_and_nests(x) -> None:
+    first, second = build("inverted")[0], build("pointwise")[0]
+    net = layers.Sequential(np.abs, layers.Sequential(first), lambda image: image + 1, second)
+    assert np.array_equal(net(x), second(first(np.abs(x)) + 1))
+    assert np.array_equal(layers.Sequential(first, np.abs)(x), np.abs(first(x)))
+    assert layers.Sequential()(x) is x
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# fold_batchnorm
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def normalised(y: np.ndarray, gamma, beta, mean, var, eps) -> np.ndarray:
+    return (y - mean) / np.sqrt(var + eps) * gamma + beta
+
+
+@pytest.mark.parametrize(
+    ("run", "shape", "outputs"),
+    [
+        (ops.depthwise_conv2d, (3, 3, 6), 6),
+        (ops.depthwise_conv2d, (3, 3, 6, 2), 12),
+        (ops.depthwise_conv2d, (2, 6, 6, 6), 36),
+        (ops.pointwise_conv2d, (6, 9), 9),
+        (ops.conv2d, (3, 3, 6, 4), 4),
+        (ops.conv2d, (3, 3, 6, 6), 6),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_fold_batchnorm(rng, run, shape, outputs, with_bias) -> None:
+    x, w = cases.normal(rng, (1, 8, 8, 6), np.float64), cases.normal(rng, shape, np.float64)
+    bias = cases.normal(rng, (outputs,), np.float64) if with_bias else None
+    gamma, beta, mean = (cases.normal(rng, (outputs,), np.float64) for _ in range(3))
+    var = rng.random(outputs) + 0.1
+    folded, folded_bias = layers.fold_batchnorm(w, bias, gamma, beta, mean, var, 1e-3)
+    assert folded.shape == w.shape
+    wanted = normalised(run(x, w, bias, backend=BACKEND), gamma, beta, mean, var, 1e-3)
+    np.testing.assert_allclose(run(x, folded, folded_bias, backend=BACKEND), wanted, rtol=1e-9, atol=1e-9)
+
+
+def test_fold_batchnorm_of_signals_and_of_one_channel(rng) -> None:
+    for x_shape, shape, outputs in (((1, 20, 5), (4, 5), 5), ((1, 20, 5), (4, 5, 3), 15), ((1, 20, 1), (4, 1, 3), 3)):
+        x, w = cases.normal(rng, x_shape, np.float64), cases.normal(rng, shape, np.float64)
+        gamma, beta, mean, var = (rng.random(outputs) + 0.1 for _ in range(4))
+        folded, bias = layers.fold_batchnorm(w, None, gamma, beta, mean, var, 0.0)
+        wanted = normalised(ops.depthwise_conv1d(x, w, backend=BACKEND), gamma, beta, mean, var, 0.0)
+        np.testing.assert_allclose(ops.depthwise_conv1d(x, folded, bias, backend=BACKEND), wanted, rtol=1e-9, atol=1e-9)
+
+
+def test_fold_batchnorm_keeps_the_type_and_rounds_once() -> None:
+    w, var = np.full((3, 3, 2), 0.1, F32), np.full(2, 3, F32)
+    folded, bias = layers.fold_batchnorm(w.astype(">f4"), None, None, None, np.ones(2), var, eps=1e-5)
+    assert folded.dtype == bias.dtype == F32
+    assert folded.dtype.isnative
+    assert np.array_equal(folded, (w.astype(np.float64) / np.sqrt(3 + 1e-5)).astype(F32))
+    assert np.array_equal(bias, (-1 / np.sqrt(np.full(2, 3 + 1e-5))).astype(F32))
+
+
+def test_the_classic_block(rng) -> None:
+    """Depthwise 3x3 stride 2, BatchNorm, ReLU, pointwise 3 -> 9, BatchNorm, ReLU, in the familiar layout and signature.
+
+    Once step by step, once with the normalisations folded into one separable layer.
+    """
+    image = cases.normal(rng, (1, 3, 32, 32), F32)
+    dw, pw = cases.normal(rng, (3, 1, 3, 3), F32), cases.normal(rng, (9, 3, 1, 1), F32)
+    norms = [[(rng.random(size) + 0.5).astype(F32) for _ in range(4)] for size in (3, 9)]
+
+    def batchnorm_relu(y: np.ndarray, norm: list[np.ndarray]) -> np.ndarray:
+        return np.maximum(normalised(y, *(v.reshape(-1, 1, 1) for v in norm), 1e-5), 0).astype(F32)
+
+    between = batchnorm_relu(ops.dwconv2d(image, dw, stride=2, padding=1, groups=3), norms[0])
+    wanted = batchnorm_relu(ops.dwconv2d(between, pw), norms[1])
+    assert wanted.shape == (1, 9, 16, 16)
+
+    first = layers.fold_batchnorm(dw[:, 0].transpose(1, 2, 0), None, *norms[0], 1e-5)
+    second = layers.fold_batchnorm(pw[:, :, 0, 0].T, None, *norms[1], 1e-5)
+    block = layers.SeparableConv2d(
+        first[0], second[0], first[1], second[1],
+        stride=2, padding=1, dw_activation="relu", pw_activation="relu", layout="NCHW",
+    )  # fmt: skip
+    np.testing.assert_allclose(block(image), wanted, rtol=1e-4, atol=1e-4)
