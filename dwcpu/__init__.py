@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .dispatch import list_kernels
+from .dispatch import list_kernels, warmup
 from .layers import (
     Conv2d,
     DepthwiseConv2d,
@@ -39,7 +39,7 @@ from .ops import (
     pointwise_conv2d,
     separable_conv2d,
 )
-from .runtime import get_num_threads, num_threads, set_num_threads, show_config, warmup
+from .runtime import get_num_threads, num_threads, set_num_threads, show_config
 
 __version__ = "0.1.0"
 

@@ -23,6 +23,11 @@ writes its C declaration from this file, which therefore imports nothing of ours
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
 __all__ = ["ACTIVATION_CODES", "ERFC_CENTRE", "ERFC_TERMS", "EXP_LOWEST", "EXP_TERMS", "FIELDS", "plan_dtype"]
 
 #: Field name -> kind: "p" address, "i" int64, "d" float64. The order is the memory order.
@@ -58,7 +63,7 @@ FIELDS: dict[str, str] = {
     "block_rows": "i",
     # depthwise: channel vectors per pass, so that a tile's patch and weights stay in the L1 cache
     "block_channels": "i",
-    # shape of the register tile and of its vectors, and the table of micro-kernel addresses where a kernel calls them by address
+    # shape of the register tile and of its vectors; the table of micro-kernels, where a kernel calls them by address
     "tile_rows": "i",
     "tile_columns": "i",
     "lanes": "i",
@@ -138,7 +143,7 @@ ERFC_TERMS: dict[str, tuple[float, ...]] = {
 }
 
 
-def plan_dtype():
+def plan_dtype() -> np.dtype[Any]:
     """Structured NumPy dtype of a plan: every field of `FIELDS`, 8 bytes each, in order."""
     import numpy as np
 

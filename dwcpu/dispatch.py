@@ -4,34 +4,28 @@ One row a kernel: `kernels()` lists the rows of both families, which describe th
 `cython_kernels`). `choose` is a pure function of geometry, dtype, threads and what is available. Since every kernel
 gives the same bits, nobody notices a different choice but by the clock.
 
-Names are ``<op>_<dtype>_<window>_<tile>__<backend>``. Tile: rows x columns of the register tile, then vectors (``v``; one
-for depthwise) or, for tensors with fewer channels than a vector has lanes, the lanes (``l``).
+Names are ``<op>_<dtype>_<window>_<tile>__<backend>``. Tile: rows x columns of the register tile, then vectors (``v``;
+one for depthwise) or, for tensors with fewer channels than a vector has lanes, the lanes (``l``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
-from math import gcd
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
 
-from . import packing, runtime
-from .abi import plan_dtype
+from . import runtime
 from .epilogue import Activation
 from .geometry import ConvGeometry, SeparableGeometry
-from .grid import Grid, cut, run_length, worth_threads
+from .grid import worth_threads
+from .prepared import Prepared, PreparedFused, PreparedSingle, PreparedSplit
 
-__all__ = ["Choice", "Kernel", "Prepared", "choose", "explain", "kernels", "list_kernels", "warmup"]
+__all__ = ["Choice", "Kernel", "choose", "explain", "kernels", "list_kernels", "warmup"]
 
 Geometry = ConvGeometry | SeparableGeometry
-
-#: Share of the L1 cache that a depthwise tile's patch and weights may take: the rest is for the output and its eviction.
-_L1_SHARE = 0.5
-#: Share of the L2 cache for what passes stay in: pixels of a GEMM block, rows of a fused block.
-_L2_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -82,7 +76,7 @@ class Kernel:
             return True
         if self.op != "depthwise":
             return True
-        actual = _effective_window(geometry)
+        actual = geometry.effective_window
         return (
             self.channels[0] <= geometry.in_channels <= self.channels[1]
             and all(own in (0, other) for own, other in zip(self.window, actual, strict=True))
@@ -106,20 +100,14 @@ class Kernel:
         """
         if isinstance(geometry, SeparableGeometry):
             (dw, *dw_rest), (pw, *pw_rest) = weights
-            depthwise = choose(geometry.depthwise, self.dtype, 1, self.backend).prepare(geometry.depthwise, dw, *dw_rest)
-            pointwise = choose(geometry.pointwise, self.dtype, 1, self.backend).prepare(geometry.pointwise, pw, *pw_rest)
-            return (_PreparedFused if self.tile == "fused" else _PreparedSplit)(self, geometry, depthwise, pointwise)
-        return _PreparedSingle(self, geometry, weights, bias, activation or Activation())
-
-
-def _effective_window(geometry: ConvGeometry) -> tuple[int, int, int, int]:
-    """Window and strides once dilation is dealt with by phases: see `numba_kernels.depthwise`."""
-    return (
-        geometry.kernel_h,
-        geometry.kernel_w,
-        geometry.stride_h // gcd(geometry.stride_h, geometry.dilation_h),
-        geometry.stride_w // gcd(geometry.stride_w, geometry.dilation_w),
-    )
+            depthwise = choose(geometry.depthwise, self.dtype, 1, self.backend).prepare(
+                geometry.depthwise, dw, *dw_rest
+            )
+            pointwise = choose(geometry.pointwise, self.dtype, 1, self.backend).prepare(
+                geometry.pointwise, pw, *pw_rest
+            )
+            return (PreparedFused if self.tile == "fused" else PreparedSplit)(self, geometry, depthwise, pointwise)
+        return PreparedSingle(self, geometry, weights, bias, activation or Activation())
 
 
 def _fits_unrolled(window: tuple[int, int, int, int], rows: int, columns: int, most_taps: int) -> bool:
@@ -130,7 +118,7 @@ def _fits_unrolled(window: tuple[int, int, int, int], rows: int, columns: int, m
 # --- the table --------------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=None)
+@cache
 def _family(backend: str, dtype: np.dtype) -> tuple[Kernel, ...]:
     """The rows of one family and dtype."""
     if backend == "numba":
@@ -155,16 +143,26 @@ def _family(backend: str, dtype: np.dtype) -> tuple[Kernel, ...]:
         name = "_".join(part for part in (op, bits, label, tile) if part) + f"__{backend}"
         rows.append(
             Kernel(
-                name, op, dtype, backend, tile, window, row["tile_rows"], row["tile_columns"], lanes, row["channels"],
-                row["most_taps"], row["address"], row.get("micro_kernels"),
-            )  # fmt: skip
+                name,
+                op,
+                dtype,
+                backend,
+                tile,
+                window,
+                row["tile_rows"],
+                row["tile_columns"],
+                lanes,
+                row["channels"],
+                row["most_taps"],
+                row["address"],
+                row.get("micro_kernels"),
+            )
         )
     return tuple(rows)
 
 
 def kernels(dtype: Any = None, backend: str | None = None) -> list[Kernel]:
-    """The rows of the table, best first within an operation: both families unless `backend` says one, both dtypes
-    unless `dtype` says one."""
+    """The rows of the table, the most special first within an operation; of one dtype or family if one is named."""
     dtypes = [np.dtype(np.float32), np.dtype(np.float64)] if dtype is None else [np.dtype(dtype)]
     families = ["numba", "cython"] if backend is None else [backend]
     return [row for kind in dtypes for family in families for row in _family(family, kind)]
@@ -183,7 +181,7 @@ def list_kernels() -> list[str]:
 
 
 def canonical(geometry: Geometry) -> Geometry:
-    """The same computation as the narrowest operation: a conv of one channel a group is depthwise, of one tap pointwise."""
+    """The same computation as the narrowest operation: a conv may really be depthwise, or pointwise."""
     if geometry.op != "conv" or not isinstance(geometry, ConvGeometry):
         return geometry
     sizes = {name: getattr(geometry, name) for name in ConvGeometry.__dataclass_fields__}
@@ -262,207 +260,6 @@ def choose(geometry: Geometry, dtype: Any, threads: int, backend: str = "auto") 
     return _choose(geometry, np.dtype(dtype), threads, backend)[0]
 
 
-# --- prepared kernels -------------------------------------------------------------------------------------------------
-
-
-class Prepared:
-    """A kernel with packed weights and a plan for one geometry: immutable to its users, safe from many threads."""
-
-    kernel: Kernel
-
-    def __init__(self, kernel: Kernel, geometry: Geometry) -> None:
-        self.kernel, self.geometry = kernel, geometry
-        self.plan = np.zeros(1, plan_dtype())
-        self._plan_address = self.plan.ctypes.data
-        self._grids: dict[int, Grid] = {}
-
-    def run(self, x: np.ndarray, residual: np.ndarray | None, out: np.ndarray, threads: int) -> None:
-        """Compute `out` from C-contiguous channel-last arrays of the kernel's dtype."""
-        grid = self._grids.get(threads) or self._new_grid(threads)
-        runtime.driver(grid.threads)(
-            self._address, self._plan_address, address_of(x), 0 if residual is None else address_of(residual),
-            address_of(out), runtime.scratch(grid.scratch * grid.tasks), grid.scratch, grid.rows, grid.granule,
-            grid.row_parts, grid.blocks, grid.block_parts, grid.threads,
-        )  # fmt: skip
-
-    _address: int
-
-    def _new_grid(self, threads: int) -> Grid:
-        grid = self._cut(threads)
-        self._ready(grid)
-        self._grids[threads] = grid
-        return grid
-
-    def _cut(self, threads: int) -> Grid:
-        raise NotImplementedError  # by each subclass
-
-    def _ready(self, grid: Grid) -> None:
-        """See to it that all machine code for this grid is there."""
-
-
-def address_of(array: np.ndarray) -> int:
-    """Address of an array's first element."""
-    return array.__array_interface__["data"][0]
-
-
-def _fill(plan: np.ndarray, geometry: ConvGeometry) -> None:
-    for name in ("batch", "height", "width", "in_channels", "out_height", "out_width", "out_channels", "kernel_h",
-                 "kernel_w", "stride_h", "stride_w", "dilation_h", "dilation_w", "pad_top", "pad_left", "groups"):  # fmt: skip
-        plan[name] = getattr(geometry, name)
-    plan["multiplier"] = max(1, geometry.out_channels // geometry.in_channels)
-
-
-class _PreparedSingle(Prepared):
-    """Depthwise, pointwise or conv."""
-
-    geometry: ConvGeometry
-
-    def __init__(
-        self, kernel: Kernel, geometry: ConvGeometry, w: np.ndarray, bias: np.ndarray | None, activation: Activation
-    ) -> None:
-        super().__init__(kernel, geometry)
-        plan, itemsize = self.plan, kernel.dtype.itemsize
-        _fill(plan, geometry)
-        if kernel.op == "depthwise":
-            taps = (geometry.kernel_h, geometry.kernel_w, geometry.in_channels, -1)
-            self._packed = packing.depthwise_panels(w.reshape(taps), bias, kernel.lanes)
-        else:
-            groups = geometry.groups
-            self._packed = packing.gemm_panels(w, bias, groups, kernel.lanes, kernel.tile_columns)
-        plan["weights"], plan["bias"] = (array.ctypes.data for array in self._packed)
-        plan["low"], plan["high"], plan["alpha"] = activation.low, activation.high, activation.alpha
-        if activation.code:
-            plan["activation"] = _activation(kernel, activation.code)
-        plan["tile_rows"], plan["tile_columns"], plan["lanes"] = kernel.tile_rows, kernel.tile_columns, kernel.lanes
-        rows_in_l2 = int(_L2_SHARE * runtime.cache_sizes().l2) // itemsize
-        if kernel.op == "pointwise":
-            rows = rows_in_l2 // geometry.in_channels // kernel.tile_rows
-            plan["block_rows"] = max(2, rows) * kernel.tile_rows
-        elif kernel.op == "conv":
-            plan["block_rows"] = max(1, rows_in_l2 // (geometry.stride_h * geometry.width * geometry.in_channels))
-        else:
-            plan["block_channels"] = self._block_channels()
-        self._address = kernel.address()
-        self._table: np.ndarray | None = None
-        if kernel.micro_kernels is not None:
-            self._table = kernel.micro_kernels(geometry, ())
-            plan["micro_kernels"] = self._table.ctypes.data
-
-    def _block_channels(self) -> int:
-        """Channel vectors whose patch and weights fit the share of L1; a whole handful for loops over taps."""
-        kernel = self.kernel
-        kernel_h, kernel_w, stride_h, stride_w = _effective_window(self.geometry)
-        patch = ((kernel.tile_rows - 1) * stride_h + kernel_h) * ((kernel.tile_columns - 1) * stride_w + kernel_w)
-        vectors = patch + kernel_h * kernel_w * int(self.plan["multiplier"][0])
-        budget = int(_L1_SHARE * runtime.cache_sizes().l1)
-        return max(1 if kernel.window[0] else 8, budget // (vectors * kernel.lanes * kernel.dtype.itemsize))
-
-    @property
-    def blocks(self) -> int:
-        """Number of blocks of the kernel's grid."""
-        kernel, geometry = self.kernel, self.geometry
-        if kernel.op == "depthwise":
-            return -(-geometry.in_channels // kernel.lanes)
-        return geometry.groups * -(-(geometry.out_channels // geometry.groups) // (kernel.lanes * kernel.tile_columns))
-
-    @property
-    def rows(self) -> int:
-        """Number of rows of the kernel's grid."""
-        geometry = self.geometry
-        return geometry.batch * geometry.out_height * (geometry.out_width if self.kernel.op == "pointwise" else 1)
-
-    def _cut(self, threads: int) -> Grid:
-        kernel, geometry = self.kernel, self.geometry
-        granule = 1 if kernel.op == "conv" else kernel.tile_rows
-        # Where the last channel vector slides back over its neighbour, two threads must not share the two.
-        blocks = self.blocks
-        divisible = kernel.op != "depthwise" or geometry.in_channels % kernel.lanes == 0
-        if not worth_threads(geometry, kernel.dtype.itemsize):
-            threads = 1
-        return cut(self.rows, granule, blocks, threads, divisible)
-
-    def _ready(self, grid: Grid) -> None:
-        if self.kernel.op == "pointwise":
-            self.ready_for(set(grid.row_counts()), int(self.plan["block_rows"][0]))
-        elif self.kernel.op == "conv":
-            self.ready_for({1, run_length(self.geometry)}, 0)
-
-    def ready_for(self, counts: set[int], step: int) -> None:
-        """Compile the micro-kernels for runs of these numbers of rows, taken `step` at a time (0: whole)."""
-        if self._table is None or self.kernel.op == "depthwise":
-            return
-        if step:
-            counts = {part for count in counts for part in (min(count, step), count % step)}
-        assert self.kernel.micro_kernels is not None
-        # Filled in place: a table is read by running kernels, which make do with height 1 where they find a zero.
-        table = self.kernel.micro_kernels(self.geometry, sorted(counts - {0}))
-        self._table[table != 0] = table[table != 0]
-
-
-def _activation(kernel: Kernel, code: int) -> int:
-    if kernel.backend == "numba":
-        from .numba_kernels.activations import address
-
-        return address(kernel.dtype, code)
-    family = runtime.cython_kernels()
-    assert family is not None
-    return family.activations(kernel.dtype.name)[code]
-
-
-class _PreparedFused(Prepared):
-    """Separable, the intermediate in cache."""
-
-    geometry: SeparableGeometry
-
-    def __init__(
-        self, kernel: Kernel, geometry: SeparableGeometry, depthwise: Prepared, pointwise: Prepared
-    ) -> None:
-        super().__init__(kernel, geometry)
-        assert isinstance(depthwise, _PreparedSingle) and isinstance(pointwise, _PreparedSingle)
-        self.depthwise, self.pointwise = depthwise, pointwise
-        plan, middle = self.plan, geometry.pointwise
-        _fill(plan, middle)
-        row = middle.width * middle.in_channels * kernel.dtype.itemsize
-        rows = int(_L2_SHARE * runtime.cache_sizes().l2) // row // depthwise.kernel.tile_rows
-        block = max(1, rows) * depthwise.kernel.tile_rows
-        self._block_rows = min(block, max(1, middle.batch * middle.out_height))
-        plan["block_rows"] = self._block_rows
-        plan["depthwise_kernel"], plan["depthwise_plan"] = depthwise._address, depthwise._plan_address
-        plan["pointwise_kernel"], plan["pointwise_plan"] = pointwise._address, pointwise._plan_address
-        plan["depthwise_blocks"], plan["pointwise_blocks"] = depthwise.blocks, pointwise.blocks
-        self._scratch = -(-self._block_rows * row // 64) * 64
-        self._address = kernel.address()
-
-    def _cut(self, threads: int) -> Grid:
-        middle = self.geometry.pointwise
-        if not worth_threads(self.geometry, self.kernel.dtype.itemsize):
-            threads = 1
-        rows = middle.batch * middle.out_height
-        return cut(rows, self.depthwise.kernel.tile_rows, 1, threads, False)._replace(scratch=self._scratch)
-
-    def _ready(self, grid: Grid) -> None:
-        width, step = self.geometry.pointwise.out_width, self._block_rows
-        counts = {part for count in grid.row_counts() for part in (min(count, step), count % step)}
-        self.pointwise.ready_for({count * width for count in counts}, int(self.pointwise.plan["block_rows"][0]))
-
-
-class _PreparedSplit(Prepared):
-    """Separable as two passes, each cut as suits it best."""
-
-    geometry: SeparableGeometry
-
-    def __init__(
-        self, kernel: Kernel, geometry: SeparableGeometry, depthwise: Prepared, pointwise: Prepared
-    ) -> None:
-        super().__init__(kernel, geometry)
-        self.depthwise, self.pointwise = depthwise, pointwise
-
-    def run(self, x: np.ndarray, residual: np.ndarray | None, out: np.ndarray, threads: int) -> None:
-        between = np.empty(self.geometry.depthwise.out_shape, self.kernel.dtype)
-        self.depthwise.run(x, None, between, threads)
-        self.pointwise.run(between, residual, out, threads)
-
-
 # --- explanations -----------------------------------------------------------------------------------------------------
 
 
@@ -512,16 +309,33 @@ def explain(geometry: Geometry, dtype: Any, threads: int, backend: str = "auto")
         name = kernel.name
     used = threads if worth_threads(geometry, kind.itemsize) and backend != "reference" else 1
     moved = geometry.bytes(kind.itemsize)
-    bound = max(
-        geometry.flops / runtime.peak_of(kind, used) / 1e3, moved / runtime.bandwidth_of(moved, used) / 1e3
-    )
+    bound = max(geometry.flops / runtime.peak_of(kind, used) / 1e3, moved / runtime.bandwidth_of(moved, used) / 1e3)
     return Choice(name, reason, used, geometry.flops, moved, bound)
 
 
-def warmup(dtype: np.dtype, progress: Callable[[str], object] | None) -> None:
-    """See `runtime.warmup`."""
-    if dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
-        raise TypeError(f"warmup: dtype is {dtype}; it must be float32 or float64; use one of these")
+def warmup(dtype: Any = np.float32, *, progress: Callable[[str], object] | None = None) -> None:
+    """Compile, or load from the cache, the kernels that every network needs, so that first calls need not wait.
+
+    Parameters
+    ----------
+    dtype : dtype, default float32
+        float32 or float64.
+    progress : callable, optional
+        Called with the name of each kernel before it is made ready.
+
+    Raises
+    ------
+    TypeError
+        If `dtype` is neither.
+
+    Examples
+    --------
+    >>> import dwcpu
+    >>> dwcpu.warmup()
+    """
+    kind = np.dtype(dtype)
+    if kind not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise TypeError(f"warmup: dtype is {kind}; it must be float32 or float64; use one of these")
     window = {"kernel_h": 3, "kernel_w": 3, "pad_top": 1, "pad_bottom": 1, "pad_left": 1, "pad_right": 1}
     geometries: list[ConvGeometry] = [
         ConvGeometry("depthwise", 1, 14, 14, 64, 64, groups=64, stride_h=s, stride_w=s, **window) for s in (1, 2)
@@ -529,9 +343,9 @@ def warmup(dtype: np.dtype, progress: Callable[[str], object] | None) -> None:
     geometries.append(ConvGeometry("conv", 1, 14, 14, 3, 32, stride_h=2, stride_w=2, **window))
     geometries += [ConvGeometry("pointwise", 1, 1, pixels, 64, 64) for pixels in (1, 49, 196)]
     for geometry in geometries:
-        kernel = choose(geometry, dtype, 1)
+        kernel = choose(geometry, kind, 1)
         if progress is not None:
             progress(kernel.name)
         shape = (geometry.kernel_h, geometry.kernel_w, geometry.in_channels // geometry.groups, geometry.out_channels)
-        prepared = kernel.prepare(geometry, np.zeros(shape, dtype))
-        prepared.run(np.zeros(geometry.x_shape, dtype), None, np.empty(geometry.out_shape, dtype), 1)
+        prepared = kernel.prepare(geometry, np.zeros(shape, kind))
+        prepared.run(np.zeros(geometry.x_shape, kind), None, np.empty(geometry.out_shape, kind), 1)

@@ -11,7 +11,7 @@ Error texts read ``operation: what was got; the rule; the fix``. A wrong type is
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
+from math import gcd, prod
 
 from .padding import Padding, normalise_int, normalise_padding, normalise_padding_1d, normalise_pair
 
@@ -360,6 +360,16 @@ class ConvGeometry:
     def multiplier(self) -> int:
         """Outputs per input channel of a depthwise convolution; 1 for the other operations."""
         return self.out_channels // self.in_channels if self.op == "depthwise" else 1
+
+    @property
+    def effective_window(self) -> tuple[int, int, int, int]:
+        """Window and strides once dilation is dealt with phase by phase: strides divided by what they share with it.
+
+        With g = gcd(stride, dilation), outputs that lie dilation / g apart form a convolution of stride s / g and
+        dilation 1 over every dilation-th input.
+        """
+        shared_h, shared_w = gcd(self.stride_h, self.dilation_h), gcd(self.stride_w, self.dilation_w)
+        return self.kernel_h, self.kernel_w, self.stride_h // shared_h, self.stride_w // shared_w
 
     @property
     def taps(self) -> int:

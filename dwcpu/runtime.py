@@ -10,7 +10,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from functools import cache, lru_cache
+from functools import cache
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -28,7 +28,6 @@ __all__ = [
     "scratch",
     "set_num_threads",
     "show_config",
-    "warmup",
 ]
 
 # --- threads ----------------------------------------------------------------------------------------------------------
@@ -287,23 +286,23 @@ def scratch(size: int) -> int:
     return _scratch.address
 
 
-# --- what the machine can do --------------------------------------------------------------------------------------------
+# --- what the machine can do ------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=None)
+@cache
 def peak_of(dtype: np.dtype, threads: int) -> float:
     """`fma_peak`, measured once in this process."""
     return fma_peak(dtype, threads)
 
 
 def bandwidth_of(size: int, threads: int) -> float:
-    """GB/s, read plus written, at which `size` bytes go through this machine's memory; measured once per cache level."""
+    """GB/s, read plus written, at which `size` bytes go through memory; measured once per cache level."""
     caches = cache_sizes()
     level = next((i for i, each in enumerate(caches) if size <= threads * each // 2), 3)
     return _bandwidth(level) * threads
 
 
-@lru_cache(maxsize=None)
+@cache
 def _bandwidth(level: int) -> float:
     from time import perf_counter
 
@@ -345,11 +344,24 @@ def fma_peak(dtype: Any = np.float32, threads: int = 1) -> float:
 
     kind = np.dtype(dtype)
     lanes = target().lanes(kind.itemsize)
-    plan = np.zeros(1, plan_dtype())
+    plan: Any = np.zeros(1, plan_dtype())
     plan["height"], plan["low"], plan["high"] = 20_000, -np.inf, np.inf
     x = np.full(lanes, 0.5, kind)
     out = np.empty(threads * peak.ACCUMULATORS * lanes, kind)
-    arguments = (peak.address(kind), plan.ctypes.data, x.ctypes.data, 0, out.ctypes.data, 0, 0, threads, 1, threads, 1, 1)
+    arguments = (
+        peak.address(kind),
+        plan.ctypes.data,
+        x.ctypes.data,
+        0,
+        out.ctypes.data,
+        0,
+        0,
+        threads,
+        1,
+        threads,
+        1,
+        1,
+    )
     run = driver(threads)
     best = float("inf")
     for _ in range(30):
@@ -357,31 +369,6 @@ def fma_peak(dtype: Any = np.float32, threads: int = 1) -> float:
         run(*arguments, threads)
         best = min(best, perf_counter() - start)
     return 2 * 20_000 * out.size / best / 1e9
-
-
-def warmup(dtype: Any = np.float32, *, progress: Callable[[str], object] | None = None) -> None:
-    """Compile, or load from the cache, the kernels that every network needs, so that first calls need not wait.
-
-    Parameters
-    ----------
-    dtype : dtype, default float32
-        float32 or float64.
-    progress : callable, optional
-        Called with the name of each kernel before it is made ready.
-
-    Raises
-    ------
-    TypeError
-        If `dtype` is neither.
-
-    Examples
-    --------
-    >>> import dwcpu
-    >>> dwcpu.warmup()
-    """
-    from . import dispatch
-
-    dispatch.warmup(np.dtype(dtype), progress)
 
 
 def show_config() -> None:

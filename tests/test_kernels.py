@@ -6,7 +6,7 @@ Each test takes one row of the table and runs all cases that it supports: those 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import pytest
@@ -23,10 +23,12 @@ EVERY_KERNEL = pytest.mark.parametrize("kernel", [pytest.param(kernel, id=kernel
 MARGIN = 64
 
 
-@lru_cache(maxsize=None)
+@cache
 def cases_of(kernel: Kernel) -> tuple[Case, ...]:
     """All cases that the kernel supports."""
-    return tuple(dict.fromkeys(case for case in _candidates(kernel) if case.x_shape[0] and kernel.supports(case.geometry)))
+    return tuple(
+        dict.fromkeys(case for case in _candidates(kernel) if case.x_shape[0] and kernel.supports(case.geometry))
+    )
 
 
 def _candidates(kernel: Kernel) -> Iterator[Case]:

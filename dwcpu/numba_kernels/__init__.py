@@ -27,7 +27,7 @@ _NO_LIMIT = 2**62
 def _depthwise_micro_kernels(
     dtype: np.dtype, tile: tuple[int, int], lanes: int, unrolled: bool, geometry: Any, counts: Any
 ) -> np.ndarray:
-    window = depthwise.effective_window(geometry) if unrolled else depthwise.ANY
+    window = depthwise.Window(*geometry.effective_window) if unrolled else depthwise.ANY
     return depthwise.micro_kernels(dtype, window, tile, lanes, geometry.out_channels // geometry.in_channels)
 
 

@@ -18,8 +18,9 @@ import numpy as np
 from numba import njit, types
 
 from dwcpu.abi import ACTIVATION_CODES, ERFC_CENTRE, ERFC_TERMS, EXP_LOWEST, EXP_TERMS
+from dwcpu.numba_kernels.scalar import fma, polynomial, power_of_two
 from dwcpu.numba_kernels.target import compile_kernel
-from dwcpu.numba_kernels.tile import REAL, fma, polynomial, power_of_two
+from dwcpu.numba_kernels.tile import REAL
 
 __all__ = ["address"]
 
@@ -75,13 +76,13 @@ def _functions(dtype: np.dtype) -> dict[str, Callable]:
 
     @njit(error_model="numpy")
     def gelu(v, alpha):
-        z = v * inverse_sqrt2
-        z = -z if z < zero else z
-        z = farthest if z > farthest else z  # erfc is zero long before
-        square = z * z
-        rest = fma(z, z, -square)  # what the rounding of the square lost: exp would magnify it
-        e = exp(-square)
-        e = fma(-rest, e, e)
+        w = -v if v < zero else v
+        w = farthest if w > farthest else w  # erfc is zero long before
+        z = w * inverse_sqrt2
+        square = w * w
+        rest = fma(w, w, -square)  # what the rounding of the square lost: exp would magnify it
+        e = exp(-half * square)
+        e = fma(-half * rest, e, e)
         tail = e * erfc((z - centre) / (z + centre)) / (one + two * z)  # erfc(z) / 2
         return v * (tail if v < zero else one - tail)
 

@@ -5,9 +5,9 @@ input channel of the group. Guarantees: one accumulator per output, from the bia
 skipped: the outputs of a row that see the whole width of the window form one run, the others are computed one by one
 over the taps that they have.
 
-Loops, outermost first: blocks of `plan.block_rows` output rows, panels, output rows, tiles of pixels along the row. The
-pixels of a tile lie stride_w * in_channels reals apart, which is all that the micro-kernel needs to know; where taps are
-neighbours in memory (no groups, no dilation) a row of the window is one contiguous stretch.
+Loops, outermost first: blocks of `plan.block_rows` output rows, panels, output rows, tiles of pixels along the row.
+The pixels of a tile lie stride_w * in_channels reals apart, which is all that the micro-kernel needs to know; where
+taps are neighbours in memory (no groups, no dilation) a row of the window is one contiguous stretch.
 """
 
 from __future__ import annotations

@@ -3,13 +3,13 @@
 Assumes: x (batch, height, width, channels) and out (batch, out_height, out_width, channels * multiplier) C-contiguous;
 weights one vector a tap and multiple, `[block][kh][kw][m][lanes]`, bias `[block][m][lanes]`; block b starts at channel
 min(b * lanes, channels - lanes), so that the last one slides back over its neighbour and computes the same bits again;
-channels >= lanes. Guarantees: every output has one accumulator that starts from the bias and takes its taps in the order
-kh, kw; padding taps are skipped.
+channels >= lanes. Guarantees: every output has one accumulator that starts from the bias and takes its taps in the
+order kh, kw; padding taps are skipped.
 
-A micro-kernel computes one tile of outputs for a run of channel vectors: inputs are loaded once for all outputs of the
-tile that use them, weights once a tile. The plain one serves tiles whose patch lies inside the image; the other is told
-which patch rows and columns do, and how many output rows and columns are wanted, and so serves borders, remainders and
-images smaller than a tile, at one predictable branch a load.
+A micro-kernel computes tiles of outputs for a run of channel vectors: inputs are loaded once for all outputs of a tile
+that use them, weights once a tile. The plain one serves a run of tiles whose patch lies inside the image; the masked
+one is told which patch rows and columns do, and how many output rows and columns are wanted, and so serves borders,
+remainders and images smaller than a tile, at one predictable branch a load.
 
 Dilation needs no kernels of its own. With g = gcd(stride, dilation), the outputs phase + (dilation / g) * t of an axis
 form a convolution of stride s / g and dilation 1 over every dilation-th input; phases are computed one after the other.
@@ -21,14 +21,13 @@ of a pass stay in L1 while it moves along the row), tile columns, channel vector
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import gcd
 from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit, types
 
 from dwcpu.numba_kernels.pointwise import kernel_signature
-from dwcpu.numba_kernels.target import compile_kernel, target
+from dwcpu.numba_kernels.target import compile_kernel
 from dwcpu.numba_kernels.tile import (
     REAL,
     Record,
@@ -53,7 +52,7 @@ from dwcpu.numba_kernels.tile import (
     window_fma_masked,
 )
 
-__all__ = ["ANY", "ANY_TILE", "Window", "address", "effective_window", "micro_kernels", "tile_shape"]
+__all__ = ["ANY", "ANY_TILE", "Window", "address", "micro_kernels", "tile_shape"]
 
 #: What a depthwise micro-kernel needs to know: strides in reals, and the channel vectors of this pass.
 DEPTHWISE = Record(
@@ -131,8 +130,10 @@ def _sum_plain(window: Window, w_step: int) -> Callable:
 
 
 def _finish(rows: int, columns: int, lanes: int, multiplier: int) -> Callable:
-    """Function that writes the first n_rows x n_columns outputs of a tile: epilogue, and channel order if there are
-    several multiples, whose tiles then lie in `buffer` as [row][column][multiple][lane]."""
+    """Function that writes n_rows x n_columns outputs of several multiples: channel order, then epilogue.
+
+    Their sums lie in `buffer` as [row][column][multiple][lane].
+    """
     size = multiplier * lanes
 
     @njit(error_model="numpy")
@@ -153,36 +154,42 @@ def _build_plain(dtype: np.dtype, window: Window, shape: Shape, lanes: int, mult
     w_step = multiplier * lanes
     add_window = _sum_plain(window, w_step)
 
-    def single(job, x, residual, out):
+    def single(job, tiles, x_step, out_step, x, residual, out):
         block_size = job.kernel_h * job.kernel_w * lanes
         last = job.channels - lanes
-        for block in range(job.block_begin, job.block_end):
-            c = min(block * lanes, last)
-            tile = tile_repeat(offset(as_pointer(x, job.bias), block * lanes), rows, columns, lanes)
-            tile = add_window(tile, job, offset(x, c), offset(as_pointer(x, job.weights), block * block_size))
-            if not is_null(residual):
-                tile = add(tile, offset(residual, c), job.out_row, job.out_column)
-            store(clamp(tile, job.low, job.high), offset(out, c), job.out_row, job.out_column)
+        for t in range(tiles):
+            for block in range(job.block_begin, job.block_end):
+                c = min(block * lanes, last)
+                tile = tile_repeat(offset(as_pointer(x, job.bias), block * lanes), rows, columns, lanes)
+                w = offset(as_pointer(x, job.weights), block * block_size)
+                tile = add_window(tile, job, offset(x, t * x_step + c), w)
+                place = t * out_step + c
+                if not is_null(residual):
+                    tile = add(tile, offset(residual, place), job.out_row, job.out_column)
+                store(clamp(tile, job.low, job.high), offset(out, place), job.out_row, job.out_column)
 
     finish = _finish(rows, columns, lanes, multiplier)
     size = rows * columns * w_step
 
-    def several(job, x, residual, out):
+    def several(job, tiles, x_step, out_step, x, residual, out):
         block_size = job.kernel_h * job.kernel_w * w_step
         last = job.channels - lanes
         buffer = stack(out, size)
-        for block in range(job.block_begin, job.block_end):
-            c = min(block * lanes, last)
-            for m in range(multiplier):
-                tile = tile_repeat(offset(as_pointer(x, job.bias), block * w_step + m * lanes), rows, columns, lanes)
-                w = offset(as_pointer(x, job.weights), block * block_size + m * lanes)
-                tile = add_window(tile, job, offset(x, c), w)
-                store(tile, offset(buffer, m * lanes), columns * w_step, w_step)
-            place = c * multiplier
-            finish(job, buffer, offset(residual, place) if not is_null(residual) else residual, offset(out, place), rows, columns)
+        for t in range(tiles):
+            for block in range(job.block_begin, job.block_end):
+                c = min(block * lanes, last)
+                bias = offset(as_pointer(x, job.bias), block * w_step)
+                w = offset(as_pointer(x, job.weights), block * block_size)
+                for m in range(multiplier):
+                    tile = tile_repeat(offset(bias, m * lanes), rows, columns, lanes)
+                    tile = add_window(tile, job, offset(x, t * x_step + c), offset(w, m * lanes))
+                    store(tile, offset(buffer, m * lanes), columns * w_step, w_step)
+                place = t * out_step + c * multiplier
+                tile_residual = residual if is_null(residual) else offset(residual, place)
+                finish(job, buffer, tile_residual, offset(out, place), rows, columns)
 
-    real = REAL[dtype]
-    return single if multiplier == 1 else several, types.void(DEPTHWISE, real, real, real)
+    i, real = types.int64, REAL[dtype]
+    return single if multiplier == 1 else several, types.void(DEPTHWISE, i, i, i, real, real, real)
 
 
 def _build_masked(dtype: np.dtype, window: Window, shape: Shape, lanes: int, multiplier: int) -> tuple[Callable, Any]:
@@ -224,7 +231,14 @@ def _build_masked(dtype: np.dtype, window: Window, shape: Shape, lanes: int, mul
                 tile = add_window(tile, job, offset(x, c), w, row_bits, column_bits)
                 store(tile, offset(buffer, m * lanes), columns * w_step, w_step)
             place = c * multiplier
-            finish(job, buffer, offset(residual, place) if not is_null(residual) else residual, offset(out, place), n_rows, n_columns)
+            finish(
+                job,
+                buffer,
+                offset(residual, place) if not is_null(residual) else residual,
+                offset(out, place),
+                n_rows,
+                n_columns,
+            )
 
     def one_by_one(job, x, residual, out, row_first, row_last, column_first, column_last, n_rows, n_columns):
         """Any window: each output alone, over the part of its window that lies inside; four channel vectors at once."""
@@ -261,7 +275,14 @@ def _build_masked(dtype: np.dtype, window: Window, shape: Shape, lanes: int, mul
                                 tile = vector_fma(tile, tap, 0, 0, weight, 0, 0)
                         store(tile, offset(buffer, m * lanes), 0, 0)
                     spot = place + c * multiplier
-                    finish(job, buffer, offset(residual, spot) if not is_null(residual) else residual, offset(out, spot), 1, 1)
+                    finish(
+                        job,
+                        buffer,
+                        offset(residual, spot) if not is_null(residual) else residual,
+                        offset(out, spot),
+                        1,
+                        1,
+                    )
                     block += 1
 
     i, real = types.int64, REAL[dtype]
@@ -270,7 +291,6 @@ def _build_masked(dtype: np.dtype, window: Window, shape: Shape, lanes: int, mul
 
 
 def _kernel(dtype: np.dtype) -> tuple[Callable, Any]:
-    itemsize = dtype.itemsize
     new_job = new_record(DEPTHWISE)
 
     @njit(error_model="numpy")
@@ -292,34 +312,42 @@ def _kernel(dtype: np.dtype) -> tuple[Callable, Any]:
         first_inside, last_inside = ceil_div(-base, dilation), ceil_div(plan.width - base, dilation)
         outputs = ceil_div(plan.out_width - phase, step)
         plain, masked = integer_at(plan.micro_kernels, 0), integer_at(plan.micro_kernels, 1)
+        x_step = tile_columns * stride * dilation * plan.in_channels
+        out_step = tile_columns * step * plan.out_channels
         for pass_begin in range(block_begin, block_end, plan.block_channels):
             job.block_begin, job.block_end = pass_begin, min(pass_begin + plan.block_channels, block_end)
-            for t in range(0, outputs, tile_columns):
-                n_columns = min(tile_columns, outputs - t)
+            t = 0
+            while t < outputs:
                 u = t * stride
-                column_first = max(0, first_inside - u)
-                column_last = min((n_columns - 1) * stride + job.kernel_w, last_inside - u)
                 tile_x = offset(x, (base + dilation * u) * plan.in_channels)
                 place = (phase + step * t) * plan.out_channels
                 tile_residual = residual if is_null(residual) else offset(residual, place)
-                if whole and column_first == 0 and column_last == patch:
-                    call(plain, (job, tile_x, tile_residual, offset(out, place)))
-                else:
-                    call(
-                        masked,
-                        (
-                            job,
-                            tile_x,
-                            tile_residual,
-                            offset(out, place),
-                            row_first,
-                            row_last,
-                            column_first,
-                            max(column_first, column_last),
-                            n_rows,
-                            n_columns,
-                        ),
-                    )
+                tile_out = offset(out, place)
+                # tiles from here on whose patch lies inside, as one run
+                tiles = min((last_inside - patch - u) // (tile_columns * stride) + 1, (outputs - t) // tile_columns)
+                if whole and u >= first_inside and tiles > 0:
+                    call(plain, (job, tiles, x_step, out_step, tile_x, tile_residual, tile_out))
+                    t += tiles * tile_columns
+                    continue
+                n_columns = min(tile_columns, outputs - t)
+                column_first = max(0, first_inside - u)
+                column_last = max(column_first, min((n_columns - 1) * stride + job.kernel_w, last_inside - u))
+                call(
+                    masked,
+                    (
+                        job,
+                        tile_x,
+                        tile_residual,
+                        tile_out,
+                        row_first,
+                        row_last,
+                        column_first,
+                        column_last,
+                        n_rows,
+                        n_columns,
+                    ),
+                )
+                t += n_columns
 
     def depthwise(plan, x, residual, out, scratch, row_begin, row_end, block_begin, block_end):
         lanes = plan.lanes
@@ -394,16 +422,6 @@ def _kernel(dtype: np.dtype) -> tuple[Callable, Any]:
 def address(dtype: np.dtype) -> int:
     """Address of the depthwise kernel: the loops around every micro-kernel."""
     return compile_kernel(f"depthwise_f{dtype.itemsize * 8}", lambda: _kernel(dtype))
-
-
-def effective_window(geometry: Any) -> Window:
-    """Window and strides of the micro-kernel for a geometry: strides divided by what they share with the dilation."""
-    return Window(
-        geometry.kernel_h,
-        geometry.kernel_w,
-        geometry.stride_h // gcd(geometry.stride_h, geometry.dilation_h),
-        geometry.stride_w // gcd(geometry.stride_w, geometry.dilation_w),
-    )
 
 
 def micro_kernels(dtype: np.dtype, window: Window, shape: Shape, lanes: int, multiplier: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The parallel driver: cuts a kernel's grid of rows x blocks into tasks and runs them, one compilation for all kernels."""
+"""The drivers: cut a kernel's grid of rows x blocks into tasks and run them; one compilation for all kernels."""
 
 from __future__ import annotations
 

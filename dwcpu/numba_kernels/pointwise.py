@@ -87,33 +87,39 @@ def _build_micro_kernel(dtype: np.dtype, rows: int, vectors: int) -> tuple[Calla
     width = vectors * lanes
     size = rows * width
 
-    def micro_kernel(gemm, a, residual, out):
+    def micro_kernel(gemm, tiles, a, residual, out):
         a_stride, length, out_stride, columns = gemm.a_stride, gemm.length, gemm.out_stride, gemm.columns
-        tile = tile_rows(as_pointer(a, gemm.bias), rows, vectors, lanes)
-        for kh in range(gemm.n_h):
-            for kw in range(gemm.n_w):
-                x = offset(a, kh * gemm.a_h + kw * gemm.a_w)
-                w = offset(as_pointer(a, gemm.weights), kh * gemm.b_h + kw * gemm.b_w)
-                for k in range(length):
-                    tile = outer_fma(tile, offset(x, k), a_stride, offset(w, k * width))
-        if columns == width:
-            if not is_null(residual):
-                tile = add(tile, residual, out_stride, lanes)
-            store(clamp(tile, gemm.low, gemm.high), out, out_stride, lanes)
-        else:
-            buffer = stack(out, size)
-            if not is_null(residual):
-                copy_block(residual, out_stride, buffer, width, rows, columns)
-                tile = add(tile, buffer, width, lanes)
-            store(clamp(tile, gemm.low, gemm.high), buffer, width, lanes)
-            copy_block(buffer, width, out, out_stride, rows, columns)
+        for t in range(tiles):
+            tile = tile_rows(as_pointer(a, gemm.bias), rows, vectors, lanes)
+            first = t * rows
+            for kh in range(gemm.n_h):
+                for kw in range(gemm.n_w):
+                    x = offset(a, first * a_stride + kh * gemm.a_h + kw * gemm.a_w)
+                    w = offset(as_pointer(a, gemm.weights), kh * gemm.b_h + kw * gemm.b_w)
+                    for k in range(length):
+                        tile = outer_fma(tile, offset(x, k), a_stride, offset(w, k * width))
+            tile_out = offset(out, first * out_stride)
+            if columns == width:
+                if not is_null(residual):
+                    tile = add(tile, offset(residual, first * out_stride), out_stride, lanes)
+                store(clamp(tile, gemm.low, gemm.high), tile_out, out_stride, lanes)
+            else:
+                buffer = stack(out, size)
+                if not is_null(residual):
+                    copy_block(offset(residual, first * out_stride), out_stride, buffer, width, rows, columns)
+                    tile = add(tile, buffer, width, lanes)
+                store(clamp(tile, gemm.low, gemm.high), buffer, width, lanes)
+                copy_block(buffer, width, tile_out, out_stride, rows, columns)
 
     real = REAL[dtype]
-    return micro_kernel, types.void(GEMM, real, real, real)
+    return micro_kernel, types.void(GEMM, types.int64, real, real, real)
 
 
 def micro_kernel(dtype: np.dtype, rows: int, vectors: int) -> int:
-    """Address of the GEMM micro-kernel of `rows` pixels x `vectors` vectors: void(gemm, a, residual, out)."""
+    """Address of the GEMM micro-kernel of `rows` pixels x `vectors` vectors: void(gemm, tiles, a, residual, out).
+
+    It computes `tiles` tiles, one below the other, so that short sums do not pay for a call each.
+    """
     name = f"gemm_f{dtype.itemsize * 8}_{rows}x{vectors}v"
     return compile_kernel(name, lambda: _build_micro_kernel(dtype, rows, vectors))
 
@@ -150,21 +156,24 @@ def run_panel(dtype: np.dtype) -> Callable:
     lanes = target().lanes(dtype.itemsize)
 
     @njit(error_model="numpy")
+    def run_tiles(table, gemm, entry, height, tiles, first, a, residual, out):
+        if tiles == 0:
+            return
+        kernel = integer_at(table, entry + height)
+        if kernel == 0:  # a height that nobody foresaw: right, only slower
+            kernel, tiles = integer_at(table, entry + 1), tiles * height
+        tile_out = first * gemm.out_stride
+        tile_residual = residual if is_null(residual) else offset(residual, tile_out)
+        call(kernel, (gemm, tiles, offset(a, first * gemm.a_stride), tile_residual, offset(out, tile_out)))
+
+    @njit(error_model="numpy")
     def run(table, gemm, rows, a, residual, out):
         entry = (gemm.columns - 1) // lanes * (tallest + 1)
-        a_stride, out_stride = gemm.a_stride, gemm.out_stride
         tiles = (rows + tallest - 1) // tallest
-        first = 0
-        for t in range(tiles):
-            last = rows * (t + 1) // tiles
-            height = last - first
-            kernel = integer_at(table, entry + height)
-            if kernel == 0:  # a height that nobody foresaw: right, only slower
-                kernel, height = integer_at(table, entry + 1), 1
-            while first < last:
-                tile_residual = residual if is_null(residual) else offset(residual, first * out_stride)
-                call(kernel, (gemm, offset(a, first * a_stride), tile_residual, offset(out, first * out_stride)))
-                first += height
+        height = rows // tiles
+        taller = rows - height * tiles  # tiles of one row more, which come first
+        run_tiles(table, gemm, entry, height + 1, taller, 0, a, residual, out)
+        run_tiles(table, gemm, entry, height, tiles - taller, taller * (height + 1), a, residual, out)
 
     return run
 

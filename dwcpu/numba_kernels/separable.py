@@ -3,8 +3,8 @@
 Assumes: `plan` names a depthwise and a pointwise kernel and their plans; `scratch` holds plan.block_rows rows of the
 depthwise result. Guarantees: the bits of the two kernels run one after the other over the whole tensor.
 
-Loops: blocks of `plan.block_rows` output rows, sized so that the buffer stays in half of the L2 cache while the panels of
-the pointwise weights pass over it, and those are re-read as few times as that allows.
+Loops: blocks of `plan.block_rows` output rows, sized so that the buffer stays in half of the L2 cache while the panels
+of the pointwise weights pass over it, and those are re-read as few times as that allows.
 """
 
 from __future__ import annotations

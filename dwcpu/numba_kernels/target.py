@@ -119,7 +119,7 @@ class _KernelCache(caching.FunctionCache):
 
     def __init__(self, function: Callable, folder: Path, name: str) -> None:
         class Implementation(caching.CompileResultCacheImpl):
-            _locator_classes = [type("Locator", (), {"from_function": lambda *_: _Locator(folder, name)})]
+            _locator_classes = (type("Locator", (), {"from_function": lambda *_: _Locator(folder, name)}),)
 
         self._impl_class = Implementation
         self._kernel_name = name

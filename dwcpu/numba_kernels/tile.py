@@ -1,4 +1,4 @@
-"""The SIMD register tile as a Numba type: the only file that emits LLVM IR.
+"""The SIMD register tile as a Numba type: with `scalar`, the only file that emits LLVM IR.
 
 A `Tile` is a rows x columns arrangement of vectors of `lanes` reals that LLVM keeps in registers. Kernels are written
 with the functions below and stay a few lines of Python; each function is an intrinsic that is unrolled while the IR is
@@ -34,15 +34,12 @@ __all__ = [
     "call",
     "clamp",
     "copy_block",
-    "fma",
     "integer_at",
     "interleave",
     "is_null",
     "new_record",
     "offset",
     "outer_fma",
-    "polynomial",
-    "power_of_two",
     "stack",
     "store",
     "store_part",
@@ -300,7 +297,10 @@ def tile_columns(typingctx, pointer, rows, lanes):
         return _pack(
             builder,
             tile,
-            {(i, 0): _load(builder, _at(builder, args[0], I64(i * tile.lanes), real), tile.vector) for i in range(tile.rows)},
+            {
+                (i, 0): _load(builder, _at(builder, args[0], I64(i * tile.lanes), real), tile.vector)
+                for i in range(tile.rows)
+            },
         )
 
     return tile(pointer, rows, lanes), codegen
@@ -311,7 +311,7 @@ def outer_fma(typingctx, tile, a, a_stride, b):
     """tile[i, j] += a[i * a_stride] * b[j]: one step of the GEMM micro-kernel."""
 
     def codegen(context, builder, signature, args):
-        value, a, a_stride, b = args
+        _value, a, a_stride, b = args
         real, held = tile.vector.element, _unpack(builder, tile, args[0])
         columns = [_load(builder, _at(builder, b, I64(j * tile.lanes), real), tile.vector) for j in range(tile.columns)]
         for i in range(tile.rows):
@@ -447,6 +447,7 @@ def interleave(typingctx, source, multiplier, lanes):
 
     return tile(source, multiplier, lanes), codegen
 
+
 @intrinsic
 def bits(typingctx, first, last):
     """int64 whose bits [first, last) are set, for 0 <= first, last < 64; none where last <= first."""
@@ -559,67 +560,3 @@ def copy_block(source, source_stride, destination, destination_stride, rows, col
     for i in range(rows):
         for j in range(columns):
             destination[i * destination_stride + j] = source[i * source_stride + j]
-
-
-# --- scalars ----------------------------------------------------------------------------------------------------------
-
-
-def _fma_scalar(builder, x, y, z):
-    if not target().fma:
-        return builder.fadd(builder.fmul(x, y), z)
-    name = "llvm.fma.f32" if x.type == ir.FloatType() else "llvm.fma.f64"
-    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(x.type, [x.type] * 3), name)
-    return builder.call(function, [x, y, z])
-
-
-@intrinsic
-def fma(typingctx, x, y, z):
-    """x * y + z, rounded once, of three scalars of one type."""
-
-    def codegen(context, builder, signature, args):
-        return _fma_scalar(builder, *args)
-
-    return x(x, x, x), codegen
-
-
-def polynomial(dtype, terms):
-    """Intrinsic that evaluates the polynomial with these terms, constant first, by Horner's rule."""
-
-    @intrinsic
-    def evaluate(typingctx, x):
-        def codegen(context, builder, signature, args):
-            real = args[0].type
-            value = ir.Constant(real, float(dtype.type(terms[-1])))
-            for term in reversed(terms[:-1]):
-                value = _fma_scalar(builder, value, args[0], ir.Constant(real, float(dtype.type(term))))
-            return value
-
-        return x(x), codegen
-
-    return evaluate
-
-
-def power_of_two(dtype):
-    """Intrinsic (shifted, v) -> v * 2^n, where `shifted` is n plus 1.5 * 2^(mantissa bits).
-
-    In two factors, each a normal number for every n down to twice the smallest exponent, so that only the last product
-    rounds.
-    """
-    bits, mantissa, bias = (32, 23, 127) if dtype == np.float32 else (64, 52, 1023)
-
-    @intrinsic
-    def scale(typingctx, shifted, v):
-        def codegen(context, builder, signature, args):
-            integer, real = ir.IntType(bits), args[0].type
-            unshifted = integer(0x4B400000 if bits == 32 else 0x4338000000000000)
-            n = builder.sub(builder.bitcast(args[0], integer), unshifted)
-            first = builder.ashr(n, integer(1))
-            value = args[1]
-            for part in (first, builder.sub(n, first)):
-                exponent = builder.shl(builder.add(part, integer(bias)), integer(mantissa))
-                value = builder.fmul(value, builder.bitcast(exponent, real))
-            return value
-
-        return v(shifted, v), codegen
-
-    return scale

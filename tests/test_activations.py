@@ -1,0 +1,106 @@
+"""Activations: near the reference over their whole range; the same bits from every kernel and place in a vector."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import dwcpu
+from dwcpu import dispatch, reference
+from dwcpu.epilogue import parse_activation
+from dwcpu.geometry import ConvGeometry
+
+ACTIVATIONS = [
+    None,
+    "relu",
+    "relu6",
+    "hardswish",
+    "hardsigmoid",
+    "sigmoid",
+    "silu",
+    "gelu",
+    ("clip", -0.5, 0.25),
+    ("leaky_relu", 0.1),
+]
+EVERY_ACTIVATION = pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
+EVERY_DTYPE = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["f32", "f64"])
+
+
+def applied(values: np.ndarray, activation: object, kernel: dispatch.Kernel) -> np.ndarray:
+    """The activation of each value as the epilogue of a depthwise convolution that changes nothing."""
+    x = values.reshape(1, 1, -1, 1).repeat(kernel.lanes + 1, axis=3)
+    geometry = ConvGeometry.depthwise(x.shape, (1, 1, x.shape[3]))
+    out = np.empty_like(x)
+    ones = np.ones((1, 1, x.shape[3], 1), x.dtype)
+    kernel.prepare(geometry, ones, None, parse_activation(activation, "test")).run(x, None, out, 1)
+    assert (out.view(np.uint8) == out[..., :1].repeat(x.shape[3], axis=3).view(np.uint8)).all(), "lanes differ"
+    return out[0, 0, :, 0].copy()
+
+
+def any_window_kernels(dtype: type) -> list[dispatch.Kernel]:
+    """One depthwise kernel of each family that takes a 1x1 window on a handful of channels."""
+    found = {}
+    for kernel in dispatch.kernels(dtype):
+        if kernel.op == "depthwise" and kernel.supports(
+            ConvGeometry.depthwise((1, 1, 9, kernel.lanes + 1), (1, 1, kernel.lanes + 1))
+        ):
+            found.setdefault(kernel.backend, kernel)
+    return list(found.values())
+
+
+@EVERY_DTYPE
+@EVERY_ACTIVATION
+def test_close_to_the_reference_everywhere(activation: object, dtype: type) -> None:
+    values = np.concatenate([np.linspace(-12, 12, 4001), np.linspace(-120, 120, 801), np.geomspace(1e-30, 1e30, 61)])
+    values = np.concatenate([values, -np.geomspace(1e-30, 1e30, 61)]).astype(dtype)
+    with np.errstate(over="ignore"):
+        right = reference.activate(values.astype(np.float64), parse_activation(activation, "test")).astype(dtype)
+    limits = np.finfo(dtype)
+    for kernel in any_window_kernels(dtype):
+        result = applied(values, activation, kernel)
+        # A few units in the last place, of the result or of the subnormal factor it was made from. In float64 the
+        # reference's own argument of erfc is rounded too, which its tail magnifies.
+        units = 6 if dtype is np.float32 else 16
+        allowed = units * limits.eps * np.abs(right) + np.abs(values) * limits.smallest_subnormal * 4
+        off = np.abs(result.astype(np.longdouble) - right)
+        worst = (off - allowed).argmax()
+        assert (off <= allowed).all(), f"{kernel.name}: {values[worst]} gives {result[worst]}, not {right[worst]}"
+
+
+@EVERY_DTYPE
+@EVERY_ACTIVATION
+def test_special_values(activation: object, dtype: type) -> None:
+    values = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, np.finfo(dtype).max, np.finfo(dtype).min], dtype)
+    with np.errstate(all="ignore"):
+        right = reference.activate(values.astype(np.float64), parse_activation(activation, "test")).astype(dtype)
+    for kernel in any_window_kernels(dtype):
+        # 0.0 + -0.0 is 0.0: the sum starts from a bias of zero
+        np.testing.assert_array_equal(applied(values, activation, kernel), right, err_msg=kernel.name)
+
+
+@EVERY_DTYPE
+@EVERY_ACTIVATION
+def test_same_bits_from_every_family(activation: object, dtype: type, rng: np.random.Generator) -> None:
+    values = np.concatenate([rng.normal(0, 5, 5000), rng.normal(0, 40, 2000)]).astype(dtype)
+    first, *others = [applied(values, activation, kernel) for kernel in any_window_kernels(dtype)]
+    for other in others:
+        assert first.tobytes() == other.tobytes()
+
+
+@EVERY_ACTIVATION
+@pytest.mark.parametrize("backend", ["auto", "numba"])
+def test_as_epilogue_of_every_operation(activation: object, backend: str, rng: np.random.Generator) -> None:
+    x = rng.standard_normal((2, 9, 7, 20)).astype(np.float32)
+    dw = rng.standard_normal((3, 3, 20)).astype(np.float32)
+    pw = rng.standard_normal((20, 19)).astype(np.float32)
+    w = rng.standard_normal((3, 3, 20, 19)).astype(np.float32)
+    calls = {
+        "depthwise": lambda which: dwcpu.depthwise_conv2d(x, dw, padding=1, activation=activation, backend=which),
+        "pointwise": lambda which: dwcpu.pointwise_conv2d(x, pw, activation=activation, backend=which),
+        "conv": lambda which: dwcpu.conv2d(x, w, stride=2, padding=1, activation=activation, backend=which),
+        "separable": lambda which: dwcpu.separable_conv2d(
+            x, dw, pw, padding=1, dw_activation=activation, pw_activation=activation, backend=which
+        ),
+    }
+    for name, call in calls.items():
+        np.testing.assert_allclose(call(backend), call("reference"), rtol=2e-4, atol=2e-4, err_msg=name)

@@ -1,0 +1,127 @@
+"""The table and the choice: names say what kernels are, and which shape runs on which kernel is pinned."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+import dwcpu
+from dwcpu import dispatch, runtime
+from dwcpu.geometry import ConvGeometry, SeparableGeometry
+from dwcpu.grid import cut
+
+NAME = re.compile(r"(depthwise|pointwise|conv|separable)_f(32|64)(_[a-z0-9]+)*__(numba|cython)")
+
+
+def test_names_are_unique_and_well_formed() -> None:
+    names = dwcpu.list_kernels()
+    assert len(names) == len(set(names))
+    assert all(NAME.fullmatch(name) for name in names), names
+
+
+def depthwise(
+    size: int, channels: int, window: int | tuple[int, int], stride: int = 1, **options: object
+) -> ConvGeometry:
+    kernel_h, kernel_w = (window, window) if isinstance(window, int) else window
+    options = {"padding": "same", **options}
+    return ConvGeometry.depthwise((1, size, size, channels), (kernel_h, kernel_w, channels), stride=stride, **options)
+
+
+#: Shape -> label of the kernel, whatever the family; the tile follows from the machine.
+PINNED = {
+    "3x3": (depthwise(56, 128, 3), "depthwise_f32_3x3s1_"),
+    "3x3 stride 2": (depthwise(56, 128, 3, 2), "depthwise_f32_3x3s2_"),
+    "5x5": (depthwise(28, 240, 5), "depthwise_f32_5x5s1_"),
+    "5x5 stride 2": (depthwise(28, 240, 5, 2), "depthwise_f32_5x5s2_"),
+    "7x7": (depthwise(14, 384, 7), "depthwise_f32_7x7s1_"),
+    "dilated like undilated": (depthwise(56, 128, 3, dilation=2), "depthwise_f32_3x3s1_"),
+    "stride shared with dilation": (depthwise(56, 128, 3, 2, dilation=2), "depthwise_f32_3x3s1_"),
+    "4x4": (depthwise(56, 128, 4), "depthwise_f32_small_"),
+    "11x11": (depthwise(56, 96, 11), "depthwise_f32_any_"),
+    "one line": (depthwise(56, 96, (1, 5)), "depthwise_f32_line_"),
+    "pointwise": (ConvGeometry.pointwise((1, 7, 7, 64), (64, 64)), "pointwise_f32_"),
+    "stem": (ConvGeometry.conv((1, 224, 224, 3), (3, 3, 3, 32), stride=2), "conv_f32_"),
+    "conv of one channel a group": (
+        ConvGeometry.conv((1, 20, 20, 32), (3, 3, 1, 32), groups=32), "depthwise_f32_3x3s1_"
+    ),
+    "conv of one tap": (ConvGeometry.conv((1, 20, 20, 32), (1, 1, 32, 8)), "pointwise_f32_"),
+    "separable": (SeparableGeometry.of((1, 56, 56, 64), (3, 3, 64), (64, 64), padding=1), "separable_f32_fused_"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PINNED)
+def test_shape_to_kernel(name: str) -> None:
+    geometry, label = PINNED[name]
+    assert (dispatch.choose(geometry, np.float32, 1).name + "_").startswith(label)
+
+
+def test_few_rows_on_several_threads_run_as_two_passes() -> None:
+    geometry = SeparableGeometry.of((1, 7, 7, 1024), (3, 3, 1024), (1024, 1024), padding=1)
+    assert "_fused_" in dispatch.choose(geometry, np.float32, 1).name
+    assert "_split_" in dispatch.choose(geometry, np.float32, 2).name
+
+
+def test_choice_does_not_depend_on_earlier_choices() -> None:
+    geometry = depthwise(56, 128, 3)
+    assert dispatch.choose(geometry, np.float32, 1) is dispatch.choose(geometry, "float32", 1)
+
+
+def test_a_kernel_by_name() -> None:
+    geometry = depthwise(12, 16, 3)
+    for kernel in dispatch.kernels(np.float32):
+        if kernel.supports(geometry):
+            assert dispatch.choose(geometry, np.float32, 1, kernel.name) is kernel
+    with pytest.raises(ValueError, match="does not compute"):
+        dispatch.choose(geometry, np.float32, 1, next(k.name for k in dispatch.kernels("f4") if k.op == "pointwise"))
+
+
+def test_every_depthwise_geometry_has_a_numba_kernel() -> None:
+    for channels in range(1, 40):
+        for window in (1, 2, 3, 8):
+            assert dispatch.choose(depthwise(9, channels, window), np.float64, 1, "numba").op == "depthwise"
+
+
+def test_explain() -> None:
+    choice = dwcpu.DepthwiseConv2d(np.ones((3, 3, 64), np.float32), padding=1).explain((56, 56, 64))
+    assert choice.flops == 2 * 9 * 56 * 56 * 64
+    assert choice.bytes == 4 * (2 * 56 * 56 * 64 + 9 * 64)
+    assert 0 < choice.bound_us < 10_000
+    assert choice.kernel in dwcpu.list_kernels()
+    assert choice.kernel in str(choice)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 4, 7, 8])
+@pytest.mark.parametrize("rows", [1, 2, 7, 14, 49, 112])
+@pytest.mark.parametrize("granule", [1, 2, 6])
+@pytest.mark.parametrize("blocks", [1, 3, 128])
+def test_a_grid_covers_all_rows_and_no_more_threads_than_asked(
+    threads: int, rows: int, granule: int, blocks: int
+) -> None:
+    for divisible in (False, True):
+        grid = cut(rows, granule, blocks, threads, divisible)
+        assert sum(grid.row_counts()) == rows
+        assert grid.tasks <= threads
+        assert divisible or grid.block_parts == 1
+
+
+def test_warmup_names_kernels() -> None:
+    names: list[str] = []
+    dwcpu.warmup(progress=names.append)
+    assert set(names) <= set(dwcpu.list_kernels())
+    with pytest.raises(TypeError, match="warmup: dtype is int64"):
+        dwcpu.warmup(np.int64)
+
+
+def test_small_work_stays_on_the_calling_thread() -> None:
+    geometry = depthwise(4, 64, 3)
+    prepared = dispatch.choose(geometry, np.float32, 8).prepare(geometry, np.ones((3, 3, 64, 1), np.float32))
+    x, out = np.ones(geometry.x_shape, np.float32), np.empty(geometry.out_shape, np.float32)
+    prepared.run(x, None, out, 8)
+    assert prepared._grids[8].threads == 1
+
+
+def test_cache_sizes_are_plausible() -> None:
+    l1, l2, l3 = runtime.cache_sizes()
+    assert 8 << 10 <= l1 <= l2 <= l3
