@@ -38,14 +38,14 @@ class Kernel:
     op : {"depthwise", "pointwise", "conv", "separable"}
     dtype : dtype
     backend : {"numba", "cython"}
-    tile : str
+    label, tile : str
         As in the name.
     window : (kernel_h, kernel_w, stride_h, stride_w)
         What a depthwise kernel is unrolled for, the strides divided by what they share with the dilation; 0: any.
     tile_rows, tile_columns, lanes : int
         Depthwise: output rows and columns, and channels. Others: pixels, vectors, output channels of a vector.
-    channels : (int, int)
-        Least and most input channels.
+    channels, multipliers : (int, int)
+        Least and most input channels, and outputs of each.
     most_taps : int
         Largest window.
     address : callable
@@ -58,12 +58,14 @@ class Kernel:
     op: str
     dtype: np.dtype
     backend: str
+    label: str
     tile: str
     window: tuple[int, int, int, int]
     tile_rows: int
     tile_columns: int
     lanes: int
     channels: tuple[int, int]
+    multipliers: tuple[int, int]
     most_taps: int
     address: Callable[[], int]
     micro_kernels: Callable[..., np.ndarray] | None = None
@@ -79,6 +81,7 @@ class Kernel:
         actual = geometry.effective_window
         return (
             self.channels[0] <= geometry.in_channels <= self.channels[1]
+            and self.multipliers[0] <= geometry.multiplier <= self.multipliers[1]
             and all(own in (0, other) for own, other in zip(self.window, actual, strict=True))
             and (self.most_taps == 0 or _fits_unrolled(actual, self.tile_rows, self.tile_columns, self.most_taps))
         )
@@ -106,7 +109,7 @@ class Kernel:
             pointwise = choose(geometry.pointwise, self.dtype, 1, self.backend).prepare(
                 geometry.pointwise, pw, *pw_rest
             )
-            return (PreparedFused if self.tile == "fused" else PreparedSplit)(self, geometry, depthwise, pointwise)
+            return (PreparedFused if self.label == "fused" else PreparedSplit)(self, geometry, depthwise, pointwise)
         return PreparedSingle(self, geometry, weights, bias, activation or Activation())
 
 
@@ -128,36 +131,36 @@ def _family(backend: str, dtype: np.dtype) -> tuple[Kernel, ...]:
         if found is None:
             return ()
         family = found
-    bits = f"f{dtype.itemsize * 8}"
     rows = []
     for row in family.rows(dtype.name):
-        op, window, lanes = row["op"], row["window"], row["lanes"]
-        tile = f"{row['tile_rows']}x{row['tile_columns']}"
+        op, label, lanes = row["op"], row["label"], row["lanes"]
         if op == "depthwise":
-            tile += "v1" if row["channels"][1] > 2 * lanes else f"l{lanes}"
-        elif op == "separable":
-            tile = row["label"]
+            vector = f"l{lanes}" if row["channels"][1] < 2 * lanes else "v1"
         else:
-            tile += "v"
-        label = row["label"] if op in ("depthwise", "conv") else ""
-        name = "_".join(part for part in (op, bits, label, tile) if part) + f"__{backend}"
-        rows.append(
-            Kernel(
-                name,
-                op,
-                dtype,
-                backend,
-                tile,
-                window,
-                row["tile_rows"],
-                row["tile_columns"],
-                lanes,
-                row["channels"],
-                row["most_taps"],
-                row["address"],
-                row.get("micro_kernels"),
+            vector = "v"
+        tile = f"{row['tile_rows']}x{row['tile_columns']}{vector}"
+        # a separable convolution also comes as two passes, which need no kernel of their own
+        for way in (label, "split") if op == "separable" else (label,):
+            name = f"{op}_f{dtype.itemsize * 8}_{way}_{tile}__{backend}"
+            rows.append(
+                Kernel(
+                    name,
+                    op,
+                    dtype,
+                    backend,
+                    way,
+                    tile,
+                    row["window"],
+                    row["tile_rows"],
+                    row["tile_columns"],
+                    lanes,
+                    row["channels"],
+                    row["multipliers"],
+                    row["most_taps"],
+                    row["address"],
+                    row.get("micro_kernels"),
+                )
             )
-        )
     return tuple(rows)
 
 

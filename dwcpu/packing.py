@@ -34,11 +34,12 @@ def depthwise_panels(w: np.ndarray, bias: np.ndarray | None, lanes: int) -> tupl
     """Depthwise weights by channel vector: ``[block][kh][kw][m][lane]`` and bias ``[block][m][lane]``.
 
     Block b starts at channel ``min(b * lanes, C - lanes)``: the last one slides back over its neighbour instead of
-    being padded, so that kernels load and store whole vectors of the image too.
+    being padded, so that kernels load and store whole vectors of the image too. Fewer channels than lanes make one
+    block, padded with zeros.
 
     Parameters
     ----------
-    w : ndarray, shape (KH, KW, C, M), with C >= lanes
+    w : ndarray, shape (KH, KW, C, M)
     bias : ndarray, shape (C * M,), or None
         None is zeros.
     lanes : int
@@ -57,6 +58,10 @@ def depthwise_panels(w: np.ndarray, bias: np.ndarray | None, lanes: int) -> tupl
     """
     channels, multiplier = w.shape[2:]
     rows = np.zeros((channels, multiplier), w.dtype) if bias is None else bias.reshape(channels, multiplier)
+    if channels < lanes:
+        w = np.pad(w, ((0, 0), (0, 0), (0, lanes - channels), (0, 0)))
+        rows = np.pad(rows, ((0, lanes - channels), (0, 0)))
+        channels = lanes
     starts = np.minimum(np.arange(0, channels, lanes), channels - lanes)
     members = starts[:, None] + np.arange(lanes)
     return _packed(w[:, :, members].transpose(2, 0, 1, 4, 3)), _packed(rows[members].transpose(0, 2, 1))

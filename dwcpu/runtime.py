@@ -218,6 +218,11 @@ def _serial_driver() -> Driver:
     return numba_driver.serial()
 
 
+def _forked_driver(*arguments: int) -> None:
+    """All tasks on the calling thread, however many threads the call was cut for."""
+    _serial_driver()(*arguments[:-1], 1)
+
+
 @cache
 def _parallel_driver() -> Driver:
     # The compiled driver also runs Numba's kernels: it costs less per call and enters one OpenMP runtime only.
@@ -228,8 +233,10 @@ def _parallel_driver() -> Driver:
 def driver(threads: int) -> Driver:
     """The driver for a call on `threads` threads."""
     global _ran_parallel
-    if threads == 1 or _serial_only:
+    if threads == 1:
         return _serial_driver()
+    if _serial_only:
+        return _forked_driver
     _ran_parallel = True
     return _parallel_driver()
 

@@ -58,10 +58,11 @@ def test_close_to_the_reference_everywhere(activation: object, dtype: type) -> N
     limits = np.finfo(dtype)
     for kernel in any_window_kernels(dtype):
         result = applied(values, activation, kernel)
-        # A few units in the last place, of the result or of the subnormal factor it was made from. In float64 the
-        # reference's own argument of erfc is rounded too, which its tail magnifies.
-        units = 6 if dtype is np.float32 else 16
-        allowed = units * limits.eps * np.abs(right) + np.abs(values) * limits.smallest_subnormal * 4
+        # A few units in the last place, of the result or of the subnormal factor that it was made from.
+        allowed = 6 * limits.eps * np.abs(right) + np.abs(values) * limits.smallest_subnormal * 4
+        if activation == "gelu" and dtype is np.float64:
+            # The reference rounds the argument of erfc, whose tail magnifies that by the square of the argument.
+            allowed += np.minimum(values**2, 2000) * limits.eps * np.abs(right)
         off = np.abs(result.astype(np.longdouble) - right)
         worst = (off - allowed).argmax()
         assert (off <= allowed).all(), f"{kernel.name}: {values[worst]} gives {result[worst]}, not {right[worst]}"

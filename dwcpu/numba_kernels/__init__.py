@@ -39,7 +39,8 @@ def rows(dtype_name: str) -> list[dict[str, Any]]:
     """One dictionary a kernel; within an operation, the most special first.
 
     Keys: op, label (of the window, or of the way), window (kernel_h, kernel_w, stride_h, stride_w; 0: any), tile_rows,
-    tile_columns, lanes, channels (least, most), most_taps (0: any), address (callable), micro_kernels (callable).
+    tile_columns, lanes, channels and multipliers (least, most), most_taps (0: any), address and micro_kernels (both
+    callable).
     """
     dtype = np.dtype(dtype_name)
     full = target().lanes(dtype.itemsize)
@@ -59,6 +60,7 @@ def rows(dtype_name: str) -> list[dict[str, Any]]:
                     "tile_columns": tile[1],
                     "lanes": lanes,
                     "channels": channels,
+                    "multipliers": (1, _NO_LIMIT),
                     "most_taps": most_taps,
                     "address": partial(depthwise.address, dtype),
                     "micro_kernels": partial(_depthwise_micro_kernels, dtype, tile, lanes, label != "any"),
@@ -75,23 +77,24 @@ def rows(dtype_name: str) -> list[dict[str, Any]]:
                 "tile_columns": tile[1],
                 "lanes": full,
                 "channels": (1, _NO_LIMIT),
+                "multipliers": (1, _NO_LIMIT),
                 "most_taps": 0,
                 "address": partial(module.address, dtype),
                 "micro_kernels": partial(_gemm_micro_kernels, dtype),
             }
         )
-    for label in ("fused", "split"):
-        result.append(
-            {
-                "op": "separable",
-                "label": label,
-                "window": (0, 0, 0, 0),
-                "tile_rows": 0,
-                "tile_columns": 0,
-                "lanes": full,
-                "channels": (1, _NO_LIMIT),
-                "most_taps": 0,
-                "address": partial(separable.address, dtype),
-            }
-        )
+    result.append(
+        {
+            "op": "separable",
+            "label": "fused",
+            "window": (0, 0, 0, 0),
+            "tile_rows": tile[0],
+            "tile_columns": tile[1],
+            "lanes": full,
+            "channels": (1, _NO_LIMIT),
+            "multipliers": (1, _NO_LIMIT),
+            "most_taps": 0,
+            "address": partial(separable.address, dtype),
+        }
+    )
     return result

@@ -1,0 +1,167 @@
+"""Kernels compiled ahead of time: which instruction sets are there, which one runs, and where its kernels are.
+
+`setup.py` compiles the same sources once per instruction set and dtype. At import, the widest set that was compiled and
+that the CPU and the operating system support is chosen; the environment variable `DWCPU_ISA` caps it: "x86-64-v4"
+(AVX-512), "x86-64-v3" (AVX2 and FMA), "x86-64-v2" (SSE4.2), "neon", "baseline", or "none" for no compiled kernels at all.
+
+A kernel is an address with the C signature of `dwcpu.abi`; `run` cuts its grid of rows and blocks into tasks and runs
+them, on OpenMP threads, without the GIL. It runs the kernels of the Numba family just as well. The sources are the
+`.pxi` files and `tile.h`; each opens with its contract. Packed layouts:
+
+- depthwise weights `[block][kh][kw][m][lane]` and bias `[block][m][lane]`, a block being `lanes` channels from
+  `min(block * lanes, channels - lanes)` on; fewer channels than `lanes` are one block, padded with zeros;
+- pointwise and convolution weights, per group: panels of `tile_columns * lanes` output channels,
+  `[kh][kw][cin][column]`, the last panel only as many vectors wide as it needs and padded with zeros; bias padded alike.
+
+Arrays need no alignment beyond that of one element; 64 bytes for weights and outputs make loads and stores up to twice
+as fast.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+__all__ = ["activations", "available", "compiled", "has_openmp", "isa", "rows", "run", "status"]
+
+#: From narrowest to widest, as modules are named. A machine has sets of one kind only.
+ISAS = ("baseline", "neon", "x86_64_v2", "x86_64_v3", "x86_64_v4")
+
+_DTYPES = {"float32": "f32", "float64": "f64"}
+
+
+def _load(name: str) -> ModuleType | None:
+    try:
+        return import_module(f"{__name__}.{name}")
+    except ImportError:
+        return None
+
+
+def _shown(name: str) -> str:
+    return name.replace("x86_64", "x86-64").replace("64_v", "64-v")
+
+
+def _cap(value: str | None) -> int:
+    """Number of names of `ISAS` that the environment variable lets through."""
+    name = (value or "").strip().lower().replace("-", "_")
+    if not name:
+        return len(ISAS)
+    if name == "none":
+        return 0
+    if name not in ISAS:
+        names = ", ".join(["none", *map(_shown, ISAS)])
+        raise ValueError(f"DWCPU_ISA: got {value!r}; it must be one of {names}; unset it to use the widest")
+    return ISAS.index(name) + 1
+
+
+def _choose(cap: int) -> tuple[str | None, dict[str, ModuleType]]:
+    """Widest instruction set, among the first `cap`, whose modules are there and that can run here; and its modules."""
+    if _driver is not None:
+        able = set(_driver.cpu_levels())
+        for name in reversed(ISAS[:cap]):
+            if name in able:
+                modules = {dtype: _load(f"_{name}_{short}") for dtype, short in _DTYPES.items()}
+                loaded = {dtype: module for dtype, module in modules.items() if module is not None}
+                if len(loaded) == len(modules):
+                    return name, loaded
+    return None, {}
+
+
+def _missing_driver(*_: int) -> None:
+    raise RuntimeError(f"cython_kernels.run: there is no compiled driver; {status()}; use the Numba backend")
+
+
+_driver: Any = _load("_driver")
+_isa, _modules = _choose(_cap(os.environ.get("DWCPU_ISA")))
+
+#: run(kernel, plan, x, residual, out, scratch, scratch_stride, rows, row_granule, row_parts, blocks, block_parts,
+#: threads): all integers, addresses included (0: none); scratch_stride in bytes. Task row_part * block_parts + block_part
+#: gets scratch + task * scratch_stride.
+run: Callable[..., None] = _missing_driver if _driver is None else _driver.run
+
+
+def available() -> bool:
+    """Whether there are kernels to run."""
+    return _isa is not None
+
+
+def isa() -> str | None:
+    """Name of the instruction set that is used, e.g. "x86-64-v3"; None if there are no compiled kernels to use."""
+    return None if _isa is None else _shown(_isa)
+
+
+def compiled() -> list[str]:
+    """Names of the instruction sets that this installation was compiled for and this machine can run."""
+    able = () if _driver is None else _driver.cpu_levels()
+    return [_shown(name) for name in ISAS if name in able and _load(f"_{name}_f32") is not None]
+
+
+def has_openmp() -> bool:
+    """Whether `run` can use several threads."""
+    return _driver is not None and bool(_driver.has_openmp())
+
+
+def _build_info() -> dict[str, Any]:
+    """What setup.py noted: "compiler", "openmp", "modules" and "problems"."""
+    try:
+        return json.loads(Path(__file__).with_name("build_info.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def status() -> str:
+    """One line: what is used, and why it is no more than that."""
+    info = _build_info()
+    problems = "; ".join(info.get("problems", []))
+    if _isa is not None:
+        threads = "OpenMP" if has_openmp() else "one thread"
+        text = f"{isa()} of {', '.join(compiled())}; {threads}"
+        return f"{text}; when it was built: {problems}" if problems else text
+    cap = os.environ.get("DWCPU_ISA", "").strip()
+    if cap and compiled():
+        return f"none: DWCPU_ISA={cap} rules out {', '.join(compiled())}"
+    if problems:
+        return f"none: when it was built: {problems}"
+    if not info.get("modules"):
+        return "none: the package was not built by its setup.py; install it with pip, with a C compiler on the path"
+    return f"none: this machine runs none of {', '.join(info['modules'])}"
+
+
+_NO_LIMIT = 2**62
+
+
+def rows(dtype: str) -> list[dict[str, Any]]:
+    """Kernels of one dtype, "float32" or "float64", the most special first; empty if there are none.
+
+    The keys are those of `dwcpu.numba_kernels.rows`. Depthwise kernels with a fixed window need multiplier 1 and at
+    least `lanes` channels; the other one takes any.
+    """
+    return [_row(kernel) for kernel in _modules[dtype].rows()] if dtype in _modules else []
+
+
+def _row(kernel: dict[str, Any]) -> dict[str, Any]:
+    op, lanes, address = kernel["op"], kernel["lanes"], kernel["address"]
+    window = tuple(kernel[name] for name in ("kernel_h", "kernel_w", "stride_h", "stride_w"))
+    fixed = op == "depthwise" and window[0] > 0
+    return {
+        "op": op,
+        "label": "{}x{}s{}".format(*window) if fixed else "fused" if op == "separable" else "any",
+        "window": window if fixed else (0, 0, 0, 0),
+        "tile_rows": kernel["tile_rows"],
+        "tile_columns": kernel["tile_cols"] if op == "depthwise" else kernel["vectors"],
+        "lanes": lanes,
+        "channels": (lanes if fixed else 1, _NO_LIMIT),
+        "multipliers": (1, 1 if fixed else _NO_LIMIT),
+        "most_taps": 0,
+        "address": lambda: address,
+    }
+
+
+def activations(dtype_name: str) -> dict[int, int]:
+    """Code of each second-pass activation (`dwcpu.abi.ACTIVATION_CODES`) -> its address."""
+    return _modules[dtype_name].activations() if dtype_name in _modules else {}

@@ -1,0 +1,18 @@
+def run(
+    kernel: int,
+    plan: int,
+    x: int,
+    residual: int,
+    out: int,
+    scratch: int,
+    scratch_stride: int,
+    rows: int,
+    row_granule: int,
+    row_parts: int,
+    blocks: int,
+    block_parts: int,
+    threads: int,
+    /,
+) -> None: ...
+def has_openmp() -> bool: ...
+def cpu_levels() -> list[str]: ...

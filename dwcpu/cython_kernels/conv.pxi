@@ -1,0 +1,120 @@
+# Standard and grouped convolution: an indirect GEMM through the micro-kernel of gemm.pxi, which reads windows where they lie in x.
+#
+# Assumes: x (batch, height, width, in_channels) and out contiguous; weights in panels, group after group, each group padded to
+# whole vectors; rows are output rows (of batch * out_height), blocks are panels, group by group. Block rows: output rows whose
+# inputs stay in L2 while all panels pass (0: all).
+# Guarantees: gemm.pxi; the runs go in the order kernel row, kernel column, input channel; taps in the padding are left out.
+# Loops, outermost first: blocks of output rows; panels; runs of output pixels with the same valid taps. The inner pixels of a
+# row are such a run; so are the pixels of a border column, top to bottom.
+
+cdef inline i64 first_tap(i64 position, i64 dilation, i64 taps) noexcept nogil:
+    """First tap k with position + k * dilation >= 0, or `taps`."""
+    return smaller(larger(ceil_div(-position, dilation), 0), taps)
+
+
+cdef inline i64 end_tap(i64 position, i64 dilation, i64 taps, i64 size) noexcept nogil:
+    """One past the last tap k with position + k * dilation < size."""
+    return smaller(larger(ceil_div(size - position, dilation), 0), taps)
+
+
+cdef inline i64 inner_begin(i64 outputs, i64 stride, i64 pad) noexcept nogil:
+    """First output all of whose taps lie behind the beginning of the axis, or `outputs`."""
+    return smaller(larger(ceil_div(pad, stride), 0), outputs)
+
+
+cdef inline i64 inner_end(
+    i64 begin, i64 outputs, i64 stride, i64 pad, i64 dilation, i64 taps, i64 size
+) noexcept nogil:
+    """One past the last output all of whose taps lie before the end of the axis, at least `begin`."""
+    return larger(begin, smaller(outputs, ceil_div(size + pad - (taps - 1) * dilation, stride)))
+
+
+cdef void conv_run(
+    const Plan *plan, const Panel *whole, const real *image, const real *residual, real *out,
+    i64 row, i64 column, i64 pixels, i64 a_step, i64 out_step
+) noexcept nogil:
+    """`pixels` output pixels with the valid taps of the first one, at (row, column) of one image and one panel."""
+    cdef Panel panel = whole[0]
+    cdef i64 top = row * plan.stride_h - plan.pad_top, left = column * plan.stride_w - plan.pad_left
+    cdef i64 kh = first_tap(top, plan.dilation_h, plan.kernel_h)
+    cdef i64 kw = first_tap(left, plan.dilation_w, plan.kernel_w)
+    cdef i64 rows = end_tap(top, plan.dilation_h, plan.kernel_h, plan.height) - kh
+    cdef i64 columns = end_tap(left, plan.dilation_w, plan.kernel_w, plan.width) - kw
+    cdef i64 channels = plan.in_channels // plan.groups, width = panel.vectors * LANES
+    cdef i64 place = (row * plan.out_width + column) * plan.out_channels
+    panel.a_step = a_step
+    panel.out_step = out_step
+    panel.row_taps = rows
+    panel.a_row = plan.dilation_h * plan.width * plan.in_channels
+    panel.w_row = plan.kernel_w * channels * width
+    panel.weights += (kh * plan.kernel_w + kw) * channels * width
+    if plan.groups == 1 and plan.dilation_w == 1:
+        panel.column_taps = 1
+        panel.a_column = panel.w_column = 0
+        panel.depth = columns * channels
+    else:
+        panel.column_taps = columns
+        panel.a_column = plan.dilation_w * plan.in_channels
+        panel.w_column = channels * width
+        panel.depth = channels
+    image += ((top + kh * plan.dilation_h) * plan.width + left + kw * plan.dilation_w) * plan.in_channels
+    gemm_panel(plan, &panel, pixels, image, moved(residual, place), out + place)
+
+
+cdef void conv_panel(
+    const Plan *plan, const Panel *panel, const real *image, const real *residual, real *out, i64 begin, i64 end
+) noexcept nogil:
+    """Output rows `begin` to `end` of one image and one panel."""
+    cdef i64 row, column, stop, kh, taps
+    cdef i64 step = plan.stride_w * plan.in_channels
+    cdef i64 row_step = plan.stride_h * plan.width * plan.in_channels
+    cdef i64 out_row = plan.out_width * plan.out_channels
+    cdef i64 first = inner_begin(plan.out_width, plan.stride_w, plan.pad_left)
+    cdef i64 last = inner_end(
+        first, plan.out_width, plan.stride_w, plan.pad_left, plan.dilation_w, plan.kernel_w, plan.width)
+    if first < last:
+        for row in range(begin, end):
+            conv_run(plan, panel, image, residual, out, row, first, last - first, step, plan.out_channels)
+    if last - first == plan.out_width:
+        return
+    row = begin
+    while row < end:
+        kh = first_tap(row * plan.stride_h - plan.pad_top, plan.dilation_h, plan.kernel_h)
+        taps = end_tap(row * plan.stride_h - plan.pad_top, plan.dilation_h, plan.kernel_h, plan.height)
+        stop = row + 1
+        while stop < end and kh == first_tap(
+            stop * plan.stride_h - plan.pad_top, plan.dilation_h, plan.kernel_h
+        ) and taps == end_tap(stop * plan.stride_h - plan.pad_top, plan.dilation_h, plan.kernel_h, plan.height):
+            stop += 1
+        for column in range(plan.out_width):
+            if column < first or column >= last:
+                conv_run(plan, panel, image, residual, out, row, column, stop - row, row_step, out_row)
+        row = stop
+
+
+cdef void conv(
+    const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
+    i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
+) noexcept nogil:
+    cdef Panel panel
+    cdef i64 in_channels = plan.in_channels // plan.groups, out_channels = plan.out_channels // plan.groups
+    cdef i64 depth = plan.kernel_h * plan.kernel_w * in_channels
+    cdef i64 padded = ceil_div(out_channels, LANES) * LANES, panels = ceil_div(out_channels, GEMM_VECTORS * LANES)
+    cdef i64 step = plan.block_rows if plan.block_rows > 0 else row_end - row_begin
+    cdef i64 image_size = plan.height * plan.width * plan.in_channels
+    cdef i64 out_size = plan.out_height * plan.out_width * plan.out_channels
+    cdef i64 row = row_begin, rows, begin, image, block, group, column
+    while row < row_end:
+        image = row // plan.out_height
+        begin = row - image * plan.out_height
+        rows = smaller(smaller(step, row_end - row), plan.out_height - begin)
+        for block in range(block_begin, block_end):
+            group = block // panels
+            panel_of(&panel, plan, out_channels, depth, block - group * panels)
+            panel.weights += group * depth * padded
+            panel.bias += group * padded
+            column = group * out_channels + (block - group * panels) * GEMM_VECTORS * LANES
+            conv_panel(
+                plan, &panel, x + image * image_size + group * in_channels,
+                moved(residual, image * out_size + column), out + image * out_size + column, begin, begin + rows)
+        row += rows

@@ -1,0 +1,293 @@
+# Depthwise convolution with any window, stride, dilation, channel multiplier and number of channels.
+#
+# Assumes: channel-last, contiguous x and out; weights [block][kh][kw][m][lane] and bias [block][m][lane] of blocks of LANES
+# channels, the last of which slides back to end with the last channel; fewer channels than LANES are one block, padded. Rows are
+# output rows (of batch * out_height), blocks are vectors of input channels.
+# Guarantees: those of depthwise.pxi.
+# Loops, outermost first: output rows; passes of plan.block_channels channel blocks (0: all), whose inputs and weights stay in L1
+# along the row; strips of up to STRIP inner columns; channel blocks; multiplier; taps. A strip stays in registers and loads each
+# weight once. Columns whose window leaves the image are done one by one with their valid taps only, up to four channel blocks
+# side by side.
+
+cdef enum:
+    STRIP = 8
+    ABREAST = 4
+
+
+cdef struct Lanes:
+    i64 block          # number of the block
+    i64 channel        # its first channel, slid back if need be
+    int first          # its own lanes are first .. last - 1
+    int last
+
+
+cdef struct Taps:
+    i64 row            # first valid kernel row, and their number
+    i64 rows
+    i64 column         # likewise for columns
+    i64 columns
+
+
+cdef inline void lanes_of(Lanes *lanes, i64 block, i64 channels) noexcept nogil:
+    lanes.block = block
+    lanes.channel = larger(smaller(block * LANES, channels - LANES), 0)
+    lanes.first = <int> (block * LANES - lanes.channel)
+    lanes.last = <int> smaller(LANES, channels - lanes.channel)
+
+
+cdef void put_parts(
+    const Plan *plan, const Lanes *lanes, i64 m, i64 count, i64 lanes_step,
+    const real *sums, const real *residual, real *out
+) noexcept nogil:
+    """Epilogue where vectors are not written whole: `count` vectors of sums go to output channels (channel + lane) *
+    multiplier + m, of pixels one after the other, or of one pixel and lanes[0], lanes[1], … if `lanes_step` is 1."""
+    cdef vec low = v_splat(<real> plan.low), high = v_splat(<real> plan.high), v
+    cdef i64 multiplier = plan.multiplier, place, j
+    cdef real buffer[LANES]
+    cdef int lane
+    for j in range(count):
+        place = lanes.channel * multiplier + m
+        v = v_load(sums)
+        if multiplier == 1:
+            if residual != NULL:
+                v = v_add(v, v_load_part(residual + place, lanes.first, lanes.last))
+            v_store_part(out + place, v_clamp(v, low, high), lanes.first, lanes.last)
+        else:
+            if residual != NULL:
+                v_store(buffer, v_zero())
+                for lane in range(lanes.first, lanes.last):
+                    buffer[lane] = residual[place + lane * multiplier]
+                v = v_add(v, v_load(buffer))
+            v_store(buffer, v_clamp(v, low, high))
+            for lane in range(lanes.first, lanes.last):
+                out[place + lane * multiplier] = buffer[lane]
+        sums += LANES
+        lanes += lanes_step
+        if lanes_step == 0:
+            residual = moved(residual, plan.out_channels)
+            out += plan.out_channels
+
+
+cdef inline void put(
+    const int count, const Plan *plan, const Lanes *lanes, i64 m, i64 lanes_step,
+    vec *acc, const real *residual, real *out
+) noexcept nogil:
+    """Epilogue of `count` vectors (see put_parts), written whole where possible."""
+    cdef vec low, high
+    cdef real sums[STRIP * LANES]
+    cdef i64 out_step = 0 if lanes_step == 1 else plan.out_channels
+    cdef int j
+    if plan.multiplier == 1 and lanes[0].first == 0 and lanes[(count - 1) * lanes_step].last == LANES and (
+        lanes[(count - 1) * lanes_step].first == 0
+    ):
+        low = v_splat(<real> plan.low)
+        high = v_splat(<real> plan.high)
+        residual = moved(residual, lanes.channel)
+        out += lanes.channel
+        if lanes_step == 1:
+            out_step = LANES
+        for j in range(count):
+            if residual != NULL:
+                acc[j] = v_add(acc[j], v_load(residual + j * out_step))
+            v_store(out + j * out_step, v_clamp(acc[j], low, high))
+    else:
+        for j in range(count):
+            v_store(sums + j * LANES, acc[j])
+        put_parts(plan, lanes, m, count, lanes_step, sums, residual, out)
+
+
+cdef void no_taps(
+    const Plan *plan, const Lanes *lanes, i64 count, const real *residual, real *out
+) noexcept nogil:
+    """`count` neighbouring columns of one channel block whose windows lie in the padding altogether."""
+    cdef const real *bias = <const real *> plan.bias + lanes.block * plan.multiplier * LANES
+    cdef i64 m, j
+    for m in range(plan.multiplier):
+        for j in range(count):
+            put_parts(
+                plan, lanes, m, 1, 0, bias + m * LANES,
+                moved(residual, j * plan.out_channels), out + j * plan.out_channels)
+
+
+cdef inline void strip(
+    const int count, const bint partial, const Plan *plan, const Lanes *lanes, const Taps *taps,
+    const real *x, const real *residual, real *out
+) noexcept nogil:
+    """`count` neighbouring output columns with the same taps, one channel block, all multipliers. x is the first tap.
+    `partial`: there are fewer channels than lanes."""
+    cdef vec acc[STRIP]
+    cdef vec w
+    cdef i64 multiplier = plan.multiplier, m, h, k
+    cdef i64 step = plan.stride_w * plan.in_channels
+    cdef i64 x_column = plan.dilation_w * plan.in_channels, x_row = plan.dilation_h * plan.width * plan.in_channels
+    cdef i64 size = plan.kernel_h * plan.kernel_w * multiplier * LANES
+    cdef const real *weights = <const real *> plan.weights + lanes.block * size
+    cdef const real *bias = <const real *> plan.bias + lanes.block * multiplier * LANES
+    cdef const real *p
+    cdef const real *q
+    cdef int j
+    weights += (taps.row * plan.kernel_w + taps.column) * multiplier * LANES
+    x += lanes.channel
+    for m in range(multiplier):
+        w = v_load(bias + m * LANES)
+        for j in range(count):
+            acc[j] = w
+        h = 0
+        while True:  # there are taps: loops that test at their end keep the sums in registers
+            p = x + h * x_row
+            q = weights + (h * plan.kernel_w * multiplier + m) * LANES
+            k = taps.columns
+            while True:
+                w = v_load(q)
+                p = v_anew(p)
+                for j in range(count):
+                    if partial:
+                        acc[j] = v_fma(v_load_part(p + j * step, 0, lanes.last), w, acc[j])
+                    else:
+                        acc[j] = v_fma(v_load(p + j * step), w, acc[j])
+                p += x_column
+                q += multiplier * LANES
+                k -= 1
+                if k == 0:
+                    break
+            h += 1
+            if h == taps.rows:
+                break
+        put(count, plan, lanes, m, 0, acc, residual, out)
+
+
+cdef inline void strip_of(
+    const bint partial, i64 count, const Plan *plan, const Lanes *lanes, const Taps *taps,
+    const real *x, const real *residual, real *out
+) noexcept nogil:
+    if count == 1:
+        strip(1, partial, plan, lanes, taps, x, residual, out)
+    elif count == 2:
+        strip(2, partial, plan, lanes, taps, x, residual, out)
+    elif count == 3:
+        strip(3, partial, plan, lanes, taps, x, residual, out)
+    elif count == 4:
+        strip(4, partial, plan, lanes, taps, x, residual, out)
+    elif count == 5:
+        strip(5, partial, plan, lanes, taps, x, residual, out)
+    elif count == 6:
+        strip(6, partial, plan, lanes, taps, x, residual, out)
+    elif count == 7:
+        strip(7, partial, plan, lanes, taps, x, residual, out)
+    else:
+        strip(8, partial, plan, lanes, taps, x, residual, out)
+
+
+cdef inline void abreast(
+    const int count, const Plan *plan, const Lanes *lanes, const Taps *taps,
+    const real *x, const real *residual, real *out
+) noexcept nogil:
+    """One output pixel, `count` channel blocks side by side, so that their multiply-adds overlap in time."""
+    cdef vec acc[ABREAST]
+    cdef i64 multiplier = plan.multiplier, m, h, k
+    cdef i64 x_column = plan.dilation_w * plan.in_channels, x_row = plan.dilation_h * plan.width * plan.in_channels
+    cdef i64 size = plan.kernel_h * plan.kernel_w * multiplier * LANES
+    cdef const real *weights = <const real *> plan.weights + lanes.block * size
+    cdef const real *bias = <const real *> plan.bias + lanes.block * multiplier * LANES
+    cdef const real *p
+    cdef const real *q
+    cdef int j
+    weights += (taps.row * plan.kernel_w + taps.column) * multiplier * LANES
+    for m in range(multiplier):
+        for j in range(count):
+            acc[j] = v_load(bias + (j * multiplier + m) * LANES)
+        h = 0
+        while True:
+            p = x + h * x_row
+            q = weights + (h * plan.kernel_w * multiplier + m) * LANES
+            k = taps.columns
+            while True:
+                for j in range(count):
+                    acc[j] = v_fma(v_load(p + lanes[j].channel), v_load(q + j * size), acc[j])
+                p += x_column
+                q += multiplier * LANES
+                k -= 1
+                if k == 0:
+                    break
+            h += 1
+            if h == taps.rows:
+                break
+        put(count, plan, lanes, m, 1, acc, residual, out)
+
+
+cdef void columns_of_row(
+    const Plan *plan, const Taps *taps, i64 columns, const real *x, const real *residual, real *out,
+    i64 block_begin, i64 block_end
+) noexcept nogil:
+    """Neighbouring output columns with the same taps; x is the first tap of the first column."""
+    cdef Lanes lanes[ABREAST]
+    cdef i64 channels = plan.in_channels, block, count, j
+    cdef i64 first = block_begin * LANES * plan.multiplier
+    cdef i64 stored = smaller(block_end * LANES, channels) * plan.multiplier - first
+    while columns > 0:
+        count = smaller(columns, STRIP)
+        if count > 1 or channels < LANES or taps.rows <= 0 or taps.columns <= 0:
+            for block in range(block_begin, block_end):
+                lanes_of(&lanes[0], block, channels)
+                if taps.rows <= 0 or taps.columns <= 0:
+                    no_taps(plan, lanes, count, residual, out)
+                elif channels < LANES:
+                    strip_of(True, count, plan, lanes, taps, x, residual, out)
+                else:
+                    strip_of(False, count, plan, lanes, taps, x, residual, out)
+        else:
+            block = block_begin
+            while block < block_end:
+                for j in range(smaller(ABREAST, block_end - block)):
+                    lanes_of(&lanes[j], block + j, channels)
+                if block_end - block >= 4:
+                    abreast(4, plan, lanes, taps, x, residual, out)
+                elif block_end - block == 3:
+                    abreast(3, plan, lanes, taps, x, residual, out)
+                elif block_end - block == 2:
+                    abreast(2, plan, lanes, taps, x, residual, out)
+                else:
+                    abreast(1, plan, lanes, taps, x, residual, out)
+                block += ABREAST
+        if stored == plan.out_channels:
+            activate(plan, out, 1, 0, count * stored)
+        else:
+            activate(plan, out + first, count, plan.out_channels, stored)
+        columns -= count
+        x += count * plan.stride_w * channels
+        residual = moved(residual, count * plan.out_channels)
+        out += count * plan.out_channels
+
+
+cdef void depthwise_any(
+    const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
+    i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
+) noexcept nogil:
+    cdef Taps taps
+    cdef i64 inner = inner_begin(plan.out_width, plan.stride_w, plan.pad_left)
+    cdef i64 after = inner_end(
+        inner, plan.out_width, plan.stride_w, plan.pad_left, plan.dilation_w, plan.kernel_w, plan.width)
+    cdef i64 step = plan.block_channels if plan.block_channels > 0 else block_end - block_begin
+    cdef i64 row, image, y, top, left, column, count, place, block
+    for row in range(row_begin, row_end):
+        image = row // plan.out_height
+        y = row - image * plan.out_height
+        top = y * plan.stride_h - plan.pad_top
+        taps.row = first_tap(top, plan.dilation_h, plan.kernel_h)
+        taps.rows = end_tap(top, plan.dilation_h, plan.kernel_h, plan.height) - taps.row
+        block = block_begin
+        while block < block_end:
+            column = 0
+            while column < plan.out_width:
+                count = after - inner if column == inner and after > inner else 1
+                left = column * plan.stride_w - plan.pad_left
+                taps.column = first_tap(left, plan.dilation_w, plan.kernel_w)
+                taps.columns = end_tap(left, plan.dilation_w, plan.kernel_w, plan.width) - taps.column
+                place = (row * plan.out_width + column) * plan.out_channels
+                columns_of_row(
+                    plan, &taps, count,
+                    x + ((image * plan.height + top + taps.row * plan.dilation_h) * plan.width
+                         + left + taps.column * plan.dilation_w) * plan.in_channels,
+                    moved(residual, place), out + place, block, smaller(block + step, block_end))
+                column += count
+            block += step

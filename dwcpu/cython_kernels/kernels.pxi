@@ -1,0 +1,50 @@
+# All kernels of one instruction set and one dtype, and the table by which Python finds them.
+
+include "tile.pxi"
+include "gemm.pxi"
+include "pointwise.pxi"
+include "conv.pxi"
+include "depthwise_any.pxi"
+include "depthwise.pxi"
+include "separable.pxi"
+include "activations.pxi"
+
+
+def _row(op, uintptr_t address, int kernel, int stride, int tile_rows, int tile_cols, int vectors):
+    return {
+        "op": op, "kernel_h": kernel, "kernel_w": kernel, "stride_h": stride, "stride_w": stride,
+        "tile_rows": tile_rows, "tile_cols": tile_cols, "vectors": vectors, "lanes": LANES, "address": address,
+    }
+
+
+def rows():
+    """One dict per kernel; 0 stands for any window or stride. Depthwise strides are stride / gcd(stride, dilation)."""
+    return [
+        _row("depthwise", <uintptr_t> &depthwise_3x3s1, 3, 1, WINDOW_ROWS, WINDOW_COLUMNS, 1),
+        _row("depthwise", <uintptr_t> &depthwise_3x3s2, 3, 2, WINDOW_ROWS, WINDOW_COLUMNS, 1),
+        _row("depthwise", <uintptr_t> &depthwise_5x5s1, 5, 1, WINDOW_ROWS, WINDOW_COLUMNS, 1),
+        _row("depthwise", <uintptr_t> &depthwise_5x5s2, 5, 2, WINDOW_ROWS, WINDOW_COLUMNS, 1),
+        _row("depthwise", <uintptr_t> &depthwise_7x7s1, 7, 1, WINDOW_ROWS, WINDOW_COLUMNS, 1),
+        _row("depthwise", <uintptr_t> &depthwise_7x7s2, 7, 2, WINDOW_ROWS, WINDOW_COLUMNS, 1),
+        _row("depthwise", <uintptr_t> &depthwise_any, 0, 0, 1, STRIP, 1),
+        _row("pointwise", <uintptr_t> &pointwise, 0, 0, GEMM_ROWS, GEMM_VECTORS * LANES, GEMM_VECTORS),
+        _row("conv", <uintptr_t> &conv, 0, 0, GEMM_ROWS, GEMM_VECTORS * LANES, GEMM_VECTORS),
+        _row("separable", <uintptr_t> &separable, 0, 0, GEMM_ROWS, GEMM_VECTORS * LANES, GEMM_VECTORS),
+    ]
+
+
+def activations():
+    """Code (see dwcpu.abi) -> address of each second-pass activation."""
+    return {
+        HARDSWISH: <uintptr_t> &hardswish,
+        HARDSIGMOID: <uintptr_t> &hardsigmoid,
+        LEAKY_RELU: <uintptr_t> &leaky_relu,
+        SIGMOID: <uintptr_t> &sigmoid,
+        SILU: <uintptr_t> &silu,
+        GELU: <uintptr_t> &gelu,
+    }
+
+
+def plan_size():
+    """Bytes of a plan, as this module was compiled."""
+    return sizeof(Plan)

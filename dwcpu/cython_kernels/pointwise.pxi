@@ -1,0 +1,23 @@
+# Pointwise (1x1) convolution: pixels x input channels times a packed weight matrix.
+#
+# Assumes: x (pixels, in_channels) and out (pixels, out_channels) contiguous; weights in panels (gemm.pxi); rows are pixels and
+# blocks are panels. Guarantees: gemm.pxi.
+# Loops, outermost first: blocks of plan.block_rows pixels, whose inputs stay in L2 while all panels pass; panels; tiles.
+
+cdef void pointwise(
+    const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
+    i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
+) noexcept nogil:
+    cdef Panel panel
+    cdef i64 step = larger(plan.block_rows, 1)
+    cdef i64 row = row_begin, rows, block, place
+    panel.row_taps = panel.column_taps = 1
+    panel.a_row = panel.w_row = panel.a_column = panel.w_column = 0
+    panel.a_step = panel.depth = plan.in_channels
+    while row < row_end:
+        rows = smaller(step, row_end - row)
+        for block in range(block_begin, block_end):
+            panel_of(&panel, plan, plan.out_channels, plan.in_channels, block)
+            place = row * plan.out_channels + block * GEMM_VECTORS * LANES
+            gemm_panel(plan, &panel, rows, x + row * plan.in_channels, moved(residual, place), out + place)
+        row += rows

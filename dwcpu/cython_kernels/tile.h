@@ -1,0 +1,189 @@
+/* The register tile in C vector extensions: all that differs between instruction sets, and the only C of the package.
+
+   setup.py compiles it once per instruction set and dtype, with
+     DWCPU_VECTOR_BYTES  width of a vector: 64 (AVX-512), 32 (AVX2 and FMA), 16 (NEON, SSE, anything else)
+     DWCPU_DOUBLE        1 for float64, 0 for float32
+
+   Loads and stores need no alignment beyond that of one element. `first` and `last` name lanes: the _part functions touch the
+   elements p[first] .. p[last - 1] and no other byte. A NaN that enters v_clamp leaves it. v_fma rounds once where the
+   instruction set has a fused multiply-add; elsewhere (SSE) it multiplies, rounds, and adds. */
+#ifndef DWCPU_TILE_H
+#define DWCPU_TILE_H
+
+#include <stdint.h>
+#include <string.h>
+#if defined(__x86_64__) || defined(__i386__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+/* Every `cdef inline` function of the kernels is a template: its first arguments are constants at each call, which only
+   inlining turns into register tiles. */
+#undef CYTHON_INLINE
+#define CYTHON_INLINE inline __attribute__((always_inline))
+#define V_INLINE static inline __attribute__((always_inline))
+
+#if DWCPU_DOUBLE
+typedef double real;
+typedef int64_t bits;
+#else
+typedef float real;
+typedef int32_t bits;
+#endif
+
+#include "abi.h" /* Plan, and constants of the activations: written from dwcpu/abi.py by setup.py */
+
+#define LANES (DWCPU_VECTOR_BYTES / (DWCPU_DOUBLE ? 8 : 4)) /* reals in a vector */
+
+typedef real vec __attribute__((vector_size(DWCPU_VECTOR_BYTES)));
+typedef bits vec_bits __attribute__((vector_size(DWCPU_VECTOR_BYTES)));
+typedef real vec_in_memory __attribute__((vector_size(DWCPU_VECTOR_BYTES), aligned(sizeof(real)), may_alias));
+
+#if DWCPU_VECTOR_BYTES == 64 && defined(__AVX512F__)
+#define V_AVX512 1
+#elif DWCPU_VECTOR_BYTES == 32 && defined(__AVX2__) && defined(__FMA__)
+#define V_AVX2 1
+#elif DWCPU_VECTOR_BYTES == 16 && defined(__SSE2__)
+#define V_SSE 1
+#elif DWCPU_VECTOR_BYTES == 16 && defined(__aarch64__)
+#define V_NEON 1
+#elif DWCPU_VECTOR_BYTES != 16 && !defined(DWCPU_EMULATE)
+#error "DWCPU_VECTOR_BYTES does not fit the instruction set that the compiler was told to use"
+#endif
+
+/* Picks the float32 or the float64 form of an intrinsic. */
+#if DWCPU_DOUBLE
+#define V_FORM(f32, f64) f64
+#else
+#define V_FORM(f32, f64) f32
+#endif
+
+/* Register tiles. GEMM: rows of pixels x vectors of output channels, as many as leave room for one row of weights and one splat
+   input. Depthwise windows: output rows x columns; eight accumulators keep two multiply-add units of four cycles busy, and
+   with a row of inputs and a weight they just fit 16 registers. */
+#if DWCPU_VECTOR_BYTES == 64
+#define GEMM_ROWS 14
+#define GEMM_VECTORS 2
+#elif defined(V_NEON)
+#define GEMM_ROWS 6
+#define GEMM_VECTORS 4
+#else
+#define GEMM_ROWS 6
+#define GEMM_VECTORS 2
+#endif
+#define WINDOW_ROWS 2
+#define WINDOW_COLUMNS 4
+
+/* p, as if the compiler did not know where it came from. It forgets what it loaded through it: else it loads every weight of a
+   window once and spills most of them to the stack. And it computes addresses from p: else it keeps a pointer for each element of
+   a tile, on the stack. Both cost 30 % on 16 registers. */
+V_INLINE const real *v_anew(const real *p) {
+    __asm__ volatile("" : "+r"(p) : : "memory");
+    return p;
+}
+
+V_INLINE vec v_load(const real *p) { return *(const vec_in_memory *)p; }
+
+V_INLINE void v_store(real *p, vec v) { *(vec_in_memory *)p = v; }
+
+V_INLINE vec v_splat(real s) { return s - (vec){0}; } /* unlike s + 0 this keeps the sign of -0; it costs nothing */
+
+V_INLINE vec v_zero(void) { return (vec){0}; }
+V_INLINE vec v_add(vec a, vec b) { return a + b; }
+V_INLINE vec v_sub(vec a, vec b) { return a - b; }
+V_INLINE vec v_mul(vec a, vec b) { return a * b; }
+V_INLINE vec v_div(vec a, vec b) { return a / b; }
+V_INLINE vec v_neg(vec a) { return -a; }
+
+/* a * b + c */
+V_INLINE vec v_fma(vec a, vec b, vec c) {
+#if V_AVX512
+    return (vec)V_FORM(_mm512_fmadd_ps, _mm512_fmadd_pd)(a, b, c);
+#elif V_AVX2
+    return (vec)V_FORM(_mm256_fmadd_ps, _mm256_fmadd_pd)(a, b, c);
+#elif V_NEON
+    return (vec)V_FORM(vfmaq_f32, vfmaq_f64)(c, a, b);
+#elif defined(__FP_FAST_FMAF) && defined(__FP_FAST_FMA)
+    for (int i = 0; i < LANES; i++) c[i] = V_FORM(__builtin_fmaf, __builtin_fma)(a[i], b[i], c[i]);
+    return c;
+#else
+    return a * b + c;
+#endif
+}
+
+/* yes where a < b, else no; NaN compares false */
+V_INLINE vec v_select_less(vec a, vec b, vec yes, vec no) {
+    vec_bits mask = (vec_bits)(a < b);
+    return (vec)(((vec_bits)yes & mask) | ((vec_bits)no & ~mask));
+}
+
+/* v < low ? low : v, then v > high ? high : v. On x86 that is one instruction each: max and min return their second operand
+   when either is NaN. */
+V_INLINE vec v_clamp(vec v, vec low, vec high) {
+#if V_AVX512
+    return V_FORM(_mm512_min_ps, _mm512_min_pd)(high, V_FORM(_mm512_max_ps, _mm512_max_pd)(low, v));
+#elif V_AVX2
+    return V_FORM(_mm256_min_ps, _mm256_min_pd)(high, V_FORM(_mm256_max_ps, _mm256_max_pd)(low, v));
+#elif V_SSE
+    return V_FORM(_mm_min_ps, _mm_min_pd)(high, V_FORM(_mm_max_ps, _mm_max_pd)(low, v));
+#else
+    v = v_select_less(v, low, low, v);
+    return v_select_less(high, v, high, v);
+#endif
+}
+
+/* v * 2^n, where `shifted` is n + EXP_SHIFT: n stands in its low bits. In two factors, each a normal number, so that only the last
+   product rounds. */
+V_INLINE vec v_scale(vec shifted, vec v) {
+    const int mantissa = DWCPU_DOUBLE ? 52 : 23;
+    const bits bias = DWCPU_DOUBLE ? 1023 : 127;
+    vec_bits n = (vec_bits)shifted - (vec_bits)v_splat(EXP_SHIFT);
+    vec_bits half = n >> 1;
+    return v * (vec)((half + bias) << mantissa) * (vec)((n - half + bias) << mantissa);
+}
+
+#if V_AVX512
+V_INLINE V_FORM(__mmask16, __mmask8) v_lanes(int first, int last) {
+    return (V_FORM(__mmask16, __mmask8))(((1u << last) - 1u) & ~((1u << first) - 1u));
+}
+#elif V_AVX2
+static const bits v_ones[3 * LANES] = {[LANES] = -1, -1, -1, -1,
+#if LANES == 8
+                                       -1, -1, -1, -1,
+#endif
+                                       0};
+/* All bits set in lanes first .. last - 1. */
+V_INLINE __m256i v_lanes(int first, int last) {
+    __m256i from_first = _mm256_loadu_si256((const __m256i *)(v_ones + LANES - first));
+    __m256i below_last = _mm256_loadu_si256((const __m256i *)(v_ones + 2 * LANES - last));
+    return _mm256_and_si256(from_first, below_last);
+}
+#endif
+
+/* p[first] .. p[last - 1] in their lanes, zero in the others */
+V_INLINE vec v_load_part(const real *p, int first, int last) {
+#if V_AVX512
+    return V_FORM(_mm512_maskz_loadu_ps, _mm512_maskz_loadu_pd)(v_lanes(first, last), p);
+#elif V_AVX2
+    return V_FORM(_mm256_maskload_ps, _mm256_maskload_pd)(p, v_lanes(first, last));
+#else
+    vec v = {0};
+    for (int i = 0; i < LANES; i++)
+        if (i >= first && i < last) v[i] = p[i];
+    return v;
+#endif
+}
+
+V_INLINE void v_store_part(real *p, vec v, int first, int last) {
+#if V_AVX512
+    V_FORM(_mm512_mask_storeu_ps, _mm512_mask_storeu_pd)(p, v_lanes(first, last), v);
+#elif V_AVX2
+    V_FORM(_mm256_maskstore_ps, _mm256_maskstore_pd)(p, v_lanes(first, last), v);
+#else
+    for (int i = 0; i < LANES; i++)
+        if (i >= first && i < last) p[i] = v[i];
+#endif
+}
+
+#endif

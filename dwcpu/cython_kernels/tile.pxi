@@ -1,0 +1,69 @@
+# The register tile and the plan, as Cython sees them: declarations only (see tile.h and dwcpu/abi.py).
+#
+# House rule of these files: `cdef inline` functions are templates. Their leading `const int` arguments are literals at every
+# call; tile.h makes the compiler inline them always, so that loops over those arguments unroll and arrays of `vec` become
+# registers. Everything else is an ordinary function.
+
+from libc.stdint cimport int64_t, uintptr_t
+
+ctypedef int64_t i64
+
+cdef extern from "tile.h" nogil:
+    ctypedef float real  # float or double: only the C compiler knows which
+    ctypedef struct vec:
+        pass
+    enum:
+        LANES
+        GEMM_ROWS
+        GEMM_VECTORS
+        WINDOW_ROWS
+        WINDOW_COLUMNS
+    const real *v_anew(const real *p) noexcept
+    real *v_anew_out "(real *)v_anew"(real *p) noexcept
+    vec v_load(const real *p) noexcept
+    void v_store(real *p, vec v) noexcept
+    vec v_load_part(const real *p, int first, int last) noexcept
+    void v_store_part(real *p, vec v, int first, int last) noexcept
+    vec v_splat(real s) noexcept
+    vec v_zero() noexcept
+    vec v_add(vec a, vec b) noexcept
+    vec v_sub(vec a, vec b) noexcept
+    vec v_mul(vec a, vec b) noexcept
+    vec v_div(vec a, vec b) noexcept
+    vec v_neg(vec a) noexcept
+    vec v_fma(vec a, vec b, vec c) noexcept
+    vec v_select_less(vec a, vec b, vec yes, vec no) noexcept
+    vec v_scale(vec shifted, vec v) noexcept
+    vec v_clamp(vec v, vec low, vec high) noexcept
+
+include "abi.pxi"
+
+ctypedef void (*Kernel)(
+    const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
+    i64 row_begin, i64 row_end, i64 block_begin, i64 block_end) noexcept nogil
+
+ctypedef void (*Activation)(real *values, i64 rows, i64 row_stride, i64 columns, double alpha) noexcept nogil
+
+
+cdef inline i64 smaller(i64 a, i64 b) noexcept nogil:
+    return a if a < b else b
+
+
+cdef inline i64 larger(i64 a, i64 b) noexcept nogil:
+    return a if a > b else b
+
+
+cdef inline i64 ceil_div(i64 a, i64 b) noexcept nogil:
+    """a / b rounded up, for b > 0 and any a."""
+    return (a + b - 1) // b if a > 0 else -(-a // b)
+
+
+cdef inline const real *moved(const real *p, i64 elements) noexcept nogil:
+    """p + elements, but null stays null."""
+    return p + elements if p != NULL else NULL
+
+
+cdef inline void activate(const Plan *plan, real *values, i64 rows, i64 row_stride, i64 columns) noexcept nogil:
+    """The second pass of activations that are not a clamp, over values that were just written."""
+    if plan.activation != NULL:
+        (<Activation> plan.activation)(values, rows, row_stride, columns, plan.alpha)

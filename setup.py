@@ -1,0 +1,264 @@
+"""Builds the Cython kernels, once per instruction set and dtype; everything else is in pyproject.toml.
+
+Modules, all of them optional: `dwcpu.cython_kernels._driver` (baseline instruction set, OpenMP where the compiler has it) and
+`dwcpu.cython_kernels._<instruction set>_<f32 or f64>`. Without a working C compiler the package installs all the same and
+runs on Numba; the build log says so, and so does `dwcpu.cython_kernels.status()`, from the `build_info.json` written here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import tempfile
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+KERNELS = ROOT / "dwcpu" / "cython_kernels"
+PACKAGE = "dwcpu.cython_kernels"
+
+DTYPES = ("f32", "f64")
+DIRECTIVES = "# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False\n"
+
+# No -ffast-math and nothing like it: NaN, infinities, denormals and the order of additions are promised. No contraction: a
+# multiply-add is fused where the source says so and nowhere else.
+FLAGS = ["-O3", "-g0", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-Wno-psabi"]
+
+# Register tiles are loops that must unroll to the last one. Each alternative is tried; GCC knows the first, clang the second.
+UNROLLING = [
+    [f"--param={name}=1000000" for name in ("max-completely-peeled-insns", "max-peel-branches")]
+    + ["--param=max-completely-peel-times=64"],
+    ["-mllvm", "-unroll-threshold=20000"],
+]
+
+# Compile and link flags.
+OPENMP = [(["-fopenmp"], ["-fopenmp"]), (["-Xpreprocessor", "-fopenmp"], ["-lomp"])]
+OPENMP_PROGRAM = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n"
+
+
+class InstructionSet(NamedTuple):
+    """Name of the module, bytes of a vector, and flags to try: the first that the compiler takes."""
+
+    name: str
+    vector_bytes: int
+    flags: tuple[str, ...]
+
+
+def instruction_sets(machine: str) -> list[InstructionSet]:
+    """What to build for: every level that machines of this kind may have, for the choice is made where the wheel runs."""
+    machine = machine.lower()
+    if machine in ("x86_64", "amd64"):
+        v2 = "-mssse3 -msse4.2 -mpopcnt"
+        v3 = v2 + " -mavx2 -mfma -mbmi -mbmi2 -mlzcnt"
+        v4 = v3 + " -mavx512f -mavx512bw -mavx512cd -mavx512dq -mavx512vl"
+        return [
+            InstructionSet("x86_64_v2", 16, ("-march=x86-64-v2", v2)),
+            InstructionSet("x86_64_v3", 32, ("-march=x86-64-v3", v3)),
+            InstructionSet("x86_64_v4", 64, ("-march=x86-64-v4", v4)),
+        ]
+    if machine in ("aarch64", "arm64"):
+        return [InstructionSet("neon", 16, ("",))]
+    return [InstructionSet("baseline", 16, ("",))]
+
+
+def abi() -> dict[str, Any]:
+    """The names of dwcpu/abi.py, without importing the package."""
+    path = ROOT / "dwcpu" / "abi.py"
+    names: dict[str, Any] = {"__name__": "abi"}
+    exec(compile(path.read_text("utf-8"), str(path), "exec"), names)
+    return names
+
+
+def abi_declarations(abi: dict[str, Any]) -> tuple[str, str]:
+    """The plan structure and the constants of the activations as C header and as Cython declarations."""
+    types = {"p": "void *", "i": "int64_t ", "d": "double "}
+    members = [types[kind] + name for name, kind in abi["FIELDS"].items()]
+    header = "#include <stdint.h>\n\ntypedef struct {\n" + "".join(f"    {m};\n" for m in members) + "} Plan;\n"
+    for dtype in ("float32", "float64"):
+        header += f"\n#if {'' if dtype == 'float64' else '!'}DWCPU_DOUBLE\n" + constants(abi, dtype) + "#endif\n"
+    pxi = 'cdef extern from "tile.h":\n    ctypedef struct Plan:\n' + "".join(f"        {m}\n" for m in members)
+    pxi += "    enum:\n        EXP_COUNT\n        ERFC_COUNT\n"
+    pxi += "    const real EXP_SERIES[]\n    const real ERFC_SERIES[]\n"
+    for name in ("EXP_LOWEST", "EXP_SHIFT", "INVERSE_LN2", "LN2_HEAD", "LN2_TAIL", "INVERSE_SQRT2", "ERFC_CENTRE"):
+        pxi += f"    const real {name}\n"
+    return header, pxi
+
+
+def constants(abi: dict[str, Any], dtype: str) -> str:
+    """Constants of one dtype as C definitions: doubles that `real` rounds once."""
+    double = dtype == "float64"
+    ln2 = Fraction("0.693147180559945309417232121458")
+    head = Fraction(round(ln2 * 2 ** (32 if double else 12)), 2 ** (32 if double else 12))  # n times it is exact
+    tail = Fraction(round(ln2 * 2**64), 2**64) - head
+    scalars = {
+        "EXP_LOWEST": abi["EXP_LOWEST"][dtype],
+        "EXP_SHIFT": 1.5 * 2.0 ** (52 if double else 23),  # adding it rounds to an integer
+        "INVERSE_LN2": 1 / math.log(2),
+        "LN2_HEAD": float(head),
+        "LN2_TAIL": float(tail),
+        "INVERSE_SQRT2": 1 / math.sqrt(2),
+        "ERFC_CENTRE": abi["ERFC_CENTRE"],
+    }
+    series = {
+        "EXP": [1 / math.factorial(k) for k in range(abi["EXP_TERMS"][dtype])],
+        "ERFC": abi["ERFC_TERMS"][dtype],
+    }
+    text = "".join(f"static const real {name} = (real){value!r};\n" for name, value in scalars.items())
+    for name, terms in series.items():
+        numbers = ", ".join(f"(real){term!r}" for term in terms)
+        text += f"enum {{ {name}_COUNT = {len(terms)} }};\nstatic const real {name}_SERIES[] = {{{numbers}}};\n"
+    return text
+
+
+class Probe:
+    """Asks the compiler what it can do, by compiling small programs."""
+
+    def __init__(self, command: list[str], link_command: list[str]) -> None:
+        self.command, self.link_command = command, link_command
+        self.error = ""
+
+    def works(self, program: str, flags: list[str], link_flags: list[str] | None = None) -> bool:
+        """Whether `program` compiles with `flags`, and links where `link_flags` is not None; `error` says why not."""
+        with tempfile.TemporaryDirectory() as folder:
+            source, obj = Path(folder, "probe.c"), Path(folder, "probe.o")
+            source.write_text(program)
+            commands = [[*self.command, *flags, "-Werror", "-c", str(source), "-o", str(obj)]]
+            if link_flags is not None:
+                commands.append([*self.link_command, str(obj), "-o", str(Path(folder, "probe")), *link_flags])
+            for command in commands:
+                try:
+                    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+                except OSError as error:
+                    self.error = f"{command[0]}: {error.strerror}"
+                    return False
+                if done.returncode:
+                    self.error = (done.stderr.strip().splitlines() or [f"{command[0]} failed"])[0]
+                    return False
+        return True
+
+    def first(self, alternatives: list[list[str]]) -> list[str] | None:
+        """The first of the flag lists that the compiler takes."""
+        return next((flags for flags in alternatives if self.works("int main(void) { return 0; }\n", flags)), None)
+
+
+class BuildKernels(build_ext):
+    """build_ext that finds out what the compiler can do, generates the sources, and says loudly what is missing."""
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        if self.parallel is None:
+            self.parallel = os.cpu_count() or 1
+
+    def build_extensions(self) -> None:
+        problems: list[str] = []
+        info = {"compiler": "", "openmp": False, "modules": [], "problems": problems}
+        try:
+            self.extensions = self.prepared(info)
+        except Exception as error:
+            problems.append(f"the kernels could not be prepared: {type(error).__name__}: {error}")
+            self.extensions = []
+        super().build_extensions()
+        built = [e for e in self.extensions if Path(self.get_ext_fullpath(e.name)).exists()]
+        info["modules"] = [short(e) for e in built]
+        missing = [short(e) for e in self.extensions if e not in built]
+        if missing:
+            problems.append(f"did not compile: {', '.join(missing)} (the compiler's messages are further up)")
+        self.extensions = built  # an in-place build copies these into the source tree
+        folder = KERNELS if self.inplace else Path(self.build_lib, *PACKAGE.split("."))
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "build_info.json").write_text(json.dumps(info, indent=1) + "\n")
+        self.report(info["modules"], problems)
+
+    def report(self, built: list[str], problems: list[str]) -> None:
+        """One line when all is well, a banner when something is missing."""
+        if not problems:
+            print(f"dwcpu: {len(built)} compiled modules: {', '.join(built)}", file=sys.stderr)
+            return
+        head = "some compiled kernels are missing" if built else "NO COMPILED KERNELS: only Numba's will be there"
+        line = "*" * 100
+        print("\n".join([line, f"dwcpu: {head}", *(f"  - {p}" for p in problems), line]), file=sys.stderr)
+
+    def prepared(self, info: dict) -> list[Extension]:
+        """The extensions, their C sources generated, as far as this compiler can build them."""
+        problems = info["problems"]
+        if sys.maxsize < 2**32 or not hasattr(self.compiler, "compiler_so") or self.compiler.compiler_type != "unix":
+            problems.append("the kernels need a 64-bit Python and GCC or clang")
+            return []
+        probe = Probe(list(self.compiler.compiler_so), list(self.compiler.linker_exe))
+        info["compiler"] = shlex.join(probe.command[:1])
+        if not probe.works("#include <Python.h>\n", ["-I" + d for d in self.include_dirs]):
+            problems.append(f"no C compiler that works: {probe.error}")
+            return []
+
+        openmp = next((pair for pair in OPENMP if probe.works(OPENMP_PROGRAM, *pair)), None)
+        info["openmp"] = openmp is not None
+        if openmp is None:
+            problems.append(f"no OpenMP ({probe.error}): compiled kernels run on one thread")
+        flags = {"_driver": openmp or ([], [])}
+        unrolling = probe.first(UNROLLING) or []
+        for isa in instruction_sets(platform.machine()):
+            known = probe.first([f.split() for f in isa.flags])
+            if known is None:
+                problems.append(f"{isa.name}: the compiler does not know it ({probe.error})")
+                continue
+            for double in (0, 1):
+                macros = [f"-DDWCPU_VECTOR_BYTES={isa.vector_bytes}", f"-DDWCPU_DOUBLE={double}"]
+                flags[f"_{isa.name}_{DTYPES[double]}"] = ([*unrolling, *known, *macros], [])
+
+        extensions = [e for e in self.extensions if short(e) in flags]
+        for extension in extensions:
+            compile_flags, extension.extra_link_args = flags[short(extension)]
+            extension.extra_compile_args = [*FLAGS, *compile_flags]
+            extension.include_dirs = [str(KERNELS), str(self.generated)]
+        self.generate(extensions)
+        return extensions
+
+    @property
+    def generated(self) -> Path:
+        return Path(self.build_temp, "cython").resolve()
+
+    def generate(self, extensions: list[Extension]) -> None:
+        """Write the plan's declarations and one small module per instruction set and dtype; translate all to C."""
+        from Cython.Build import cythonize
+
+        self.generated.mkdir(parents=True, exist_ok=True)
+        header, pxi = abi_declarations(abi())
+        (self.generated / "abi.h").write_text(header)
+        (self.generated / "abi.pxi").write_text(pxi)
+        for extension in extensions:
+            own = KERNELS / f"{short(extension)}.pyx"
+            text = own.read_text("utf-8") if own.exists() else DIRECTIVES + 'include "kernels.pxi"\n'
+            source = self.generated / own.name
+            source.write_text(text, "utf-8")
+            translated = cythonize(
+                Extension(extension.name, [str(source)]),
+                include_path=[str(KERNELS), str(self.generated)],
+                force=True,
+                quiet=True,
+            )
+            extension.sources = translated[0].sources
+
+
+def short(extension: Extension) -> str:
+    """Module name without the package."""
+    return extension.name.rpartition(".")[2]
+
+
+def declared() -> list[Extension]:
+    """Extensions as setuptools must know them beforehand; their sources are generated when they are built."""
+    names = ["_driver"]
+    names += [f"_{isa.name}_{dtype}" for isa in instruction_sets(platform.machine()) for dtype in DTYPES]
+    return [Extension(f"{PACKAGE}.{name}", [], optional=True) for name in names]
+
+
+if __name__ == "__main__":
+    setup(ext_modules=declared(), cmdclass={"build_ext": BuildKernels})
