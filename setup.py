@@ -1,8 +1,9 @@
 """Builds the Cython kernels, once per instruction set and dtype; everything else is in pyproject.toml.
 
-Modules, all of them optional: `dwcpu.cython_kernels._driver` (baseline instruction set, OpenMP where the compiler has it) and
-`dwcpu.cython_kernels._<instruction set>_<f32 or f64>`. Without a working C compiler the package installs all the same and
-runs on Numba; the build log says so, and so does `dwcpu.cython_kernels.status()`, from the `build_info.json` written here.
+Modules, all of them optional: `dwcpu.cython_kernels._driver` (baseline instruction set, OpenMP where the compiler has
+it) and `dwcpu.cython_kernels._<instruction set>_<f32 or f64>`. Without a working C compiler the package installs all
+the same and runs on Numba; the build log says so, and so does `dwcpu.cython_kernels.status()`, which reads the
+`build_info.json` that is written here.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ import math
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,11 +30,12 @@ PACKAGE = "dwcpu.cython_kernels"
 DTYPES = ("f32", "f64")
 DIRECTIVES = "# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False\n"
 
-# No -ffast-math and nothing like it: NaN, infinities, denormals and the order of additions are promised. No contraction: a
-# multiply-add is fused where the source says so and nowhere else.
+# No -ffast-math and nothing like it: NaN, infinities, denormals and the order of additions are promised. No
+# contraction: a multiply-add is fused where the source says so and nowhere else.
 FLAGS = ["-O3", "-g0", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-Wno-psabi"]
 
-# Register tiles are loops that must unroll to the last one. Each alternative is tried; GCC knows the first, clang the second.
+# Register tiles are loops that must unroll to the last one. The first alternative that the compiler takes is used: GCC
+# knows the one, clang the other.
 UNROLLING = [
     [f"--param={name}=1000000" for name in ("max-completely-peeled-insns", "max-peel-branches")]
     + ["--param=max-completely-peel-times=64"],
@@ -54,7 +56,7 @@ class InstructionSet(NamedTuple):
 
 
 def instruction_sets(machine: str) -> list[InstructionSet]:
-    """What to build for: every level that machines of this kind may have, for the choice is made where the wheel runs."""
+    """What to build for: every level that machines of this kind may have; the choice is made where the wheel runs."""
     machine = machine.lower()
     if machine in ("x86_64", "amd64"):
         v2 = "-mssse3 -msse4.2 -mpopcnt"
@@ -96,15 +98,12 @@ def abi_declarations(abi: dict[str, Any]) -> tuple[str, str]:
 def constants(abi: dict[str, Any], dtype: str) -> str:
     """Constants of one dtype as C definitions: doubles that `real` rounds once."""
     double = dtype == "float64"
-    ln2 = Fraction("0.693147180559945309417232121458")
-    head = Fraction(round(ln2 * 2 ** (32 if double else 12)), 2 ** (32 if double else 12))  # n times it is exact
-    tail = Fraction(round(ln2 * 2**64), 2**64) - head
     scalars = {
         "EXP_LOWEST": abi["EXP_LOWEST"][dtype],
         "EXP_SHIFT": 1.5 * 2.0 ** (52 if double else 23),  # adding it rounds to an integer
         "INVERSE_LN2": 1 / math.log(2),
-        "LN2_HEAD": float(head),
-        "LN2_TAIL": float(tail),
+        "LN2_HEAD": abi["LN2"][dtype][0],
+        "LN2_TAIL": abi["LN2"][dtype][1],
         "INVERSE_SQRT2": 1 / math.sqrt(2),
         "ERFC_CENTRE": abi["ERFC_CENTRE"],
     }
@@ -154,29 +153,42 @@ class BuildKernels(build_ext):
     """build_ext that finds out what the compiler can do, generates the sources, and says loudly what is missing."""
 
     def finalize_options(self) -> None:
+        """Compile as many modules at a time as there are CPUs."""
         super().finalize_options()
         if self.parallel is None:
             self.parallel = os.cpu_count() or 1
 
     def build_extensions(self) -> None:
+        """Build what can be built; note it in `info_file`; say what is missing."""
         problems: list[str] = []
-        info = {"compiler": "", "openmp": False, "modules": [], "problems": problems}
+        info: dict[str, Any] = {"compiler": "", "openmp": False, "modules": [], "problems": problems}
         try:
             self.extensions = self.prepared(info)
         except Exception as error:
             problems.append(f"the kernels could not be prepared: {type(error).__name__}: {error}")
             self.extensions = []
+        for extension in self.extensions:
+            Path(self.get_ext_fullpath(extension.name)).unlink(missing_ok=True)
         super().build_extensions()
         built = [e for e in self.extensions if Path(self.get_ext_fullpath(e.name)).exists()]
         info["modules"] = [short(e) for e in built]
         missing = [short(e) for e in self.extensions if e not in built]
         if missing:
             problems.append(f"did not compile: {', '.join(missing)} (the compiler's messages are further up)")
-        self.extensions = built  # an in-place build copies these into the source tree
-        folder = KERNELS if self.inplace else Path(self.build_lib, *PACKAGE.split("."))
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "build_info.json").write_text(json.dumps(info, indent=1) + "\n")
+        self.extensions = built
+        self.info_file.parent.mkdir(parents=True, exist_ok=True)
+        self.info_file.write_text(json.dumps(info, indent=1) + "\n", "utf-8")
         self.report(info["modules"], problems)
+
+    def copy_extensions_to_source(self) -> None:
+        """Finish an in-place or editable build."""
+        super().copy_extensions_to_source()
+        shutil.copyfile(self.info_file, KERNELS / self.info_file.name)
+
+    @property
+    def info_file(self) -> Path:
+        """What `status()` reads."""
+        return Path(self.build_lib, *PACKAGE.split("."), "build_info.json")
 
     def report(self, built: list[str], problems: list[str]) -> None:
         """One line when all is well, a banner when something is missing."""
@@ -224,6 +236,7 @@ class BuildKernels(build_ext):
 
     @property
     def generated(self) -> Path:
+        """Folder of the generated sources."""
         return Path(self.build_temp, "cython").resolve()
 
     def generate(self, extensions: list[Extension]) -> None:

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["ACTIVATION_CODES", "ERFC_CENTRE", "ERFC_TERMS", "EXP_LOWEST", "EXP_TERMS", "FIELDS", "plan_dtype"]
+__all__ = ["ACTIVATION_CODES", "ERFC_CENTRE", "ERFC_TERMS", "EXP_LOWEST", "EXP_TERMS", "FIELDS", "LN2", "plan_dtype"]
 
 #: Field name -> kind: "p" address, "i" int64, "d" float64. The order is the memory order.
 FIELDS: dict[str, str] = {
@@ -90,6 +90,12 @@ ACTIVATION_CODES: dict[str, int] = {
 #: exp(r) = 1 + r + r^2/2! + … for |r| <= ln(2)/2: the number of terms at which the series is exact to half a unit in
 #: the last place.
 EXP_TERMS: dict[str, int] = {"float32": 8, "float64": 14}
+
+#: ln 2 in two parts, the first with so few bits that n times it is exact for every n that exp meets.
+LN2: dict[str, tuple[float, float]] = {
+    "float32": (2839 / 2**12, 3.1946184945309415e-05),
+    "float64": (2977044472 / 2**32, -4.2009150726810846e-11),
+}
 
 #: At and below these arguments exp is zero, rounded.
 EXP_LOWEST: dict[str, float] = {"float32": -104.0, "float64": -746.0}

@@ -360,7 +360,7 @@ class Program:
                 )
             added = arrays.as_nhwc(added, "residual", layout, operation, spatial)
         if out is None:
-            result = out = np.empty(shape, self.dtype)
+            result = out = arrays.empty(shape, self.dtype)
         else:
             result = arrays.output(out, shape, self.dtype, operation)
         target = destination = arrays.as_nhwc(result, "out", layout, operation, spatial)
@@ -369,7 +369,7 @@ class Program:
         if not arrays.is_native(target) or arrays.overlaps(target, image, added, *self._weights()):
             # Kernels write some elements twice and read inputs in between: an output that is also an input, or that
             # they could not write directly, is computed aside.
-            target = np.empty(out_shape, self.dtype)
+            target = arrays.empty(out_shape, self.dtype)
         ready.run(arrays.native(image), None if added is None else arrays.native(added), target, threads)
         if target is not destination:
             arrays.copy(destination, target)
@@ -389,7 +389,7 @@ def _chain(runs: list[Run], geometries: tuple[Geometry, ...]) -> Run:
 
     def run(x: np.ndarray, residual: np.ndarray | None, out: np.ndarray, threads: int) -> None:
         for step, shape in zip(runs, shapes, strict=False):
-            between = np.empty(shape, x.dtype)
+            between = arrays.empty(shape, x.dtype)
             step(x, None, between, threads)
             x = between
         runs[-1](x, residual, out, threads)

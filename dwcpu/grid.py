@@ -30,6 +30,13 @@ class Grid(NamedTuple):
     scratch: int = 0
 
     @property
+    def arguments(self) -> tuple[int, ...]:
+        """What drivers take of it: scratch_stride, rows, granule, row_parts, blocks, block_parts, threads."""
+        return (
+            self.scratch, self.rows, self.granule, self.row_parts, self.blocks, self.block_parts, self.threads
+        )  # fmt: skip
+
+    @property
     def tasks(self) -> int:
         """Number of tasks."""
         return self.row_parts * self.block_parts

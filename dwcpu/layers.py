@@ -100,7 +100,7 @@ class Layer:
             if known is not None and (x.dtype is dtype or x.dtype == dtype) and x.flags.num & _READY == _READY:
                 run, shape = known
                 if out is None:
-                    target = np.empty(shape, dtype)
+                    target = arrays.empty(shape, dtype)
                 elif (
                     type(out) is np.ndarray
                     and out.shape == shape

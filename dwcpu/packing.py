@@ -7,22 +7,14 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["aligned_empty", "depthwise_panels", "gemm_panels"]
+from . import arrays
 
-#: A cache line, and the widest vector: packed arrays start on one.
-_ALIGNMENT = 64
-
-
-def aligned_empty(size: int, dtype: np.dtype) -> np.ndarray:
-    """Uninitialised 1-D array of `size` elements that starts on a cache line."""
-    raw = np.empty(size * dtype.itemsize + _ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % _ALIGNMENT
-    return raw[start : start + size * dtype.itemsize].view(dtype)
+__all__ = ["depthwise_panels", "gemm_panels"]
 
 
 def _packed(*pieces: np.ndarray) -> np.ndarray:
     """The pieces, flattened and one after the other, in aligned memory."""
-    result = aligned_empty(sum(piece.size for piece in pieces), pieces[0].dtype)
+    result = arrays.empty(sum(piece.size for piece in pieces), pieces[0].dtype)
     first = 0
     for piece in pieces:
         result[first : first + piece.size].reshape(piece.shape)[...] = piece
@@ -96,8 +88,8 @@ def gemm_panels(
     rows = w.reshape(-1, groups, outputs)
     padded = -(-outputs // lanes) * lanes
     width = lanes * vectors
-    weights = aligned_empty(rows.shape[0] * groups * padded, w.dtype)
-    packed_bias = aligned_empty(groups * padded, w.dtype)
+    weights = arrays.empty(rows.shape[0] * groups * padded, w.dtype)
+    packed_bias = arrays.empty(groups * padded, w.dtype)
     packed_bias[:] = 0
     if bias is not None:
         packed_bias.reshape(groups, padded)[:, :outputs] = bias.reshape(groups, outputs)

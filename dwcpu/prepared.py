@@ -6,11 +6,12 @@ the number of threads, the grid and the micro-kernels that it needs, is made at 
 
 from __future__ import annotations
 
+from math import gcd
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import packing, runtime
+from . import arrays, packing, runtime
 from .abi import FIELDS, plan_dtype
 from .epilogue import Activation
 from .geometry import ConvGeometry, SeparableGeometry
@@ -37,15 +38,21 @@ class Prepared:
         self.plan: Any = np.zeros(1, plan_dtype())
         self._plan_address = self.plan.ctypes.data
         self._grids: dict[int, Grid] = {}
+        self._address_of = runtime.address_finder()
 
     def run(self, x: np.ndarray, residual: np.ndarray | None, out: np.ndarray, threads: int) -> None:
         """Compute `out` from C-contiguous channel-last arrays of the kernel's dtype."""
         grid = self._grids.get(threads) or self._new_grid(threads)
+        address_of = self._address_of
         runtime.driver(grid.threads)(
-            self._address, self._plan_address, address_of(x), 0 if residual is None else address_of(residual),
-            address_of(out), runtime.scratch(grid.scratch * grid.tasks), grid.scratch, grid.rows, grid.granule,
-            grid.row_parts, grid.blocks, grid.block_parts, grid.threads,
-        )  # fmt: skip
+            self._address,
+            self._plan_address,
+            address_of(x),
+            0 if residual is None else address_of(residual),
+            address_of(out),
+            runtime.scratch(grid.scratch * grid.tasks),
+            *grid.arguments,
+        )
 
     _address: int
 
@@ -60,11 +67,6 @@ class Prepared:
 
     def _ready(self, grid: Grid) -> None:
         """See to it that all machine code for this grid is there."""
-
-
-def address_of(array: np.ndarray) -> int:
-    """Address of an array's first element."""
-    return array.__array_interface__["data"][0]
 
 
 def _fill(plan: Any, geometry: ConvGeometry) -> None:
@@ -136,6 +138,9 @@ class PreparedSingle(Prepared):
     def _cut(self, threads: int) -> Grid:
         kernel, geometry = self.kernel, self.geometry
         granule = 1 if kernel.op == "conv" else kernel.tile_rows
+        if kernel.op == "depthwise":
+            # the rows of a tile lie that far apart
+            granule *= geometry.dilation_h // gcd(geometry.stride_h, geometry.dilation_h)
         # Where the last channel vector slides back over its neighbour, two threads must not share the two.
         blocks = self.blocks
         divisible = kernel.op != "depthwise" or geometry.in_channels % kernel.lanes == 0
@@ -217,6 +222,6 @@ class PreparedSplit(Prepared):
 
     def run(self, x: np.ndarray, residual: np.ndarray | None, out: np.ndarray, threads: int) -> None:
         """As `Prepared.run`."""
-        between = np.empty(self.geometry.depthwise.out_shape, self.kernel.dtype)
+        between = arrays.empty(self.geometry.depthwise.out_shape, self.kernel.dtype)
         self.depthwise.run(x, None, between, threads)
         self.pointwise.run(between, residual, out, threads)

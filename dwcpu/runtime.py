@@ -19,6 +19,7 @@ import numpy as np
 
 __all__ = [
     "Memory",
+    "address_finder",
     "cache_sizes",
     "cython_kernels",
     "driver",
@@ -239,6 +240,17 @@ def driver(threads: int) -> Driver:
         return _forked_driver
     _ran_parallel = True
     return _parallel_driver()
+
+
+@cache
+def address_finder() -> Callable[[np.ndarray], int]:
+    """The fastest function there is from a C-contiguous array to the address of its first element."""
+    compiled = cython_kernels()
+    return _interface_address if compiled is None else compiled.address
+
+
+def _interface_address(array: np.ndarray) -> int:
+    return array.__array_interface__["data"][0]
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "geometry": {"padding"},
     "arrays": set(),
     "reference": FOUNDATION,
-    "packing": FOUNDATION,
+    "packing": FOUNDATION | {"arrays"},
     "grid": FOUNDATION,
     "numba_kernels": {"abi"},
     "cython_kernels": {"abi"},

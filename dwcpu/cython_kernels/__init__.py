@@ -2,7 +2,7 @@
 
 `setup.py` compiles the same sources once per instruction set and dtype. At import, the widest set that was compiled and
 that the CPU and the operating system support is chosen; the environment variable `DWCPU_ISA` caps it: "x86-64-v4"
-(AVX-512), "x86-64-v3" (AVX2 and FMA), "x86-64-v2" (SSE4.2), "neon", "baseline", or "none" for no compiled kernels at all.
+(AVX-512), "x86-64-v3" (AVX2 and FMA), "x86-64-v2" (SSE4.2), "neon", "baseline", or "none" for no compiled kernels.
 
 A kernel is an address with the C signature of `dwcpu.abi`; `run` cuts its grid of rows and blocks into tasks and runs
 them, on OpenMP threads, without the GIL. It runs the kernels of the Numba family just as well. The sources are the
@@ -11,7 +11,7 @@ them, on OpenMP threads, without the GIL. It runs the kernels of the Numba famil
 - depthwise weights `[block][kh][kw][m][lane]` and bias `[block][m][lane]`, a block being `lanes` channels from
   `min(block * lanes, channels - lanes)` on; fewer channels than `lanes` are one block, padded with zeros;
 - pointwise and convolution weights, per group: panels of `tile_columns * lanes` output channels,
-  `[kh][kw][cin][column]`, the last panel only as many vectors wide as it needs and padded with zeros; bias padded alike.
+  `[kh][kw][cin][column]`, the last panel only as many vectors wide as it needs and padded with zeros; bias alike.
 
 Arrays need no alignment beyond that of one element; 64 bytes for weights and outputs make loads and stores up to twice
 as fast.
@@ -27,7 +27,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-__all__ = ["activations", "available", "compiled", "has_openmp", "isa", "rows", "run", "status"]
+__all__ = ["activations", "address", "available", "compiled", "has_openmp", "isa", "rows", "run", "status"]
 
 #: From narrowest to widest, as modules are named. A machine has sets of one kind only.
 ISAS = ("baseline", "neon", "x86_64_v2", "x86_64_v3", "x86_64_v4")
@@ -72,7 +72,7 @@ def _choose(cap: int) -> tuple[str | None, dict[str, ModuleType]]:
     return None, {}
 
 
-def _missing_driver(*_: int) -> None:
+def _missing_driver(*_: object) -> Any:
     raise RuntimeError(f"cython_kernels.run: there is no compiled driver; {status()}; use the Numba backend")
 
 
@@ -80,9 +80,13 @@ _driver: Any = _load("_driver")
 _isa, _modules = _choose(_cap(os.environ.get("DWCPU_ISA")))
 
 #: run(kernel, plan, x, residual, out, scratch, scratch_stride, rows, row_granule, row_parts, blocks, block_parts,
-#: threads): all integers, addresses included (0: none); scratch_stride in bytes. Task row_part * block_parts + block_part
-#: gets scratch + task * scratch_stride.
+#: threads): all integers, addresses included (0: none); scratch_stride in bytes. Task number
+#: row_part * block_parts + block_part gets scratch + number * scratch_stride.
 run: Callable[..., None] = _missing_driver if _driver is None else _driver.run
+
+
+#: address(array): of the first element of a C-contiguous array.
+address: Callable[..., int] = _missing_driver if _driver is None else _driver.address
 
 
 def available() -> bool:

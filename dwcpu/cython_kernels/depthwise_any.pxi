@@ -1,13 +1,13 @@
 # Depthwise convolution with any window, stride, dilation, channel multiplier and number of channels.
 #
-# Assumes: channel-last, contiguous x and out; weights [block][kh][kw][m][lane] and bias [block][m][lane] of blocks of LANES
-# channels, the last of which slides back to end with the last channel; fewer channels than LANES are one block, padded. Rows are
-# output rows (of batch * out_height), blocks are vectors of input channels.
+# Assumes: channel-last, contiguous x and out; weights [block][kh][kw][m][lane] and bias [block][m][lane] of blocks of
+# LANES channels, the last of which slides back to end with the last channel; fewer channels than LANES are one block,
+# padded. Rows are output rows (of batch * out_height), blocks are vectors of input channels.
 # Guarantees: those of depthwise.pxi.
-# Loops, outermost first: output rows; passes of plan.block_channels channel blocks (0: all), whose inputs and weights stay in L1
-# along the row; strips of up to STRIP inner columns; channel blocks; multiplier; taps. A strip stays in registers and loads each
-# weight once. Columns whose window leaves the image are done one by one with their valid taps only, up to four channel blocks
-# side by side.
+# Loops, outermost first: output rows; passes of plan.block_channels channel blocks (0: all), whose inputs and weights
+# stay in L1 along the row; strips of up to STRIP inner columns; channel blocks; multiplier; taps. A strip stays in
+# registers and loads each weight once. Columns whose window leaves the image are done one by one with their valid
+# taps only, up to four channel blocks side by side.
 
 cdef enum:
     STRIP = 8

@@ -1,11 +1,12 @@
 # The GEMM micro-kernel: a tile of pixels x one panel of output channels, in registers from the bias to the clamp.
 #
-# Assumes: weights packed in panels of `vectors` vectors, [tap][input channel][panel width], the columns beyond the last output
-# channel padded; bias padded alike. Reads inputs straight from x: the pixels of a tile lie `a_step` apart, and the sum runs over
-# row_taps x column_taps runs of `depth` consecutive inputs. Pointwise is one run; a standard convolution without column dilation
-# is one run per kernel row; other convolutions one run per tap.
+# Assumes: weights packed in panels of `vectors` vectors, [tap][input channel][panel width], the columns beyond the
+# last output channel padded; bias padded alike. Reads inputs straight from x: the pixels of a tile lie `a_step`
+# apart, and the sum runs over row_taps x column_taps runs of `depth` consecutive inputs. Pointwise is one run; a
+# standard convolution without column dilation is one run per kernel row; other convolutions one run per tap.
 # An empty sum is the bias alone.
-# Guarantees: each output has one accumulator, which starts from the bias and takes the inputs in the order of the runs.
+# Guarantees: each output has one accumulator, which starts from the bias and takes the inputs in the order of the
+# runs.
 # Loops, outermost first: runs, inputs of a run. The tile stays in registers, a panel in L1 or L2 from tile to tile.
 
 cdef struct Panel:
@@ -22,6 +23,7 @@ cdef struct Panel:
     i64 a_column
     i64 w_column
     i64 depth
+    i64 ahead                  # from these weights to the next panel, which the first tile prefetches
     real low
     real high
 
@@ -35,7 +37,7 @@ cdef inline void gemm_tile(
     cdef vec x, low, high
     cdef const real *p
     cdef const real *w
-    cdef i64 step = panel.a_step, k, h = 0, g
+    cdef i64 step = panel.a_step, ahead = panel.ahead, k, h = 0, g
     cdef int i, j, last
     for j in range(vectors):
         b[j] = v_load(panel.bias + j * LANES)
@@ -49,6 +51,8 @@ cdef inline void gemm_tile(
             k = panel.depth
             while True:
                 for j in range(vectors):
+                    if j * LANES * sizeof(real) % 64 == 0:
+                        v_prefetch(w + ahead + j * LANES)
                     b[j] = v_load(w + j * LANES)
                 for i in range(rows):
                     x = v_splat(p[i * step])
@@ -159,7 +163,7 @@ cdef void gemm_tile_4(i64 rows, const Panel *panel, const real *a, const real *r
 
 
 cdef void gemm_panel(
-    const Plan *plan, const Panel *panel, i64 pixels, const real *a, const real *residual, real *out
+    const Plan *plan, Panel *panel, i64 pixels, const real *a, const real *residual, real *out
 ) noexcept nogil:
     """One panel for `pixels` pixels, dealt to tiles whose heights differ by one at most."""
     cdef i64 tiles = ceil_div(pixels, GEMM_ROWS)
@@ -178,6 +182,7 @@ cdef void gemm_panel(
         else:
             gemm_tile_4(rows, panel, a, residual, out)
         activate(plan, out, rows, panel.out_step, columns)
+        panel.ahead = 0
         first += rows
         a += rows * panel.a_step
         residual = moved(residual, rows * panel.out_step)
@@ -185,13 +190,14 @@ cdef void gemm_panel(
 
 
 cdef inline void panel_of(Panel *panel, const Plan *plan, i64 channels, i64 depth, i64 block) noexcept nogil:
-    """Place and width of panel number `block` of a weight matrix of `channels` output channels and `depth` input values."""
+    """Place and width of panel number `block` of a weight matrix of `channels` columns and `depth` rows."""
     cdef i64 first = block * GEMM_VECTORS * LANES
     cdef i64 rest = smaller(channels - first, GEMM_VECTORS * LANES)
     panel.vectors = ceil_div(rest, LANES)
     panel.last = rest - (panel.vectors - 1) * LANES
     panel.weights = <const real *> plan.weights + first * depth
     panel.bias = <const real *> plan.bias + first
+    panel.ahead = 0
     panel.low = <real> plan.low
     panel.high = <real> plan.high
     panel.out_step = plan.out_channels

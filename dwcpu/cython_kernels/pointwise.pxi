@@ -1,8 +1,9 @@
 # Pointwise (1x1) convolution: pixels x input channels times a packed weight matrix.
 #
-# Assumes: x (pixels, in_channels) and out (pixels, out_channels) contiguous; weights in panels (gemm.pxi); rows are pixels and
-# blocks are panels. Guarantees: gemm.pxi.
-# Loops, outermost first: blocks of plan.block_rows pixels, whose inputs stay in L2 while all panels pass; panels; tiles.
+# Assumes: x (pixels, in_channels) and out (pixels, out_channels) contiguous; weights in panels (gemm.pxi); rows are
+# pixels and blocks are panels. Guarantees: gemm.pxi.
+# Loops, outermost first: blocks of plan.block_rows pixels, whose inputs stay in L2 while all panels pass; panels;
+# tiles.
 
 cdef void pointwise(
     const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
@@ -18,6 +19,8 @@ cdef void pointwise(
         rows = smaller(step, row_end - row)
         for block in range(block_begin, block_end):
             panel_of(&panel, plan, plan.out_channels, plan.in_channels, block)
+            if block + 1 < block_end:
+                panel.ahead = panel.vectors * LANES * panel.depth
             place = row * plan.out_channels + block * GEMM_VECTORS * LANES
             gemm_panel(plan, &panel, rows, x + row * plan.in_channels, moved(residual, place), out + place)
         row += rows

@@ -1,8 +1,9 @@
-# Fused depthwise + pointwise: blocks of depthwise output rows stay in the cache until the pointwise kernel has read them.
+# Fused depthwise + pointwise: blocks of depthwise output rows stay in the cache until the pointwise kernel has read
+# them.
 #
-# Assumes: plan.depthwise_kernel and plan.pointwise_kernel are kernels of this dtype, of whichever family, with plans and numbers
-# of blocks of their own; scratch holds plan.block_rows output rows of the depthwise result. Rows are output rows (of batch *
-# out_height); there is one block.
+# Assumes: plan.depthwise_kernel and plan.pointwise_kernel are kernels of this dtype, of whichever family, with plans
+# and numbers of blocks of their own; scratch holds plan.block_rows output rows of the depthwise result. Rows are
+# output rows (of batch * out_height); there is one block.
 # Guarantees: the same bits as the two kernels one after the other.
 
 cdef void separable(

@@ -3,10 +3,11 @@
    setup.py compiles it once per instruction set and dtype, with
      DWCPU_VECTOR_BYTES  width of a vector: 64 (AVX-512), 32 (AVX2 and FMA), 16 (NEON, SSE, anything else)
      DWCPU_DOUBLE        1 for float64, 0 for float32
+   DWCPU_EMULATE lets vectors be wider than those of the instruction set, to test wide kernels on narrow machines.
 
-   Loads and stores need no alignment beyond that of one element. `first` and `last` name lanes: the _part functions touch the
-   elements p[first] .. p[last - 1] and no other byte. A NaN that enters v_clamp leaves it. v_fma rounds once where the
-   instruction set has a fused multiply-add; elsewhere (SSE) it multiplies, rounds, and adds. */
+   Loads and stores need no alignment beyond that of one element. `first` and `last` name lanes: the _part functions
+   touch the elements p[first] .. p[last - 1] and no other byte. A NaN that enters v_clamp leaves it. v_fma rounds
+   once where the instruction set has a fused multiply-add; elsewhere (SSE) it multiplies, rounds, and adds. */
 #ifndef DWCPU_TILE_H
 #define DWCPU_TILE_H
 
@@ -59,9 +60,9 @@ typedef real vec_in_memory __attribute__((vector_size(DWCPU_VECTOR_BYTES), align
 #define V_FORM(f32, f64) f32
 #endif
 
-/* Register tiles. GEMM: rows of pixels x vectors of output channels, as many as leave room for one row of weights and one splat
-   input. Depthwise windows: output rows x columns; eight accumulators keep two multiply-add units of four cycles busy, and
-   with a row of inputs and a weight they just fit 16 registers. */
+/* Register tiles. GEMM: rows of pixels x vectors of output channels, as many as leave room for one row of weights and
+   one splat input. Depthwise windows: output rows x columns; eight accumulators keep two multiply-add units of four
+   cycles busy, and with a row of inputs and a weight they just fit 16 registers. */
 #if DWCPU_VECTOR_BYTES == 64
 #define GEMM_ROWS 14
 #define GEMM_VECTORS 2
@@ -75,13 +76,16 @@ typedef real vec_in_memory __attribute__((vector_size(DWCPU_VECTOR_BYTES), align
 #define WINDOW_ROWS 2
 #define WINDOW_COLUMNS 4
 
-/* p, as if the compiler did not know where it came from. It forgets what it loaded through it: else it loads every weight of a
-   window once and spills most of them to the stack. And it computes addresses from p: else it keeps a pointer for each element of
-   a tile, on the stack. Both cost 30 % on 16 registers. */
+/* p, as if the compiler did not know where it came from. It forgets what it loaded through it: else it loads every
+   weight of a window once and spills most of them to the stack. And it computes addresses from p: else it keeps a
+   pointer for each element of a tile, on the stack. Both cost 30 % on 16 registers. */
 V_INLINE const real *v_anew(const real *p) {
     __asm__ volatile("" : "+r"(p) : : "memory");
     return p;
 }
+
+/* Ask for a cache line, into L2. */
+V_INLINE void v_prefetch(const real *p) { __builtin_prefetch(p, 0, 2); }
 
 V_INLINE vec v_load(const real *p) { return *(const vec_in_memory *)p; }
 
@@ -118,8 +122,8 @@ V_INLINE vec v_select_less(vec a, vec b, vec yes, vec no) {
     return (vec)(((vec_bits)yes & mask) | ((vec_bits)no & ~mask));
 }
 
-/* v < low ? low : v, then v > high ? high : v. On x86 that is one instruction each: max and min return their second operand
-   when either is NaN. */
+/* v < low ? low : v, then v > high ? high : v. On x86 that is one instruction each: max and min return their second
+   operand when either is NaN. */
 V_INLINE vec v_clamp(vec v, vec low, vec high) {
 #if V_AVX512
     return V_FORM(_mm512_min_ps, _mm512_min_pd)(high, V_FORM(_mm512_max_ps, _mm512_max_pd)(low, v));
@@ -133,8 +137,8 @@ V_INLINE vec v_clamp(vec v, vec low, vec high) {
 #endif
 }
 
-/* v * 2^n, where `shifted` is n + EXP_SHIFT: n stands in its low bits. In two factors, each a normal number, so that only the last
-   product rounds. */
+/* v * 2^n, where `shifted` is n + EXP_SHIFT: n stands in its low bits. In two factors, each a normal number, so that
+   only the last product rounds. */
 V_INLINE vec v_scale(vec shifted, vec v) {
     const int mantissa = DWCPU_DOUBLE ? 52 : 23;
     const bits bias = DWCPU_DOUBLE ? 1023 : 127;

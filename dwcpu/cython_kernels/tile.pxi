@@ -1,8 +1,8 @@
 # The register tile and the plan, as Cython sees them: declarations only (see tile.h and dwcpu/abi.py).
 #
-# House rule of these files: `cdef inline` functions are templates. Their leading `const int` arguments are literals at every
-# call; tile.h makes the compiler inline them always, so that loops over those arguments unroll and arrays of `vec` become
-# registers. Everything else is an ordinary function.
+# House rule of these files: `cdef inline` functions are templates. Their leading `const int` arguments are literals
+# at every call; tile.h makes the compiler inline them always, so that loops over those arguments unroll and arrays of
+# `vec` become registers. Everything else is an ordinary function.
 
 from libc.stdint cimport int64_t, uintptr_t
 
@@ -20,6 +20,7 @@ cdef extern from "tile.h" nogil:
         WINDOW_COLUMNS
     const real *v_anew(const real *p) noexcept
     real *v_anew_out "(real *)v_anew"(real *p) noexcept
+    void v_prefetch(const real *p) noexcept
     vec v_load(const real *p) noexcept
     void v_store(real *p, vec v) noexcept
     vec v_load_part(const real *p, int first, int last) noexcept

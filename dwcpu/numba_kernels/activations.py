@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numba import njit, types
 
-from dwcpu.abi import ACTIVATION_CODES, ERFC_CENTRE, ERFC_TERMS, EXP_LOWEST, EXP_TERMS
+from dwcpu.abi import ACTIVATION_CODES, ERFC_CENTRE, ERFC_TERMS, EXP_LOWEST, EXP_TERMS, LN2
 from dwcpu.numba_kernels.scalar import fma, polynomial, power_of_two
 from dwcpu.numba_kernels.target import compile_kernel
 from dwcpu.numba_kernels.tile import REAL
@@ -32,10 +32,7 @@ def _functions(dtype: np.dtype) -> dict[str, Callable]:
     lowest, inverse_ln2, inverse_sqrt2 = T(EXP_LOWEST[dtype.name]), T(1 / log(2)), T(1 / sqrt(2))
     # 1.5 * 2^(mantissa bits): adding it rounds to the nearest integer, left in the low bits
     shift = T(1.5 * 2.0 ** np.finfo(dtype).nmant)
-    # ln 2 in two parts, the first with so few bits that n times it is exact
-    head_bits = 12 if dtype == np.float32 else 32
-    ln2_head = T(round(log(2) * 2.0**head_bits) / 2.0**head_bits)
-    ln2_tail = T(float(np.longdouble("0.693147180559945309417232121458") - np.longdouble(float(ln2_head))))
+    ln2_head, ln2_tail = (T(v) for v in LN2[dtype.name])
     series = polynomial(dtype, [1 / factorial(k) for k in range(EXP_TERMS[dtype.name])])
     erfc = polynomial(dtype, ERFC_TERMS[dtype.name])
     centre, farthest = T(ERFC_CENTRE), T(64)

@@ -35,6 +35,7 @@ from dwcpu.numba_kernels.tile import (
     new_record,
     offset,
     outer_fma,
+    prefetch,
     stack,
     store,
     tile_rows,
@@ -59,6 +60,7 @@ GEMM = Record(
         "length": "i",
         "out_stride": "i",
         "columns": "i",
+        "ahead": "i",
         "low": "d",
         "high": "d",
     },
@@ -92,11 +94,14 @@ def _build_micro_kernel(dtype: np.dtype, rows: int, vectors: int) -> tuple[Calla
         for t in range(tiles):
             tile = tile_rows(as_pointer(a, gemm.bias), rows, vectors, lanes)
             first = t * rows
+            # The first tile of a panel asks for the next panel, which may have to come from far away.
+            ahead = gemm.ahead if t == 0 else 0
             for kh in range(gemm.n_h):
                 for kw in range(gemm.n_w):
                     x = offset(a, first * a_stride + kh * gemm.a_h + kw * gemm.a_w)
                     w = offset(as_pointer(a, gemm.weights), kh * gemm.b_h + kw * gemm.b_w)
                     for k in range(length):
+                        prefetch(offset(w, k * width + ahead), width)
                         tile = outer_fma(tile, offset(x, k), a_stride, offset(w, k * width))
             tile_out = offset(out, first * out_stride)
             if columns == width:
@@ -197,6 +202,7 @@ def _build(dtype: np.dtype) -> tuple[Callable, Any]:
                 gemm.columns = min(width, channels - column)
                 gemm.weights = plan.weights + column * length * itemsize
                 gemm.bias = plan.bias + column * itemsize
+                gemm.ahead = length * width if panel + 1 < block_end else 0
                 place = first * channels + column
                 panel_residual = residual if is_null(residual) else offset(residual, place)
                 panel_out = offset(out, place)

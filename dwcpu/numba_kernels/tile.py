@@ -40,6 +40,7 @@ __all__ = [
     "new_record",
     "offset",
     "outer_fma",
+    "prefetch",
     "stack",
     "store",
     "store_part",
@@ -160,6 +161,23 @@ def is_null(typingctx, pointer):
         return builder.icmp_unsigned("==", builder.ptrtoint(args[0], I64), I64(0))
 
     return types.boolean(pointer), codegen
+
+
+@intrinsic(prefer_literal=True)
+def prefetch(typingctx, pointer, elements):
+    """Ask for the cache lines of `elements` reals from `pointer` on, into the L2 cache; any address will do."""
+
+    def codegen(context, builder, signature, args):
+        real = _real(pointer)
+        line = 16 if real == ir.FloatType() else 8
+        for first in range(0, elements.literal_value, line):
+            place = builder.bitcast(_at(builder, args[0], I64(first), real), I8.as_pointer())
+            kind = ir.FunctionType(ir.VoidType(), [place.type, I32, I32, I32])
+            function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+            builder.call(function, [place, I32(0), I32(2), I32(1)])
+        return context.get_dummy_value()
+
+    return types.void(pointer, elements), codegen
 
 
 @intrinsic

@@ -1,0 +1,133 @@
+"""What setup.py promises: it says what it could not build, builds the rest, and always lets the package install.
+
+These tests build in a copy of the source tree, with compilers that fail on demand.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from dwcpu import abi
+
+pytest.importorskip("setuptools", minversion="77")
+pytest.importorskip("Cython", minversion="3.1")
+
+ROOT = Path(__file__).resolve().parents[1]
+
+#: A compiler that fails when an argument contains one of the words in DWCPU_TEST_REFUSED, else the real one.
+COMPILER = """#!/bin/sh
+for word in $DWCPU_TEST_REFUSED; do
+    case "$*" in *"$word"*) echo "refused: $word" >&2; exit 1;; esac
+done
+exec cc "$@"
+"""
+
+
+@pytest.fixture
+def setup_module() -> ModuleType:
+    """setup.py, imported and not run."""
+    spec = spec_from_file_location("setup_of_dwcpu", ROOT / "setup.py")
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A copy of what a source distribution contains, without compiled modules."""
+    copy = tmp_path / "tree"
+    ignored = shutil.ignore_patterns("*.so", "__pycache__", "build_info.json")
+    shutil.copytree(ROOT / "dwcpu", copy / "dwcpu", ignore=ignored)
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    compiler = copy / "compiler"
+    compiler.write_text(COMPILER)
+    compiler.chmod(0o755)
+    return copy
+
+
+def build(tree: Path, compiler: str, refused: str = "") -> tuple[str, dict]:
+    """Build in place; what was printed and noted."""
+    environment = {**os.environ, "CC": compiler, "DWCPU_TEST_REFUSED": refused}
+    command = [sys.executable, "setup.py", "build_ext", "--inplace"]
+    done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stderr, json.loads((tree / "dwcpu/cython_kernels/build_info.json").read_text())
+
+
+def ask(tree: Path, expression: str) -> str:
+    """Value of an expression about `kernels`, the compiled family of the tree, in a process of its own."""
+    code = f"from dwcpu import cython_kernels as kernels; print({expression})"
+    environment = {name: value for name, value in os.environ.items() if name != "DWCPU_ISA"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tree,
+        env={**environment, "PYTHONPATH": str(tree)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+def test_no_compiler_installs_and_says_so(tree: Path) -> None:
+    printed, info = build(tree, "/nowhere/cc")
+    assert "NO COMPILED KERNELS" in printed
+    assert info["modules"] == []
+    assert ask(tree, "kernels.status()").startswith("none: when it was built: no C compiler that works: /nowhere/cc")
+    assert ask(tree, "kernels.available(), kernels.has_openmp(), kernels.rows('float32')") == "False False []"
+    with pytest.raises(subprocess.CalledProcessError) as error:
+        ask(tree, "kernels.run()")
+    assert "there is no compiled driver" in error.value.stderr
+
+
+def test_failing_modules_and_missing_openmp_are_named(tree: Path) -> None:
+    """The driver is built all the same, and runs kernels on one thread."""
+    printed, info = build(tree, str(tree / "compiler"), "-fopenmp -DDWCPU_VECTOR_BYTES")
+    assert info["modules"] == ["_driver"]
+    assert "no OpenMP (refused: -fopenmp)" in printed
+    assert "did not compile: _" in printed
+    assert ask(tree, "kernels.available(), kernels.has_openmp()") == "False False"
+    assert "no OpenMP" in ask(tree, "kernels.status()")
+
+
+def test_an_unknown_instruction_set_is_left_out(setup_module: ModuleType, tree: Path) -> None:
+    names = [isa.name for isa in setup_module.instruction_sets("x86_64")]
+    assert names == ["x86_64_v2", "x86_64_v3", "x86_64_v4"]
+    assert [isa.name for isa in setup_module.instruction_sets("arm64")] == ["neon"]
+    assert [isa.name for isa in setup_module.instruction_sets("riscv64")] == ["baseline"]
+    probe = setup_module.Probe(["cc"], ["cc"])
+    assert probe.first([["--no-such-flag-at-all"], []]) == []
+    assert probe.first([["--no-such-flag-at-all"]]) is None
+    assert "no-such-flag" in probe.error
+
+
+def test_plan_is_declared_from_abi(setup_module: ModuleType) -> None:
+    header, declaration = setup_module.abi_declarations(setup_module.abi())
+    structure = header[header.index("{") + 1 : header.index("}")].replace("*", " * ")
+    fields = [line.split()[-1] for line in structure.split(";") if line.strip()]
+    assert fields == list(abi.FIELDS)
+    assert all(f" {field}\n" in declaration.replace("*", " ") for field in fields)
+
+
+def test_source_distribution_has_all_sources(tree: Path) -> None:
+    code = "from setuptools import build_meta; print(build_meta.build_sdist('sdist'))"
+    (tree / "sdist").mkdir()
+    subprocess.run([sys.executable, "-c", code], cwd=tree, capture_output=True, check=True)
+    (archive,) = (tree / "sdist").iterdir()
+    shutil.unpack_archive(archive, tree / "unpacked")
+    (root,) = (tree / "unpacked").iterdir()
+    for source in [*ROOT.glob("dwcpu/**/*.px?"), *ROOT.glob("dwcpu/**/*.py*"), *ROOT.glob("dwcpu/**/*.h")]:
+        if source.suffix != ".pyc":
+            assert (root / source.relative_to(ROOT)).exists(), source
+    assert (root / "setup.py").exists()

@@ -1,0 +1,136 @@
+"""The compiled modules: every instruction set that this machine can run gives the same bits, and the driver cuts grids.
+
+Each instruction set is forced with `DWCPU_ISA` in a process of its own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from dwcpu import abi, cython_kernels
+
+COMPILED = cython_kernels.compiled()
+
+pytestmark = pytest.mark.skipif(not COMPILED, reason=f"no compiled kernels: {cython_kernels.status()}")
+
+#: Prints a digest of every operation's result on random data, and whether all are right on integers.
+PROGRAM = """
+import hashlib, json, numpy as np
+import dwcpu
+from dwcpu import cython_kernels
+
+rng = np.random.default_rng(0)
+digests, exact = {}, True
+for dtype in (np.float32, np.float64):
+    def random(*shape):
+        return rng.normal(size=shape).astype(dtype)
+    def integers(*shape):
+        return rng.integers(-4, 5, shape).astype(dtype)
+    for channels in (1, 3, 8, 20, 35):
+        for size, stride, dilation in ((3, 1, 1), (3, 2, 1), (5, 1, 2), (7, 2, 1), (4, 3, 1)):
+            options = dict(stride=stride, dilation=dilation, padding=size // 2, activation="silu")
+            call = lambda make, **more: dwcpu.depthwise_conv2d(
+                make(2, 11, 13, channels), make(size, size, channels), make(channels), **more)
+            digests[f"depthwise {dtype.__name__} {channels} {size} {stride} {dilation}"] = call(
+                random, backend="cython", **options)
+        conv = lambda make, **more: dwcpu.conv2d(
+            make(1, 9, 10, channels), make(3, 3, channels, 37), make(37), stride=2, padding=1, **more)
+        digests[f"conv {dtype.__name__} {channels}"] = conv(random, backend="cython", activation="gelu")
+        arrays = integers(1, 9, 10, channels), integers(channels, 37), integers(37)
+        exact &= np.array_equal(dwcpu.pointwise_conv2d(*arrays, backend="cython"),
+                                dwcpu.pointwise_conv2d(*arrays, backend="reference"))
+digests = {name: [hashlib.sha256(a.tobytes()).hexdigest(), float(abs(a.astype(float)).sum())]
+           for name, a in digests.items()}
+print(json.dumps([cython_kernels.isa(), bool(exact), digests]))
+"""
+
+
+def run(code: str, isa: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "DWCPU_ISA": isa},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def results() -> dict[str, list]:
+    """Instruction set -> what `PROGRAM` printed."""
+    import json
+
+    printed = {}
+    for isa in COMPILED:
+        done = run(PROGRAM, isa)
+        assert done.returncode == 0, done.stderr
+        printed[isa] = json.loads(done.stdout)
+    return printed
+
+
+@pytest.mark.parametrize("isa", COMPILED)
+def test_the_asked_instruction_set_runs(results: dict[str, list], isa: str) -> None:
+    name, exact, _ = results[isa]
+    assert name == isa
+    assert exact
+
+
+@pytest.mark.parametrize("isa", COMPILED)
+def test_all_with_a_fused_multiply_add_give_the_same_bits(results: dict[str, list], isa: str) -> None:
+    widest = results[COMPILED[-1]][2]
+    for what, (digest, total) in results[isa][2].items():
+        if isa != "x86-64-v2":  # multiplies, rounds, then adds
+            assert digest == widest[what][0], what
+        assert total == pytest.approx(widest[what][1], rel=1e-4), what
+
+
+def test_the_widest_is_the_default() -> None:
+    code = "from dwcpu import cython_kernels; print(cython_kernels.isa())"
+    assert run(code, "").stdout.strip() == COMPILED[-1]
+
+
+def test_none_switches_compiled_kernels_off() -> None:
+    code = "from dwcpu import cython_kernels as k; print(k.available(), k.rows('float32'), k.status())"
+    assert run(code, "none").stdout.startswith("False [] none: DWCPU_ISA=none rules out ")
+
+
+def test_an_unknown_name_is_an_error() -> None:
+    done = run("import dwcpu.cython_kernels", "sse9")
+    assert "ValueError: DWCPU_ISA: got 'sse9'; it must be one of none, " in done.stderr
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_modules_know_the_plan_and_all_activations(dtype: str) -> None:
+    module = cython_kernels._modules[dtype]
+    assert module.plan_size() == abi.plan_dtype().itemsize
+    assert sorted(cython_kernels.activations(dtype)) == sorted(abi.ACTIVATION_CODES.values())
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    ("rows", "granule", "row_parts", "blocks", "block_parts"),
+    [(10, 1, 1, 1, 1), (10, 4, 3, 7, 2), (1, 6, 4, 3, 3), (13, 2, 5, 1, 1), (0, 1, 2, 4, 2), (100, 7, 8, 9, 4)],
+)
+def test_driver_covers_the_grid_once(
+    rows: int, granule: int, row_parts: int, blocks: int, block_parts: int, threads: int
+) -> None:
+    calls: list[tuple[int, ...]] = []
+    signature = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 9)
+    kernel = signature(lambda *arguments: calls.append(arguments))
+    address = ctypes.cast(kernel, ctypes.c_void_p).value
+    cython_kernels.run(address, 1, 2, 3, 4, 1000, 64, rows, granule, row_parts, blocks, block_parts, threads)
+
+    grid = np.zeros((rows, blocks), int)
+    for plan, x, residual, out, scratch, row_begin, row_end, block_begin, block_end in calls:
+        assert (plan, x, residual, out) == (1, 2, 3, 4)
+        assert row_begin % granule == 0 and (row_end % granule == 0 or row_end == rows)
+        grid[row_begin:row_end, block_begin:block_end] += 1
+        assert 1000 <= scratch < 1000 + 64 * row_parts * block_parts and (scratch - 1000) % 64 == 0
+    assert (grid == 1).all()
+    assert len({call[4] for call in calls}) == len(calls)
