@@ -39,7 +39,11 @@ class Target(NamedTuple):
 
 @cache
 def target() -> Target:
-    """The target that Numba compiles for, found by compiling for it (NUMBA_CPU_NAME and NUMBA_CPU_FEATURES count)."""
+    """The target that Numba compiles for, found by compiling for it (NUMBA_CPU_NAME and NUMBA_CPU_FEATURES count).
+
+    `DWCPU_VECTOR_BYTES` (16, 32 or 64) asks for vectors of that size whatever the CPU has, which LLVM splits or
+    narrows: so the code for wide vectors can be tested on any machine.
+    """
     triple, cpu, features = registry.cpu_target.target_context.codegen().magic_tuple()
     machine = llvm.Target.from_triple(triple).create_target_machine(cpu=cpu, features=features, opt=2)
     module = llvm.parse_assembly("""
@@ -54,11 +58,15 @@ def target() -> Target:
     module.triple = triple
     assembly = machine.emit_assembly(module)
     fma = re.search(r"\b(vfn?m(add|la)|fml[as])", assembly) is not None
-    if "zmm" in assembly:
-        return Target(64, 32, fma)
-    if "ymm" in assembly:
-        return Target(32, 16, fma)
-    return Target(16, 16 if "xmm" in assembly else 32, fma)
+    by_size = {64: Target(64, 32, fma), 32: Target(32, 16, fma), 16: Target(16, 16 if "mm" in assembly else 32, fma)}
+    forced = os.environ.get("DWCPU_VECTOR_BYTES")
+    if forced is not None:
+        if forced not in ("16", "32", "64"):
+            raise ValueError(
+                f"DWCPU_VECTOR_BYTES: got {forced!r}; it must be 16, 32 or 64; unset it to use the CPU's own"
+            )
+        return by_size[int(forced)]
+    return by_size[64 if "zmm" in assembly else 32 if "ymm" in assembly else 16]
 
 
 @cache
@@ -126,7 +134,7 @@ class _KernelCache(caching.FunctionCache):
         super().__init__(function)
 
     def _index_key(self, signature: Any, codegen: Any) -> tuple:
-        return (signature, codegen.magic_tuple(), self._kernel_name, source_hash())
+        return (signature, codegen.magic_tuple(), target(), self._kernel_name, source_hash())
 
 
 _lock = threading.RLock()
