@@ -153,6 +153,23 @@ def test_compiled_kernels_are_cached_privately(tmp_path) -> None:
     assert (folder / "dwcpu").stat().st_mode & 0o077 == 0
 
 
+def test_kernels_from_different_processes_are_not_taken_for_each_other(tmp_path) -> None:
+    """Each is the first that its process compiles: the same function of the same factory, with other constants."""
+    code = """
+    import numpy as np, dwcpu
+    rng = np.random.default_rng(0)
+    x = rng.integers(-4, 5, (1, 12, 12, 8)).astype(np.float32)
+    for size in {}:
+        w = rng.integers(-4, 5, (size, size, 8)).astype(np.float32)
+        arguments = dict(padding=1, num_threads=1)
+        right = dwcpu.depthwise_conv2d(x, w, backend="reference", **arguments)
+        print(size, np.array_equal(dwcpu.depthwise_conv2d(x, w, backend="numba", **arguments), right))
+    """
+    for sizes in ((3,), (5,), (4,)):
+        run(code.format(sizes), NUMBA_CACHE_DIR=str(tmp_path))
+    assert run(code.format((3, 4, 5)), NUMBA_CACHE_DIR=str(tmp_path)).split() == ["3", "True", "4", "True", "5", "True"]
+
+
 @pytest.mark.parametrize("mode", [0o777, 0o770])
 def test_a_cache_that_others_can_write_is_not_used(tmp_path, mode: int) -> None:
     shared = tmp_path / "dwcpu"

@@ -4,9 +4,10 @@
 # [block][m][lane] of blocks of LANES channels, the last of which slides back to end with the last channel. Rows are
 # output rows (of batch * out_height), blocks are vectors of channels. "Effective stride" is stride / gcd(stride,
 # dilation). A channel multiplier above 1 is left to depthwise_any.pxi, which reads the same weights.
-# Guarantees: each output has one accumulator, from the bias, taps by row and column, taps in the padding left out;
-# the part of the last block that overlaps its neighbour is computed but not stored, so that no element is written
-# twice.
+# Guarantees: each output has one accumulator, from the bias, taps by row and column, taps in the padding left out.
+# The part of the last block that overlaps its neighbour is computed, and stored, twice: whole vectors are several
+# times as fast as parts of them. Only before a second-pass activation, which the neighbour may already have had, is
+# it left out.
 # Loops, outermost first: images; rows of tiles; passes of plan.block_channels channel blocks (0: all), whose input
 # rows and weights stay in L1 along the row; tiles; channel blocks. A tile of WINDOW_ROWS x WINDOW_COLUMNS outputs
 # stays in registers; an input that is loaded serves all its outputs.
@@ -158,8 +159,8 @@ cdef inline void channel_blocks(
 ) noexcept nogil:
     """One tile, for a pass of channel blocks, and its second-pass activation."""
     cdef i64 channels = plan.in_channels, channel = block_begin * LANES, start, i
-    cdef i64 whole_end = smaller(block_end, channels // LANES) * LANES
-    cdef i64 stored = smaller(block_end * LANES, channels) - channel
+    cdef i64 stored = smaller(block_end * LANES, channels) - channel, end = channel + stored
+    cdef i64 whole_end = end if plan.activation == NULL else smaller(block_end, channels // LANES) * LANES
     cdef const real *weights = <const real *> plan.weights + block_begin * size * size * LANES
     cdef const real *bias = <const real *> plan.bias + channel
     if (
@@ -167,16 +168,16 @@ cdef inline void channel_blocks(
         and tile.column_mask == (<i64> 1 << ((WINDOW_COLUMNS - 1) * stride + size)) - 1
     ):
         while channel < whole_end:
+            start = smaller(channel, channels - LANES)
             inner_tile(
-                size, stride, steps, tile.x + channel, weights, bias,
-                moved(tile.residual, channel), tile.out + channel)
+                size, stride, steps, tile.x + start, weights, bias, moved(tile.residual, start), tile.out + start)
             weights += size * size * LANES
             bias += LANES
             channel += LANES
-    while channel < block_begin * LANES + stored:
+    while channel < end:
         start = smaller(channel, channels - LANES)
         border_tile(
-            size, stride, steps, tile, <int> (channel - start), tile.x + start, weights, bias,
+            size, stride, steps, tile, 0 if channel < whole_end else <int> (channel - start), tile.x + start, weights, bias,
             moved(tile.residual, start), tile.out + start)
         weights += size * size * LANES
         bias += LANES

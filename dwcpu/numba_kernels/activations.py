@@ -15,11 +15,11 @@ from math import factorial, log, sqrt
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
 from dwcpu.abi import ACTIVATION_CODES, ERFC_CENTRE, ERFC_TERMS, EXP_LOWEST, EXP_TERMS, LN2
 from dwcpu.numba_kernels.scalar import fma, polynomial, power_of_two
-from dwcpu.numba_kernels.target import compile_kernel
+from dwcpu.numba_kernels.target import compile_kernel, part
 from dwcpu.numba_kernels.tile import REAL
 
 __all__ = ["address"]
@@ -38,7 +38,7 @@ def _functions(dtype: np.dtype) -> dict[str, Callable]:
     centre, farthest = T(ERFC_CENTRE), T(64)
     power = power_of_two(dtype)
 
-    @njit(error_model="numpy")
+    @part
     def exp(v):
         """exp(v) for v <= 0."""
         v = lowest if v < lowest else v
@@ -47,31 +47,31 @@ def _functions(dtype: np.dtype) -> dict[str, Callable]:
         r = fma(-n, ln2_tail, fma(-n, ln2_head, v))
         return power(shifted, series(r))
 
-    @njit(error_model="numpy")
+    @part
     def hardsigmoid(v, alpha):
         t = v + three
         t = zero if t < zero else t
         t = six if t > six else t
         return t * sixth
 
-    @njit(error_model="numpy")
+    @part
     def hardswish(v, alpha):
         return v * hardsigmoid(v, alpha)
 
-    @njit(error_model="numpy")
+    @part
     def leaky_relu(v, alpha):
         return alpha * v if v < zero else v
 
-    @njit(error_model="numpy")
+    @part
     def sigmoid(v, alpha):
         e = exp(-v if v > zero else v)
         return (e if v < zero else one) / (one + e)
 
-    @njit(error_model="numpy")
+    @part
     def silu(v, alpha):
         return v * sigmoid(v, alpha)
 
-    @njit(error_model="numpy")
+    @part
     def gelu(v, alpha):
         w = -v if v < zero else v
         w = farthest if w > farthest else w  # erfc is zero long before

@@ -16,10 +16,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from dwcpu.numba_kernels.pointwise import GEMM, kernel_signature, run_panel, tile_shape
-from dwcpu.numba_kernels.target import compile_kernel, target
+from dwcpu.numba_kernels.target import compile_kernel, part, target
 from dwcpu.numba_kernels.tile import call, is_null, new_record, offset
 
 __all__ = ["address"]
@@ -32,11 +31,11 @@ def _build(dtype: np.dtype) -> tuple[Callable, Any]:
     itemsize = dtype.itemsize
     new_gemm = new_record(GEMM)
 
-    @njit(error_model="numpy")
+    @part
     def ceil_div(a, b):
         return -(-a // b)
 
-    @njit(error_model="numpy")
+    @part
     def pixels(plan, gemm, panel_weights, panel_width, x_row, residual, out, first, count, kw_first, kw_last, kh_first):
         """`count` outputs of one row from column `first` on, over the taps kw_first to kw_last."""
         if count <= 0:

@@ -24,10 +24,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
 from dwcpu.numba_kernels.pointwise import kernel_signature
-from dwcpu.numba_kernels.target import compile_kernel
+from dwcpu.numba_kernels.target import compile_kernel, part
 from dwcpu.numba_kernels.tile import (
     REAL,
     Record,
@@ -111,7 +111,7 @@ def _sum_plain(window: Window, w_step: int) -> Callable:
     kernel_h, kernel_w, stride_h, stride_w = window
     if window == ANY:
 
-        @njit(error_model="numpy")
+        @part
         def loops(tile, job, x, w):
             for kh in range(job.kernel_h):
                 for kw in range(job.kernel_w):
@@ -122,7 +122,7 @@ def _sum_plain(window: Window, w_step: int) -> Callable:
 
         return loops
 
-    @njit(error_model="numpy")
+    @part
     def unrolled(tile, job, x, w):
         return window_fma(tile, x, job.x_row, job.x_column, w, w_step, kernel_h, kernel_w, stride_h, stride_w)
 
@@ -136,7 +136,7 @@ def _finish(rows: int, columns: int, lanes: int, multiplier: int) -> Callable:
     """
     size = multiplier * lanes
 
-    @njit(error_model="numpy")
+    @part
     def interleaved(job, buffer, residual, out, n_rows, n_columns):
         for i in range(n_rows):
             for j in range(n_columns):
@@ -199,7 +199,7 @@ def _build_masked(dtype: np.dtype, window: Window, shape: Shape, lanes: int, mul
     finish = _finish(rows, columns, lanes, multiplier)
     size = rows * columns * w_step
 
-    @njit(error_model="numpy")
+    @part
     def add_window(tile, job, x, w, row_bits, column_bits):
         return window_fma_masked(
             tile, x, job.x_row, job.x_column, w, w_step, kernel_h, kernel_w, stride_h, stride_w, row_bits, column_bits
@@ -293,17 +293,17 @@ def _build_masked(dtype: np.dtype, window: Window, shape: Shape, lanes: int, mul
 def _kernel(dtype: np.dtype) -> tuple[Callable, Any]:
     new_job = new_record(DEPTHWISE)
 
-    @njit(error_model="numpy")
+    @part
     def gcd(a, b):  # math.gcd, which Numba has no 64-bit code for without checks
         while b:
             a, b = b, a % b
         return a
 
-    @njit(error_model="numpy")
+    @part
     def ceil_div(a, b):
         return -(-a // b)
 
-    @njit(error_model="numpy")
+    @part
     def tile_row(plan, job, x, residual, out, row_first, row_last, n_rows, whole, phase, step, block_begin, block_end):
         """All tiles of one row of tiles, for the output columns of one phase."""
         tile_columns, dilation, stride = plan.tile_columns, plan.dilation_w, job.stride_w

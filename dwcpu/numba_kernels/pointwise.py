@@ -14,13 +14,12 @@ runs at the speed of a whole tile.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import cache
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
-from dwcpu.numba_kernels.target import compile_kernel, target
+from dwcpu.numba_kernels.target import compile_kernel, part, target
 from dwcpu.numba_kernels.tile import (
     PLAN,
     REAL,
@@ -154,13 +153,12 @@ def micro_kernel_table(dtype: np.dtype, row_counts: Iterable[int], columns: int)
     return table
 
 
-@cache
 def run_panel(dtype: np.dtype) -> Callable:
     """Function that deals `rows` pixels of one panel to micro-kernels of nearly equal height."""
     tallest = tile_shape()[0]
     lanes = target().lanes(dtype.itemsize)
 
-    @njit(error_model="numpy")
+    @part
     def run_tiles(table, gemm, entry, height, tiles, first, a, residual, out):
         if tiles == 0:
             return
@@ -171,7 +169,7 @@ def run_panel(dtype: np.dtype) -> Callable:
         tile_residual = residual if is_null(residual) else offset(residual, tile_out)
         call(kernel, (gemm, tiles, offset(a, first * gemm.a_stride), tile_residual, offset(out, tile_out)))
 
-    @njit(error_model="numpy")
+    @part
     def run(table, gemm, rows, a, residual, out):
         entry = (gemm.columns - 1) // lanes * (tallest + 1)
         tiles = (rows + tallest - 1) // tallest

@@ -22,7 +22,16 @@ from numba import njit
 from numba.core import caching, registry
 from numba.core.ccallback import CFunc
 
-__all__ = ["Target", "cache_directory", "compile_function", "compile_kernel", "compiled_count", "is_compiled", "target"]
+__all__ = [
+    "Target",
+    "cache_directory",
+    "compile_function",
+    "compile_kernel",
+    "compiled_count",
+    "is_compiled",
+    "part",
+    "target",
+]
 
 
 class Target(NamedTuple):
@@ -109,7 +118,7 @@ class _Locator(caching._CacheLocator):
     """Tells Numba's cache where a kernel's files go, what they depend on and what they are called."""
 
     def __init__(self, folder: Path, name: str) -> None:
-        self.folder, self.name = folder, name
+        self.folder = folder
         self._py_file = name  # Numba's warnings name it
 
     def get_cache_path(self) -> str:
@@ -119,7 +128,7 @@ class _Locator(caching._CacheLocator):
         return source_hash()
 
     def get_disambiguator(self) -> str:
-        return self.name
+        return "dwcpu"  # functions are named apart already
 
 
 class _KernelCache(caching.FunctionCache):
@@ -139,6 +148,23 @@ class _KernelCache(caching.FunctionCache):
 
 _lock = threading.RLock()
 _compiled: dict[str, CFunc] = {}  # machine code lives as long as its CFunc
+_building: list[str] = []  # name of the kernel that is being built
+
+
+def _named(function: Callable, name: str) -> Callable:
+    """The function under a name of its own among all kernels.
+
+    Numba makes symbols of qualified names and a count of functions in the process. Kernels of one factory share the
+    former, and those that come out of the cache bring the latter from other processes, where it may have been the same:
+    the JIT would then call one kernel for another.
+    """
+    function.__qualname__ = name
+    return function
+
+
+def part(function: Callable) -> Callable:
+    """Compile a function that belongs to the kernel being built, whose constants it may hold."""
+    return njit(error_model="numpy")(_named(function, ".".join([*_building, function.__name__])))
 
 
 def compile_kernel(name: str, build: Callable[[], tuple[Callable, Any]]) -> int:
@@ -153,8 +179,14 @@ def compile_kernel(name: str, build: Callable[[], tuple[Callable, Any]]) -> int:
     """
     with _lock:
         if name not in _compiled:
-            function, signature = build()
-            kernel = CFunc(function, (signature.args, signature.return_type), {}, {"error_model": "numpy"})
+            _building.append(name)
+            try:
+                function, signature = build()
+            finally:
+                _building.pop()
+            kernel = CFunc(
+                _named(function, name), (signature.args, signature.return_type), {}, {"error_model": "numpy"}
+            )
             folder = cache_directory()
             if folder is not None:
                 kernel._cache = _KernelCache(function, folder, name)
