@@ -27,6 +27,9 @@ __all__ = ["Choice", "Kernel", "choose", "explain", "kernels", "list_kernels", "
 
 Geometry = ConvGeometry | SeparableGeometry
 
+#: Larger windows are not unrolled by Numba either.
+_MOST_UNROLLED_TAPS = 49
+
 
 @dataclass(frozen=True)
 class Kernel:
@@ -216,8 +219,8 @@ def _choose(geometry: Geometry, dtype: np.dtype, threads: int, backend: str) -> 
         return _choose_separable(geometry, dtype, threads, backend)
     if backend in ("auto", "cython"):
         fitting = [kernel for kernel in _family("cython", dtype) if kernel.supports(geometry)]
-        if fitting and (backend == "cython" or fitting[0].window[0] or geometry.op != "depthwise"):
-            return fitting[0], "compiled ahead of time for this window"
+        if fitting and (backend == "cython" or _as_good(fitting[0], geometry)):
+            return fitting[0], "compiled ahead of time" + (" for this window" if fitting[0].window[0] else "")
         if backend == "cython":
             if runtime.cython_kernels() is None:
                 raise ValueError(
@@ -227,6 +230,20 @@ def _choose(geometry: Geometry, dtype: np.dtype, threads: int, backend: str) -> 
             raise ValueError(f"choose: no Cython kernel computes {geometry}; use backend='auto'")
     fitting = [kernel for kernel in _family("numba", dtype) if kernel.supports(geometry)]
     return fitting[0], "compiled for this window" if fitting[0].window[0] else "compiled here for any window"
+
+
+def _as_good(kernel: Kernel, geometry: Geometry) -> bool:
+    """Whether a Cython kernel is as fast as what Numba would compile: then it wins, being ready at once.
+
+    Time of Cython over Numba on the shapes of benchmarks/shapes.py, one AVX2 core, float32: windows of the menu 0.88 to
+    1.11, geometric mean 0.99; pointwise 1.01; conv 0.88; 11x11 0.77 and 13x13 1.09. But any other window 1.2 to 2.3,
+    several outputs a channel 1.8 to 3.1, fewer channels than lanes 1.8 to 3.5: there constants pay.
+    """
+    if geometry.op != "depthwise" or kernel.window[0]:
+        return True
+    assert isinstance(geometry, ConvGeometry)
+    large = geometry.taps > _MOST_UNROLLED_TAPS
+    return large and geometry.multiplier == 1 and geometry.in_channels >= kernel.lanes
 
 
 def _choose_separable(geometry: SeparableGeometry, dtype: np.dtype, threads: int, backend: str) -> tuple[Kernel, str]:
@@ -245,8 +262,8 @@ def _choose_separable(geometry: SeparableGeometry, dtype: np.dtype, threads: int
 def choose(geometry: Geometry, dtype: Any, threads: int, backend: str = "auto") -> Kernel:
     """The kernel for a geometry.
 
-    Depthwise windows of the Cython menu run on Cython, which needs no compilation and is as fast; all other windows on
-    Numba, which compiles code for them. Matrix products run on Cython where it is built.
+    Depthwise windows of the Cython menu, very large ones and all matrix products run on Cython where it is built, which
+    needs no compilation and is as fast; everything else on Numba, which compiles code for the window.
 
     Parameters
     ----------
