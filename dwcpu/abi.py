@@ -68,7 +68,9 @@ FIELDS: dict[str, str] = {
     "tile_columns": "i",
     "lanes": "i",
     "micro_kernels": "p",
-    # separable only: the two kernels that it runs one after the other on each block, their plans and numbers of blocks
+    # separable only: the two kernels that it runs one after the other on each block, their plans and numbers of blocks;
+    # `depthwise_plan` is an array of `column_blocks` plans, side by side, for stretches of the output's width
+    "column_blocks": "i",
     "depthwise_kernel": "p",
     "depthwise_plan": "p",
     "depthwise_blocks": "i",

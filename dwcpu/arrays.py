@@ -277,7 +277,22 @@ def output(out: object, shape: tuple[int, ...], dtype: np.dtype, operation: str)
         )
     if not out.flags.writeable:
         raise ValueError(f"{operation}: out is read-only; it must be writeable; give a copy of it")
+    if _may_overlap_itself(out):
+        raise ValueError(
+            f"{operation}: out has strides {out.strides}, with which elements share memory; each must have its own; "
+            f"make it with np.empty({shape}, np.{dtype.name})"
+        )
     return np.asarray(out)
+
+
+def _may_overlap_itself(array: np.ndarray) -> bool:
+    """Whether two elements may share memory: an axis, taken from the shortest stride on, steps into those before it."""
+    reach = array.itemsize
+    for stride, size in sorted((abs(stride), size) for stride, size in zip(array.strides, array.shape, strict=True)):
+        if size > 1 and stride < reach:
+            return True
+        reach += stride * (size - 1)
+    return False
 
 
 def overlaps(out: np.ndarray, *inputs: np.ndarray | None) -> bool:

@@ -20,8 +20,7 @@ import numpy as np
 from . import runtime
 from .epilogue import Activation
 from .geometry import ConvGeometry, SeparableGeometry
-from .grid import worth_threads
-from .prepared import Prepared, PreparedFused, PreparedSingle, PreparedSplit
+from .prepared import Prepared, PreparedFused, PreparedSingle, PreparedSplit, threads_used
 
 __all__ = ["Choice", "Kernel", "choose", "explain", "kernels", "list_kernels", "warmup"]
 
@@ -90,7 +89,13 @@ class Kernel:
         )
 
     def prepare(
-        self, geometry: Geometry, weights: Any, bias: np.ndarray | None = None, activation: Activation | None = None
+        self,
+        geometry: Geometry,
+        weights: Any,
+        bias: np.ndarray | None = None,
+        activation: Activation | None = None,
+        *,
+        packed: dict[Any, Any] | None = None,
     ) -> Prepared:
         """Pack weights and fill the plan for one geometry.
 
@@ -103,17 +108,21 @@ class Kernel:
             ``((dw, dw_bias, dw_activation), (pw, pw_bias, pw_activation))``, and `bias` and `activation` unused.
         bias : ndarray, shape (Cout,), optional
         activation : Activation, optional
+        packed : dict, optional
+            Packed weights of these same weights and bias, to share among geometries; what is missing is added.
         """
+        packed = {} if packed is None else packed
         if isinstance(geometry, SeparableGeometry):
             (dw, *dw_rest), (pw, *pw_rest) = weights
-            depthwise = choose(geometry.depthwise, self.dtype, 1, self.backend).prepare(
-                geometry.depthwise, dw, *dw_rest
-            )
-            pointwise = choose(geometry.pointwise, self.dtype, 1, self.backend).prepare(
-                geometry.pointwise, pw, *pw_rest
-            )
-            return (PreparedFused if self.label == "fused" else PreparedSplit)(self, geometry, depthwise, pointwise)
-        return PreparedSingle(self, geometry, weights, bias, activation or Activation())
+            halves = []
+            for half, w, rest in ((geometry.depthwise, dw, dw_rest), (geometry.pointwise, pw, pw_rest)):
+                kernel = choose(half, self.dtype, 1, self.backend)
+                halves.append(kernel.prepare(half, w, *rest, packed=packed.setdefault(half.op, {})))
+            depthwise, pointwise = halves
+            # where the first half is a grouped conv in truth, its kernel does not take parts of rows
+            fused = self.label == "fused" and depthwise.kernel.op == "depthwise"
+            return (PreparedFused if fused else PreparedSplit)(self, geometry, depthwise, pointwise)
+        return PreparedSingle(self, geometry, weights, bias, activation or Activation(), packed)
 
 
 def _fits_unrolled(window: tuple[int, int, int, int], rows: int, columns: int, most_taps: int) -> bool:
@@ -186,13 +195,18 @@ def list_kernels() -> list[str]:
     return [kernel.name for kernel in kernels()]
 
 
+#: Outputs of a channel up to which depthwise kernels are unrolled; with more, a channel is a group of a conv.
+_MOST_MULTIPLES = 8
+
+
 def canonical(geometry: Geometry) -> Geometry:
-    """The same computation as the narrowest operation: a conv may really be depthwise, or pointwise."""
-    if geometry.op != "conv" or not isinstance(geometry, ConvGeometry):
+    """The same computation as the operation that suits it best: conv, depthwise and pointwise overlap."""
+    if geometry.op not in ("conv", "depthwise") or not isinstance(geometry, ConvGeometry):
         return geometry
     sizes = {name: getattr(geometry, name) for name in ConvGeometry.__dataclass_fields__}
     if geometry.groups == geometry.in_channels:
-        return ConvGeometry(**{**sizes, "op": "depthwise"})
+        few = geometry.out_channels // geometry.in_channels <= _MOST_MULTIPLES
+        return ConvGeometry(**{**sizes, "op": "depthwise" if few else "conv"})
     padded = geometry.pad_top or geometry.pad_bottom or geometry.pad_left or geometry.pad_right
     if geometry.groups == geometry.taps == geometry.stride_h == geometry.stride_w == 1 and not padded:
         return ConvGeometry(**{**sizes, "op": "pointwise"})
@@ -214,6 +228,11 @@ def _choose(geometry: Geometry, dtype: np.dtype, threads: int, backend: str) -> 
             f"choose: backend is {backend!r}; it must be 'auto', 'numba', 'cython' or a {dtype} kernel of "
             f"list_kernels(); use one of these"
         )
+    if backend == "cython" and runtime.cython_kernels() is None:
+        raise ValueError(
+            "choose: backend is 'cython' but the Cython kernels are not there; they need a C compiler when dwcpu is "
+            "installed, and DWCPU_ISA can switch them off (show_config() says more); use backend='numba' or 'auto'"
+        )
     geometry = canonical(geometry)
     if isinstance(geometry, SeparableGeometry):
         return _choose_separable(geometry, dtype, threads, backend)
@@ -221,13 +240,6 @@ def _choose(geometry: Geometry, dtype: np.dtype, threads: int, backend: str) -> 
         fitting = [kernel for kernel in _family("cython", dtype) if kernel.supports(geometry)]
         if fitting and (backend == "cython" or _as_good(fitting[0], geometry)):
             return fitting[0], "compiled ahead of time" + (" for this window" if fitting[0].window[0] else "")
-        if backend == "cython":
-            if runtime.cython_kernels() is None:
-                raise ValueError(
-                    "choose: backend is 'cython' but the Cython kernels were not built; they need a C compiler when "
-                    "dwcpu is installed (show_config() says more); use backend='numba' or 'auto'"
-                )
-            raise ValueError(f"choose: no Cython kernel computes {geometry}; use backend='auto'")
     fitting = [kernel for kernel in _family("numba", dtype) if kernel.supports(geometry)]
     return fitting[0], "compiled for this window" if fitting[0].window[0] else "compiled here for any window"
 
@@ -254,6 +266,8 @@ def _choose_separable(geometry: SeparableGeometry, dtype: np.dtype, threads: int
     fused, split = (kernel for kernel in _family(backend, dtype) if kernel.op == "separable")
     rows = geometry.batch * geometry.depthwise.out_height
     between = int(np.prod(geometry.depthwise.out_shape)) * dtype.itemsize
+    if canonical(geometry.depthwise).op == "conv":
+        return split, "so many outputs a channel are computed as a grouped convolution"
     if threads > 1 and rows < 8 * threads and between <= threads * runtime.cache_sizes().l2:
         return split, f"{rows} rows are too few to share among {threads} threads; the intermediate stays in L2"
     return fused, "the depthwise result goes to the pointwise step from cache"
@@ -327,7 +341,7 @@ def explain(geometry: Geometry, dtype: Any, threads: int, backend: str = "auto")
     else:
         kernel, reason = _choose(geometry, kind, threads, backend)
         name = kernel.name
-    used = threads if worth_threads(geometry, kind.itemsize) and backend != "reference" else 1
+    used = 1 if backend == "reference" else threads_used(kernel, geometry, threads)
     moved = geometry.bytes(kind.itemsize)
     bound = max(geometry.flops / runtime.peak_of(kind, used) / 1e3, moved / runtime.bandwidth_of(moved, used) / 1e3)
     return Choice(name, reason, used, geometry.flops, moved, bound)
@@ -353,7 +367,10 @@ def warmup(dtype: Any = np.float32, *, progress: Callable[[str], object] | None 
     >>> import dwcpu
     >>> dwcpu.warmup()
     """
-    kind = np.dtype(dtype)
+    try:
+        kind = np.dtype(dtype)
+    except TypeError:
+        raise TypeError(f"warmup: dtype is {dtype!r}; it must be float32 or float64; use one of these") from None
     if kind not in (np.dtype(np.float32), np.dtype(np.float64)):
         raise TypeError(f"warmup: dtype is {kind}; it must be float32 or float64; use one of these")
     window = {"kernel_h": 3, "kernel_w": 3, "pad_top": 1, "pad_bottom": 1, "pad_left": 1, "pad_right": 1}

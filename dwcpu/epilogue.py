@@ -145,7 +145,10 @@ def _number(value: object, what: str, operation: str) -> float:
         raise TypeError(
             f"{operation}: {what} is of type {type(value).__name__}; it must be a real number; convert it with float()"
         )
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        raise ValueError(f"{operation}: {what} is beyond float64; it must fit; give a smaller one") from None
     if isnan(number):
         raise ValueError(f"{operation}: {what} is NaN; it must be a number; give one")
     return number

@@ -10,7 +10,7 @@ Nothing is computed and nothing is written before every argument has been checke
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -85,6 +85,11 @@ def _owned(array: np.ndarray) -> np.ndarray:
     return copied
 
 
+def fixed(value: object) -> object:
+    """`value` with tuples for lists, all the way down."""
+    return tuple(fixed(item) for item in value) if isinstance(value, (list, tuple)) else value
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """One operation with its weights and options; everything but the image.
@@ -107,6 +112,10 @@ class Step:
     parts: tuple[Part, ...]
     options: dict[str, Any] = field(default_factory=dict)
     image: str = "x"
+
+    def __post_init__(self) -> None:
+        # The user's lists are the user's: changing them later must not change a layer.
+        object.__setattr__(self, "options", {name: fixed(value) for name, value in self.options.items()})
 
     def geometry(self, x_shape: tuple[int, ...]) -> Geometry:
         """The geometry for an image ``(N, H, W, C)``, and every check of shapes.
@@ -159,8 +168,11 @@ class Step:
         height, width = ((max(taps, 1) - 1) * apart + 1 for taps, apart in zip(window, dilation, strict=True))
         return 1, height, width, max(channels, 1)
 
-    def run_with(self, kernel: dispatch.Kernel | None, geometry: Geometry) -> Run:
-        """What runs this step: a kernel of the dispatcher, prepared, or the reference where `kernel` is None."""
+    def run_with(self, kernel: dispatch.Kernel | None, geometry: Geometry, packed: dict[Any, Any] | None = None) -> Run:
+        """What runs this step: a kernel of the dispatcher, prepared, or the reference where `kernel` is None.
+
+        `packed` keeps this step's packed weights for other geometries.
+        """
         halves = (geometry.depthwise, geometry.pointwise) if isinstance(geometry, SeparableGeometry) else (geometry,)
         parts = [
             (part.weights.reshape(half.w_shape), part.bias, part.activation)
@@ -169,8 +181,8 @@ class Step:
         if kernel is None:
             return _reference_run(geometry, parts)
         if len(parts) == 2:
-            return kernel.prepare(geometry, tuple(parts)).run
-        return kernel.prepare(geometry, *parts[0]).run
+            return kernel.prepare(geometry, tuple(parts), packed=packed).run
+        return kernel.prepare(geometry, *parts[0], packed=packed).run
 
 
 def _reference_run(geometry: Geometry, parts: list[reference.Part]) -> Run:
@@ -255,7 +267,13 @@ class Program:
         """The thread count of a call: `num_threads`, checked, or the current default."""
         if num_threads is None:
             return runtime.get_num_threads()
-        return normalise_int(num_threads, "num_threads", self.operation)
+        count = normalise_int(num_threads, "num_threads", self.operation)
+        if count > runtime.MAX_THREADS:
+            raise ValueError(
+                f"{self.operation}: num_threads is {count}; it must be at most {runtime.MAX_THREADS}; "
+                f"more threads than CPUs only cost time"
+            )
+        return count
 
     def geometries(self, x_shape: tuple[int, ...]) -> tuple[Geometry, ...]:
         """One geometry a step, for an image ``(N, H, W, C)``."""
@@ -266,8 +284,16 @@ class Program:
             found.append(geometry)
         return tuple(found)
 
-    def compile(self, geometries: tuple[Geometry, ...], threads: int, earlier: Iterable[Compiled] = ()) -> Compiled:
+    def compile(
+        self,
+        geometries: tuple[Geometry, ...],
+        threads: int,
+        earlier: Iterable[Compiled] = (),
+        packed: Sequence[dict[Any, Any]] | None = None,
+    ) -> Compiled:
         """Choose kernels and pack weights, or take one of `earlier` that fits.
+
+        `packed` has one dictionary a step, in which packed weights are found and kept.
 
         Raises
         ------
@@ -280,9 +306,10 @@ class Program:
                 return compiled
         if geometries[0].batch == 0:
             return Compiled(geometries, kernels, _nothing)
+        stores = packed or [{} for _ in self.steps]
         runs = [
-            step.run_with(kernel, geometry)
-            for step, kernel, geometry in zip(self.steps, kernels, geometries, strict=True)
+            step.run_with(kernel, geometry, store)
+            for step, kernel, geometry, store in zip(self.steps, kernels, geometries, stores, strict=True)
         ]
         return Compiled(geometries, kernels, runs[0] if len(runs) == 1 else _chain(runs, geometries))
 
@@ -308,6 +335,11 @@ class Program:
         return arrays.user_shape(nhwc, self.layout, self.spatial, len(shape))
 
     def _nhwc_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        sizes = shape if isinstance(shape, (tuple, list)) else ()
+        if not sizes or not all(isinstance(size, (int, np.integer)) and size >= 0 for size in sizes):
+            raise ValueError(
+                f"{self.operation}: shape is {shape!r}; it must be a tuple of sizes; give the shape of an input"
+            )
         # A view of one element with the right shape: every rule about layouts stays in one place.
         image = np.broadcast_to(np.zeros((), self.dtype), tuple(shape))
         return arrays.as_nhwc(image, self.steps[0].image, self.layout, self.operation, self.spatial).shape

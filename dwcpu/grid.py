@@ -54,7 +54,10 @@ def cut(rows: int, granule: int, blocks: int, threads: int, divisible: bool) -> 
 
     Of equally even ones, the split by rows: each thread then reads its own inputs and writes whole rows.
     """
+    if -(-rows // granule) * (blocks if divisible else 1) < threads:
+        granule = 1  # tiles cut in two are better than idle threads
     granules = max(1, -(-rows // granule))
+    threads = min(threads, granules * (blocks if divisible else 1))
     best, best_share = (1, 1), 1.0
     for row_parts in range(threads, 0, -1):
         block_parts = threads // row_parts if divisible else 1

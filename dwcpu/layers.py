@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from . import arrays, runtime
 from .epilogue import ActivationSpec
-from .frontdoor import Compiled, Part, Program, Run, Step
+from .frontdoor import Compiled, Part, Program, Run, Step, fixed
 from .ops import Pair, inverted_residual_steps, separable_parts
 from .padding import Padding
 
@@ -31,7 +31,7 @@ __all__ = [
     "fold_batchnorm",
 ]
 
-#: Input shapes (with thread counts) that a layer remembers; each may hold its own packed weights.
+#: Input shapes (with thread counts) that a layer remembers.
 _REMEMBERED = 16
 
 _READY = arrays.CONTIGUOUS | arrays.ALIGNED
@@ -60,6 +60,8 @@ class Layer:
         # entry at once may lose one of the two; it is then made again.
         self._compiled: dict[tuple[tuple[int, ...], int], Compiled] = {}
         self._fast: dict[tuple[tuple[int, ...], int], tuple[Run, tuple[int, ...]]] = {}
+        #: Packed weights of each step, whatever the shape.
+        self._packed: list[dict[Any, Any]] = [{} for _ in self._program.steps]
 
     def __call__(
         self,
@@ -129,7 +131,7 @@ class Layer:
         compiled = self._compiled.get(key)
         if compiled is None:
             program = self._program
-            compiled = program.compile(program.geometries(x_shape), threads, self._compiled.values())
+            compiled = program.compile(program.geometries(x_shape), threads, self._compiled.values(), self._packed)
             kept = list(self._compiled.items())[1 - _REMEMBERED :]
             entries = dict([*kept, (key, compiled)])
             self._compiled = entries
@@ -175,7 +177,7 @@ class Layer:
 
     def __getstate__(self) -> dict[str, Any]:
         kept = self.__dict__.copy()
-        del kept["_compiled"], kept["_fast"]
+        del kept["_compiled"], kept["_fast"], kept["_packed"]
         return kept
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -194,7 +196,11 @@ class Layer:
 
 def _changed(**options: tuple[object, object]) -> dict[str, object]:
     """The options whose value is not the default: ``name=(value, default)``."""
-    return {name: value for name, (value, default) in options.items() if value != default}
+    return {
+        name: fixed(value)
+        for name, (value, default) in options.items()
+        if type(value) is not type(default) or value != default
+    }
 
 
 class DepthwiseConv2d(Layer):

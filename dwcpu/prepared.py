@@ -20,7 +20,7 @@ from .grid import Grid, cut, run_length, worth_threads
 if TYPE_CHECKING:
     from .dispatch import Kernel
 
-__all__ = ["Prepared", "PreparedFused", "PreparedSingle", "PreparedSplit"]
+__all__ = ["Prepared", "PreparedFused", "PreparedSingle", "PreparedSplit", "threads_used"]
 
 #: Share of the L1 cache that a depthwise tile's patch and weights may take; the rest is for the output.
 _L1_SHARE = 0.5
@@ -76,23 +76,62 @@ def _fill(plan: Any, geometry: ConvGeometry) -> None:
     plan["multiplier"] = max(1, geometry.out_channels // geometry.in_channels)
 
 
+def _blocks(kernel: Kernel, geometry: ConvGeometry) -> int:
+    """Number of blocks of the kernel's grid: see `abi`."""
+    if kernel.op == "depthwise":
+        return -(-geometry.in_channels // kernel.lanes)
+    return geometry.groups * -(-(geometry.out_channels // geometry.groups) // (kernel.lanes * kernel.tile_columns))
+
+
+def _grid(kernel: Kernel, geometry: ConvGeometry, threads: int) -> Grid:
+    """The grid of one kernel for `threads` threads, cut."""
+    rows = geometry.batch * geometry.out_height * (geometry.out_width if kernel.op == "pointwise" else 1)
+    granule = 1 if kernel.op == "conv" else kernel.tile_rows
+    if kernel.op == "depthwise":
+        # the rows of a tile lie that far apart
+        granule *= geometry.dilation_h // gcd(geometry.stride_h, geometry.dilation_h)
+    # Where the last channel vector slides back over its neighbour, two threads must not share the two.
+    divisible = kernel.op != "depthwise" or geometry.in_channels % kernel.lanes == 0
+    if not worth_threads(geometry, kernel.dtype.itemsize):
+        threads = 1
+    return cut(rows, granule, _blocks(kernel, geometry), threads, divisible)
+
+
+def _fused_grid(geometry: SeparableGeometry, tile_rows: int, itemsize: int, threads: int) -> Grid:
+    """The grid of a fused kernel: output rows alone are shared."""
+    rows = geometry.batch * geometry.depthwise.out_height
+    return cut(rows, tile_rows, 1, threads if worth_threads(geometry, itemsize) else 1, False)
+
+
+def threads_used(kernel: Kernel, geometry: ConvGeometry | SeparableGeometry, threads: int) -> int:
+    """Threads that take part when `kernel` is asked to use `threads`; for two passes, in the better shared one."""
+    if isinstance(geometry, ConvGeometry):
+        return _grid(kernel, geometry, threads).threads
+    if kernel.label == "fused":
+        return _fused_grid(geometry, 1, kernel.dtype.itemsize, threads).threads
+    return threads if worth_threads(geometry, kernel.dtype.itemsize) else 1
+
+
 class PreparedSingle(Prepared):
     """Depthwise, pointwise or conv."""
 
     geometry: ConvGeometry
 
     def __init__(
-        self, kernel: Kernel, geometry: ConvGeometry, w: np.ndarray, bias: np.ndarray | None, activation: Activation
+        self,
+        kernel: Kernel,
+        geometry: ConvGeometry,
+        w: np.ndarray,
+        bias: np.ndarray | None,
+        activation: Activation,
+        packed: dict[Any, Any],
     ) -> None:
         super().__init__(kernel, geometry)
         plan, itemsize = self.plan, kernel.dtype.itemsize
         _fill(plan, geometry)
-        if kernel.op == "depthwise":
-            taps = (geometry.kernel_h, geometry.kernel_w, geometry.in_channels, -1)
-            self._packed = packing.depthwise_panels(w.reshape(taps), bias, kernel.lanes)
-        else:
-            groups = geometry.groups
-            self._packed = packing.gemm_panels(w, bias, groups, kernel.lanes, kernel.tile_columns)
+        # Two threads that pack at once make the same arrays: whichever is kept will do.
+        key = (kernel.op, kernel.lanes, kernel.tile_columns if kernel.op != "depthwise" else 0)
+        self._packed = packed.get(key) or packed.setdefault(key, self._pack(w, bias))
         plan["weights"], plan["bias"] = (array.ctypes.data for array in self._packed)
         plan["low"], plan["high"], plan["alpha"] = activation.low, activation.high, activation.alpha
         if activation.code:
@@ -112,6 +151,15 @@ class PreparedSingle(Prepared):
             self._table = kernel.micro_kernels(geometry, ())
             plan["micro_kernels"] = self._table.ctypes.data
 
+    def _pack(self, w: np.ndarray, bias: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        kernel, geometry = self.kernel, self.geometry
+        window = (geometry.kernel_h, geometry.kernel_w)
+        if kernel.op == "depthwise":
+            w = w.reshape(*window, geometry.in_channels, -1)
+            return packing.depthwise_panels(w, bias, kernel.lanes)
+        w = w.reshape(*window, geometry.in_channels // geometry.groups, geometry.out_channels)
+        return packing.gemm_panels(w, bias, geometry.groups, kernel.lanes, kernel.tile_columns)
+
     def _block_channels(self) -> int:
         """Channel vectors whose patch and weights fit the share of L1; a whole handful for loops over taps."""
         kernel = self.kernel
@@ -124,29 +172,10 @@ class PreparedSingle(Prepared):
     @property
     def blocks(self) -> int:
         """Number of blocks of the kernel's grid."""
-        kernel, geometry = self.kernel, self.geometry
-        if kernel.op == "depthwise":
-            return -(-geometry.in_channels // kernel.lanes)
-        return geometry.groups * -(-(geometry.out_channels // geometry.groups) // (kernel.lanes * kernel.tile_columns))
-
-    @property
-    def rows(self) -> int:
-        """Number of rows of the kernel's grid."""
-        geometry = self.geometry
-        return geometry.batch * geometry.out_height * (geometry.out_width if self.kernel.op == "pointwise" else 1)
+        return _blocks(self.kernel, self.geometry)
 
     def _cut(self, threads: int) -> Grid:
-        kernel, geometry = self.kernel, self.geometry
-        granule = 1 if kernel.op == "conv" else kernel.tile_rows
-        if kernel.op == "depthwise":
-            # the rows of a tile lie that far apart
-            granule *= geometry.dilation_h // gcd(geometry.stride_h, geometry.dilation_h)
-        # Where the last channel vector slides back over its neighbour, two threads must not share the two.
-        blocks = self.blocks
-        divisible = kernel.op != "depthwise" or geometry.in_channels % kernel.lanes == 0
-        if not worth_threads(geometry, kernel.dtype.itemsize):
-            threads = 1
-        return cut(self.rows, granule, blocks, threads, divisible)
+        return _grid(self.kernel, self.geometry, threads)
 
     def _ready(self, grid: Grid) -> None:
         if self.kernel.op == "pointwise":
@@ -187,28 +216,38 @@ class PreparedFused(Prepared):
         self.depthwise, self.pointwise = depthwise, pointwise
         plan, middle = self.plan, geometry.pointwise
         _fill(plan, middle)
-        row = middle.width * middle.in_channels * kernel.dtype.itemsize
-        rows = int(_L2_SHARE * runtime.cache_sizes().l2) // row // depthwise.kernel.tile_rows
-        block = max(1, rows) * depthwise.kernel.tile_rows
-        self._block_rows = min(block, max(1, middle.batch * middle.out_height))
-        plan["block_rows"] = self._block_rows
-        plan["depthwise_kernel"], plan["depthwise_plan"] = depthwise._address, depthwise._plan_address
+        # Half of L2 holds a block of the intermediate: as many whole rows as fit, or part of the width of one tile's
+        # rows where not even those do.
+        tile_rows, tile_columns = depthwise.kernel.tile_rows, depthwise.kernel.tile_columns
+        pixels = int(_L2_SHARE * runtime.cache_sizes().l2) // (middle.in_channels * kernel.dtype.itemsize)
+        rows = max(tile_rows, pixels // middle.width // tile_rows * tile_rows)
+        self._block_rows = max(1, min(rows, middle.batch * middle.height))
+        columns = max(tile_columns, pixels // self._block_rows // tile_columns * tile_columns)
+        starts = range(0, middle.width, columns)
+        self._widths = {min(columns, middle.width - start) for start in starts}
+        self._stretches: Any = np.repeat(depthwise.plan, len(starts))
+        for stretch, start in zip(self._stretches, starts, strict=True):
+            stretch["pad_left"] -= start * geometry.depthwise.stride_w
+            stretch["out_width"] = min(columns, middle.width - start)
+        plan["block_rows"], plan["column_blocks"] = self._block_rows, len(starts)
+        plan["depthwise_kernel"], plan["depthwise_plan"] = depthwise._address, self._stretches.ctypes.data
         plan["pointwise_kernel"], plan["pointwise_plan"] = pointwise._address, pointwise._plan_address
         plan["depthwise_blocks"], plan["pointwise_blocks"] = depthwise.blocks, pointwise.blocks
-        self._scratch = -(-self._block_rows * row // 64) * 64
+        block = self._block_rows * max(self._widths) * middle.in_channels * kernel.dtype.itemsize
+        self._scratch = -(-block // 64) * 64
         self._address = kernel.address()
 
     def _cut(self, threads: int) -> Grid:
-        middle = self.geometry.pointwise
-        if not worth_threads(self.geometry, self.kernel.dtype.itemsize):
-            threads = 1
-        rows = middle.batch * middle.out_height
-        return cut(rows, self.depthwise.kernel.tile_rows, 1, threads, False)._replace(scratch=self._scratch)
+        grid = _fused_grid(self.geometry, self.depthwise.kernel.tile_rows, self.kernel.dtype.itemsize, threads)
+        return grid._replace(scratch=self._scratch)
 
     def _ready(self, grid: Grid) -> None:
-        width, step = self.geometry.pointwise.out_width, self._block_rows
-        counts = {part for count in grid.row_counts() for part in (min(count, step), count % step)}
-        self.pointwise.ready_for({count * width for count in counts}, int(self.pointwise.plan["block_rows"][0]))
+        step = self._block_rows
+        rows = {part for count in grid.row_counts() for part in (min(count, step), count % step)}
+        if len(self._stretches) > 1:
+            rows = {1}  # parts of rows are handed on one by one
+        counts = {count * width for count in rows for width in self._widths}
+        self.pointwise.ready_for(counts, int(self.pointwise.plan["block_rows"][0]))
 
 
 class PreparedSplit(Prepared):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -52,9 +52,9 @@ def _initial_threads() -> int:
     text = os.environ.get("DWCPU_NUM_THREADS")
     if text is None:
         return _usable_cpus()
-    if not text.isdecimal() or int(text) < 1:
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_THREADS:
         warnings.warn(
-            f"dwcpu: DWCPU_NUM_THREADS is {text!r}; it must be a whole number of at least 1; it is ignored",
+            f"dwcpu: DWCPU_NUM_THREADS is {text!r}; it must be a whole number from 1 to {MAX_THREADS}; it is ignored",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -72,11 +72,17 @@ _default_threads: int | None = None
 _local_threads = _Threads()
 
 
+#: More threads than this are a mistake, and creating them can kill the process.
+MAX_THREADS = 1024
+
+
 def _checked_count(n: object, operation: str) -> int:
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)):
         raise TypeError(f"{operation}: n is of type {type(n).__name__}; it must be an integer; pass a whole number")
-    if n < 1:
-        raise ValueError(f"{operation}: n is {n}; it must be at least 1; pass 1 to run on the calling thread alone")
+    if not 1 <= n <= MAX_THREADS:
+        raise ValueError(
+            f"{operation}: n is {n}; it must be 1 to {MAX_THREADS}; pass 1 to run on the calling thread alone"
+        )
     return int(n)
 
 
@@ -167,8 +173,9 @@ _serial_only = False
 
 
 def _after_fork_in_child() -> None:
-    global _serial_only
+    global _serial_only, _numba_lock
     _serial_only = _serial_only or _ran_parallel
+    _numba_lock = threading.Lock()  # another thread of the parent may have held it
 
 
 if hasattr(os, "register_at_fork"):
@@ -256,12 +263,12 @@ def _interface_address(array: np.ndarray) -> int:
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 
-class Memory(tuple[int, int, int]):
+class Memory(NamedTuple):
     """Bytes of the L1 data, L2 and L3 caches that one core sees."""
 
-    l1 = property(lambda self: self[0])
-    l2 = property(lambda self: self[1])
-    l3 = property(lambda self: self[2])
+    l1: int
+    l2: int
+    l3: int
 
 
 @cache
@@ -275,8 +282,8 @@ def cache_sizes() -> Memory:
                 continue
             level, kind, size = (_line(f"{root}/{index}/{name}") for name in ("level", "type", "size"))
             if kind in ("Data", "Unified"):
-                found[int(level)] = int(size.rstrip("KMG")) << {"K": 10, "M": 20, "G": 30}[size[-1]]
-    return Memory((found[1], found[2], found[3]))
+                found[int(level)] = int(size.rstrip("KMG")) << {"K": 10, "M": 20, "G": 30}.get(size[-1], 0)
+    return Memory(found[1], found[2], found[3])
 
 
 def _line(path: str) -> str:
@@ -308,6 +315,10 @@ def scratch(size: int) -> int:
 # --- what the machine can do ------------------------------------------------------------------------------------------
 
 
+#: Bytes at most that measuring the memory bandwidth takes.
+_LARGEST_PROBE = 128 << 20
+
+
 @cache
 def peak_of(dtype: np.dtype, threads: int) -> float:
     """`fma_peak`, measured once in this process."""
@@ -325,8 +336,8 @@ def bandwidth_of(size: int, threads: int) -> float:
 def _bandwidth(level: int) -> float:
     from time import perf_counter
 
-    # Half of the cache, source and destination together; beyond the last cache four times its size.
-    size = cache_sizes()[level] // 2 if level < 3 else 4 * cache_sizes().l3
+    # Half of the cache, source and destination together; beyond the last cache twice its size, within reason.
+    size = cache_sizes()[level] // 2 if level < 3 else min(2 * cache_sizes().l3, _LARGEST_PROBE)
     source = np.ones(size // 8, np.float32)
     target = np.empty_like(source)
     repeat = max(1, (1 << 22) // size)

@@ -6,9 +6,17 @@ import cases
 import numpy as np
 import pytest
 
-from dwcpu import arrays, ops
+from dwcpu import arrays, ops, runtime
 
 BACKEND = "reference"
+
+
+@pytest.fixture(params=["reference", "numba", "cython"], autouse=True)
+def every_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test on each backend: the reference alone would forgive strides and overlaps that kernels do not."""
+    if request.param == "cython" and runtime.cython_kernels() is None:
+        pytest.skip("the Cython kernels were not built")
+    monkeypatch.setitem(globals(), "BACKEND", request.param)
 
 
 def misaligned(array: np.ndarray) -> np.ndarray:

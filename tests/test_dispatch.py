@@ -22,39 +22,52 @@ def test_names_are_unique_and_well_formed() -> None:
 
 
 def depthwise(
-    size: int, channels: int, window: int | tuple[int, int], stride: int = 1, **options: object
+    size: int, channels: int, window: int | tuple[int, int], stride: int = 1, multiplier: int = 1, **options: object
 ) -> ConvGeometry:
     kernel_h, kernel_w = (window, window) if isinstance(window, int) else window
     options = {"padding": "same", **options}
-    return ConvGeometry.depthwise((1, size, size, channels), (kernel_h, kernel_w, channels), stride=stride, **options)
+    return ConvGeometry.depthwise(
+        (1, size, size, channels), (kernel_h, kernel_w, channels, multiplier), stride=stride, **options
+    )
 
 
-#: Shape -> label of the kernel, whatever the family; the tile follows from the machine.
+#: Shape -> label of the kernel, and the family where both are there; the tile follows from the machine.
 PINNED = {
-    "3x3": (depthwise(56, 128, 3), "depthwise_f32_3x3s1_"),
-    "3x3 stride 2": (depthwise(56, 128, 3, 2), "depthwise_f32_3x3s2_"),
-    "5x5": (depthwise(28, 240, 5), "depthwise_f32_5x5s1_"),
-    "5x5 stride 2": (depthwise(28, 240, 5, 2), "depthwise_f32_5x5s2_"),
-    "7x7": (depthwise(14, 384, 7), "depthwise_f32_7x7s1_"),
-    "dilated like undilated": (depthwise(56, 128, 3, dilation=2), "depthwise_f32_3x3s1_"),
-    "stride shared with dilation": (depthwise(56, 128, 3, 2, dilation=2), "depthwise_f32_3x3s1_"),
-    "4x4": (depthwise(56, 128, 4), "depthwise_f32_small_"),
-    "11x11": (depthwise(56, 96, 11), "depthwise_f32_any_"),
-    "one line": (depthwise(56, 96, (1, 5)), "depthwise_f32_line_"),
-    "pointwise": (ConvGeometry.pointwise((1, 7, 7, 64), (64, 64)), "pointwise_f32_"),
-    "stem": (ConvGeometry.conv((1, 224, 224, 3), (3, 3, 3, 32), stride=2), "conv_f32_"),
+    "3x3": (depthwise(56, 128, 3), "depthwise_f32_3x3s1_", "cython"),
+    "3x3 stride 2": (depthwise(56, 128, 3, 2), "depthwise_f32_3x3s2_", "cython"),
+    "5x5": (depthwise(28, 240, 5), "depthwise_f32_5x5s1_", "cython"),
+    "5x5 stride 2": (depthwise(28, 240, 5, 2), "depthwise_f32_5x5s2_", "cython"),
+    "7x7": (depthwise(14, 384, 7), "depthwise_f32_7x7s1_", "cython"),
+    "dilated like undilated": (depthwise(56, 128, 3, dilation=2), "depthwise_f32_3x3s1_", "cython"),
+    "stride shared with dilation": (depthwise(56, 128, 3, 2, dilation=2), "depthwise_f32_3x3s1_", "cython"),
+    "4x4": (depthwise(56, 128, 4), "depthwise_f32_small_", "numba"),
+    "11x11": (depthwise(56, 96, 11), "depthwise_f32_any_", "cython"),
+    "one line": (depthwise(56, 96, (1, 5)), "depthwise_f32_line_", "numba"),
+    "pointwise": (ConvGeometry.pointwise((1, 7, 7, 64), (64, 64)), "pointwise_f32_", "cython"),
+    "stem": (ConvGeometry.conv((1, 224, 224, 3), (3, 3, 3, 32), stride=2), "conv_f32_", "cython"),
     "conv of one channel a group": (
-        ConvGeometry.conv((1, 20, 20, 32), (3, 3, 1, 32), groups=32), "depthwise_f32_3x3s1_"
+        ConvGeometry.conv((1, 20, 20, 32), (3, 3, 1, 32), groups=32), "depthwise_f32_3x3s1_", "cython"
     ),
-    "conv of one tap": (ConvGeometry.conv((1, 20, 20, 32), (1, 1, 32, 8)), "pointwise_f32_"),
-    "separable": (SeparableGeometry.of((1, 56, 56, 64), (3, 3, 64), (64, 64), padding=1), "separable_f32_fused_"),
+    "conv of one tap": (ConvGeometry.conv((1, 20, 20, 32), (1, 1, 32, 8)), "pointwise_f32_", "cython"),
+    "two outputs a channel": (depthwise(28, 32, 3, multiplier=2), "depthwise_f32_3x3s1_", "numba"),
+    "many outputs a channel": (depthwise(28, 32, 3, multiplier=9), "conv_f32_", "cython"),
+    "one channel, many outputs": (ConvGeometry.conv((1, 64, 64, 1), (3, 3, 1, 32)),
+        "conv_f32_", "cython",
+    ),
+    "three channels": (depthwise(224, 3, 3), "depthwise_f32_small_", "numba"),
+    "separable": (
+        SeparableGeometry.of((1, 56, 56, 64), (3, 3, 64), (64, 64), padding=1), "separable_f32_fused_", "cython"
+    ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", PINNED)
 def test_shape_to_kernel(name: str) -> None:
-    geometry, label = PINNED[name]
-    assert (dispatch.choose(geometry, np.float32, 1).name + "_").startswith(label)
+    geometry, label, family = PINNED[name]
+    chosen = dispatch.choose(geometry, np.float32, 1)
+    assert (chosen.name + "_").startswith(label)
+    if runtime.cython_kernels() is not None:
+        assert chosen.backend == family
 
 
 def test_few_rows_on_several_threads_run_as_two_passes() -> None:
@@ -125,3 +138,11 @@ def test_small_work_stays_on_the_calling_thread() -> None:
 def test_cache_sizes_are_plausible() -> None:
     l1, l2, l3 = runtime.cache_sizes()
     assert 8 << 10 <= l1 <= l2 <= l3
+
+
+def test_more_threads_than_work_is_cut_at_once() -> None:
+    assert cut(10, 4, 3, 10**9, True).tasks <= 30
+
+
+def test_rows_are_cut_finer_rather_than_leave_threads_idle() -> None:
+    assert cut(8, 64, 1, 4, False).tasks == 4

@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 
+import dwcpu
 from dwcpu import layers, list_kernels, ops
 
 F32 = np.float32
@@ -476,3 +477,25 @@ def test_a_kernel_name_does_not_fit_several_steps() -> None:
 def test_a_kernel_for_something_else_is_refused_by_name(name) -> None:
     with pytest.raises(ValueError, match=r"^depthwise_conv2d: "):
         ops.depthwise_conv2d(X, DW, backend=kernel_of(*name))
+
+
+@pytest.mark.parametrize("count", [1025, 10**8, 2**40])
+def test_more_threads_than_can_be_meant(count: int) -> None:
+    with pytest.raises(ValueError, match=r"num_threads is \d+; it must be"):
+        dwcpu.pointwise_conv2d(np.ones((2, 2, 3), np.float32), np.ones((3, 2), np.float32), num_threads=count)
+    with pytest.raises(ValueError, match="set_num_threads: n is"):
+        dwcpu.set_num_threads(count)
+
+
+@pytest.mark.parametrize("strides", [(0, 8, 4), (16, 0, 4), (8, 4, 4)])
+def test_out_that_overlaps_itself(strides: tuple[int, ...]) -> None:
+    out = np.lib.stride_tricks.as_strided(np.zeros(64, np.float32), (2, 2, 2), strides)
+    with pytest.raises(ValueError, match="each must have its own"):
+        dwcpu.pointwise_conv2d(np.ones((2, 2, 3), np.float32), np.ones((3, 2), np.float32), out=out)
+
+
+def test_numbers_beyond_float64() -> None:
+    with pytest.raises(ValueError, match="beyond float64"):
+        dwcpu.pointwise_conv2d(
+            np.ones((2, 2, 3), np.float32), np.ones((3, 2), np.float32), activation=("leaky_relu", 10**400)
+        )

@@ -8,13 +8,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cache
 
+import hypothesis
 import numpy as np
 import pytest
-from cases import ODD_CASES, Case, cases_for_tile, error_bound, expected, make_data, separable_error_bound
+from cases import (
+    ODD_CASES,
+    Case,
+    case_strategy,
+    cases_for_tile,
+    error_bound,
+    expected,
+    make_data,
+    separable_error_bound,
+)
 
-from dwcpu import dispatch
+from dwcpu import dispatch, grid, runtime
 from dwcpu.dispatch import Kernel
 from dwcpu.epilogue import Activation, parse_activation
+from dwcpu.prepared import PreparedSingle
 
 KERNELS = dispatch.kernels()
 EVERY_KERNEL = pytest.mark.parametrize("kernel", [pytest.param(kernel, id=kernel.name) for kernel in KERNELS])
@@ -23,9 +34,15 @@ EVERY_KERNEL = pytest.mark.parametrize("kernel", [pytest.param(kernel, id=kernel
 MARGIN = 64
 
 
+@pytest.fixture(autouse=True)
+def share_even_the_smallest_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cases are small, and small work would stay on one thread: tests on two threads must be that."""
+    monkeypatch.setattr(grid, "_WORTH_US", -1.0)
+
+
 @cache
 def cases_of(kernel: Kernel) -> tuple[Case, ...]:
-    """All cases that the kernel supports."""
+    """All cases that the kernel supports; an empty batch never reaches a kernel (`test_layers` has it)."""
     return tuple(
         dict.fromkeys(case for case in _candidates(kernel) if case.x_shape[0] and kernel.supports(case.geometry))
     )
@@ -67,6 +84,10 @@ def compute(
     memory = np.full(size + 2 * MARGIN, np.nan, kernel.dtype)
     out = memory[MARGIN : MARGIN + size].reshape(shape)
     prepared.run(data.x, data.residual if with_residual else None, out, threads)
+    if threads > 1 and isinstance(prepared, PreparedSingle):
+        shared = prepared._grids[threads]
+        divisible = case.op != "depthwise" or case.x_shape[3] % kernel.lanes == 0
+        assert shared.tasks > 1 or (shared.rows == 1 and (shared.blocks == 1 or not divisible)), f"{case}: not shared"
     assert np.isnan(memory[:MARGIN]).all() and np.isnan(memory[MARGIN + size :]).all(), f"{case}: wrote beyond out"
     return out
 
@@ -169,3 +190,77 @@ def _reference(case: Case, x: np.ndarray, arrays: list) -> np.ndarray:
         return reference.separable(x, *arrays, None, case.geometry)
     w, bias, activation = arrays[0]
     return getattr(reference, case.op)(x, w, bias, None, case.geometry, activation)
+
+
+@pytest.mark.parametrize("op", list(ODD_CASES))
+@hypothesis.given(data=hypothesis.strategies.data())
+@hypothesis.settings(max_examples=60)
+def test_any_case_on_the_kernels_that_need_no_compilation_of_their_own(
+    op: str, data: hypothesis.strategies.DataObject
+) -> None:
+    """Drawn geometries; windows of every shape would each compile for Numba, so there the loops over taps take them."""
+    case = data.draw(case_strategy(op))
+    hypothesis.assume(case.x_shape[0] > 0)
+    for kernel in dispatch.kernels(np.float32):
+        if kernel.supports(case.geometry) and not (kernel.op == "depthwise" and kernel.most_taps):
+            if op == "separable" and kernel.backend == "numba":
+                continue  # its first half may be any window
+            for threads in (1, 2):
+                result = compute(kernel, case, "integers", "relu6", True, True, threads)
+                right = expected(case, np.float32, "integers", "relu6", True, True)
+                np.testing.assert_array_equal(result, right, err_msg=f"{kernel.name}: {case}")
+
+
+@pytest.mark.parametrize("backend", ["numba", "cython"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_rows_longer_than_the_cache(backend: str, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fused kernel takes parts of the width where not even one row of the intermediate fits its scratch memory."""
+    if backend == "cython" and runtime.cython_kernels() is None:
+        pytest.skip("the Cython kernels were not built")
+    l2 = 4096
+    monkeypatch.setattr(runtime, "cache_sizes", lambda: runtime.Memory(2048, l2, 1 << 20))
+    cases = [
+        Case("separable", (1, 5, 61, 20), 19, (3, 3)),
+        Case("separable", (2, 6, 61, 16), 9, (3, 3), (2, 2), padding=((0, 1), (0, 1))),
+        Case("separable", (1, 7, 90, 17), 8, (3, 3), (1, 1), (2, 3), padding=((2, 2), (3, 3))),
+        Case("separable", (1, 1, 300, 12), 5, (1, 9)),
+        Case("separable", (1, 9, 70, 10), 8, (11, 11)),
+        Case("separable", (1, 5, 50, 6), 7, (3, 3), multiplier=2),
+    ]
+    for case in cases:
+        kernel = next(k for k in dispatch.kernels("float32", backend) if k.op == "separable" and k.label == "fused")
+        result = compute(kernel, case, "integers", "relu", True, True, threads)
+        np.testing.assert_array_equal(result, expected(case, np.float32, "integers", "relu", True, True), str(case))
+        prepared = kernel.prepare(case.geometry, *make_data(case, np.float32, "integers").kernel_weights())
+        assert len(prepared._stretches) > 1
+        tile = prepared.depthwise.kernel.tile_rows * prepared.depthwise.kernel.tile_columns
+        assert prepared._scratch <= max(l2, tile * case.geometry.pointwise.in_channels * 4 + 64)
+
+
+@pytest.mark.parametrize("backend", ["auto", "numba"])
+@pytest.mark.parametrize(("channels", "multiplier"), [(1, 64), (8, 9), (3, 100)])
+def test_many_outputs_a_channel_compile_nothing_of_their_own(channels: int, multiplier: int, backend: str) -> None:
+    case = Case("depthwise", (1, 6, 7, channels), channels * multiplier, (3, 3))
+    kernel = dispatch.choose(case.geometry, np.float32, 1, backend)
+    assert kernel.op == "conv"
+    result = compute(kernel, case, "integers", "relu", True, True)
+    np.testing.assert_array_equal(result, expected(case, np.float32, "integers", "relu", True, True))
+
+
+@EVERY_KERNEL
+def test_windows_far_outside_the_image(kernel: Kernel) -> None:
+    """Padding and dilation of any size cost neither time nor a read beyond the image."""
+    if kernel.op != "depthwise" or kernel.window not in ((3, 3, 1, 1), (0, 0, 0, 0)):
+        return
+    channels = kernel.lanes
+    for window, padding, dilation in (((3, 3), 100, (1, 1)), ((3, 3), 10**6, (10**6, 10**6)), ((1, 1), 0, (10**7, 1))):
+        case = Case("depthwise", (1, 4, 5, channels), channels, window, (1, 1), dilation, ((padding,) * 2,) * 2)
+        if padding != 10**6:
+            result = compute(kernel, case, "integers") if kernel.supports(case.geometry) else None
+        else:  # an output of the size of the image, but for its middle tap in the padding
+            case = Case("depthwise", (1, 4, 5, channels), channels, window, (1, 1), dilation)
+            result = compute(kernel, case, "integers") if kernel.supports(case.geometry) else None
+        if result is not None:
+            np.testing.assert_array_equal(
+                result, expected(case, np.float32 if kernel.dtype == np.float32 else np.float64, "integers")
+            )

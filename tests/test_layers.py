@@ -16,6 +16,14 @@ F32 = np.float32
 BACKEND = "reference"
 
 
+@pytest.fixture(params=["reference", "numba", "cython"], autouse=True)
+def every_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test on each backend: the reference alone would forgive strides and overlaps that kernels do not."""
+    if request.param == "cython" and runtime.cython_kernels() is None:
+        pytest.skip("the Cython kernels were not built")
+    monkeypatch.setitem(globals(), "BACKEND", request.param)
+
+
 def weights(*shapes: tuple[int, ...]) -> list[np.ndarray]:
     rng = np.random.default_rng(len(shapes))
     return [cases.normal(rng, shape, F32) for shape in shapes]
@@ -340,3 +348,32 @@ def test_the_classic_block(rng) -> None:
         stride=2, padding=1, dw_activation="relu", pw_activation="relu", layout="NCHW",
     )  # fmt: skip
     np.testing.assert_allclose(block(image), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_changing_the_options_does_not_change_a_layer() -> None:
+    (w,) = weights((3, 3, 4))
+    stride, padding = [1, 1], [[1, 1], [1, 1]]
+    layer = layers.DepthwiseConv2d(w, stride=stride, padding=padding, backend=BACKEND)
+    before = repr(layer)
+    stride[0], padding[0][0] = 2, 5
+    assert layer.out_shape((6, 6, 4)) == (6, 6, 4)
+    assert repr(layer) == before
+
+
+def test_weights_are_packed_once_for_all_shapes() -> None:
+    if BACKEND == "reference":
+        return
+    (w,) = weights((6, 9))
+    layer = layers.PointwiseConv2d(w, backend=BACKEND)
+    for height in range(1, 9):
+        layer(np.ones((1, height, 3, 6), F32), num_threads=1)
+    (store,) = layer._packed
+    assert len(store) == 1
+    assert pickle.loads(pickle.dumps(layer))._packed == [{}]
+
+
+@pytest.mark.parametrize("shape", [(8, -8, 4), 5, "abc", (), (8.0, 8, 4)])
+def test_explaining_what_is_no_shape(shape: object) -> None:
+    (w,) = weights((3, 3, 4))
+    with pytest.raises(ValueError, match="DepthwiseConv2d: shape is"):
+        layers.DepthwiseConv2d(w, backend=BACKEND).explain(shape)

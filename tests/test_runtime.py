@@ -61,7 +61,10 @@ def test_wrong_thread_counts(wrong: object, error: type[Exception]) -> None:
 def test_environment_sets_the_number_of_threads() -> None:
     print_it = "import dwcpu; print(dwcpu.get_num_threads())"
     assert run(print_it, DWCPU_NUM_THREADS="3").split() == ["3"]
-    assert run("import warnings; warnings.simplefilter('ignore');" + print_it, DWCPU_NUM_THREADS="none") != "none\n"
+    for wrong in ("none", "0", "5000"):
+        code = "import warnings; warnings.simplefilter('error');" + print_it
+        with pytest.raises(AssertionError, match="DWCPU_NUM_THREADS is"):
+            run(code, DWCPU_NUM_THREADS=wrong)
 
 
 PARALLEL = """
@@ -76,8 +79,21 @@ PARALLEL = """
 """
 
 
+#: Drivers: the compiled one, and Numba's on each of its threading layers.
+EVERY_DRIVER = pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"DWCPU_ISA": "none", "NUMBA_THREADING_LAYER": "omp"},
+        {"DWCPU_ISA": "none", "NUMBA_THREADING_LAYER": "workqueue"},
+    ],
+    ids=["compiled", "numba-omp", "numba-workqueue"],
+)
+
+
 @needs_fork
-def test_a_forked_child_and_its_child_compute() -> None:
+@EVERY_DRIVER
+def test_a_forked_child_and_its_child_compute(settings: dict[str, str]) -> None:
     code = (
         PARALLEL
         + """
@@ -97,10 +113,11 @@ def test_a_forked_child_and_its_child_compute() -> None:
     print("done")
     """
     )
-    assert run(code) == "done\n"
+    assert run(code, **settings) == "done\n"
 
 
-def test_numba_keeps_its_own_number_of_threads() -> None:
+@EVERY_DRIVER
+def test_numba_keeps_its_own_number_of_threads(settings: dict[str, str]) -> None:
     code = (
         PARALLEL
         + """
@@ -111,7 +128,21 @@ def test_numba_keeps_its_own_number_of_threads() -> None:
     assert numba.get_num_threads() == before
     """
     )
-    run(code)
+    run(code, **settings)
+
+
+@EVERY_DRIVER
+def test_threads_that_enter_at_once(settings: dict[str, str]) -> None:
+    code = (
+        PARALLEL
+        + """
+    from concurrent.futures import ThreadPoolExecutor
+    with ThreadPoolExecutor(6) as pool:
+        results = list(pool.map(lambda _: layer(x, num_threads=2), range(60)))
+    assert all(np.array_equal(result, right) for result in results)
+    """
+    )
+    run(code, **settings)
 
 
 def test_many_threads_at_once(rng: np.random.Generator) -> None:
@@ -168,6 +199,21 @@ def test_kernels_from_different_processes_are_not_taken_for_each_other(tmp_path)
     for sizes in ((3,), (5,), (4,)):
         run(code.format(sizes), NUMBA_CACHE_DIR=str(tmp_path))
     assert run(code.format((3, 4, 5)), NUMBA_CACHE_DIR=str(tmp_path)).split() == ["3", "True", "4", "True", "5", "True"]
+
+
+def test_a_damaged_cache_is_compiled_anew(tmp_path) -> None:
+    code = """
+    import numpy as np, dwcpu, warnings
+    warnings.simplefilter("ignore")
+    x, w = np.ones((1, 2, 2, 3), np.float32), np.ones((3, 2), np.float32)
+    print(dwcpu.pointwise_conv2d(x, w, backend="numba")[0, 0, 0])
+    """
+    right = run(code, NUMBA_CACHE_DIR=str(tmp_path))
+    for pattern in ("*.nbi", "*.nbc"):
+        for file in (tmp_path / "dwcpu").glob(pattern):
+            file.write_bytes(file.read_bytes()[:50])
+        assert run(code, NUMBA_CACHE_DIR=str(tmp_path)) == right
+        assert run(code, NUMBA_CACHE_DIR=str(tmp_path)) == right
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o770])

@@ -3,7 +3,7 @@
 # Assumes: channel-last, contiguous x and out; in_channels >= LANES; weights [block][kh][kw][m][lane] and bias
 # [block][m][lane] of blocks of LANES channels, the last of which slides back to end with the last channel. Rows are
 # output rows (of batch * out_height), blocks are vectors of channels. "Effective stride" is stride / gcd(stride,
-# dilation). A channel multiplier above 1 is left to depthwise_any.pxi, which reads the same weights.
+# dilation). The channel multiplier is 1: more is left to depthwise_any.pxi.
 # Guarantees: each output has one accumulator, from the bias, taps by row and column, taps in the padding left out.
 # The part of the last block that overlaps its neighbour is computed, and stored, twice: whole vectors are several
 # times as fast as parts of them. Only before a second-pass activation, which the neighbour may already have had, is
@@ -239,7 +239,7 @@ cdef inline void window(
         begin = row - image * plan.out_height
         end = smaller(plan.out_height, begin + row_end - row)
         row += end - begin
-        for a in range(row_phases):
+        for a in range(smaller(row_phases, plan.out_height)):
             phase_of(
                 &phase, a, row_phases, plan.stride_h, plan.dilation_h, plan.pad_top, plan.height, plan.out_height)
             t = ceil_div(begin - a, row_phases)
@@ -252,7 +252,7 @@ cdef inline void window(
                 tile.x = x + (image * plan.height + phase.first + top * plan.dilation_h) * plan.width * channels
                 tile.out = out + place
                 tile.residual = moved(residual, place)
-                for c in range(column_phases):
+                for c in range(smaller(column_phases, plan.out_width)):
                     tile_row(size, stride, plan, &steps, c, column_phases, &tile, block_begin, block_end)
                 t += WINDOW_ROWS
 
@@ -261,57 +261,39 @@ cdef void depthwise_3x3s1(
     const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
-    if plan.multiplier == 1:
-        window(3, 1, plan, x, residual, out, row_begin, row_end, block_begin, block_end)
-    else:
-        depthwise_any(plan, x, residual, out, scratch, row_begin, row_end, block_begin, block_end)
+    window(3, 1, plan, x, residual, out, row_begin, row_end, block_begin, block_end)
 
 
 cdef void depthwise_3x3s2(
     const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
-    if plan.multiplier == 1:
-        window(3, 2, plan, x, residual, out, row_begin, row_end, block_begin, block_end)
-    else:
-        depthwise_any(plan, x, residual, out, scratch, row_begin, row_end, block_begin, block_end)
+    window(3, 2, plan, x, residual, out, row_begin, row_end, block_begin, block_end)
 
 
 cdef void depthwise_5x5s1(
     const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
-    if plan.multiplier == 1:
-        window(5, 1, plan, x, residual, out, row_begin, row_end, block_begin, block_end)
-    else:
-        depthwise_any(plan, x, residual, out, scratch, row_begin, row_end, block_begin, block_end)
+    window(5, 1, plan, x, residual, out, row_begin, row_end, block_begin, block_end)
 
 
 cdef void depthwise_5x5s2(
     const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
-    if plan.multiplier == 1:
-        window(5, 2, plan, x, residual, out, row_begin, row_end, block_begin, block_end)
-    else:
-        depthwise_any(plan, x, residual, out, scratch, row_begin, row_end, block_begin, block_end)
+    window(5, 2, plan, x, residual, out, row_begin, row_end, block_begin, block_end)
 
 
 cdef void depthwise_7x7s1(
     const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
-    if plan.multiplier == 1:
-        window(7, 1, plan, x, residual, out, row_begin, row_end, block_begin, block_end)
-    else:
-        depthwise_any(plan, x, residual, out, scratch, row_begin, row_end, block_begin, block_end)
+    window(7, 1, plan, x, residual, out, row_begin, row_end, block_begin, block_end)
 
 
 cdef void depthwise_7x7s2(
     const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
-    if plan.multiplier == 1:
-        window(7, 2, plan, x, residual, out, row_begin, row_end, block_begin, block_end)
-    else:
-        depthwise_any(plan, x, residual, out, scratch, row_begin, row_end, block_begin, block_end)
+    window(7, 2, plan, x, residual, out, row_begin, row_end, block_begin, block_end)

@@ -2,8 +2,9 @@
 # them.
 #
 # Assumes: plan.depthwise_kernel and plan.pointwise_kernel are kernels of this dtype, of whichever family, with plans
-# and numbers of blocks of their own; scratch holds plan.block_rows output rows of the depthwise result. Rows are
-# output rows (of batch * out_height); there is one block.
+# and numbers of blocks of their own; plan.depthwise_plan is an array of plan.column_blocks plans, one for each stretch of
+# the output's width; scratch holds plan.block_rows output rows of the widest. Rows are output rows (of batch *
+# out_height); there is one block.
 # Guarantees: the same bits as the two kernels one after the other.
 
 cdef void separable(
@@ -12,14 +13,30 @@ cdef void separable(
 ) noexcept nogil:
     cdef Kernel depthwise = <Kernel> plan.depthwise_kernel
     cdef Kernel pointwise = <Kernel> plan.pointwise_kernel
-    cdef const Plan *first = <const Plan *> plan.depthwise_plan
+    cdef const Plan *first
     cdef const Plan *second = <const Plan *> plan.pointwise_plan
-    cdef i64 width = first.out_width, step = larger(plan.block_rows, 1)
-    cdef i64 row = row_begin, stop
-    cdef real *buffer  # such that the kernels find the block's rows where they would lie in the whole intermediate
-    while row < row_end:
-        stop = smaller(row + step, row_end)
-        buffer = <real *> scratch - row * width * first.out_channels
-        depthwise(first, x, NULL, buffer, NULL, row, stop, 0, plan.depthwise_blocks)
-        pointwise(second, buffer, residual, out, NULL, row * width, stop * width, 0, plan.pointwise_blocks)
-        row = stop
+    cdef i64 step = larger(plan.block_rows, 1), channels = plan.in_channels
+    cdef i64 begin = row_begin, end, block, row, column, pixel
+    cdef real *rows = <real *> scratch
+    # The kernels address whole tensors: pointers are moved so that the block's part of the intermediate lies where
+    # they look for it.
+    while begin < row_end:
+        end = smaller(begin + step, row_end)
+        column = 0
+        for block in range(plan.column_blocks):
+            first = <const Plan *> plan.depthwise_plan + block
+            depthwise(
+                first, x, NULL, rows - begin * first.out_width * channels, NULL, begin, end, 0, plan.depthwise_blocks)
+            if plan.column_blocks == 1:
+                pixel = begin * plan.out_width
+                pointwise(
+                    second, rows - pixel * channels, residual, out, NULL, pixel, end * plan.out_width, 0,
+                    plan.pointwise_blocks)
+            else:
+                for row in range(begin, end):
+                    pixel = row * plan.out_width + column
+                    pointwise(
+                        second, rows + ((row - begin) * first.out_width - pixel) * channels, residual, out, NULL,
+                        pixel, pixel + first.out_width, 0, plan.pointwise_blocks)
+            column += first.out_width
+        begin = end

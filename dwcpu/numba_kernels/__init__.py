@@ -21,6 +21,9 @@ MENU = [(size, size, stride, stride) for size in (3, 5, 7) for stride in (1, 2)]
 #: Largest unrolled window: 49 taps times 8 outputs still fit the instruction cache and compile in about a second.
 MOST_TAPS = 49
 
+#: Most outputs of a channel: their vectors are interleaved by unrolled code. With more, `conv` is the better kernel.
+MOST_MULTIPLES = 8
+
 _NO_LIMIT = 2**62
 
 
@@ -60,7 +63,7 @@ def rows(dtype_name: str) -> list[dict[str, Any]]:
                     "tile_columns": tile[1],
                     "lanes": lanes,
                     "channels": channels,
-                    "multipliers": (1, _NO_LIMIT),
+                    "multipliers": (1, MOST_MULTIPLES),
                     "most_taps": most_taps,
                     "address": partial(depthwise.address, dtype),
                     "micro_kernels": partial(_depthwise_micro_kernels, dtype, tile, lanes, label != "any"),

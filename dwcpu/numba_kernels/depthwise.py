@@ -371,7 +371,7 @@ def _kernel(dtype: np.dtype) -> tuple[Callable, Any]:
             image_end = min(row_end, (image + 1) * plan.out_height)
             first, last = image_begin - image * plan.out_height, image_end - image * plan.out_height
             image_x = offset(x, image * plan.height * row_size)
-            for phase_h in range(step_h):
+            for phase_h in range(min(step_h, plan.out_height)):
                 base = phase_h * plan.stride_h - plan.pad_top
                 first_inside = ceil_div(-base, plan.dilation_h)
                 last_inside = ceil_div(plan.height - base, plan.dilation_h)
@@ -388,7 +388,7 @@ def _kernel(dtype: np.dtype) -> tuple[Callable, Any]:
                     row_residual = residual if is_null(residual) else offset(residual, place)
                     row_out = offset(out, place)
                     row_last = max(row_first, row_last)
-                    for phase_w in range(step_w):
+                    for phase_w in range(min(step_w, plan.out_width)):
                         tile_row(
                             plan,
                             job,

@@ -7,6 +7,7 @@ keys of its own: the kernel's name, a hash of every source file of this folder, 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -28,7 +29,6 @@ __all__ = [
     "compile_function",
     "compile_kernel",
     "compiled_count",
-    "is_compiled",
     "part",
     "target",
 ]
@@ -142,11 +142,31 @@ class _KernelCache(caching.FunctionCache):
         self._kernel_name = name
         super().__init__(function)
 
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """As Numba's, but a damaged file is a file that is not there."""
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception as error:  # what unpickling rubbish raises can be anything
+            _warn_once(f"dwcpu: a cached kernel cannot be read and is compiled anew ({type(error).__name__}: {error})")
+            with contextlib.suppress(Exception):
+                self.flush()
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """As Numba's; a full disk or a damaged index costs the cache, not the kernel."""
+        try:
+            super().save_overload(sig, data)
+        except Exception as error:
+            _warn_once(f"dwcpu: a compiled kernel cannot be cached ({type(error).__name__}: {error})")
+
     def _index_key(self, signature: Any, codegen: Any) -> tuple:
         return (signature, codegen.magic_tuple(), target(), self._kernel_name, source_hash())
 
 
 _lock = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    # another thread of the parent may have been compiling
+    os.register_at_fork(after_in_child=lambda: globals().update(_lock=threading.RLock()))
 _compiled: dict[str, CFunc] = {}  # machine code lives as long as its CFunc
 _building: list[str] = []  # name of the kernel that is being built
 
@@ -205,11 +225,6 @@ def compile_function(name: str, function: Callable, signature: Any, **options: A
         dispatcher.compile(signature)
         dispatcher.disable_compile()
         return dispatcher
-
-
-def is_compiled(name: str) -> bool:
-    """Whether `name` has been compiled, or read from the cache, in this process."""
-    return name in _compiled
 
 
 def compiled_count() -> int:

@@ -468,9 +468,11 @@ def interleave(typingctx, source, multiplier, lanes):
 
 @intrinsic
 def bits(typingctx, first, last):
-    """int64 whose bits [first, last) are set, for 0 <= first, last < 64; none where last <= first."""
+    """int64 whose bits [first, last) are set, of bits 0 to 62; none where last <= first. Neither is negative."""
 
     def codegen(context, builder, signature, args):
+        # Shifts by 64 or more mean nothing to LLVM; a window far outside the image asks for them.
+        args = [builder.select(builder.icmp_signed(">", a, I64(63)), I64(63), a) for a in args]
         low, high = (builder.sub(builder.shl(I64(1), a), I64(1)) for a in args)
         return builder.and_(high, builder.not_(low))
 
