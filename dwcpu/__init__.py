@@ -77,3 +77,7 @@ def __getattr__(name: str) -> Any:
 
         return import_module("dwcpu.models")
     raise AttributeError(f"module 'dwcpu' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -21,6 +21,7 @@ __all__ = [
     "is_native",
     "native",
     "native_dtype",
+    "nhwc_shape",
     "output",
     "overlaps",
     "same_dtype",
@@ -130,10 +131,7 @@ def as_nhwc(array: np.ndarray, what: str, layout: str, operation: str, spatial: 
     if dimensions == spatial + 1:
         array = array[None]
     elif dimensions != spatial + 2:
-        forms = _FORMS[layout, spatial]
-        raise ValueError(
-            f"{operation}: {what} has shape {array.shape}; it must be {forms[1]} or {forms[0]}; reshape {what}"
-        )
+        raise _wrong_axes(array.shape, what, layout, operation, spatial)
     if spatial == 1:
         array = array[:, None] if layout == "NHWC" else array[:, :, None]
     return array if layout == "NHWC" else array.transpose(0, 2, 3, 1)
@@ -145,6 +143,36 @@ _FORMS = {
     ("NHWC", 1): ("(T, C)", "(N, T, C)"),
     ("NCHW", 1): ("(C, T)", "(N, C, T)"),
 }
+
+
+def _wrong_axes(shape: tuple[int, ...], what: str, layout: str, operation: str, spatial: int) -> ValueError:
+    single, batch = _FORMS[layout, spatial]
+    return ValueError(f"{operation}: {what} has shape {shape}; it must be {batch} or {single}; reshape {what}")
+
+
+def nhwc_shape(
+    shape: tuple[int, ...], what: str, layout: str, operation: str, spatial: int = 2
+) -> tuple[int, int, int, int]:
+    """The shape ``(N, H, W, C)`` that `as_nhwc` gives an array of `shape`.
+
+    Raises
+    ------
+    ValueError
+        If the number of axes fits neither form.
+
+    Examples
+    --------
+    >>> nhwc_shape((3, 5, 6), "x", "NCHW", "conv2d")
+    (1, 5, 6, 3)
+    """
+    if len(shape) == spatial + 1:
+        shape = (1, *shape)
+    elif len(shape) != spatial + 2:
+        raise _wrong_axes(shape, what, layout, operation, spatial)
+    batch, *image = shape
+    channels = image.pop(-1 if layout == "NHWC" else 0)
+    height, width = image if spatial == 2 else (1, image[0])
+    return batch, height, width, channels
 
 
 def user_shape(nhwc: tuple[int, ...], layout: str, spatial: int, dimensions: int) -> tuple[int, ...]:
@@ -277,7 +305,7 @@ def output(out: object, shape: tuple[int, ...], dtype: np.dtype, operation: str)
         )
     if not out.flags.writeable:
         raise ValueError(f"{operation}: out is read-only; it must be writeable; give a copy of it")
-    if _may_overlap_itself(out):
+    if not out.flags.c_contiguous and _overlaps_itself(out):
         raise ValueError(
             f"{operation}: out has strides {out.strides}, with which elements share memory; each must have its own; "
             f"make it with np.empty({shape}, np.{dtype.name})"
@@ -285,14 +313,20 @@ def output(out: object, shape: tuple[int, ...], dtype: np.dtype, operation: str)
     return np.asarray(out)
 
 
-def _may_overlap_itself(array: np.ndarray) -> bool:
-    """Whether two elements may share memory: an axis, taken from the shortest stride on, steps into those before it."""
-    reach = array.itemsize
-    for stride, size in sorted((abs(stride), size) for stride, size in zip(array.strides, array.shape, strict=True)):
-        if size > 1 and stride < reach:
-            return True
+def _overlaps_itself(array: np.ndarray) -> bool:
+    """Whether two elements share memory."""
+    axes = [(abs(stride), size) for stride, size in zip(array.strides, array.shape, strict=True) if size != 1]
+    reach, nested = array.itemsize, True
+    for stride, size in sorted(axes):
+        nested = nested and stride >= reach
         reach += stride * (size - 1)
-    return False
+    if nested or array.size == 0:
+        return False
+    # Some axis steps into those with shorter strides, which may still miss their elements: look at every address.
+    starts = np.zeros(1, np.int64)
+    for stride, size in axes:
+        starts = np.add.outer(starts, stride * np.arange(size)).ravel()
+    return bool(np.diff(np.sort(starts)).min() < array.itemsize)
 
 
 def overlaps(out: np.ndarray, *inputs: np.ndarray | None) -> bool:

@@ -29,7 +29,7 @@ from numbers import Real
 
 from . import abi
 
-__all__ = ["Activation", "ActivationSpec", "parse_activation"]
+__all__ = ["Activation", "ActivationSpec", "parse_activation", "real_number"]
 
 #: What a user may write as `activation`.
 ActivationSpec = None | str | tuple[str, float] | tuple[str, float, float]
@@ -89,7 +89,7 @@ def parse_activation(activation: object, operation: str, what: str = "activation
     Parameters
     ----------
     activation : None, str, ("clip", lo, hi), ("leaky_relu", slope) or Activation
-        See the table at the head of this module.
+        See the table in ``help(dwcpu.epilogue)``.
     operation, what : str
         Names used in error texts.
 
@@ -126,21 +126,37 @@ def parse_activation(activation: object, operation: str, what: str = "activation
         )
     name, *parameters = activation if activation else (None,)
     if name == "clip" and len(parameters) == 2:
-        low, high = (_number(value, f"{what}[{at}]", operation) for at, value in enumerate(parameters, 1))
+        low, high = (real_number(value, f"{what}[{at}]", operation) for at, value in enumerate(parameters, 1))
         if low > high:
             raise ValueError(
                 f"{operation}: {what} is ('clip', {low}, {high}); the lower bound must not exceed the upper; swap them"
             )
         return Activation("clip", low, high)
     if name == "leaky_relu" and len(parameters) == 1:
-        slope = _number(parameters[0], f"{what}[1]", operation)
+        slope = real_number(parameters[0], f"{what}[1]", operation)
         if not isfinite(slope):
             raise ValueError(f"{operation}: {what} has slope {slope}; the slope must be finite; give a finite one")
         return Activation("leaky_relu", code=abi.ACTIVATION_CODES["leaky_relu"], alpha=slope)
     raise ValueError(f"{operation}: {what} is {activation!r}; it must be {_CHOICES}; use one of these")
 
 
-def _number(value: object, what: str, operation: str) -> float:
+def real_number(value: object, what: str, operation: str) -> float:
+    """`value` as a float that is not NaN.
+
+    Parameters
+    ----------
+    value : object
+        Any real number but a bool.
+    what, operation : str
+        Names used in error texts.
+
+    Raises
+    ------
+    TypeError
+        If it is no real number.
+    ValueError
+        If it is NaN or too large for a float.
+    """
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(
             f"{operation}: {what} is of type {type(value).__name__}; it must be a real number; convert it with float()"

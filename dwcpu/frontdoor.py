@@ -10,7 +10,8 @@ Nothing is computed and nothing is written before every argument has been checke
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import operator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from numpy.typing import ArrayLike
 from . import arrays, dispatch, reference, runtime
 from .epilogue import Activation, parse_activation
 from .geometry import ConvGeometry, SeparableGeometry
-from .padding import normalise_int, normalise_pair
+from .padding import normalise_int, normalise_pair, parse_padding, parse_padding_1d
 
 __all__ = ["Compiled", "Part", "Program", "Step"]
 
@@ -85,9 +86,25 @@ def _owned(array: np.ndarray) -> np.ndarray:
     return copied
 
 
-def fixed(value: object) -> object:
-    """`value` with tuples for lists, all the way down."""
-    return tuple(fixed(item) for item in value) if isinstance(value, (list, tuple)) else value
+def fixed(option: object) -> object:
+    """A checked option as its user wrote it, but of tuples and Python's integers, which nobody can change later."""
+    if isinstance(option, (list, tuple)):
+        return tuple(fixed(item) for item in option)
+    return operator.index(option) if hasattr(option, "__index__") else option
+
+
+#: Option -> what reads it.
+_READERS: dict[str, Callable[[object, str], object]] = {
+    "stride": lambda value, operation: normalise_pair(value, "stride", operation),
+    "dilation": lambda value, operation: normalise_pair(value, "dilation", operation),
+    "groups": lambda value, operation: normalise_int(value, "groups", operation),
+    "padding": parse_padding,
+}
+_READERS_1D: dict[str, Callable[[object, str], object]] = {
+    "stride": lambda value, operation: normalise_int(value, "stride", operation),
+    "dilation": lambda value, operation: normalise_int(value, "dilation", operation),
+    "padding": parse_padding_1d,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +119,15 @@ class Step:
     parts : tuple of Part
         One, or for "separable" two.
     options : dict
-        `stride`, `padding`, `dilation`, `groups` as far as `op` has them, as the user gave them.
+        `stride`, `padding`, `dilation`, `groups` as far as `op` has them: as the user gives them, kept as integers and
+        tuples of them; `padding` may stay "same" or "causal".
     image : str
         What error texts call the input.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an option is none that there is.
     """
 
     operation: str
@@ -115,7 +138,9 @@ class Step:
 
     def __post_init__(self) -> None:
         # The user's lists are the user's: changing them later must not change a layer.
-        object.__setattr__(self, "options", {name: fixed(value) for name, value in self.options.items()})
+        readers = _READERS_1D if self.op == "depthwise1d" else _READERS
+        read = {name: readers[name](value, self.operation) for name, value in self.options.items()}
+        object.__setattr__(self, "options", read)
 
     def geometry(self, x_shape: tuple[int, ...]) -> Geometry:
         """The geometry for an image ``(N, H, W, C)``, and every check of shapes.
@@ -157,14 +182,14 @@ class Step:
         shape = self.parts[0].weights.shape
         if self.op == "depthwise1d":
             window, channels = (1, shape[0] if shape else 1), shape[1] if len(shape) > 1 else 1
-            dilation = 1, normalise_int(self.options["dilation"], "dilation", self.operation)
+            dilation = 1, self.options["dilation"]
         elif self.op == "pointwise":
             return 1, 1, 1, max(shape[0], 1) if shape else 1
         else:
             window, channels = (shape[0], shape[1]) if len(shape) > 2 else (1, 1), shape[2] if len(shape) > 2 else 1
-            dilation = normalise_pair(self.options["dilation"], "dilation", self.operation)
+            dilation = self.options["dilation"]
             if self.op == "conv":
-                channels *= normalise_int(self.options["groups"], "groups", self.operation)
+                channels *= self.options["groups"]
         height, width = ((max(taps, 1) - 1) * apart + 1 for taps, apart in zip(window, dilation, strict=True))
         return 1, height, width, max(channels, 1)
 
@@ -256,12 +281,15 @@ class Program:
                 arrays.same_dtype(part.weights, part.name, self.dtype, operation, first.name)
 
     def check(self) -> None:
-        """Check the shapes of the weights and the options before there is an image."""
+        """Check the shapes of the weights, the options and the backend before there is an image."""
         shape: tuple[int, ...] = self.steps[0].smallest_input()
         for step in self.steps:
             # Later windows may be larger than what the smallest image leaves; only the channels are handed on.
             needed = step.smallest_input()
-            shape = step.geometry((1, *needed[1:3], shape[3])).out_shape
+            geometry = step.geometry((1, *needed[1:3], shape[3]))
+            if self.backend not in ("auto", "numba"):  # these two compute everything: no need to load numba yet
+                self._choose(geometry, 1)
+            shape = geometry.out_shape
 
     def threads(self, num_threads: object) -> int:
         """The thread count of a call: `num_threads`, checked, or the current default."""
@@ -288,10 +316,9 @@ class Program:
         self,
         geometries: tuple[Geometry, ...],
         threads: int,
-        earlier: Iterable[Compiled] = (),
         packed: Sequence[dict[Any, Any]] | None = None,
     ) -> Compiled:
-        """Choose kernels and pack weights, or take one of `earlier` that fits.
+        """Choose kernels and pack weights.
 
         `packed` has one dictionary a step, in which packed weights are found and kept.
 
@@ -301,9 +328,6 @@ class Program:
             If the backend that was asked for does not compute this.
         """
         kernels = tuple(self._choose(geometry, threads) for geometry in geometries)
-        for compiled in earlier:
-            if compiled.geometries == geometries and compiled.kernels == kernels:
-                return compiled
         if geometries[0].batch == 0:
             return Compiled(geometries, kernels, _nothing)
         stores = packed or [{} for _ in self.steps]
@@ -335,14 +359,14 @@ class Program:
         return arrays.user_shape(nhwc, self.layout, self.spatial, len(shape))
 
     def _nhwc_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        sizes = shape if isinstance(shape, (tuple, list)) else ()
-        if not sizes or not all(isinstance(size, (int, np.integer)) and size >= 0 for size in sizes):
-            raise ValueError(
-                f"{self.operation}: shape is {shape!r}; it must be a tuple of sizes; give the shape of an input"
+        operation = self.operation
+        if not isinstance(shape, (tuple, list)):
+            raise TypeError(
+                f"{operation}: shape is {shape!r} of type {type(shape).__name__}; it must be a tuple of integers; "
+                f"give the shape of an input"
             )
-        # A view of one element with the right shape: every rule about layouts stays in one place.
-        image = np.broadcast_to(np.zeros((), self.dtype), tuple(shape))
-        return arrays.as_nhwc(image, self.steps[0].image, self.layout, self.operation, self.spatial).shape
+        sizes = tuple(normalise_int(size, f"shape[{at}]", operation, 0) for at, size in enumerate(shape))
+        return arrays.nhwc_shape(sizes, self.steps[0].image, self.layout, operation, self.spatial)
 
     def __call__(
         self,

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from . import arrays, runtime
+from .batchnorm import fold_batchnorm
 from .epilogue import ActivationSpec
 from .frontdoor import Compiled, Part, Program, Run, Step, fixed
 from .ops import Pair, inverted_residual_steps, separable_parts
@@ -131,7 +132,7 @@ class Layer:
         compiled = self._compiled.get(key)
         if compiled is None:
             program = self._program
-            compiled = program.compile(program.geometries(x_shape), threads, self._compiled.values(), self._packed)
+            compiled = program.compile(program.geometries(x_shape), threads, self._packed)
             kept = list(self._compiled.items())[1 - _REMEMBERED :]
             entries = dict([*kept, (key, compiled)])
             self._compiled = entries
@@ -195,12 +196,9 @@ class Layer:
 
 
 def _changed(**options: tuple[object, object]) -> dict[str, object]:
-    """The options whose value is not the default: ``name=(value, default)``."""
-    return {
-        name: fixed(value)
-        for name, (value, default) in options.items()
-        if type(value) is not type(default) or value != default
-    }
+    """The options whose value is not the default: ``name=(value, default)``, all of them checked before."""
+    kept = {name: (fixed(value), default) for name, (value, default) in options.items()}
+    return {name: value for name, (value, default) in kept.items() if value != default}
 
 
 class DepthwiseConv2d(Layer):
@@ -496,7 +494,7 @@ class Sequential:
     def explain(self, shape: tuple[int, ...], num_threads: int | None = None) -> list[Any]:
         """The choices of all layers for an input of `shape`; all of them must be dwcpu layers."""
         choices: list[Any] = []
-        for layer in self.layers:
+        for layer in self._own_layers("explain"):
             chosen = layer.explain(shape, num_threads)
             choices.extend(chosen if isinstance(chosen, list) else [chosen])
             shape = layer.out_shape(shape)
@@ -504,9 +502,19 @@ class Sequential:
 
     def out_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of the result for an input of `shape`; all layers must be dwcpu layers."""
-        for layer in self.layers:
+        for layer in self._own_layers("out_shape"):
             shape = layer.out_shape(shape)
         return shape
+
+    def _own_layers(self, method: str) -> tuple[Any, ...]:
+        """The layers, if all of them know shapes."""
+        for position, layer in enumerate(self.layers):
+            if not isinstance(layer, (Layer, Sequential)):
+                raise TypeError(
+                    f"Sequential: layer {position} is of type {type(layer).__name__}; {method} needs dwcpu layers "
+                    f"throughout; ask the layers one by one"
+                )
+        return self.layers
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -519,88 +527,3 @@ class Sequential:
 
     def __repr__(self) -> str:
         return "Sequential(\n" + "".join(f"    {layer!r},\n" for layer in self.layers) + ")"
-
-
-def fold_batchnorm(
-    w: ArrayLike,
-    bias: ArrayLike | None,
-    gamma: ArrayLike | None,
-    beta: ArrayLike | None,
-    mean: ArrayLike,
-    var: ArrayLike,
-    eps: float = 1e-5,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Weights and bias that do a convolution and the batch normalisation after it in one go.
-
-    ``gamma * (conv(x, w) + bias - mean) / sqrt(var + eps) + beta`` is ``conv(x, w') + bias'``.
-
-    Parameters
-    ----------
-    w : ndarray
-        Weights of any operation of this package: (KH, KW, C), (KH, KW, C, M), (K, C), (K, C, M), (Cin, Cout) or
-        (KH, KW, Cin / groups, Cout), of float32 or float64.
-    bias : (Cout,) ndarray or None
-    gamma, beta : (Cout,) ndarray or None
-        None for a normalisation that does not scale or shift.
-    mean, var : (Cout,) ndarray
-    eps : float
-
-    Returns
-    -------
-    w', bias' : ndarray
-        Of the type of `w`, computed in float64 and rounded once.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an array has the wrong type or length, or ``var + eps`` is not positive.
-
-    Examples
-    --------
-    >>> import numpy as np, dwcpu
-    >>> one, four = np.ones(2, np.float32), np.full(2, 4, np.float32)
-    >>> dwcpu.fold_batchnorm(np.ones((1, 2), np.float32), None, one, one, mean=one, var=four, eps=0.0)
-    (array([[0.5, 0.5]], dtype=float32), array([0.5, 0.5], dtype=float32))
-    """
-    operation = "fold_batchnorm"
-    weights = arrays.floating(w, "w", operation)
-    mean64 = _vector(mean, "mean", operation)
-    outputs = mean64.size
-    if weights.ndim not in (2, 3, 4):
-        raise ValueError(
-            f"{operation}: w has shape {weights.shape}; it must have 2, 3 or 4 axes; give the weights of an operation"
-        )
-    # Depthwise weights with a multiplier have their output channels on the last two axes, as c * M + m. With one input
-    # channel that is the last axis again, so the two never contradict each other.
-    pair = weights.ndim > 2 and outputs == weights.shape[-2] * weights.shape[-1]
-    if not pair and outputs != weights.shape[-1]:
-        raise ValueError(
-            f"{operation}: mean has {outputs} entries but w has shape {weights.shape}; there must be one for each "
-            f"output channel, on the last axis of w or, depthwise with a multiplier, on the last two; give as many"
-        )
-    var64, gamma64, beta64, bias64 = (
-        np.full(outputs, default) if values is None else _vector(values, what, operation, outputs)
-        for values, what, default in (
-            (var, "var", 1.0),
-            (gamma, "gamma", 1.0),
-            (beta, "beta", 0.0),
-            (bias, "bias", 0.0),
-        )
-    )
-    if not np.all(var64 + eps > 0):
-        raise ValueError(
-            f"{operation}: var + eps is not positive everywhere (eps is {eps}); a variance is at least 0; check var"
-        )
-    scale = gamma64 / np.sqrt(var64 + eps)
-    shape = weights.shape[-2:] if pair else weights.shape[-1:]
-    dtype = arrays.native_dtype(weights)
-    folded = np.ascontiguousarray((weights * scale.reshape(shape)).astype(dtype))
-    return folded, ((bias64 - mean64) * scale + beta64).astype(dtype)
-
-
-def _vector(values: ArrayLike, what: str, operation: str, length: int | None = None) -> np.ndarray:
-    vector = arrays.floating(values, what, operation)
-    if vector.ndim != 1 or (length is not None and vector.size != length):
-        wanted = "one axis" if length is None else f"shape ({length},), like mean"
-        raise ValueError(f"{operation}: {what} has shape {vector.shape}; it must have {wanted}; reshape {what}")
-    return vector.astype(np.float64)

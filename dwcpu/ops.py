@@ -35,9 +35,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from . import arrays
+from .cost import compare_cost
 from .epilogue import ActivationSpec
 from .frontdoor import Part, Program, Step
-from .geometry import compare_cost
 from .padding import Padding, normalise_int, normalise_pair
 
 __all__ = [
@@ -83,7 +83,7 @@ def depthwise_conv2d(
     padding : int, (int, int), ((top, bottom), (left, right)), "same" or "valid"
         "same" gives ``ceil(H / stride)`` rows, the odd row of padding at the end.
     activation, residual, layout, out, backend, num_threads
-        See the head of this module.
+        What all operations share: see ``help(dwcpu.ops)``.
 
     Returns
     -------
@@ -93,7 +93,7 @@ def depthwise_conv2d(
     Raises
     ------
     TypeError, ValueError
-        See the head of this module.
+        What all operations share: see ``help(dwcpu.ops)``.
 
     Examples
     --------
@@ -136,7 +136,7 @@ def depthwise_conv1d(
     padding : int, (left, right), "same", "valid" or "causal"
         "causal" pads ``(K - 1) * dilation`` on the left: no output depends on a later input.
     activation, residual, layout, out, backend, num_threads
-        See the head of this module.
+        What all operations share: see ``help(dwcpu.ops)``.
 
     Returns
     -------
@@ -146,7 +146,7 @@ def depthwise_conv1d(
     Raises
     ------
     TypeError, ValueError
-        See the head of this module.
+        What all operations share: see ``help(dwcpu.ops)``.
 
     Examples
     --------
@@ -181,7 +181,7 @@ def pointwise_conv2d(
     w : (Cin, Cout) ndarray
     bias : (Cout,) ndarray, optional
     activation, residual, layout, out, backend, num_threads
-        See the head of this module.
+        What all operations share: see ``help(dwcpu.ops)``.
 
     Returns
     -------
@@ -191,7 +191,7 @@ def pointwise_conv2d(
     Raises
     ------
     TypeError, ValueError
-        See the head of this module.
+        What all operations share: see ``help(dwcpu.ops)``.
 
     Examples
     --------
@@ -236,7 +236,7 @@ def separable_conv2d(
     dw_activation, pw_activation
         After the depthwise and after the pointwise step; the residual is added before the second.
     residual, layout, out, backend, num_threads
-        See the head of this module.
+        What all operations share: see ``help(dwcpu.ops)``.
 
     Returns
     -------
@@ -246,7 +246,7 @@ def separable_conv2d(
     Raises
     ------
     TypeError, ValueError
-        See the head of this module.
+        What all operations share: see ``help(dwcpu.ops)``.
 
     Examples
     --------
@@ -321,7 +321,7 @@ def inverted_residual(
     residual : ndarray of the shape of the result, optional
         Added to the result. Give `x` for the connection that names the block.
     layout, out, backend, num_threads
-        See the head of this module.
+        What all operations share: see ``help(dwcpu.ops)``.
 
     Returns
     -------
@@ -331,7 +331,7 @@ def inverted_residual(
     Raises
     ------
     TypeError, ValueError
-        See the head of this module.
+        What all operations share: see ``help(dwcpu.ops)``.
 
     Examples
     --------
@@ -418,7 +418,7 @@ def conv2d(
         Must divide Cin and Cout. Output channels ``g * Cout / groups`` and following see input channels
         ``g * Cin / groups`` and following.
     activation, residual, layout, out, backend, num_threads
-        See the head of this module.
+        What all operations share: see ``help(dwcpu.ops)``.
 
     Returns
     -------
@@ -428,7 +428,7 @@ def conv2d(
     Raises
     ------
     TypeError, ValueError
-        See the head of this module.
+        What all operations share: see ``help(dwcpu.ops)``.
 
     Examples
     --------
@@ -474,7 +474,7 @@ def dwconv2d(
     Raises
     ------
     TypeError, ValueError
-        See the head of this module.
+        What all operations share: see ``help(dwcpu.ops)``.
 
     Examples
     --------

@@ -9,7 +9,15 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 
-__all__ = ["Padding", "normalise_int", "normalise_padding", "normalise_padding_1d", "normalise_pair"]
+__all__ = [
+    "Padding",
+    "normalise_int",
+    "normalise_padding",
+    "normalise_padding_1d",
+    "normalise_pair",
+    "parse_padding",
+    "parse_padding_1d",
+]
 
 #: What a user may write as `padding` of a 2-D operation.
 Padding = int | str | Sequence[int] | Sequence[Sequence[int]]
@@ -139,14 +147,28 @@ def normalise_padding(
     >>> normalise_padding((1, 2), (5, 5), (3, 3), (1, 1), (1, 1), "conv2d")
     ((1, 1), (2, 2))
     """
+    sides = parse_padding(padding, operation)
+    if isinstance(sides, str):
+        return (
+            _same(size[0], window[0], stride[0], dilation[0]),
+            _same(size[1], window[1], stride[1], dilation[1]),
+        )
+    return sides
+
+
+def parse_padding(padding: object, operation: str) -> str | tuple[tuple[int, int], tuple[int, int]]:
+    """As `normalise_padding`, before the sizes are known: "same" stays "same".
+
+    Examples
+    --------
+    >>> parse_padding([1, 2], "conv2d")
+    ((1, 1), (2, 2))
+    """
     if isinstance(padding, str):
         if padding == "valid":
             return (0, 0), (0, 0)
         if padding == "same":
-            return (
-                _same(size[0], window[0], stride[0], dilation[0]),
-                _same(size[1], window[1], stride[1], dilation[1]),
-            )
+            return "same"
         hint = "; write ((pad, 0), ...) for a 2-D causal axis" if padding == "causal" else ""
         raise ValueError(
             f"{operation}: padding is {padding!r}; it must be an integer, (vertical, horizontal), "
@@ -197,13 +219,27 @@ def normalise_padding_1d(
     >>> normalise_padding_1d("causal", 100, 4, 1, 2, "depthwise_conv1d")
     (6, 0)
     """
+    sides = parse_padding_1d(padding, operation)
+    if sides == "same":
+        return _same(length, window, stride, dilation)
+    if isinstance(sides, str):
+        return (window - 1) * dilation, 0
+    return sides
+
+
+def parse_padding_1d(padding: object, operation: str) -> str | tuple[int, int]:
+    """As `normalise_padding_1d`, before the sizes are known: "same" and "causal" stay what they are.
+
+    Examples
+    --------
+    >>> parse_padding_1d(2, "depthwise_conv1d")
+    (2, 2)
+    """
     if isinstance(padding, str):
         if padding == "valid":
             return 0, 0
-        if padding == "same":
-            return _same(length, window, stride, dilation)
-        if padding == "causal":
-            return (window - 1) * dilation, 0
+        if padding in ("same", "causal"):
+            return padding
     elif isinstance(padding, (tuple, list)):
         if len(padding) == 2:
             return (

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import dwcpu
-from dwcpu import layers, list_kernels, ops
+from dwcpu import layers, list_kernels, ops, runtime
 
 F32 = np.float32
 
@@ -376,6 +376,31 @@ MISTAKES = {
     ),
     "layer activation": (lambda: layers.Conv2d(CONV, activation="x"), ValueError, "Conv2d: activation is 'x'"),
     "layer backend": (lambda: layers.Conv2d(CONV, backend="x"), ValueError, "Conv2d: backend is 'x'"),
+    "layer padding array": (
+        lambda: layers.DepthwiseConv2d(DW, padding=np.array([1, 1])),
+        TypeError,
+        "DepthwiseConv2d: padding is array([1, 1]) of type ndarray; it must be an integer",
+    ),
+    "layer stride array": (
+        lambda: layers.Conv2d(CONV, stride=np.array([1, 1])),
+        TypeError,
+        "Conv2d: stride is array([1, 1]) of type ndarray",
+    ),
+    "layer activation array": (
+        lambda: layers.Conv2d(CONV, activation=np.array(["relu", "relu"])),
+        TypeError,
+        "Conv2d: activation is of type ndarray",
+    ),
+    "slope beyond float64": (
+        lambda: ops.depthwise_conv2d(X, DW, activation=("leaky_relu", 10**400)),
+        ValueError,
+        "depthwise_conv2d: activation[1] is beyond float64; it must fit",
+    ),
+    "clip beyond float64": (
+        lambda: layers.Conv2d(CONV, activation=("clip", 0, 10**400)),
+        ValueError,
+        "Conv2d: activation[2] is beyond float64; it must fit",
+    ),
     "layer x": (
         lambda: layers.DepthwiseConv2d(DW)(ones(8, 8, 4)),
         ValueError,
@@ -392,11 +417,54 @@ MISTAKES = {
         TypeError,
         "Sequential: out or residual is given but the last layer is of type ufunc",
     ),
+    "Sequential explain": (
+        lambda: layers.Sequential(layers.DepthwiseConv2d(DW), np.abs).explain((8, 8, 16)),
+        TypeError,
+        "Sequential: layer 1 is of type ufunc; explain needs dwcpu layers throughout",
+    ),
+    "Sequential out_shape": (
+        lambda: layers.Sequential(np.abs).out_shape((8, 8, 16)),
+        TypeError,
+        "Sequential: layer 0 is of type ufunc; out_shape needs dwcpu layers throughout",
+    ),
     # fold_batchnorm
     "fold length": (
         lambda: layers.fold_batchnorm(DW, None, ones(8), ones(8), ones(8), ones(8)),
         ValueError,
-        "fold_batchnorm: mean has 8 entries but w has shape (3, 3, 16)",
+        (
+            "fold_batchnorm: mean has 8 entries but w has shape (3, 3, 16); there must be one for each output channel; "
+            "give 16"
+        ),
+    ),
+    "fold length, columns x channels": (
+        lambda: layers.fold_batchnorm(DW, None, None, None, ones(48), ones(48)),
+        ValueError,
+        "fold_batchnorm: mean has 48 entries but w has shape (3, 3, 16)",
+    ),
+    "fold length, pointwise": (
+        lambda: layers.fold_batchnorm(PW, None, None, None, ones(16 * 24), ones(16 * 24)),
+        ValueError,
+        "fold_batchnorm: mean has 384 entries but w has shape (16, 24)",
+    ),
+    "fold length, four axes": (
+        lambda: layers.fold_batchnorm(CONV, None, None, None, ones(16), ones(16)),
+        ValueError,
+        "give 24, or 384 for depthwise weights with a multiplier",
+    ),
+    "fold var None": (
+        lambda: layers.fold_batchnorm(DW, None, None, None, ones(16), None),
+        TypeError,
+        "fold_batchnorm: var is of type NoneType",
+    ),
+    "fold eps": (
+        lambda: layers.fold_batchnorm(DW, None, None, None, ones(16), ones(16), eps="a"),
+        TypeError,
+        "fold_batchnorm: eps is of type str; it must be a real number",
+    ),
+    "fold eps infinite": (
+        lambda: layers.fold_batchnorm(DW, None, None, None, ones(16), ones(16), eps=np.inf),
+        ValueError,
+        "fold_batchnorm: eps is inf; it must be finite",
     ),
     "fold gamma": (
         lambda: layers.fold_batchnorm(DW, None, ones(8), ones(16), ones(16), ones(16)),
@@ -479,23 +547,103 @@ def test_a_kernel_for_something_else_is_refused_by_name(name) -> None:
         ops.depthwise_conv2d(X, DW, backend=kernel_of(*name))
 
 
+@pytest.mark.parametrize("name", [("pointwise", "f32"), ("depthwise", "f64")])
+def test_a_layer_refuses_a_kernel_for_something_else_when_it_is_made(name) -> None:
+    with pytest.raises(ValueError, match=r"^DepthwiseConv2d: "):
+        layers.DepthwiseConv2d(DW, backend=kernel_of(*name))
+
+
+def test_a_layer_refuses_a_backend_that_is_not_there_when_it_is_made(monkeypatch) -> None:
+    monkeypatch.setattr(runtime, "cython_kernels", lambda: None)
+    # No other test has this window: choices are remembered.
+    with pytest.raises(ValueError, match=r"^InvertedResidual: backend is 'cython' but the Cython kernels"):
+        layers.InvertedResidual(None, ones(1, 6, 16), PW, backend="cython")
+
+
+def test_a_layer_takes_a_kernel_for_what_it_computes() -> None:
+    for name in list_kernels():
+        if name.startswith("pointwise_f32_"):
+            assert layers.PointwiseConv2d(PW, backend=name)(X).shape == (1, 8, 8, 24)
+
+
 @pytest.mark.parametrize("count", [1025, 10**8, 2**40])
 def test_more_threads_than_can_be_meant(count: int) -> None:
-    with pytest.raises(ValueError, match=r"num_threads is \d+; it must be"):
-        dwcpu.pointwise_conv2d(np.ones((2, 2, 3), np.float32), np.ones((3, 2), np.float32), num_threads=count)
+    layer = layers.PointwiseConv2d(PW)
+    for call in (
+        lambda: ops.pointwise_conv2d(X, PW, num_threads=count),
+        lambda: layer(X, num_threads=count),
+        lambda: layer.explain(X.shape, num_threads=count),
+    ):
+        with pytest.raises(ValueError, match=r"(?i)^pointwise_?conv2d: num_threads is \d+; it must be"):
+            call()
     with pytest.raises(ValueError, match="set_num_threads: n is"):
         dwcpu.set_num_threads(count)
 
 
-@pytest.mark.parametrize("strides", [(0, 8, 4), (16, 0, 4), (8, 4, 4)])
+def test_the_most_threads_are_taken() -> None:
+    x = ones(2, 2, 16)
+    assert ops.pointwise_conv2d(x, PW, num_threads=runtime.MAX_THREADS).shape == (2, 2, 24)
+
+
+def strided(shape: tuple[int, ...], strides: tuple[int, ...]) -> np.ndarray:
+    """Zeros of that shape; strides in elements."""
+    memory = np.zeros(400, F32)
+    return np.lib.stride_tricks.as_strided(memory[100:], shape, [4 * stride for stride in strides])
+
+
+@pytest.mark.parametrize(
+    "strides",
+    [(0, 2, 1), (6, 0, 1), (6, 2, 0), (6, 1, 1), (2, 2, 1), (-2, 2, 1), (6, 4, 2), (1, 3, 2), (3, 4, 2)],
+    ids=str,
+)
 def test_out_that_overlaps_itself(strides: tuple[int, ...]) -> None:
-    out = np.lib.stride_tricks.as_strided(np.zeros(64, np.float32), (2, 2, 2), strides)
+    out = strided((2, 3, 2), strides)
+    seen = [
+        strides[0] * i + strides[1] * j + strides[2] * k for i in range(2) for j in range(3) for k in range(2)
+    ]  # fmt: skip
+    assert len(set(seen)) < len(seen)
+    for layout in ("NHWC", "NCHW"):
+        with pytest.raises(ValueError, match=r"^pointwise_conv2d: out has strides .*; each must have its own; make"):
+            ops.pointwise_conv2d(
+                ones(2, 3, 4) if layout == "NHWC" else ones(4, 3, 2),
+                ones(4, 2), layout=layout, out=out,
+            )  # fmt: skip
+    assert not out.any()
+
+
+def test_out_that_overlaps_itself_within_elements() -> None:
+    memory = np.zeros(100, np.uint8)
+    out = np.ndarray((2, 3, 2), F32, memory, strides=(24, 8, 2))
     with pytest.raises(ValueError, match="each must have its own"):
-        dwcpu.pointwise_conv2d(np.ones((2, 2, 3), np.float32), np.ones((3, 2), np.float32), out=out)
+        ops.pointwise_conv2d(ones(2, 3, 4), ones(4, 2), out=out)
 
 
-def test_numbers_beyond_float64() -> None:
-    with pytest.raises(ValueError, match="beyond float64"):
-        dwcpu.pointwise_conv2d(
-            np.ones((2, 2, 3), np.float32), np.ones((3, 2), np.float32), activation=("leaky_relu", 10**400)
-        )
+@pytest.mark.parametrize(
+    "strides", [(6, 2, 1), (1, 2, 6), (-6, 2, -1), (3, 12, 1), (2, 4, 1), (9, 2, 3), (0, 2, 1)], ids=str
+)
+def test_out_with_odd_strides_that_does_not_overlap_itself(strides: tuple[int, ...]) -> None:
+    rows = 1 if strides[0] == 0 else 2
+    out = strided((rows, 3, 2), strides)
+    ops.pointwise_conv2d(ones(rows, 3, 4), ones(4, 2), out=out)
+    assert np.all(out == 4)
+
+
+@pytest.mark.parametrize("ask", ["explain", "out_shape"])
+@pytest.mark.parametrize(
+    ("shape", "error", "text"),
+    [
+        ((8, -8, 16), ValueError, r"shape\[1\] is -8; it must be at least 0; "),
+        ((8, 2**40, 16), ValueError, r"shape\[1\] is 1099511627776; it must be below 2\*\*31; "),
+        ((8, 8.0, 16), TypeError, r"shape\[1\] is 8.0 of type float; it must be an integer; "),
+        ((True, 8, 16), TypeError, r"shape\[0\] is True, a bool; it must be an integer; "),
+        (5, TypeError, "shape is 5 of type int; it must be a tuple of integers; "),
+        ("abc", TypeError, "shape is 'abc' of type str; it must be a tuple of integers; "),
+        (None, TypeError, "shape is None of type NoneType; it must be a tuple of integers; "),
+        ((), ValueError, r"x has shape \(\); it must be \(N, H, W, C\) or \(H, W, C\); "),
+        ((1,) * 80, ValueError, r"x has shape .*; it must be \(N, H, W, C\) or \(H, W, C\); "),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_asking_for_what_is_no_shape(ask: str, shape: object, error: type, text: str) -> None:
+    with pytest.raises(error, match="^DepthwiseConv2d: " + text):
+        getattr(layers.DepthwiseConv2d(DW), ask)(shape)

@@ -16,12 +16,14 @@ PACKAGE = Path(find_spec("dwcpu").origin).parent
 #: Module or folder -> what of ours it may import. A folder's modules may always import each other.
 FOUNDATION = {"abi", "padding", "epilogue", "geometry"}
 BELOW_DISPATCH = FOUNDATION | {"arrays", "grid", "packing", "reference", "runtime", "numba_kernels", "cython_kernels"}
-FRONT_DOOR = BELOW_DISPATCH | {"prepared", "dispatch", "frontdoor", "ops", "layers"}
+FRONT_DOOR = BELOW_DISPATCH | {"prepared", "dispatch", "frontdoor", "cost", "batchnorm", "ops", "layers"}
 ALLOWED: dict[str, set[str]] = {
     "abi": set(),
     "padding": set(),
     "epilogue": {"abi"},
     "geometry": {"padding"},
+    "cost": {"geometry", "padding"},
+    "batchnorm": {"arrays", "epilogue"},
     "arrays": set(),
     "reference": FOUNDATION,
     "packing": FOUNDATION | {"arrays"},

@@ -10,7 +10,7 @@ import cases
 import numpy as np
 import pytest
 
-from dwcpu import dispatch, layers, ops, runtime
+from dwcpu import dispatch, layers, ops, packing, runtime
 
 F32 = np.float32
 BACKEND = "reference"
@@ -203,14 +203,6 @@ def test_remembers_a_bounded_number_of_shapes(x) -> None:
     assert layer._compiled is kept
 
 
-def test_thread_counts_share_packed_weights(x) -> None:
-    layer = layers.PointwiseConv2d(np.ones((6, 3), F32))
-    layer(x, num_threads=1)
-    layer(x, num_threads=2)
-    one, two = (layer._compiled[x.shape, threads] for threads in (1, 2))
-    assert one is two or one.kernels != two.kernels
-
-
 @each_kind
 def test_says_what_it_is(kind) -> None:
     text = repr(build(kind)[0])
@@ -311,7 +303,10 @@ def test_fold_batchnorm_of_signals_and_of_one_channel(rng) -> None:
     for x_shape, shape, outputs in (((1, 20, 5), (4, 5), 5), ((1, 20, 5), (4, 5, 3), 15), ((1, 20, 1), (4, 1, 3), 3)):
         x, w = cases.normal(rng, x_shape, np.float64), cases.normal(rng, shape, np.float64)
         gamma, beta, mean, var = (rng.random(outputs) + 0.1 for _ in range(4))
-        folded, bias = layers.fold_batchnorm(w, None, gamma, beta, mean, var, 0.0)
+        if len(shape) == 3:  # three axes would be (KH, KW, C)
+            (folded,), bias = layers.fold_batchnorm(w[None], None, gamma, beta, mean, var, 0.0)
+        else:
+            folded, bias = layers.fold_batchnorm(w, None, gamma, beta, mean, var, 0.0)
         wanted = normalised(ops.depthwise_conv1d(x, w, backend=BACKEND), gamma, beta, mean, var, 0.0)
         np.testing.assert_allclose(ops.depthwise_conv1d(x, folded, bias, backend=BACKEND), wanted, rtol=1e-9, atol=1e-9)
 
@@ -350,30 +345,53 @@ def test_the_classic_block(rng) -> None:
     np.testing.assert_allclose(block(image), wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_changing_the_options_does_not_change_a_layer() -> None:
-    (w,) = weights((3, 3, 4))
-    stride, padding = [1, 1], [[1, 1], [1, 1]]
-    layer = layers.DepthwiseConv2d(w, stride=stride, padding=padding, backend=BACKEND)
-    before = repr(layer)
-    stride[0], padding[0][0] = 2, 5
-    assert layer.out_shape((6, 6, 4)) == (6, 6, 4)
-    assert repr(layer) == before
+# ---------------------------------------------------------------------------------------------------------------------
+# What a layer keeps
+# ---------------------------------------------------------------------------------------------------------------------
 
 
-def test_weights_are_packed_once_for_all_shapes() -> None:
-    if BACKEND == "reference":
-        return
-    (w,) = weights((6, 9))
-    layer = layers.PointwiseConv2d(w, backend=BACKEND)
-    for height in range(1, 9):
-        layer(np.ones((1, height, 3, 6), F32), num_threads=1)
-    (store,) = layer._packed
-    assert len(store) == 1
-    assert pickle.loads(pickle.dumps(layer))._packed == [{}]
+def test_changing_the_options_does_not_change_a_layer(x) -> None:
+    dw, conv, expand = weights((3, 3, 6), (3, 3, 3, 4), (6, 6))
+    stride, padding, dilation, clip = [1, 1], [[1, 1], [1, 1]], [1, 1], ["clip", 0, 1]
+    groups = np.array(2)
+    made = [
+        layers.DepthwiseConv2d(
+            dw, stride=stride, padding=padding, dilation=dilation, activation=clip, backend=BACKEND
+        ),
+        layers.SeparableConv2d(
+            dw, expand, stride=stride, padding=padding, dilation=dilation, dw_activation=clip, backend=BACKEND
+        ),
+        layers.InvertedResidual(
+            expand, dw, expand, stride=stride, padding=padding, dw_activation=clip, backend=BACKEND
+        ),
+        layers.Conv2d(conv, stride=stride, padding=padding, dilation=dilation, groups=groups, backend=BACKEND),
+    ]  # fmt: skip
+    before = [(layer.out_shape(x.shape), repr(layer), layer(x)) for layer in made]
+    stride[0], padding[0][0], padding[1], dilation[1], clip[2], groups[...] = 2, 5, [0, 0], 3, -1, 1
+    for layer, (shape, text, wanted) in zip(made, before, strict=True):
+        assert layer.out_shape(x.shape) == shape
+        assert repr(layer) == text
+        assert layer(x[:1]).shape == (1, *shape[1:])  # a shape not seen before
+        assert np.array_equal(layer(x), wanted)
 
 
-@pytest.mark.parametrize("shape", [(8, -8, 4), 5, "abc", (), (8.0, 8, 4)])
-def test_explaining_what_is_no_shape(shape: object) -> None:
-    (w,) = weights((3, 3, 4))
-    with pytest.raises(ValueError, match="DepthwiseConv2d: shape is"):
-        layers.DepthwiseConv2d(w, backend=BACKEND).explain(shape)
+def test_weights_are_packed_once_for_all_shapes_and_thread_counts(monkeypatch) -> None:
+    packed = []
+
+    def counted(pack):
+        def run(*arguments):
+            packed.append(pack.__name__)
+            return pack(*arguments)
+
+        return run
+
+    for name in ("depthwise_panels", "gemm_panels"):
+        monkeypatch.setattr(packing, name, counted(getattr(packing, name)))
+    dw, pw = weights((3, 3, 6), (6, 9))
+    layer = layers.SeparableConv2d(dw, pw, padding=1, backend=BACKEND)
+    for height in (1, 2, 5, 8):
+        for threads in (1, 2):
+            layer(np.ones((1, height, 3, 6), F32), num_threads=threads)
+    assert packed == ([] if BACKEND == "reference" else ["depthwise_panels", "gemm_panels"])
+    for again in (pickle.loads(pickle.dumps(layer)), copy.copy(layer), copy.deepcopy(layer)):
+        assert again._packed == [{}]

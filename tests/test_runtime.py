@@ -145,6 +145,18 @@ def test_threads_that_enter_at_once(settings: dict[str, str]) -> None:
     run(code, **settings)
 
 
+def test_the_environment_is_left_as_it_was() -> None:
+    code = """
+    import os
+    before = dict(os.environ)
+    import numpy as np, dwcpu
+    dwcpu.pointwise_conv2d(np.ones((64, 64, 64), np.float32), np.ones((64, 64), np.float32), num_threads=2)
+    assert dict(os.environ) == before
+    """
+    run(code)
+    run(code, GOMP_SPINCOUNT="77")
+
+
 def test_many_threads_at_once(rng: np.random.Generator) -> None:
     x = rng.standard_normal((1, 30, 31, 40)).astype(np.float32)
     layer = dwcpu.SeparableConv2d(
