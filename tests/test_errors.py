@@ -593,7 +593,7 @@ def strided(shape: tuple[int, ...], strides: tuple[int, ...]) -> np.ndarray:
 
 @pytest.mark.parametrize(
     "strides",
-    [(0, 2, 1), (6, 0, 1), (6, 2, 0), (6, 1, 1), (2, 2, 1), (-2, 2, 1), (6, 4, 2), (1, 3, 2), (3, 4, 2)],
+    [(0, 2, 1), (6, 0, 1), (6, 2, 0), (6, 1, 1), (2, 2, 1), (-2, 2, 1), (6, 4, 2), (1, 3, 2)],
     ids=str,
 )
 def test_out_that_overlaps_itself(strides: tuple[int, ...]) -> None:

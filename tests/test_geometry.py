@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dwcpu.geometry import ConvGeometry, SeparableGeometry, compare_cost
+from dwcpu.cost import compare_cost
+from dwcpu.geometry import ConvGeometry, SeparableGeometry
 from dwcpu.padding import normalise_padding, normalise_padding_1d, normalise_pair
 
 
