@@ -269,6 +269,54 @@ def test_out_may_be_x_with_the_channels_elsewhere(rng) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Outputs that overlap themselves
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def strided(shape: tuple[int, ...], strides: tuple[int, ...]) -> np.ndarray:
+    """Zeros of that shape; strides in elements."""
+    memory = np.zeros(400, np.float32)
+    return np.lib.stride_tricks.as_strided(memory[100:], shape, [4 * stride for stride in strides])
+
+
+@pytest.mark.parametrize(
+    "strides",
+    [(0, 2, 1), (6, 0, 1), (6, 2, 0), (6, 1, 1), (2, 2, 1), (-2, 2, 1), (6, 4, 2), (1, 3, 2)],
+    ids=str,
+)
+def test_out_that_overlaps_itself(strides: tuple[int, ...]) -> None:
+    out = strided((2, 3, 2), strides)
+    seen = [
+        strides[0] * i + strides[1] * j + strides[2] * k for i in range(2) for j in range(3) for k in range(2)
+    ]  # fmt: skip
+    assert len(set(seen)) < len(seen)
+    for layout in ("NHWC", "NCHW"):
+        with pytest.raises(ValueError, match=r"^pointwise_conv2d: out has strides .*; each must have its own; make"):
+            ops.pointwise_conv2d(
+                np.ones((2, 3, 4), np.float32) if layout == "NHWC" else np.ones((4, 3, 2), np.float32),
+                np.ones((4, 2), np.float32), layout=layout, out=out, backend=BACKEND,
+            )  # fmt: skip
+    assert not out.any()
+
+
+def test_out_that_overlaps_itself_within_elements() -> None:
+    memory = np.zeros(100, np.uint8)
+    out = np.ndarray((2, 3, 2), np.float32, memory, strides=(24, 8, 2))
+    with pytest.raises(ValueError, match="each must have its own"):
+        ops.pointwise_conv2d(np.ones((2, 3, 4), np.float32), np.ones((4, 2), np.float32), out=out, backend=BACKEND)
+
+
+@pytest.mark.parametrize(
+    "strides", [(6, 2, 1), (1, 2, 6), (-6, 2, -1), (3, 12, 1), (2, 4, 1), (3, 4, 2), (9, 2, 3), (0, 2, 1)], ids=str
+)
+def test_out_with_odd_strides_that_does_not_overlap_itself(strides: tuple[int, ...]) -> None:
+    rows = 1 if strides[0] == 0 else 2
+    out = strided((rows, 3, 2), strides)
+    ops.pointwise_conv2d(np.ones((rows, 3, 4), np.float32), np.ones((4, 2), np.float32), out=out, backend=BACKEND)
+    assert np.all(out == 4)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # dwconv2d: the familiar signature
 # ---------------------------------------------------------------------------------------------------------------------
 

@@ -560,12 +560,6 @@ def test_a_layer_refuses_a_backend_that_is_not_there_when_it_is_made(monkeypatch
         layers.InvertedResidual(None, ones(1, 6, 16), PW, backend="cython")
 
 
-def test_a_layer_takes_a_kernel_for_what_it_computes() -> None:
-    for name in list_kernels():
-        if name.startswith("pointwise_f32_"):
-            assert layers.PointwiseConv2d(PW, backend=name)(X).shape == (1, 8, 8, 24)
-
-
 @pytest.mark.parametrize("count", [1025, 10**8, 2**40])
 def test_more_threads_than_can_be_meant(count: int) -> None:
     layer = layers.PointwiseConv2d(PW)
@@ -578,54 +572,6 @@ def test_more_threads_than_can_be_meant(count: int) -> None:
             call()
     with pytest.raises(ValueError, match="set_num_threads: n is"):
         dwcpu.set_num_threads(count)
-
-
-def test_the_most_threads_are_taken() -> None:
-    x = ones(2, 2, 16)
-    assert ops.pointwise_conv2d(x, PW, num_threads=runtime.MAX_THREADS).shape == (2, 2, 24)
-
-
-def strided(shape: tuple[int, ...], strides: tuple[int, ...]) -> np.ndarray:
-    """Zeros of that shape; strides in elements."""
-    memory = np.zeros(400, F32)
-    return np.lib.stride_tricks.as_strided(memory[100:], shape, [4 * stride for stride in strides])
-
-
-@pytest.mark.parametrize(
-    "strides",
-    [(0, 2, 1), (6, 0, 1), (6, 2, 0), (6, 1, 1), (2, 2, 1), (-2, 2, 1), (6, 4, 2), (1, 3, 2)],
-    ids=str,
-)
-def test_out_that_overlaps_itself(strides: tuple[int, ...]) -> None:
-    out = strided((2, 3, 2), strides)
-    seen = [
-        strides[0] * i + strides[1] * j + strides[2] * k for i in range(2) for j in range(3) for k in range(2)
-    ]  # fmt: skip
-    assert len(set(seen)) < len(seen)
-    for layout in ("NHWC", "NCHW"):
-        with pytest.raises(ValueError, match=r"^pointwise_conv2d: out has strides .*; each must have its own; make"):
-            ops.pointwise_conv2d(
-                ones(2, 3, 4) if layout == "NHWC" else ones(4, 3, 2),
-                ones(4, 2), layout=layout, out=out,
-            )  # fmt: skip
-    assert not out.any()
-
-
-def test_out_that_overlaps_itself_within_elements() -> None:
-    memory = np.zeros(100, np.uint8)
-    out = np.ndarray((2, 3, 2), F32, memory, strides=(24, 8, 2))
-    with pytest.raises(ValueError, match="each must have its own"):
-        ops.pointwise_conv2d(ones(2, 3, 4), ones(4, 2), out=out)
-
-
-@pytest.mark.parametrize(
-    "strides", [(6, 2, 1), (1, 2, 6), (-6, 2, -1), (3, 12, 1), (2, 4, 1), (9, 2, 3), (0, 2, 1)], ids=str
-)
-def test_out_with_odd_strides_that_does_not_overlap_itself(strides: tuple[int, ...]) -> None:
-    rows = 1 if strides[0] == 0 else 2
-    out = strided((rows, 3, 2), strides)
-    ops.pointwise_conv2d(ones(rows, 3, 4), ones(4, 2), out=out)
-    assert np.all(out == 4)
 
 
 @pytest.mark.parametrize("ask", ["explain", "out_shape"])

@@ -124,16 +124,51 @@ def test_channels_first(kind, x) -> None:
     assert layer.out_shape(turned.shape) == wanted.shape
 
 
-def test_overlaps_are_seen_on_the_short_way_too(x) -> None:
-    layer, function = build("inverted")
-    wanted, with_residual = function(x), function(x, residual=x)
-    layer(x)
-    memory = x.copy()
-    assert layer(memory, out=memory) is memory
-    assert np.array_equal(memory, wanted)
-    memory = x.copy()
-    layer(x, residual=memory, out=memory)
-    assert np.array_equal(memory, with_residual)
+#: Layers of one step that keep the shape: what they write early they still have to read.
+IN_PLACE = {
+    "depthwise": (layers.DepthwiseConv2d, weights((3, 3, 16)), {"padding": "same"}),
+    "pointwise": (layers.PointwiseConv2d, weights((16, 16)), {}),
+    "conv": (layers.Conv2d, weights((3, 3, 16, 16)), {"padding": "same"}),
+    "separable": (layers.SeparableConv2d, weights((3, 3, 16), (16, 16)), {"padding": "same"}),
+}
+
+
+@pytest.mark.parametrize("kind", IN_PLACE)
+@pytest.mark.parametrize("shift", [0, 16, 5, -16, 5 * 16])
+def test_overlaps_are_seen_on_the_short_way_too(kind, shift, rng) -> None:
+    make, arrays, options = IN_PLACE[kind]
+    layer = make(*arrays, **options, backend=BACKEND)
+    shape = (2, 12, 10, 16)
+    size = 2 * 12 * 10 * 16
+    original = cases.normal(rng, (size + 200,), F32)
+
+    def views() -> tuple[np.ndarray, np.ndarray]:
+        memory = original.copy()
+        return memory[100 : 100 + size].reshape(shape), memory[100 + shift : 100 + shift + size].reshape(shape)
+
+    other = cases.normal(rng, shape, F32)
+    wanted, with_residual = layer(views()[0]), layer(other, residual=views()[0])
+    x, out = views()
+    assert layer(x, out=out) is out
+    assert np.array_equal(out, wanted)
+    residual, out = views()
+    assert layer(other, residual=residual, out=out) is out
+    assert np.array_equal(out, with_residual)
+
+
+class Tagged(np.ndarray):
+    """A subclass of the harmless kind."""
+
+
+@each_kind
+def test_any_residual_on_the_short_way(kind, x, rng) -> None:
+    layer, function = build(kind)
+    shape = layer(x).shape
+    residual = cases.normal(rng, shape, F32)
+    wanted = function(x, residual=residual)
+    spread = np.repeat(residual, 2, axis=2)[:, :, ::2]
+    for form in (residual, np.asfortranarray(residual), spread, residual.astype(">f4"), residual.view(Tagged)):
+        assert np.array_equal(layer(x, residual=form), wanted)
 
 
 def test_mistakes_are_seen_on_the_short_way_too(x) -> None:
@@ -154,6 +189,18 @@ def test_mistakes_are_seen_on_the_short_way_too(x) -> None:
             layer(x, **wrong)
     with pytest.raises(TypeError, match="PointwiseConv2d: x has dtype float64"):
         layer(x.astype(np.float64))
+
+
+def test_takes_the_name_of_any_kernel_for_what_it_computes(x) -> None:
+    (w,) = weights((6, 9))
+    for name in dispatch.list_kernels():
+        if name.startswith("pointwise_f32_"):
+            assert layers.PointwiseConv2d(w, backend=name)(x).shape == (2, 9, 8, 9)
+
+
+def test_takes_the_most_threads_that_there_may_be(x) -> None:
+    layer, function = build("pointwise")
+    assert np.array_equal(layer(x, num_threads=runtime.MAX_THREADS), function(x))
 
 
 @each_kind
