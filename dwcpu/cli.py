@@ -250,7 +250,7 @@ def _check_plot(path: Path, images: int) -> None:
     if images > 1:
         raise UsageError(f"--plot draws one photo; {images} are given")
     try:
-        import matplotlib  # noqa: F401
+        import matplotlib  # noqa: F401  (only asked whether it is there, before the work)
     except ImportError as error:
         raise UsageError(f"--plot needs matplotlib ({error}): pip install 'dwcpu[demo]'") from error
 

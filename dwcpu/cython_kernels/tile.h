@@ -3,7 +3,6 @@
    setup.py compiles it once per instruction set and dtype, with
      DWCPU_VECTOR_BYTES  width of a vector: 64 (AVX-512), 32 (AVX2 and FMA), 16 (NEON, SSE, anything else)
      DWCPU_DOUBLE        1 for float64, 0 for float32
-   DWCPU_EMULATE lets vectors be wider than those of the instruction set, to test wide kernels on narrow machines.
 
    Loads and stores need no alignment beyond that of one element. `first` and `last` name lanes: the _part functions
    touch the elements p[first] .. p[last - 1] and no other byte. A NaN that enters v_clamp leaves it. v_fma rounds
@@ -49,7 +48,7 @@ typedef real vec_in_memory __attribute__((vector_size(DWCPU_VECTOR_BYTES), align
 #define V_SSE 1
 #elif DWCPU_VECTOR_BYTES == 16 && defined(__aarch64__)
 #define V_NEON 1
-#elif DWCPU_VECTOR_BYTES != 16 && !defined(DWCPU_EMULATE)
+#elif DWCPU_VECTOR_BYTES != 16
 #error "DWCPU_VECTOR_BYTES does not fit the instruction set that the compiler was told to use"
 #endif
 
