@@ -222,7 +222,9 @@ class PreparedFused(Prepared):
         pixels = int(_L2_SHARE * runtime.cache_sizes().l2) // (middle.in_channels * kernel.dtype.itemsize)
         rows = max(tile_rows, pixels // middle.width // tile_rows * tile_rows)
         self._block_rows = max(1, min(rows, middle.batch * middle.height))
-        columns = max(tile_columns, pixels // self._block_rows // tile_columns * tile_columns)
+        columns = pixels // self._block_rows
+        if columns < middle.width:  # else whole rows, even where their width is no multiple of the tile's
+            columns = max(tile_columns, columns // tile_columns * tile_columns)
         starts = range(0, middle.width, columns)
         self._widths = {min(columns, middle.width - start) for start in starts}
         self._stretches: Any = np.repeat(depthwise.plan, len(starts))
