@@ -14,7 +14,9 @@ operation       row                            block
 depthwise       output row, of batch * out_h   vector of input channels
 pointwise       pixel, of batch * h * w        panel of output channels
 conv            output row, of batch * out_h   panel of output channels, group by group
-separable       output row, of batch * out_h   (one block)
+separable,      output row, of batch * out_h   (one block)
+inverted
+residual
 ==============  =============================  ================================================
 
 `Plan` is the structure below, one 8-byte field after another, so that NumPy, Numba and C read it alike; `setup.py`
@@ -59,7 +61,7 @@ FIELDS: dict[str, str] = {
     "high": "d",
     "activation": "p",
     "alpha": "d",
-    # blocking: pointwise: rows of A kept in L2 while all panels pass; separable: output rows per fused block
+    # blocking: pointwise: rows of A kept in L2 while all panels pass; fused kernels: output rows per block
     "block_rows": "i",
     # depthwise: channel vectors per pass, so that a tile's patch and weights stay in the L1 cache
     "block_channels": "i",
@@ -77,6 +79,14 @@ FIELDS: dict[str, str] = {
     "pointwise_kernel": "p",
     "pointwise_plan": "p",
     "pointwise_blocks": "i",
+    # inverted residual only: the pointwise and the separable kernel that it runs on each block, and how many elements
+    # the rows of the expanded image that a block needs take at most, in whole cache lines
+    "expand_kernel": "p",
+    "expand_plan": "p",
+    "expand_blocks": "i",
+    "separable_kernel": "p",
+    "separable_plan": "p",
+    "window_size": "i",
 }
 
 #: Activations that are not a clamp: they run as a second pass over values that are still in the L1 cache.

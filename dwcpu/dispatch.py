@@ -13,18 +13,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from . import runtime
 from .epilogue import Activation
-from .geometry import ConvGeometry, SeparableGeometry
-from .prepared import Prepared, PreparedFused, PreparedSingle, PreparedSplit, threads_used
+from .geometry import ConvGeometry, Geometry, InvertedResidualGeometry, SeparableGeometry
+from .prepared import Prepared, PreparedInverted, PreparedSeparable, PreparedSingle, PreparedSplit, threads_used
 
 __all__ = ["Choice", "Kernel", "choose", "explain", "kernels", "list_kernels", "warmup"]
-
-Geometry = ConvGeometry | SeparableGeometry
 
 #: Larger windows are not unrolled by Numba either.
 _MOST_UNROLLED_TAPS = 49
@@ -37,7 +36,7 @@ class Kernel:
     Attributes
     ----------
     name : str
-    op : {"depthwise", "pointwise", "conv", "separable"}
+    op : {"depthwise", "pointwise", "conv", "separable", "inverted_residual"}
     dtype : dtype
     backend : {"numba", "cython"}
     label, tile : str
@@ -76,9 +75,7 @@ class Kernel:
         """Whether the kernel computes this geometry."""
         if geometry.op != self.op:
             return False
-        if isinstance(geometry, SeparableGeometry):
-            return True
-        if self.op != "depthwise":
+        if not isinstance(geometry, ConvGeometry) or self.op != "depthwise":
             return True
         actual = geometry.effective_window
         return (
@@ -101,9 +98,9 @@ class Kernel:
 
         Parameters
         ----------
-        geometry : ConvGeometry or SeparableGeometry
+        geometry : ConvGeometry, SeparableGeometry or InvertedResidualGeometry
             One that the kernel supports.
-        weights : ndarray, or for "separable" two triples
+        weights : ndarray, or for fused operations a triple for each part
             (KH, KW, C, M), (Cin, Cout) or (KH, KW, Cin / groups, Cout); for "separable"
             ``((dw, dw_bias, dw_activation), (pw, pw_bias, pw_activation))``, and `bias` and `activation` unused.
         bias : ndarray, shape (Cout,), optional
@@ -112,17 +109,20 @@ class Kernel:
             Packed weights of these same weights and bias, to share among geometries; what is missing is added.
         """
         packed = {} if packed is None else packed
+        if isinstance(geometry, ConvGeometry):
+            return PreparedSingle(self, geometry, weights, bias, activation or Activation(), packed)
+        parts = []
+        for number, (part, (w, *rest)) in enumerate(zip(geometry.parts, weights, strict=True)):
+            kernel = choose(part, self.dtype, 1, self.backend)
+            parts.append(kernel.prepare(part, w, *rest, packed=packed.setdefault(number, {})))
+        *expand, depthwise, pointwise = parts
+        # where the depthwise part is a grouped conv in truth, its kernel does not take parts of rows
+        if self.label != "fused" or depthwise.kernel.op != "depthwise":
+            return PreparedSplit(self, geometry, parts)
         if isinstance(geometry, SeparableGeometry):
-            (dw, *dw_rest), (pw, *pw_rest) = weights
-            halves = []
-            for half, w, rest in ((geometry.depthwise, dw, dw_rest), (geometry.pointwise, pw, pw_rest)):
-                kernel = choose(half, self.dtype, 1, self.backend)
-                halves.append(kernel.prepare(half, w, *rest, packed=packed.setdefault(half.op, {})))
-            depthwise, pointwise = halves
-            # where the first half is a grouped conv in truth, its kernel does not take parts of rows
-            fused = self.label == "fused" and depthwise.kernel.op == "depthwise"
-            return (PreparedFused if fused else PreparedSplit)(self, geometry, depthwise, pointwise)
-        return PreparedSingle(self, geometry, weights, bias, activation or Activation(), packed)
+            return PreparedSeparable(self, geometry, depthwise, pointwise)
+        separable = next(kernel for kernel in _family(self.backend, self.dtype) if kernel.op == "separable")
+        return PreparedInverted(self, geometry, expand[0], separable, depthwise, pointwise)
 
 
 def _fits_unrolled(window: tuple[int, int, int, int], rows: int, columns: int, most_taps: int) -> bool:
@@ -151,8 +151,8 @@ def _family(backend: str, dtype: np.dtype) -> tuple[Kernel, ...]:
         else:
             vector = "v"
         tile = f"{row['tile_rows']}x{row['tile_columns']}{vector}"
-        # a separable convolution also comes as two passes, which need no kernel of their own
-        for way in (label, "split") if op == "separable" else (label,):
+        # fused operations also come as one pass a part, which needs no kernel of its own
+        for way in (label, "split") if label == "fused" else (label,):
             name = f"{op}_f{dtype.itemsize * 8}_{way}_{tile}__{backend}"
             rows.append(
                 Kernel(
@@ -201,7 +201,7 @@ _MOST_MULTIPLES = 8
 
 def canonical(geometry: Geometry) -> Geometry:
     """The same computation as the operation that suits it best: conv, depthwise and pointwise overlap."""
-    if geometry.op not in ("conv", "depthwise") or not isinstance(geometry, ConvGeometry):
+    if not isinstance(geometry, ConvGeometry) or geometry.op == "pointwise":
         return geometry
     sizes = {name: getattr(geometry, name) for name in ConvGeometry.__dataclass_fields__}
     if geometry.groups == geometry.in_channels:
@@ -234,8 +234,8 @@ def _choose(geometry: Geometry, dtype: np.dtype, threads: int, backend: str) -> 
             "installed, and DWCPU_ISA can switch them off (show_config() says more); use backend='numba' or 'auto'"
         )
     geometry = canonical(geometry)
-    if isinstance(geometry, SeparableGeometry):
-        return _choose_separable(geometry, dtype, threads, backend)
+    if not isinstance(geometry, ConvGeometry):
+        return _choose_fused(geometry, dtype, threads, backend)
     if backend in ("auto", "cython"):
         fitting = [kernel for kernel in _family("cython", dtype) if kernel.supports(geometry)]
         if fitting and (backend == "cython" or _as_good(fitting[0], geometry)):
@@ -258,19 +258,21 @@ def _as_good(kernel: Kernel, geometry: Geometry) -> bool:
     return large and geometry.multiplier == 1 and geometry.in_channels >= kernel.lanes
 
 
-def _choose_separable(geometry: SeparableGeometry, dtype: np.dtype, threads: int, backend: str) -> tuple[Kernel, str]:
-    """Fused, unless several threads would share too few rows, and the intermediate fits their caches anyway."""
+def _choose_fused(
+    geometry: SeparableGeometry | InvertedResidualGeometry, dtype: np.dtype, threads: int, backend: str
+) -> tuple[Kernel, str]:
+    """Fused, unless several threads would share too few rows, and what lies between fits their caches anyway."""
+    *_, depthwise, _ = geometry.parts
     if backend == "auto":
-        depthwise = _choose(geometry.depthwise, dtype, threads, backend)[0]
-        backend = depthwise.backend
-    fused, split = (kernel for kernel in _family(backend, dtype) if kernel.op == "separable")
-    rows = geometry.batch * geometry.depthwise.out_height
-    between = int(np.prod(geometry.depthwise.out_shape)) * dtype.itemsize
-    if canonical(geometry.depthwise).op == "conv":
+        backend = _choose(depthwise, dtype, threads, backend)[0].backend
+    fused, split = (kernel for kernel in _family(backend, dtype) if kernel.op == geometry.op)
+    rows = geometry.batch * depthwise.out_height
+    between = max(prod(part.out_shape) for part in geometry.parts[:-1]) * dtype.itemsize
+    if canonical(depthwise).op == "conv":
         return split, "so many outputs a channel are computed as a grouped convolution"
     if threads > 1 and rows < 8 * threads and between <= threads * runtime.cache_sizes().l2:
-        return split, f"{rows} rows are too few to share among {threads} threads; the intermediate stays in L2"
-    return fused, "the depthwise result goes to the pointwise step from cache"
+        return split, f"{rows} rows are too few to share among {threads} threads; what is between stays in L2"
+    return fused, "what lies between the steps stays in cache"
 
 
 def choose(geometry: Geometry, dtype: Any, threads: int, backend: str = "auto") -> Kernel:
@@ -281,7 +283,7 @@ def choose(geometry: Geometry, dtype: Any, threads: int, backend: str = "auto") 
 
     Parameters
     ----------
-    geometry : ConvGeometry or SeparableGeometry
+    geometry : ConvGeometry, SeparableGeometry or InvertedResidualGeometry
     dtype : dtype
     threads : int
     backend : {"auto", "numba", "cython"} or a kernel's name

@@ -20,12 +20,11 @@ from numpy.typing import ArrayLike
 
 from . import arrays, dispatch, reference, runtime
 from .epilogue import Activation, parse_activation
-from .geometry import ConvGeometry, SeparableGeometry
+from .geometry import ConvGeometry, Geometry, InvertedResidualGeometry, SeparableGeometry
 from .padding import normalise_int, normalise_pair, parse_padding, parse_padding_1d
 
 __all__ = ["Compiled", "Part", "Program", "Step"]
 
-Geometry = ConvGeometry | SeparableGeometry
 #: ``run(x, residual, out, threads)`` on arrays that kernels can take.
 Run = Callable[[np.ndarray, np.ndarray | None, np.ndarray, int], object]
 
@@ -115,9 +114,9 @@ class Step:
     ----------
     operation : str
         Name used in error texts.
-    op : {"depthwise", "depthwise1d", "pointwise", "conv", "separable"}
+    op : {"depthwise", "depthwise1d", "pointwise", "conv", "separable", "inverted_residual"}
     parts : tuple of Part
-        One, or for "separable" two.
+        One, or for "separable" two and for "inverted_residual" three.
     options : dict
         `stride`, `padding`, `dilation`, `groups` as far as `op` has them: as the user gives them, kept as integers and
         tuples of them; `padding` may stay "same" or "causal".
@@ -153,10 +152,14 @@ class Step:
         shape, operation = self.parts[0].weights.shape, self.operation
         geometry: Geometry
         if self.op == "separable":
+            first, second = self.parts
             geometry = SeparableGeometry.of(
-                x_shape, shape, self.parts[1].weights.shape, operation=operation, **self.options
-            )
-            halves = [geometry.depthwise, geometry.pointwise]
+                x_shape, shape, second.weights.shape,
+                operation=operation, names=(self.image, first.name, second.name), **self.options,
+            )  # fmt: skip
+        elif self.op == "inverted_residual":
+            shapes = [part.weights.shape for part in self.parts]
+            geometry = InvertedResidualGeometry.of(x_shape, *shapes, operation=operation, **self.options)
         else:
             names = (self.image, self.parts[0].name)
             if self.op == "depthwise":
@@ -168,8 +171,7 @@ class Step:
                 geometry = ConvGeometry.pointwise(x_shape, shape, operation=operation, names=names)
             else:
                 geometry = ConvGeometry.conv(x_shape, shape, operation=operation, names=names, **self.options)
-            halves = [geometry]
-        for part, half in zip(self.parts, halves, strict=True):
+        for part, half in zip(self.parts, geometry.parts, strict=True):
             if part.bias is not None and part.bias.shape != (half.out_channels,):
                 raise ValueError(
                     f"{operation}: {part.bias_name} has shape {part.bias.shape}; it must have one entry for each of "
@@ -180,7 +182,12 @@ class Step:
     def smallest_input(self) -> tuple[int, int, int, int]:
         """An input shape that these weights accept, if they are valid at all, to check them without an image."""
         shape = self.parts[0].weights.shape
-        if self.op == "depthwise1d":
+        if self.op == "inverted_residual":
+            channels = max(shape[0], 1) if shape else 1
+            shape = self.parts[1].weights.shape
+            window = (shape[0], shape[1]) if len(shape) > 2 else (1, 1)
+            dilation = self.options["dilation"]
+        elif self.op == "depthwise1d":
             window, channels = (1, shape[0] if shape else 1), shape[1] if len(shape) > 1 else 1
             dilation = 1, self.options["dilation"]
         elif self.op == "pointwise":
@@ -198,14 +205,13 @@ class Step:
 
         `packed` keeps this step's packed weights for other geometries.
         """
-        halves = (geometry.depthwise, geometry.pointwise) if isinstance(geometry, SeparableGeometry) else (geometry,)
         parts = [
             (part.weights.reshape(half.w_shape), part.bias, part.activation)
-            for part, half in zip(self.parts, halves, strict=True)
+            for part, half in zip(self.parts, geometry.parts, strict=True)
         ]
         if kernel is None:
             return _reference_run(geometry, parts)
-        if len(parts) == 2:
+        if len(parts) > 1:
             return kernel.prepare(geometry, tuple(parts), packed=packed).run
         return kernel.prepare(geometry, *parts[0], packed=packed).run
 
@@ -215,7 +221,9 @@ def _reference_run(geometry: Geometry, parts: list[reference.Part]) -> Run:
         # Kernels look at addresses only; the reference looks at shapes, and may be given images without a batch axis.
         x = x.reshape(geometry.x_shape)
         added = None if residual is None else residual.reshape(geometry.out_shape)
-        if isinstance(geometry, SeparableGeometry):
+        if isinstance(geometry, InvertedResidualGeometry):
+            result = reference.inverted_residual(x, parts[0], parts[1], parts[2], added, geometry)
+        elif isinstance(geometry, SeparableGeometry):
             result = reference.separable(x, parts[0], parts[1], added, geometry)
         else:
             w, bias, activation = parts[0]

@@ -17,6 +17,8 @@ from .padding import Padding, normalise_int, normalise_padding, normalise_paddin
 
 __all__ = [
     "ConvGeometry",
+    "Geometry",
+    "InvertedResidualGeometry",
     "Padding",
     "SeparableGeometry",
     "normalise_int",
@@ -375,6 +377,11 @@ class ConvGeometry:
         return self.kernel_h * self.kernel_w
 
     @property
+    def parts(self) -> tuple[ConvGeometry, ...]:
+        """Itself: fused operations have several."""
+        return (self,)
+
+    @property
     def x_shape(self) -> tuple[int, int, int, int]:
         """``(N, H, W, C)`` of the input."""
         return self.batch, self.height, self.width, self.in_channels
@@ -413,8 +420,49 @@ class ConvGeometry:
         return itemsize * (prod(self.x_shape) + prod(self.w_shape) + prod(self.out_shape))
 
 
+class _Fused:
+    """What operations of several steps have in common: `parts` are their steps, each taking what the last one gives."""
+
+    __slots__ = ()
+
+    @property
+    def parts(self) -> tuple[ConvGeometry, ...]:
+        """The steps."""
+        raise NotImplementedError  # by each subclass
+
+    @property
+    def x_shape(self) -> tuple[int, int, int, int]:
+        """``(N, H, W, C)`` of the input."""
+        return self.parts[0].x_shape
+
+    @property
+    def out_shape(self) -> tuple[int, int, int, int]:
+        """``(N, OH, OW, Cout)`` of the output."""
+        return self.parts[-1].out_shape
+
+    @property
+    def batch(self) -> int:
+        """Images in the batch."""
+        return self.parts[0].batch
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of all steps."""
+        return sum(part.macs for part in self.parts)
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations: two for each multiply-add."""
+        return 2 * self.macs
+
+    def bytes(self, itemsize: int) -> int:
+        """Bytes that have to move at least; the images between the steps need not leave the cache."""
+        weights = sum(prod(part.w_shape) for part in self.parts)
+        return itemsize * (prod(self.x_shape) + weights + prod(self.out_shape))
+
+
 @dataclass(frozen=True, slots=True)
-class SeparableGeometry:
+class SeparableGeometry(_Fused):
     """A depthwise convolution followed by a pointwise one, seen as one operation.
 
     Attributes
@@ -443,6 +491,7 @@ class SeparableGeometry:
         padding: object = 0,
         dilation: object = 1,
         operation: str = "separable_conv2d",
+        names: tuple[str, str, str] = ("x", "dw", "pw"),
     ) -> SeparableGeometry:
         """Geometry from the shapes of the image, the depthwise and the pointwise weights.
 
@@ -461,13 +510,14 @@ class SeparableGeometry:
         TypeError, ValueError
             If the shapes do not fit, a parameter is out of range or the output would be empty.
         """
+        x, dw, pw = names
         depthwise = ConvGeometry.depthwise(
-            x_shape, dw_shape, stride=stride, padding=padding, dilation=dilation, operation=operation, names=("x", "dw")
+            x_shape, dw_shape, stride=stride, padding=padding, dilation=dilation, operation=operation, names=(x, dw)
         )
-        pointwise = ConvGeometry.pointwise(
-            depthwise.out_shape, pw_shape, operation=operation, names=("the output of dw", "pw")
+        between = f"the output of {dw}"
+        return cls(
+            depthwise, ConvGeometry.pointwise(depthwise.out_shape, pw_shape, operation=operation, names=(between, pw))
         )
-        return cls(depthwise, pointwise)
 
     @property
     def op(self) -> str:
@@ -475,34 +525,71 @@ class SeparableGeometry:
         return "separable"
 
     @property
-    def x_shape(self) -> tuple[int, int, int, int]:
-        """``(N, H, W, C)`` of the input."""
-        return self.depthwise.x_shape
+    def parts(self) -> tuple[ConvGeometry, ...]:
+        """Both steps."""
+        return self.depthwise, self.pointwise
+
+
+@dataclass(frozen=True, slots=True)
+class InvertedResidualGeometry(_Fused):
+    """A pointwise convolution that widens, and the separable one that follows it, seen as one operation.
+
+    Attributes
+    ----------
+    expand : ConvGeometry
+    separable : SeparableGeometry
+        Takes what `expand` gives.
+
+    Examples
+    --------
+    >>> g = InvertedResidualGeometry.of((1, 14, 14, 64), (64, 384), (3, 3, 384), (384, 96), padding="same")
+    >>> g.out_shape
+    (1, 14, 14, 96)
+    """
+
+    expand: ConvGeometry
+    separable: SeparableGeometry
+
+    @classmethod
+    def of(
+        cls,
+        x_shape: tuple[int, ...],
+        expand_shape: tuple[int, ...],
+        dw_shape: tuple[int, ...],
+        project_shape: tuple[int, ...],
+        *,
+        stride: object = 1,
+        padding: object = 0,
+        dilation: object = 1,
+        operation: str = "inverted_residual",
+    ) -> InvertedResidualGeometry:
+        """Geometry from the shapes of the image and of the three weights; the rest as in `SeparableGeometry.of`."""
+        expand = ConvGeometry.pointwise(x_shape, expand_shape, operation=operation, names=("x", "expand"))
+        separable = SeparableGeometry.of(
+            expand.out_shape,
+            dw_shape,
+            project_shape,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            operation=operation,
+            names=("the output of expand", "dw", "project"),
+        )
+        return cls(expand, separable)
 
     @property
-    def out_shape(self) -> tuple[int, int, int, int]:
-        """``(N, OH, OW, Cout)`` of the output."""
-        return self.pointwise.out_shape
+    def op(self) -> str:
+        """Always "inverted_residual"."""
+        return "inverted_residual"
 
     @property
-    def batch(self) -> int:
-        """Images in the batch."""
-        return self.depthwise.batch
+    def parts(self) -> tuple[ConvGeometry, ...]:
+        """All three steps."""
+        return self.expand, *self.separable.parts
 
-    @property
-    def macs(self) -> int:
-        """Multiply-adds of both steps."""
-        return self.depthwise.macs + self.pointwise.macs
 
-    @property
-    def flops(self) -> int:
-        """Floating-point operations: two for each multiply-add."""
-        return 2 * self.macs
-
-    def bytes(self, itemsize: int) -> int:
-        """Bytes that have to move at least; the image between the two steps need not leave the cache."""
-        elements = prod(self.x_shape) + prod(self.depthwise.w_shape) + prod(self.pointwise.w_shape)
-        return itemsize * (elements + prod(self.out_shape))
+#: What a kernel computes.
+Geometry = ConvGeometry | SeparableGeometry | InvertedResidualGeometry
 
 
 def _image(x_shape: tuple[int, ...], operation: str, x: str) -> tuple[int, int, int, int]:

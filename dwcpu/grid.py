@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from .geometry import ConvGeometry, SeparableGeometry
+from .geometry import ConvGeometry, Geometry
 
 __all__ = ["Grid", "cut", "run_length", "worth_threads"]
 
@@ -69,7 +69,7 @@ def cut(rows: int, granule: int, blocks: int, threads: int, divisible: bool) -> 
     return Grid(rows, granule, best[0], blocks, best[1], min(threads, best[0] * best[1]))
 
 
-def worth_threads(geometry: ConvGeometry | SeparableGeometry, itemsize: int) -> bool:
+def worth_threads(geometry: Geometry, itemsize: int) -> bool:
     """Whether a computation is long enough to be shared."""
     us = max(geometry.flops / _GFLOPS, geometry.bytes(itemsize) / _GBYTES) / 1e3
     return us > _WORTH_US

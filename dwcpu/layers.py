@@ -18,7 +18,7 @@ from . import arrays, runtime
 from .batchnorm import fold_batchnorm
 from .epilogue import ActivationSpec
 from .frontdoor import Compiled, Part, Program, Run, Step, fixed
-from .ops import Pair, inverted_residual_steps, separable_parts
+from .ops import Pair, inverted_residual_step, separable_parts
 from .padding import Padding
 
 __all__ = [
@@ -378,12 +378,12 @@ class InvertedResidual(Layer):
         backend: str = "auto",
     ) -> None:
         operation = "InvertedResidual"
-        steps = inverted_residual_steps(
+        step = inverted_residual_step(
             operation, expand, dw, project, expand_bias, dw_bias, project_bias,
             stride, padding, expand_activation, dw_activation, own=True,
         )  # fmt: skip
         super().__init__(
-            Program(operation, *steps, layout=layout, backend=backend),
+            Program(operation, step, layout=layout, backend=backend),
             _changed(
                 stride=(stride, 1), padding=(padding, "same"), expand_activation=(expand_activation, "relu6"),
                 dw_activation=(dw_activation, "relu6"), layout=(layout, "NHWC"), backend=(backend, "auto"),

@@ -343,14 +343,14 @@ def inverted_residual(
     (14, 14, 8)
     """
     operation = "inverted_residual"
-    steps = inverted_residual_steps(
+    step = inverted_residual_step(
         operation, expand, dw, project, expand_bias, dw_bias, project_bias,
         stride, padding, expand_activation, dw_activation,
     )  # fmt: skip
-    return Program(operation, *steps, layout=layout, backend=backend)(x, residual, out, num_threads)
+    return Program(operation, step, layout=layout, backend=backend)(x, residual, out, num_threads)
 
 
-def inverted_residual_steps(
+def inverted_residual_step(
     operation: str,
     expand: ArrayLike | None,
     dw: ArrayLike,
@@ -363,30 +363,27 @@ def inverted_residual_steps(
     expand_activation: ActivationSpec,
     dw_activation: ActivationSpec,
     own: bool = False,
-) -> list[Step]:
-    """Two or three steps, checked; for `inverted_residual` and its layer."""
-    steps = []
-    image = "x"
-    if expand is not None:
-        part = Part.of(
-            operation, expand, expand_bias, expand_activation,
-            name="expand", bias_name="expand_bias", activation_name="expand_activation", own=own,
-        )  # fmt: skip
-        steps.append(Step(operation, "pointwise", (part,)))
-        image = "the output of expand"
-    elif expand_bias is not None:
-        raise ValueError(
-            f"{operation}: expand_bias is given but expand is None; a bias needs its weights; give both or neither"
-        )
-    part = Part.of(
-        operation, dw, dw_bias, dw_activation,
-        name="dw", bias_name="dw_bias", activation_name="dw_activation", own=own,
-    )  # fmt: skip
+) -> Step:
+    """The step, checked; without `expand` a separable convolution. For `inverted_residual` and its layer."""
+    parts = [
+        Part.of(
+            operation, dw, dw_bias, dw_activation,
+            name="dw", bias_name="dw_bias", activation_name="dw_activation", own=own,
+        ),
+        Part.of(operation, project, project_bias, None, name="project", bias_name="project_bias", own=own),
+    ]  # fmt: skip
     options = {"stride": stride, "padding": padding, "dilation": 1}
-    steps.append(Step(operation, "depthwise", (part,), options, image))
-    part = Part.of(operation, project, project_bias, None, name="project", bias_name="project_bias", own=own)
-    steps.append(Step(operation, "pointwise", (part,), image="the output of dw"))
-    return steps
+    if expand is None:
+        if expand_bias is not None:
+            raise ValueError(
+                f"{operation}: expand_bias is given but expand is None; a bias needs its weights; give both or neither"
+            )
+        return Step(operation, "separable", tuple(parts), options)
+    first = Part.of(
+        operation, expand, expand_bias, expand_activation,
+        name="expand", bias_name="expand_bias", activation_name="expand_activation", own=own,
+    )  # fmt: skip
+    return Step(operation, "inverted_residual", (first, *parts), options)
 
 
 def conv2d(

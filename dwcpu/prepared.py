@@ -14,18 +14,20 @@ import numpy as np
 from . import arrays, packing, runtime
 from .abi import FIELDS, plan_dtype
 from .epilogue import Activation
-from .geometry import ConvGeometry, SeparableGeometry
+from .geometry import ConvGeometry, Geometry, InvertedResidualGeometry, SeparableGeometry
 from .grid import Grid, cut, run_length, worth_threads
 
 if TYPE_CHECKING:
     from .dispatch import Kernel
 
-__all__ = ["Prepared", "PreparedFused", "PreparedSingle", "PreparedSplit", "threads_used"]
+__all__ = ["Prepared", "PreparedInverted", "PreparedSeparable", "PreparedSingle", "PreparedSplit", "threads_used"]
 
 #: Share of the L1 cache that a depthwise tile's patch and weights may take; the rest is for the output.
 _L1_SHARE = 0.5
 #: Share of the L2 cache for what passes stay in: pixels of a GEMM block, rows of a fused block.
 _L2_SHARE = 0.5
+#: The same for the window of expanded rows and the block of depthwise rows of an inverted residual together.
+_L2_SHARE_INVERTED = 0.75
 
 
 class Prepared:
@@ -33,7 +35,7 @@ class Prepared:
 
     kernel: Kernel
 
-    def __init__(self, kernel: Kernel, geometry: ConvGeometry | SeparableGeometry) -> None:
+    def __init__(self, kernel: Kernel, geometry: Geometry) -> None:
         self.kernel, self.geometry = kernel, geometry
         self.plan: Any = np.zeros(1, plan_dtype())
         self._plan_address = self.plan.ctypes.data
@@ -97,13 +99,13 @@ def _grid(kernel: Kernel, geometry: ConvGeometry, threads: int) -> Grid:
     return cut(rows, granule, _blocks(kernel, geometry), threads, divisible)
 
 
-def _fused_grid(geometry: SeparableGeometry, tile_rows: int, itemsize: int, threads: int) -> Grid:
+def _fused_grid(geometry: Geometry, tile_rows: int, itemsize: int, threads: int) -> Grid:
     """The grid of a fused kernel: output rows alone are shared."""
-    rows = geometry.batch * geometry.depthwise.out_height
+    rows = geometry.batch * geometry.out_shape[1]
     return cut(rows, tile_rows, 1, threads if worth_threads(geometry, itemsize) else 1, False)
 
 
-def threads_used(kernel: Kernel, geometry: ConvGeometry | SeparableGeometry, threads: int) -> int:
+def threads_used(kernel: Kernel, geometry: Geometry, threads: int) -> int:
     """Threads that take part when `kernel` is asked to use `threads`; for two passes, in the better shared one."""
     if isinstance(geometry, ConvGeometry):
         return _grid(kernel, geometry, threads).threads
@@ -205,12 +207,14 @@ def _activation(kernel: Kernel, code: int) -> int:
     return family.activations(kernel.dtype.name)[code]
 
 
-class PreparedFused(Prepared):
-    """Separable, the intermediate in cache."""
+class PreparedSeparable(Prepared):
+    """Separable, the intermediate in cache; `most_rows` of it at a time, if that is given, for who calls it in turn."""
 
     geometry: SeparableGeometry
 
-    def __init__(self, kernel: Kernel, geometry: SeparableGeometry, depthwise: Prepared, pointwise: Prepared) -> None:
+    def __init__(
+        self, kernel: Kernel, geometry: SeparableGeometry, depthwise: Prepared, pointwise: Prepared, most_rows: int = 0
+    ) -> None:
         super().__init__(kernel, geometry)
         assert isinstance(depthwise, PreparedSingle) and isinstance(pointwise, PreparedSingle)
         self.depthwise, self.pointwise = depthwise, pointwise
@@ -221,7 +225,7 @@ class PreparedFused(Prepared):
         tile_rows, tile_columns = depthwise.kernel.tile_rows, depthwise.kernel.tile_columns
         pixels = int(_L2_SHARE * runtime.cache_sizes().l2) // (middle.in_channels * kernel.dtype.itemsize)
         rows = max(tile_rows, pixels // middle.width // tile_rows * tile_rows)
-        self._block_rows = max(1, min(rows, middle.batch * middle.height))
+        self._block_rows = max(1, min(rows, most_rows or rows, middle.batch * middle.height))
         columns = pixels // self._block_rows
         if columns < middle.width:  # else whole rows, even where their width is no multiple of the tile's
             columns = max(tile_columns, columns // tile_columns * tile_columns)
@@ -236,7 +240,7 @@ class PreparedFused(Prepared):
         plan["pointwise_kernel"], plan["pointwise_plan"] = pointwise._address, pointwise._plan_address
         plan["depthwise_blocks"], plan["pointwise_blocks"] = depthwise.blocks, pointwise.blocks
         block = self._block_rows * max(self._widths) * middle.in_channels * kernel.dtype.itemsize
-        self._scratch = -(-block // 64) * 64
+        self._scratch = _whole_lines(block)
         self._address = kernel.address()
 
     def _cut(self, threads: int) -> Grid:
@@ -244,25 +248,86 @@ class PreparedFused(Prepared):
         return grid._replace(scratch=self._scratch)
 
     def _ready(self, grid: Grid) -> None:
+        self.ready_for(set(grid.row_counts()))
+
+    def ready_for(self, counts: set[int]) -> None:
+        """Compile the micro-kernels for runs of these numbers of output rows."""
         step = self._block_rows
-        rows = {part for count in grid.row_counts() for part in (min(count, step), count % step)}
+        rows = {part for count in counts for part in (min(count, step), count % step)}
         if len(self._stretches) > 1:
             rows = {1}  # parts of rows are handed on one by one
-        counts = {count * width for count in rows for width in self._widths}
-        self.pointwise.ready_for(counts, int(self.pointwise.plan["block_rows"][0]))
+        pixels = {count * width for count in rows for width in self._widths}
+        self.pointwise.ready_for(pixels, int(self.pointwise.plan["block_rows"][0]))
+
+
+class PreparedInverted(Prepared):
+    """Inverted residual, both intermediates in cache."""
+
+    geometry: InvertedResidualGeometry
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        geometry: InvertedResidualGeometry,
+        expand: Prepared,
+        separable: Kernel,
+        depthwise: Prepared,
+        pointwise: Prepared,
+    ) -> None:
+        super().__init__(kernel, geometry)
+        assert isinstance(expand, PreparedSingle)
+        plan, middle, itemsize = self.plan, geometry.separable.depthwise, kernel.dtype.itemsize
+        _fill(plan, middle)
+        # A share of L2 holds the window of expanded rows and the block of depthwise rows that comes from it.
+        row, between = middle.width * middle.in_channels, middle.out_width * middle.out_channels
+        reach = (middle.kernel_h - 1) * middle.dilation_h + 1
+        budget = int(_L2_SHARE_INVERTED * runtime.cache_sizes().l2) // itemsize
+        rows = (budget - (reach - middle.stride_h) * row) // (middle.stride_h * row + between)
+        tile_rows = depthwise.kernel.tile_rows
+        self._block_rows = max(1, min(max(tile_rows, rows // tile_rows * tile_rows), middle.out_height))
+        self.expand = expand
+        self.separable = PreparedSeparable(separable, geometry.separable, depthwise, pointwise, self._block_rows)
+        window = _whole_lines(((self._block_rows - 1) * middle.stride_h + reach) * row * itemsize)
+        plan["block_rows"], plan["window_size"] = self._block_rows, window // itemsize
+        plan["expand_kernel"], plan["expand_plan"] = expand._address, expand._plan_address
+        plan["expand_blocks"] = expand.blocks
+        plan["separable_kernel"], plan["separable_plan"] = self.separable._address, self.separable._plan_address
+        self._scratch = window + self.separable._scratch
+        self._address = kernel.address()
+
+    def _cut(self, threads: int) -> Grid:
+        tile_rows = self.separable.depthwise.kernel.tile_rows
+        return _fused_grid(self.geometry, tile_rows, self.kernel.dtype.itemsize, threads)._replace(
+            scratch=self._scratch
+        )
+
+    def _ready(self, grid: Grid) -> None:
+        # How many rows a block expands depends on where it lies in the image: more at the top of a task, fewer at
+        # borders. Every count up to the largest is made ready, which adds no micro-kernel that none of them needs.
+        middle = self.geometry.separable.depthwise
+        most = min(middle.height, self._block_rows * middle.stride_h + (middle.kernel_h - 1) * middle.dilation_h)
+        rows = range(1, most + 1)
+        self.expand.ready_for({count * middle.width for count in rows}, int(self.expand.plan["block_rows"][0]))
+        self.separable.ready_for(set(range(1, self._block_rows + 1)))
+
+
+def _whole_lines(size: int) -> int:
+    """`size` bytes, rounded up to whole cache lines."""
+    return -(-size // 64) * 64
 
 
 class PreparedSplit(Prepared):
-    """Separable as two passes, each cut as suits it best."""
+    """A fused operation as one pass a part, each cut as suits it best."""
 
-    geometry: SeparableGeometry
-
-    def __init__(self, kernel: Kernel, geometry: SeparableGeometry, depthwise: Prepared, pointwise: Prepared) -> None:
+    def __init__(self, kernel: Kernel, geometry: Geometry, parts: list[Prepared]) -> None:
         super().__init__(kernel, geometry)
-        self.depthwise, self.pointwise = depthwise, pointwise
+        self.parts = parts
 
     def run(self, x: np.ndarray, residual: np.ndarray | None, out: np.ndarray, threads: int) -> None:
         """As `Prepared.run`."""
-        between = arrays.empty(self.geometry.depthwise.out_shape, self.kernel.dtype)
-        self.depthwise.run(x, None, between, threads)
-        self.pointwise.run(between, residual, out, threads)
+        *first, last = self.parts
+        for part in first:
+            between = arrays.empty(part.geometry.out_shape, self.kernel.dtype)
+            part.run(x, None, between, threads)
+            x = between
+        last.run(x, residual, out, threads)

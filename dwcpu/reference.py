@@ -17,11 +17,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from .epilogue import Activation
-from .geometry import ConvGeometry, SeparableGeometry
+from .geometry import ConvGeometry, InvertedResidualGeometry, SeparableGeometry
 
-__all__ = ["Part", "activate", "conv", "depthwise", "pointwise", "separable"]
+__all__ = ["Part", "activate", "conv", "depthwise", "inverted_residual", "pointwise", "separable"]
 
-#: Weights, bias and activation of one half of a separable convolution.
+#: Weights, bias and activation of one step of a fused operation.
 Part = tuple[np.ndarray, np.ndarray | None, Activation]
 
 _erfc = np.frompyfunc(math.erfc, 1, 1)
@@ -148,6 +148,32 @@ def separable(
     """
     between = depthwise(x, first[0], first[1], None, geometry.depthwise, first[2])
     return pointwise(between, second[0], second[1], residual, geometry.pointwise, second[2])
+
+
+def inverted_residual(
+    x: np.ndarray,
+    first: Part,
+    second: Part,
+    third: Part,
+    residual: np.ndarray | None,
+    geometry: InvertedResidualGeometry,
+) -> np.ndarray:
+    """`separable` of `pointwise`, the image between them rounded to the type of `x`.
+
+    Parameters
+    ----------
+    x : (N, H, W, C)
+    first, second, third : (weights, bias, activation)
+        Of the expanding, the depthwise and the projecting step.
+    residual, geometry
+        See the head of this module.
+
+    Returns
+    -------
+    (N, OH, OW, Cout) ndarray of x's type
+    """
+    between = pointwise(x, first[0], first[1], None, geometry.expand, first[2])
+    return separable(between, second, third, residual, geometry.separable)
 
 
 def activate(values: np.ndarray, activation: Activation) -> np.ndarray:

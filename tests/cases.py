@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 
 from dwcpu import reference
 from dwcpu.epilogue import Activation, parse_activation
-from dwcpu.geometry import ConvGeometry, SeparableGeometry
+from dwcpu.geometry import ConvGeometry, Geometry, InvertedResidualGeometry, SeparableGeometry
 
-OPS = ("depthwise", "pointwise", "conv", "separable")
+OPS = ("depthwise", "pointwise", "conv", "separable", "inverted_residual")
+FUSED = ("separable", "inverted_residual")
 DTYPES = (np.float32, np.float64)
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
@@ -42,7 +43,7 @@ class Case:
     groups : int
         For conv.
     multiplier : int
-        Of the depthwise step of a separable convolution.
+        Of the depthwise step of a fused operation.
     """
 
     op: str
@@ -57,7 +58,7 @@ class Case:
 
     @property
     def w_shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Shape of the weights; for separable of both."""
+        """Shape of the weights, of every step."""
         channels = self.x_shape[3]
         if self.op == "depthwise":
             return ((*self.window, channels, self.out_channels // channels),)
@@ -65,10 +66,13 @@ class Case:
             return ((channels, self.out_channels),)
         if self.op == "conv":
             return ((*self.window, channels // self.groups, self.out_channels),)
-        return (*self.window, channels, self.multiplier), (channels * self.multiplier, self.out_channels)
+        expand: tuple[tuple[int, ...], ...] = ()
+        if self.op == "inverted_residual":
+            expand, channels = ((channels, 2 * channels + 1),), 2 * channels + 1
+        return *expand, (*self.window, channels, self.multiplier), (channels * self.multiplier, self.out_channels)
 
     @property
-    def geometry(self) -> ConvGeometry | SeparableGeometry:
+    def geometry(self) -> Geometry:
         """The geometry as kernels get it."""
         options = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
         if self.op == "depthwise":
@@ -77,7 +81,8 @@ class Case:
             return ConvGeometry.pointwise(self.x_shape, *self.w_shapes)
         if self.op == "conv":
             return ConvGeometry.conv(self.x_shape, *self.w_shapes, groups=self.groups, **options)
-        return SeparableGeometry.of(self.x_shape, *self.w_shapes, **options)
+        fused = SeparableGeometry if self.op == "separable" else InvertedResidualGeometry
+        return fused.of(self.x_shape, *self.w_shapes, **options)
 
     def __str__(self) -> str:
         text = f"{self.op}-{'x'.join(map(str, self.x_shape))}to{self.out_channels}"
@@ -171,12 +176,11 @@ def cases_for_tile(
 
 
 def _odd_windowed(op: str) -> Iterator[Case]:
-    """Cases that depthwise and separable share, as images, windows and the options of both."""
-    separable = op == "separable"
+    """Cases that depthwise and fused operations share, as images, windows and the options of all."""
 
     def case(x_shape: tuple[int, int, int, int], multiplier: int = 1, **options: object) -> Case:
         options.setdefault("window", (3, 3))
-        if separable:
+        if op in FUSED:
             return Case(op, x_shape, 2 * x_shape[3] + 1, multiplier=multiplier, **options)
         return Case(op, x_shape, x_shape[3] * multiplier, **options)
 
@@ -249,6 +253,7 @@ ODD_CASES: dict[str, list[Case]] = {
     "pointwise": list(_odd_pointwise()),
     "conv": list(_odd_conv()),
     "separable": list(_odd_windowed("separable")),
+    "inverted_residual": list(_odd_windowed("inverted_residual")),
 }
 
 
@@ -276,10 +281,10 @@ def case_strategy(draw: st.DrawFn, op: str, largest: int = 12, channels: int = 4
         return Case(op, (batch, *sides, groups * inputs), groups * outputs, window, stride, dilation, padding, groups)
     inputs = draw(st.integers(1, channels))
     multiplier = draw(st.sampled_from([1, 1, 1, 2, 3]))
-    outputs = draw(st.integers(1, channels)) if op == "separable" else inputs * multiplier
+    outputs = draw(st.integers(1, channels)) if op in FUSED else inputs * multiplier
     return Case(
         op, (batch, *sides, inputs), outputs, window, stride, dilation, padding,
-        multiplier=multiplier if op == "separable" else 1,
+        multiplier=multiplier if op in FUSED else 1,
     )  # fmt: skip
 
 
@@ -321,10 +326,9 @@ def make_data(case: Case, dtype: type, kind: str) -> Data:
     rng = np.random.default_rng(zlib.crc32(f"{case} {kind}".encode()))
     make = {"integers": integers, "normal": normal}[kind]
     geometry = case.geometry
-    halves = (geometry.depthwise, geometry.pointwise) if case.op == "separable" else (geometry,)
     x = make(rng, case.x_shape, dtype)
     weights = tuple(make(rng, shape, dtype) for shape in case.w_shapes)
-    biases = tuple(make(rng, (half.out_channels,), dtype) for half in halves)
+    biases = tuple(make(rng, (half.out_channels,), dtype) for half in geometry.parts)
     residual = make(rng, geometry.out_shape, dtype)
     for array in (x, *weights, *biases, residual):
         array.flags.writeable = False
@@ -340,9 +344,10 @@ def expected(
     last = parse_activation(activation, "expected")
     biases = data.biases if with_bias else (None,) * len(data.biases)
     residual = data.residual if with_residual else None
-    if case.op == "separable":
-        first, second = zip(data.weights, biases, (Activation(), last), strict=True)
-        result = reference.separable(data.x, first, second, residual, case.geometry)
+    if case.op in FUSED:
+        activations = (Activation(),) * (len(biases) - 1) + (last,)
+        parts = zip(data.weights, biases, activations, strict=True)
+        result = getattr(reference, case.op)(data.x, *parts, residual, case.geometry)
     else:
         run = getattr(reference, case.op)
         result = run(data.x, data.weights[0], biases[0], residual, case.geometry, last)
@@ -383,19 +388,21 @@ def error_bound(
     return c * terms * (float(limits.eps) * magnitude + float(limits.smallest_subnormal))
 
 
-def separable_error_bound(
-    data: Data, geometry: SeparableGeometry, with_bias: bool = True, with_residual: bool = False, c: float = 1.0
+def fused_error_bound(
+    data: Data, geometry: Geometry, with_bias: bool = True, with_residual: bool = False, c: float = 1.0
 ) -> np.ndarray:
-    """As `error_bound`, for both steps: what the first may be off goes through the weights of the second."""
-    first, second = data.biases if with_bias else (None, None)
-    residual = data.residual if with_residual else None
-    off = error_bound(data.x, data.weights[0], geometry.depthwise, first, None, c)
-    between = reference.depthwise(data.x, data.weights[0], first, None, geometry.depthwise, Activation())
-    handed_on = reference.pointwise(
-        off, np.abs(data.weights[1].astype(np.float64)), None, None, geometry.pointwise, Activation()
-    )
-    largest = (np.abs(between.astype(np.float64)) + off).astype(data.x.dtype)
-    return handed_on + error_bound(largest, data.weights[1], geometry.pointwise, second, residual, c)
+    """As `error_bound`, for all steps: what one may be off goes through the weights of the next."""
+    x, off = data.x, np.zeros(data.x.shape)
+    parts = list(zip(geometry.parts, data.weights, data.biases, strict=True))
+    for number, (part, w, bias) in enumerate(parts):
+        bias = bias if with_bias else None
+        residual = data.residual if with_residual and number == len(parts) - 1 else None
+        step = getattr(reference, part.op)
+        handed_on = step(off, np.abs(w.astype(np.float64)), None, None, part, Activation())
+        largest = (np.abs(x.astype(np.float64)) + off).astype(data.x.dtype)
+        off = handed_on + error_bound(largest, w, part, bias, residual, c)
+        x = step(x, w, bias, None, part, Activation())
+    return off
 
 
 def onnxruntime_conv(

@@ -9,10 +9,10 @@ import pytest
 
 import dwcpu
 from dwcpu import dispatch, runtime
-from dwcpu.geometry import ConvGeometry, SeparableGeometry
+from dwcpu.geometry import ConvGeometry, InvertedResidualGeometry, SeparableGeometry
 from dwcpu.grid import cut
 
-NAME = re.compile(r"(depthwise|pointwise|conv|separable)_f(32|64)(_[a-z0-9]+)*__(numba|cython)")
+NAME = re.compile(r"(depthwise|pointwise|conv|separable|inverted_residual)_f(32|64)(_[a-z0-9]+)*__(numba|cython)")
 
 
 def test_names_are_unique_and_well_formed() -> None:
@@ -57,6 +57,10 @@ PINNED = {
     "three channels": (depthwise(224, 3, 3), "depthwise_f32_small_", "numba"),
     "separable": (
         SeparableGeometry.of((1, 56, 56, 64), (3, 3, 64), (64, 64), padding=1), "separable_f32_fused_", "cython"
+    ),
+    "inverted residual": (
+        InvertedResidualGeometry.of((1, 56, 56, 24), (24, 144), (3, 3, 144), (144, 24), padding=1),
+        "inverted_residual_f32_fused_", "cython",
     ),
 }  # fmt: skip
 

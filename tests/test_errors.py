@@ -536,11 +536,6 @@ def kernel_of(op: str, dtype: str) -> str:
     return next(name for name in list_kernels() if name.startswith(f"{op}_{dtype}_"))
 
 
-def test_a_kernel_name_does_not_fit_several_steps() -> None:
-    with pytest.raises(ValueError, match=r"inverted_residual: .* an operation of 2 steps has no single kernel"):
-        ops.inverted_residual(X, None, DW, PW, backend=kernel_of("pointwise", "f32"))
-
-
 @pytest.mark.parametrize("name", [("pointwise", "f32"), ("depthwise", "f64")])
 def test_a_kernel_for_something_else_is_refused_by_name(name) -> None:
     with pytest.raises(ValueError, match=r"^depthwise_conv2d: "):

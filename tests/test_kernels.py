@@ -12,14 +12,15 @@ import hypothesis
 import numpy as np
 import pytest
 from cases import (
+    FUSED,
     ODD_CASES,
     Case,
     case_strategy,
     cases_for_tile,
     error_bound,
     expected,
+    fused_error_bound,
     make_data,
-    separable_error_bound,
 )
 
 from dwcpu import dispatch, grid, runtime
@@ -74,8 +75,9 @@ def compute(
     data = make_data(case, kernel.dtype.type, kind)
     last = parse_activation(activation, "compute")
     biases = data.biases if with_bias else (None,) * len(data.biases)
-    if case.op == "separable":
-        weights = tuple(zip(data.weights, biases, (Activation(), last), strict=True))
+    if case.op in FUSED:
+        activations = (Activation(),) * (len(biases) - 1) + (last,)
+        weights = tuple(zip(data.weights, biases, activations, strict=True))
         prepared = kernel.prepare(case.geometry, weights)
     else:
         prepared = kernel.prepare(case.geometry, data.weights[0], biases[0], last)
@@ -109,8 +111,8 @@ def test_close_to_the_reference_on_random_data(kernel: Kernel) -> None:
     dtype = kernel.dtype.type
     for case in cases_of(kernel):
         data = make_data(case, dtype, "normal")
-        if case.op == "separable":
-            bound = separable_error_bound(data, case.geometry, with_residual=True)
+        if case.op in FUSED:
+            bound = fused_error_bound(data, case.geometry, with_residual=True)
         else:
             bound = error_bound(data.x, data.weights[0], case.geometry, data.biases[0], data.residual)
         result = compute(kernel, case, "normal", with_residual=True)
@@ -121,7 +123,7 @@ def test_close_to_the_reference_on_random_data(kernel: Kernel) -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["f32", "f64"])
 @pytest.mark.parametrize("op", list(ODD_CASES))
 def test_all_kernels_give_the_same_bits(op: str, dtype: type) -> None:
-    """For 1 and 2 threads, with bias and residual; a separable convolution also as its two steps."""
+    """For 1 and 2 threads, with bias and residual; a fused operation also as its steps."""
     rows = [kernel for kernel in dispatch.kernels(dtype) if kernel.op == op]
     cases = dict.fromkeys(case for kernel in rows for case in cases_of(kernel))
     for case in cases:
@@ -131,22 +133,24 @@ def test_all_kernels_give_the_same_bits(op: str, dtype: type) -> None:
             if kernel.supports(case.geometry)
             for threads in (1, 2)
         }
-        if op == "separable":
-            results["two steps"] = _two_steps(case, dtype)
+        if op in FUSED:
+            results["its steps"] = _steps(case, dtype)
         first, *others = results
         for other in others:
             assert results[first].tobytes() == results[other].tobytes(), f"{case}: {first} and {other} differ"
 
 
-def _two_steps(case: Case, dtype: type) -> np.ndarray:
-    data, geometry = make_data(case, dtype, "normal"), case.geometry
-    between, out = np.empty(geometry.depthwise.out_shape, dtype), np.empty(geometry.out_shape, dtype)
-    depthwise = dispatch.choose(geometry.depthwise, dtype, 1)
-    depthwise.prepare(geometry.depthwise, data.weights[0], data.biases[0]).run(data.x, None, between, 1)
+def _steps(case: Case, dtype: type) -> np.ndarray:
+    data = make_data(case, dtype, "normal")
     relu = parse_activation("relu", "test")
-    pointwise = dispatch.choose(geometry.pointwise, dtype, 1)
-    pointwise.prepare(geometry.pointwise, data.weights[1], data.biases[1], relu).run(between, data.residual, out, 1)
-    return out
+    x, parts = data.x, case.geometry.parts
+    for part, w, bias in zip(parts, data.weights, data.biases, strict=True):
+        last = part is parts[-1]
+        out = np.empty(part.out_shape, dtype)
+        prepared = dispatch.choose(part, dtype, 1).prepare(part, w, bias, relu if last else Activation())
+        prepared.run(x, data.residual if last else None, out, 1)
+        x = out
+    return x
 
 
 @EVERY_KERNEL
@@ -186,8 +190,8 @@ def test_nan_and_infinity_stay_in_their_outputs(kernel: Kernel) -> None:
 def _reference(case: Case, x: np.ndarray, arrays: list) -> np.ndarray:
     from dwcpu import reference
 
-    if case.op == "separable":
-        return reference.separable(x, *arrays, None, case.geometry)
+    if case.op in FUSED:
+        return getattr(reference, case.op)(x, *arrays, None, case.geometry)
     w, bias, activation = arrays[0]
     return getattr(reference, case.op)(x, w, bias, None, case.geometry, activation)
 
@@ -203,8 +207,8 @@ def test_any_case_on_the_kernels_that_need_no_compilation_of_their_own(
     hypothesis.assume(case.x_shape[0] > 0)
     for kernel in dispatch.kernels(np.float32):
         if kernel.supports(case.geometry) and not (kernel.op == "depthwise" and kernel.most_taps):
-            if op == "separable" and kernel.backend == "numba":
-                continue  # its first half may be any window
+            if op in FUSED and kernel.backend == "numba":
+                continue  # its depthwise step may be any window
             for threads in (1, 2):
                 result = compute(kernel, case, "integers", "relu6", True, True, threads)
                 right = expected(case, np.float32, "integers", "relu6", True, True)
@@ -235,6 +239,28 @@ def test_rows_longer_than_the_cache(backend: str, threads: int, monkeypatch: pyt
         assert len(prepared._stretches) > 1
         tile = prepared.depthwise.kernel.tile_rows * prepared.depthwise.kernel.tile_columns
         assert prepared._scratch <= max(l2, tile * case.geometry.pointwise.in_channels * 4 + 64)
+
+
+@pytest.mark.parametrize("backend", ["numba", "cython"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_window_of_expanded_rows_slides(backend: str, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of few rows: rows that the next block needs too are kept, skipped ones are not expanded."""
+    if backend == "cython" and runtime.cython_kernels() is None:
+        pytest.skip("the Cython kernels were not built")
+    monkeypatch.setattr(runtime, "cache_sizes", lambda: runtime.Memory(2048, 8192, 1 << 20))
+    kernel = next(k for k in dispatch.kernels("float32", backend) if k.op == "inverted_residual" and k.label == "fused")
+    for window, stride, padding in (
+        ((3, 3), (1, 1), "same"),
+        ((3, 3), (2, 2), ((0, 1), (0, 1))),
+        ((7, 3), (1, 1), ((3, 3), (0, 2))),  # windows overlap over several blocks
+        ((3, 3), (5, 1), ((1, 0), (1, 1))),  # rows between windows are never needed
+        ((5, 1), (2, 1), ((6, 7), (0, 0))),  # blocks that lie in the padding altogether
+    ):
+        case = Case("inverted_residual", (2, 43, 9, 6), 10, window, stride, padding=padding)
+        result = compute(kernel, case, "integers", "relu", True, True, threads)
+        np.testing.assert_array_equal(result, expected(case, np.float32, "integers", "relu", True, True), str(case))
+        prepared = kernel.prepare(case.geometry, *make_data(case, np.float32, "integers").kernel_weights())
+        assert prepared._block_rows < case.geometry.out_shape[1] // 2, f"{case}: nothing slides"
 
 
 @pytest.mark.parametrize("backend", ["auto", "numba"])

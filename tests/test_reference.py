@@ -198,12 +198,12 @@ def test_error_bound_is_positive_where_products_vanish() -> None:
     assert cases.error_bound(x, w, ConvGeometry.pointwise(x.shape, w.shape)).item() >= np.finfo(np.float32).tiny * 1e-7
 
 
-def test_separable_error_bound_admits_float32_steps() -> None:
+def test_fused_error_bound_admits_float32_steps() -> None:
     case = cases.Case("separable", (1, 12, 12, 24), 40, (3, 3))
     data, geometry = cases.make_data(case, np.float32, "normal"), case.geometry
     between = sequential(data.x, data.weights[0], data.biases[0], geometry.depthwise)
     result = between @ data.weights[1] + data.biases[1]
     off = np.abs(result - cases.expected(case, np.float32, "normal"))
-    bound = cases.separable_error_bound(data, geometry)
+    bound = cases.fused_error_bound(data, geometry)
     assert np.all(off <= bound)
     assert np.all(bound < 1e-2)

@@ -154,7 +154,11 @@ def _row(kernel: dict[str, Any]) -> dict[str, Any]:
     fixed = op == "depthwise" and window[0] > 0
     return {
         "op": op,
-        "label": "{}x{}s{}".format(*window) if fixed else "fused" if op == "separable" else "any",
+        "label": "{}x{}s{}".format(*window)
+        if fixed
+        else "fused"
+        if op in ("separable", "inverted_residual")
+        else "any",
         "window": window if fixed else (0, 0, 0, 0),
         "tile_rows": kernel["tile_rows"],
         "tile_columns": kernel["tile_cols"] if op == "depthwise" else kernel["vectors"],

@@ -23,74 +23,92 @@ cdef struct Panel:
     i64 a_column
     i64 w_column
     i64 depth
-    i64 ahead                  # from these weights to the next panel, which the first tile prefetches
+    const real *ahead          # what the next tile prefetches: the part of the next panel where the last one stopped
+    const real *ahead_end
+    i64 ahead_step             # for each input; the whole panel is asked for by the first tiles
     real low
     real high
 
 
-cdef inline void gemm_tile(
-    const int rows, const int vectors, const Panel *panel, const real *a, const real *residual, real *out
+cdef inline void gemm_tiles(
+    const int rows, const int vectors, const int one_run,
+    Panel *panel, i64 tiles, const real *a, const real *residual, real *out
 ) noexcept nogil:
-    """One tile of `rows` pixels and `vectors` vectors of output channels."""
+    """`tiles` tiles of `rows` pixels and `vectors` vectors of output channels, one below the other.
+
+    `one_run` leaves out the loops over taps: what they keep at hand costs short sums a tenth of their time.
+    """
     cdef vec acc[GEMM_ROWS][GEMM_VECTORS]
     cdef vec b[GEMM_VECTORS]
     cdef vec x, low, high
-    cdef const real *p
+    cdef const real *p[GEMM_ROWS]  # of every third pixel: the others are a step or two from it
     cdef const real *w
-    cdef i64 step = panel.a_step, ahead = panel.ahead, k, h = 0, g
-    cdef int i, j, last
-    for j in range(vectors):
-        b[j] = v_load(panel.bias + j * LANES)
-        for i in range(rows):
-            acc[i][j] = b[j]
-    while True:  # the sum is not empty: loops that test at their end keep the tile in registers all the way
-        g = 0
-        while True:
-            p = a + h * panel.a_row + g * panel.a_column
-            w = panel.weights + h * panel.w_row + g * panel.w_column
-            k = panel.depth
+    cdef const real *ahead
+    cdef i64 step, ahead_step, out_step, k, h, g
+    cdef int i, j, last = <int> panel.last
+    while tiles > 0:
+        for j in range(vectors):
+            b[j] = v_load(panel.bias + j * LANES)
+            for i in range(rows):
+                acc[i][j] = b[j]
+        step = v_anew_step(panel.a_step)
+        ahead = panel.ahead
+        ahead_step = panel.ahead_step
+        h = 0
+        while True:  # the sum is not empty: loops that test at their end keep the tile in registers all the way
+            g = 0
             while True:
-                for j in range(vectors):
-                    if j * LANES * sizeof(real) % 64 == 0:
-                        v_prefetch(w + ahead + j * LANES)
-                    b[j] = v_load(w + j * LANES)
-                for i in range(rows):
-                    x = v_splat(p[i * step])
+                p[0] = a
+                w = panel.weights
+                if not one_run:
+                    p[0] += h * panel.a_row + g * panel.a_column
+                    w += h * panel.w_row + g * panel.w_column
+                for i in range(3, rows, 3):
+                    p[i // 3] = v_anew(p[i // 3 - 1] + 3 * step)
+                k = panel.depth
+                while True:
+                    if one_run:
+                        v_prefetch(ahead)
+                        ahead += ahead_step
                     for j in range(vectors):
-                        acc[i][j] = v_fma(x, b[j], acc[i][j])
-                p += 1
-                w += vectors * LANES
-                k -= 1
-                if k == 0:
+                        b[j] = v_load(w + j * LANES)
+                    for i in range(rows):
+                        x = v_splat(p[i // 3][i % 3 * step])
+                        for j in range(vectors):
+                            acc[i][j] = v_fma(x, b[j], acc[i][j])
+                    for i in range(0, rows, 3):
+                        p[i // 3] += 1
+                    w += vectors * LANES
+                    k -= 1
+                    if k == 0:
+                        break
+                g += 1
+                if one_run or g == panel.column_taps:
                     break
-            g += 1
-            if g == panel.column_taps:
+            h += 1
+            if one_run or h == panel.row_taps:
                 break
-        h += 1
-        if h == panel.row_taps:
-            break
-
-    low = v_splat(panel.low)
-    high = v_splat(panel.high)
-    step = panel.out_step
-    last = <int> panel.last
-    if last == LANES:
+        out_step = v_anew_step(panel.out_step)  # its multiples must not take the registers of the sum's
+        low = v_splat(panel.low)
+        high = v_splat(panel.high)
         for i in range(rows):
             for j in range(vectors):
-                if residual != NULL:
-                    acc[i][j] = v_add(acc[i][j], v_load(residual + i * step + j * LANES))
-                v_store(out + i * step + j * LANES, v_clamp(acc[i][j], low, high))
-        return
-    for i in range(rows):
-        for j in range(vectors):
-            if j < vectors - 1:
-                if residual != NULL:
-                    acc[i][j] = v_add(acc[i][j], v_load(residual + i * step + j * LANES))
-                v_store(out + i * step + j * LANES, v_clamp(acc[i][j], low, high))
-            else:
-                if residual != NULL:
-                    acc[i][j] = v_add(acc[i][j], v_load_part(residual + i * step + j * LANES, 0, last))
-                v_store_part(out + i * step + j * LANES, v_clamp(acc[i][j], low, high), 0, last)
+                if j < vectors - 1 or last == LANES:
+                    if residual != NULL:
+                        acc[i][j] = v_add(acc[i][j], v_load(residual + i * out_step + j * LANES))
+                    v_store(out + i * out_step + j * LANES, v_clamp(acc[i][j], low, high))
+                else:
+                    if residual != NULL:
+                        acc[i][j] = v_add(acc[i][j], v_load_part(residual + i * out_step + j * LANES, 0, last))
+                    v_store_part(out + i * out_step + j * LANES, v_clamp(acc[i][j], low, high), 0, last)
+        a += rows * step
+        residual = moved(residual, rows * out_step)
+        out += rows * out_step
+        panel.ahead = ahead
+        if ahead >= panel.ahead_end:  # all is asked for; a line that is in L1 anyway costs least
+            panel.ahead = panel.weights
+            panel.ahead_step = 0
+        tiles -= 1
 
 
 cdef void gemm_nothing(
@@ -109,84 +127,110 @@ cdef void gemm_nothing(
             v_store_part(out + i * panel.out_step + j * LANES, v_clamp(v, low, high), 0, last)
 
 
-cdef inline void gemm_tile_of(
-    const int vectors, i64 rows, const Panel *panel, const real *a, const real *residual, real *out
+cdef inline void gemm_tiles_of(
+    const int vectors, const int one_run, i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
 ) noexcept nogil:
-    """The tile of 1 to GEMM_ROWS rows: a remainder of pixels has its own unrolled micro-kernel, as fast per row."""
+    """Tiles of 1 to GEMM_ROWS rows: a remainder of pixels has its own unrolled micro-kernel, as fast per row."""
     if rows == 1:
-        gemm_tile(1, vectors, panel, a, residual, out)
+        gemm_tiles(1, vectors, one_run, panel, tiles, a, residual, out)
     elif rows == 2:
-        gemm_tile(2, vectors, panel, a, residual, out)
+        gemm_tiles(2, vectors, one_run, panel, tiles, a, residual, out)
     elif rows == 3:
-        gemm_tile(3, vectors, panel, a, residual, out)
+        gemm_tiles(3, vectors, one_run, panel, tiles, a, residual, out)
     elif rows == 4:
-        gemm_tile(4, vectors, panel, a, residual, out)
+        gemm_tiles(4, vectors, one_run, panel, tiles, a, residual, out)
     elif rows == 5:
-        gemm_tile(5, vectors, panel, a, residual, out)
+        gemm_tiles(5, vectors, one_run, panel, tiles, a, residual, out)
     elif rows == 6:
-        gemm_tile(6, vectors, panel, a, residual, out)
+        gemm_tiles(6, vectors, one_run, panel, tiles, a, residual, out)
     elif GEMM_ROWS > 6:
         if rows == 7:
-            gemm_tile(7, vectors, panel, a, residual, out)
+            gemm_tiles(7, vectors, one_run, panel, tiles, a, residual, out)
         elif rows == 8:
-            gemm_tile(8, vectors, panel, a, residual, out)
+            gemm_tiles(8, vectors, one_run, panel, tiles, a, residual, out)
         elif rows == 9:
-            gemm_tile(9, vectors, panel, a, residual, out)
+            gemm_tiles(9, vectors, one_run, panel, tiles, a, residual, out)
         elif rows == 10:
-            gemm_tile(10, vectors, panel, a, residual, out)
+            gemm_tiles(10, vectors, one_run, panel, tiles, a, residual, out)
         elif rows == 11:
-            gemm_tile(11, vectors, panel, a, residual, out)
+            gemm_tiles(11, vectors, one_run, panel, tiles, a, residual, out)
         elif rows == 12:
-            gemm_tile(12, vectors, panel, a, residual, out)
+            gemm_tiles(12, vectors, one_run, panel, tiles, a, residual, out)
         elif rows == 13:
-            gemm_tile(13, vectors, panel, a, residual, out)
+            gemm_tiles(13, vectors, one_run, panel, tiles, a, residual, out)
         elif rows == 14:
-            gemm_tile(14, vectors, panel, a, residual, out)
+            gemm_tiles(14, vectors, one_run, panel, tiles, a, residual, out)
 
 
-cdef void gemm_tile_1(i64 rows, const Panel *panel, const real *a, const real *residual, real *out) noexcept nogil:
-    gemm_tile_of(1, rows, panel, a, residual, out)
+cdef void gemm_tiles_1(
+    i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
+) noexcept nogil:
+    if panel.row_taps == 1 and panel.column_taps == 1:
+        gemm_tiles_of(1, 1, rows, panel, tiles, a, residual, out)
+    else:
+        gemm_tiles_of(1, 0, rows, panel, tiles, a, residual, out)
 
 
-cdef void gemm_tile_2(i64 rows, const Panel *panel, const real *a, const real *residual, real *out) noexcept nogil:
-    gemm_tile_of(2, rows, panel, a, residual, out)
+cdef void gemm_tiles_2(
+    i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
+) noexcept nogil:
+    if panel.row_taps == 1 and panel.column_taps == 1:
+        gemm_tiles_of(2, 1, rows, panel, tiles, a, residual, out)
+    else:
+        gemm_tiles_of(2, 0, rows, panel, tiles, a, residual, out)
 
 
-cdef void gemm_tile_3(i64 rows, const Panel *panel, const real *a, const real *residual, real *out) noexcept nogil:
+cdef void gemm_tiles_3(
+    i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
+) noexcept nogil:
     if GEMM_VECTORS > 2:
-        gemm_tile_of(3, rows, panel, a, residual, out)
+        if panel.row_taps == 1 and panel.column_taps == 1:
+            gemm_tiles_of(3, 1, rows, panel, tiles, a, residual, out)
+        else:
+            gemm_tiles_of(3, 0, rows, panel, tiles, a, residual, out)
 
 
-cdef void gemm_tile_4(i64 rows, const Panel *panel, const real *a, const real *residual, real *out) noexcept nogil:
+cdef void gemm_tiles_4(
+    i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
+) noexcept nogil:
     if GEMM_VECTORS > 2:
-        gemm_tile_of(4, rows, panel, a, residual, out)
+        if panel.row_taps == 1 and panel.column_taps == 1:
+            gemm_tiles_of(4, 1, rows, panel, tiles, a, residual, out)
+        else:
+            gemm_tiles_of(4, 0, rows, panel, tiles, a, residual, out)
+
+
+cdef void gemm_run(
+    const Plan *plan, Panel *panel, i64 rows, i64 tiles, const real *a, const real *residual, real *out
+) noexcept nogil:
+    """`tiles` tiles of `rows` pixels of one panel, with their activation."""
+    if tiles == 0:
+        return
+    if panel.row_taps <= 0 or panel.column_taps <= 0 or panel.depth <= 0:
+        gemm_nothing(panel, tiles * rows, residual, out)
+    elif panel.vectors == 1:
+        gemm_tiles_1(rows, panel, tiles, a, residual, out)
+    elif panel.vectors == 2:
+        gemm_tiles_2(rows, panel, tiles, a, residual, out)
+    elif panel.vectors == 3:
+        gemm_tiles_3(rows, panel, tiles, a, residual, out)
+    else:
+        gemm_tiles_4(rows, panel, tiles, a, residual, out)
+    activate(plan, out, tiles * rows, panel.out_step, (panel.vectors - 1) * LANES + panel.last)
 
 
 cdef void gemm_panel(
     const Plan *plan, Panel *panel, i64 pixels, const real *a, const real *residual, real *out
 ) noexcept nogil:
-    """One panel for `pixels` pixels, dealt to tiles whose heights differ by one at most."""
+    """One panel for `pixels` pixels, dealt to tiles whose heights differ by one at most, the taller ones first."""
     cdef i64 tiles = ceil_div(pixels, GEMM_ROWS)
-    cdef i64 first = 0, rows, t
-    cdef i64 columns = (panel.vectors - 1) * LANES + panel.last
-    for t in range(tiles):
-        rows = pixels * (t + 1) // tiles - first
-        if panel.row_taps <= 0 or panel.column_taps <= 0 or panel.depth <= 0:
-            gemm_nothing(panel, rows, residual, out)
-        elif panel.vectors == 1:
-            gemm_tile_1(rows, panel, a, residual, out)
-        elif panel.vectors == 2:
-            gemm_tile_2(rows, panel, a, residual, out)
-        elif panel.vectors == 3:
-            gemm_tile_3(rows, panel, a, residual, out)
-        else:
-            gemm_tile_4(rows, panel, a, residual, out)
-        activate(plan, out, rows, panel.out_step, columns)
-        panel.ahead = 0
-        first += rows
-        a += rows * panel.a_step
-        residual = moved(residual, rows * panel.out_step)
-        out += rows * panel.out_step
+    cdef i64 rows = pixels // tiles
+    cdef i64 taller = pixels - rows * tiles
+    cdef i64 first = taller * (rows + 1)
+    gemm_run(plan, panel, rows + 1, taller, a, residual, out)
+    gemm_run(
+        plan, panel, rows, tiles - taller, a + first * panel.a_step, moved(residual, first * panel.out_step),
+        out + first * panel.out_step)
 
 
 cdef inline void panel_of(Panel *panel, const Plan *plan, i64 channels, i64 depth, i64 block) noexcept nogil:
@@ -197,7 +241,8 @@ cdef inline void panel_of(Panel *panel, const Plan *plan, i64 channels, i64 dept
     panel.last = rest - (panel.vectors - 1) * LANES
     panel.weights = <const real *> plan.weights + first * depth
     panel.bias = <const real *> plan.bias + first
-    panel.ahead = 0
+    panel.ahead = panel.ahead_end = panel.weights
+    panel.ahead_step = 0
     panel.low = <real> plan.low
     panel.high = <real> plan.high
     panel.out_step = plan.out_channels

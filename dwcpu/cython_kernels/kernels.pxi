@@ -7,6 +7,7 @@ include "conv.pxi"
 include "depthwise_any.pxi"
 include "depthwise.pxi"
 include "separable.pxi"
+include "inverted_residual.pxi"
 include "activations.pxi"
 
 
@@ -30,6 +31,8 @@ def rows():
         _row("pointwise", <uintptr_t> &pointwise, 0, 0, GEMM_ROWS, GEMM_VECTORS * LANES, GEMM_VECTORS),
         _row("conv", <uintptr_t> &conv, 0, 0, GEMM_ROWS, GEMM_VECTORS * LANES, GEMM_VECTORS),
         _row("separable", <uintptr_t> &separable, 0, 0, GEMM_ROWS, GEMM_VECTORS * LANES, GEMM_VECTORS),
+        _row(
+            "inverted_residual", <uintptr_t> &inverted_residual, 0, 0, GEMM_ROWS, GEMM_VECTORS * LANES, GEMM_VECTORS),
     ]
 
 

@@ -20,7 +20,9 @@ cdef void pointwise(
         for block in range(block_begin, block_end):
             panel_of(&panel, plan, plan.out_channels, plan.in_channels, block)
             if block + 1 < block_end:
-                panel.ahead = panel.vectors * LANES * panel.depth
+                panel.ahead += panel.vectors * LANES * panel.depth
+                panel.ahead_end = panel.ahead + panel.vectors * LANES * panel.depth
+                panel.ahead_step = panel.vectors * LANES // smaller(AHEAD_TILES, ceil_div(rows, GEMM_ROWS))
             place = row * plan.out_channels + block * GEMM_VECTORS * LANES
             gemm_panel(plan, &panel, rows, x + row * plan.in_channels, moved(residual, place), out + place)
         row += rows

@@ -72,6 +72,7 @@ typedef real vec_in_memory __attribute__((vector_size(DWCPU_VECTOR_BYTES), align
 #define GEMM_ROWS 6
 #define GEMM_VECTORS 2
 #endif
+#define AHEAD_TILES 4 /* tiles of a panel that share in asking for the next panel's cache lines */
 #define WINDOW_ROWS 2
 #define WINDOW_COLUMNS 4
 
@@ -81,6 +82,12 @@ typedef real vec_in_memory __attribute__((vector_size(DWCPU_VECTOR_BYTES), align
 V_INLINE const real *v_anew(const real *p) {
     __asm__ volatile("" : "+r"(p) : : "memory");
     return p;
+}
+
+/* n, likewise: its multiples are not computed before this. */
+V_INLINE int64_t v_anew_step(int64_t n) {
+    __asm__ volatile("" : "+r"(n));
+    return n;
 }
 
 /* Ask for a cache line, into L2. */

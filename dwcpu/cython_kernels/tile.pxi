@@ -5,6 +5,7 @@
 # `vec` become registers. Everything else is an ordinary function.
 
 from libc.stdint cimport int64_t, uintptr_t
+from libc.string cimport memmove
 
 ctypedef int64_t i64
 
@@ -16,10 +17,12 @@ cdef extern from "tile.h" nogil:
         LANES
         GEMM_ROWS
         GEMM_VECTORS
+        AHEAD_TILES
         WINDOW_ROWS
         WINDOW_COLUMNS
     const real *v_anew(const real *p) noexcept
     real *v_anew_out "(real *)v_anew"(real *p) noexcept
+    i64 v_anew_step(i64 n) noexcept
     void v_prefetch(const real *p) noexcept
     vec v_load(const real *p) noexcept
     void v_store(real *p, vec v) noexcept

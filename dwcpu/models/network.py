@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..layers import Conv2d, PointwiseConv2d, SeparableConv2d, fold_batchnorm
+from ..layers import Conv2d, InvertedResidual, PointwiseConv2d, SeparableConv2d, fold_batchnorm
 from . import pictures
 from .architectures import Architecture, Convolution
 from .report import LayerRow, Report
@@ -365,38 +365,37 @@ def build(architecture: Architecture, weights: Mapping[str, np.ndarray], *, back
         first = len(steps)
         convolutions = list(block.convolutions)
         while convolutions:
-            conv = convolutions.pop(0)
-            w, bias = _folded(conv, weights, architecture.eps)
-            if conv.kind == "depthwise":  # always followed by a 1x1: the two run as one layer, fused where that pays
-                project = convolutions.pop(0)
-                pw, pw_bias = _folded(project, weights, architecture.eps)
-                layer: Any = SeparableConv2d(
-                    w,
-                    pw,
-                    bias,
-                    pw_bias,
-                    stride=conv.stride,
-                    padding=conv.padding,
-                    dw_activation=conv.activation,
-                    pw_activation=project.activation,
-                    backend=backend,
-                )
-                name = f"{conv.name}+{project.name.rpartition('.')[2]}"
-            elif conv.kind == "pointwise":
-                layer = PointwiseConv2d(w, bias, activation=conv.activation, backend=backend)
-                name = conv.name
-            else:
-                layer = Conv2d(
-                    w, bias, stride=conv.stride, padding=conv.padding, activation=conv.activation, backend=backend
-                )
-                name = conv.name
-            add = block.residual and not convolutions
-            steps.append(Step(name, layer, first if add else None))
+            # The longest row of convolutions that one layer computes, fused where that pays.
+            kinds = [conv.kind for conv in convolutions[:3]]
+            many = 2 if kinds[:2] == ["depthwise", "pointwise"] else 1
+            if kinds == ["pointwise", "depthwise", "pointwise"] and convolutions[2].activation is None:
+                many = 3
+            several, convolutions = convolutions[:many], convolutions[many:]
+            layer = _layer(several, [_folded(conv, weights, architecture.eps) for conv in several], backend)
+            name = "+".join([several[0].name, *(conv.name.rpartition(".")[2] for conv in several[1:])])
+            steps.append(Step(name, layer, first if block.residual and not convolutions else None))
     steps.append(Step("pool", GlobalAveragePool()))
     dense = np.ascontiguousarray(weights[architecture.classifier + ".weight"].T, np.float32)
     bias = np.ascontiguousarray(weights[architecture.classifier + ".bias"], np.float32)
     steps.append(Step("classifier", PointwiseConv2d(dense, bias, backend=backend)))
     return Network(architecture, steps, backend, origin)
+
+
+def _layer(convolutions: list[Convolution], arrays: list[tuple[np.ndarray, np.ndarray]], backend: str) -> Any:
+    """The layer that computes one convolution, a separable one or an inverted residual."""
+    weights, biases = zip(*arrays, strict=True)
+    windowed = next((conv for conv in convolutions if conv.kind == "depthwise"), convolutions[0])
+    options: dict[str, Any] = {"stride": windowed.stride, "padding": windowed.padding, "backend": backend}
+    activations = [conv.activation for conv in convolutions]
+    if len(convolutions) == 3:
+        return InvertedResidual(
+            *weights, *biases, expand_activation=activations[0], dw_activation=activations[1], **options
+        )
+    if len(convolutions) == 2:
+        return SeparableConv2d(*weights, *biases, dw_activation=activations[0], pw_activation=activations[1], **options)
+    if convolutions[0].kind == "pointwise":
+        return PointwiseConv2d(*weights, *biases, activation=activations[0], backend=backend)
+    return Conv2d(*weights, *biases, activation=activations[0], **options)
 
 
 def _checked(architecture: Architecture, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dwcpu.numba_kernels import conv, depthwise, pointwise, separable
+from dwcpu.numba_kernels import conv, depthwise, inverted_residual, pointwise, separable
 from dwcpu.numba_kernels.target import target
 
 __all__ = ["rows"]
@@ -86,18 +86,19 @@ def rows(dtype_name: str) -> list[dict[str, Any]]:
                 "micro_kernels": partial(_gemm_micro_kernels, dtype),
             }
         )
-    result.append(
-        {
-            "op": "separable",
-            "label": "fused",
-            "window": (0, 0, 0, 0),
-            "tile_rows": tile[0],
-            "tile_columns": tile[1],
-            "lanes": full,
-            "channels": (1, _NO_LIMIT),
-            "multipliers": (1, _NO_LIMIT),
-            "most_taps": 0,
-            "address": partial(separable.address, dtype),
-        }
-    )
+    for op, fused in (("separable", separable), ("inverted_residual", inverted_residual)):
+        result.append(
+            {
+                "op": op,
+                "label": "fused",
+                "window": (0, 0, 0, 0),
+                "tile_rows": tile[0],
+                "tile_columns": tile[1],
+                "lanes": full,
+                "channels": (1, _NO_LIMIT),
+                "multipliers": (1, _NO_LIMIT),
+                "most_taps": 0,
+                "address": partial(fused.address, dtype),
+            }
+        )
     return result

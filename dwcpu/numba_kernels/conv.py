@@ -47,6 +47,7 @@ def _build(dtype: np.dtype) -> tuple[Callable, Any]:
             gemm.n_w, gemm.length = max(0, kw_last - kw_first), group_channels
         tap = kh_first * plan.kernel_w + kw_first
         gemm.weights = panel_weights + tap * group_channels * panel_width * itemsize
+        gemm.ahead = gemm.ahead_end = gemm.weights
         column = first * plan.stride_w - plan.pad_left + kw_first * plan.dilation_w
         place = first * plan.out_channels
         run_residual = residual if is_null(residual) else offset(residual, place)
@@ -75,7 +76,7 @@ def _build(dtype: np.dtype) -> tuple[Callable, Any]:
         gemm.a_h = plan.dilation_h * plan.width * plan.in_channels
         gemm.a_w = plan.dilation_w * plan.in_channels
         gemm.out_stride = plan.out_channels
-        gemm.low, gemm.high, gemm.ahead = plan.low, plan.high, 0
+        gemm.low, gemm.high, gemm.ahead_step = plan.low, plan.high, 0
         for first in range(row_begin, row_end, plan.block_rows):
             last = min(first + plan.block_rows, row_end)
             for block in range(block_begin, block_end):

@@ -43,7 +43,8 @@ from dwcpu.numba_kernels.tile import (
 __all__ = ["GEMM", "address", "kernel_signature", "micro_kernel", "micro_kernel_table", "run_panel", "tile_shape"]
 
 #: What a GEMM micro-kernel needs to know of one panel: sum over n_h x n_w taps of `length` consecutive inputs, `a`
-#: moving by a_h and a_w a tap and the weights by b_h and b_w. A pointwise convolution is one tap.
+#: moving by a_h and a_w a tap and the weights by b_h and b_w. A pointwise convolution is one tap. `ahead` is what the
+#: next tile prefetches, by `ahead_step` bytes an input up to `ahead_end`: the next panel, shared among the first tiles.
 GEMM = Record(
     "Gemm",
     {
@@ -59,11 +60,16 @@ GEMM = Record(
         "length": "i",
         "out_stride": "i",
         "columns": "i",
-        "ahead": "i",
+        "ahead": "p",
+        "ahead_end": "p",
+        "ahead_step": "i",
         "low": "d",
         "high": "d",
     },
 )
+
+#: Tiles of a panel that share in asking for the next panel's cache lines.
+AHEAD_TILES = 4
 
 
 def tile_shape() -> tuple[int, int]:
@@ -93,15 +99,18 @@ def _build_micro_kernel(dtype: np.dtype, rows: int, vectors: int) -> tuple[Calla
         for t in range(tiles):
             tile = tile_rows(as_pointer(a, gemm.bias), rows, vectors, lanes)
             first = t * rows
-            # The first tile of a panel asks for the next panel, which may have to come from far away.
-            ahead = gemm.ahead if t == 0 else 0
+            ahead, ahead_step = gemm.ahead, gemm.ahead_step
             for kh in range(gemm.n_h):
                 for kw in range(gemm.n_w):
                     x = offset(a, first * a_stride + kh * gemm.a_h + kw * gemm.a_w)
                     w = offset(as_pointer(a, gemm.weights), kh * gemm.b_h + kw * gemm.b_w)
                     for k in range(length):
-                        prefetch(offset(w, k * width + ahead), width)
+                        prefetch(as_pointer(a, ahead))
+                        ahead += ahead_step
                         tile = outer_fma(tile, offset(x, k), a_stride, offset(w, k * width))
+            gemm.ahead = ahead
+            if ahead >= gemm.ahead_end:  # all is asked for; a line that is in L1 anyway costs least
+                gemm.ahead, gemm.ahead_step = gemm.weights, 0
             tile_out = offset(out, first * out_stride)
             if columns == width:
                 if not is_null(residual):
@@ -183,6 +192,7 @@ def run_panel(dtype: np.dtype) -> Callable:
 
 def _build(dtype: np.dtype) -> tuple[Callable, Any]:
     run = run_panel(dtype)
+    tallest = tile_shape()[0]
     width = tile_shape()[1] * target().lanes(dtype.itemsize)
     itemsize = dtype.itemsize
     new_gemm = new_record(GEMM)
@@ -200,7 +210,12 @@ def _build(dtype: np.dtype) -> tuple[Callable, Any]:
                 gemm.columns = min(width, channels - column)
                 gemm.weights = plan.weights + column * length * itemsize
                 gemm.bias = plan.bias + column * itemsize
-                gemm.ahead = length * width if panel + 1 < block_end else 0
+                gemm.ahead = gemm.ahead_end = gemm.weights
+                gemm.ahead_step = 0
+                if panel + 1 < block_end:
+                    size = length * width * itemsize
+                    gemm.ahead, gemm.ahead_end = gemm.weights + size, gemm.weights + 2 * size
+                    gemm.ahead_step = width * itemsize // min(AHEAD_TILES, (rows + tallest - 1) // tallest)
                 place = first * channels + column
                 panel_residual = residual if is_null(residual) else offset(residual, place)
                 panel_out = offset(out, place)

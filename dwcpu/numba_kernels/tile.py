@@ -37,6 +37,7 @@ __all__ = [
     "integer_at",
     "interleave",
     "is_null",
+    "move",
     "new_record",
     "offset",
     "outer_fma",
@@ -163,21 +164,30 @@ def is_null(typingctx, pointer):
     return types.boolean(pointer), codegen
 
 
-@intrinsic(prefer_literal=True)
-def prefetch(typingctx, pointer, elements):
-    """Ask for the cache lines of `elements` reals from `pointer` on, into the L2 cache; any address will do."""
+@intrinsic
+def prefetch(typingctx, pointer):
+    """Ask for the cache line of `pointer`, into the L2 cache; any address will do."""
 
     def codegen(context, builder, signature, args):
-        real = _real(pointer)
-        line = 16 if real == ir.FloatType() else 8
-        for first in range(0, elements.literal_value, line):
-            place = builder.bitcast(_at(builder, args[0], I64(first), real), I8.as_pointer())
-            kind = ir.FunctionType(ir.VoidType(), [place.type, I32, I32, I32])
-            function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-            builder.call(function, [place, I32(0), I32(2), I32(1)])
+        place = builder.bitcast(args[0], I8.as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [place.type, I32, I32, I32])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(function, [place, I32(0), I32(2), I32(1)])
         return context.get_dummy_value()
 
-    return types.void(pointer, elements), codegen
+    return types.void(pointer), codegen
+
+
+@intrinsic
+def move(typingctx, destination, source, elements):
+    """Copy `elements` reals; the two places may overlap."""
+
+    def codegen(context, builder, signature, args):
+        count = builder.mul(args[2], I64(context.get_abi_sizeof(_real(destination))))
+        cgutils.raw_memmove(builder, args[0], args[1], count, itemsize=1)
+        return context.get_dummy_value()
+
+    return types.void(destination, source, elements), codegen
 
 
 @intrinsic
