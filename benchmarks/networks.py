@@ -38,6 +38,12 @@ class Whole:
         """Floating-point operations of convolutions and classifier, two for each multiply-add."""
         return sum(_flops(node) for node in self.graph.nodes)
 
+    @property
+    def bytes(self) -> int:
+        """Bytes that have to move at least: input, weights and output once, no intermediate."""
+        weights = sum(node.w.size for node in self.graph.nodes if node.w is not None)
+        return 4 * (self.graph.x.size + weights + prod(self.graph.out_shape))
+
     def bound(self, threads: int = 1) -> float:
         """Sum of the layers' roofline bounds in microseconds; fusing layers can go below that."""
         shapes = [self.graph.x.shape] + [node.out_shape for node in self.graph.nodes]

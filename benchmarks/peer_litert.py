@@ -1,4 +1,4 @@
-"""LiteRT (TensorFlow Lite) with XNNPACK: the model is a flatbuffer written here, with the schema that the wheel carries.
+"""LiteRT (TensorFlow Lite) with XNNPACK: the model is a flatbuffer written here, with the schema in its wheel.
 
 Padding that is neither "same" nor "valid" becomes an operator PAD, which XNNPACK merges into the convolution behind it.
 """
