@@ -33,11 +33,13 @@ from dwcpu import runtime
 
 __all__ = ["prepare"]
 
-SUITES = (*shapes.SUITES, "networks", "regret", "overhead", "cold")
+#: Networks by the size of the batch; 0 is what `--batch` says.
+BATCHES = {"networks": 0, "networks_batch8": 8}
+
+SUITES = (*shapes.SUITES, *BATCHES, "regret", "overhead", "cold")
 
 #: Relative to the largest value; float32 sums of a few thousand terms in another order differ by less.
-TOLERANCE = {"networks": 1e-4}
-DEFAULT_TOLERANCE = 2e-5
+TOLERANCE, NETWORK_TOLERANCE = 2e-5, 1e-4
 
 
 def prepare(options: argparse.Namespace) -> Callable[[], int]:
@@ -58,8 +60,8 @@ def prepare(options: argparse.Namespace) -> Callable[[], int]:
             raise ValueError(f"{path}: there is no directory {path.parent}")
     raced = {suite: _chosen(suite, options) for suite in suites if suite in shapes.SUITES}
     named = [name for name in networks.NAMES if options.group in (None, name) and options.filter in name]
-    rest = set(suites) - raced.keys() - {"networks"}
-    if not (any(raced.values()) or rest or ("networks" in suites and named)):
+    rest = set(suites) - raced.keys() - BATCHES.keys()
+    if not (any(raced.values()) or rest or (named and BATCHES.keys() & set(suites))):
         raise ValueError(f"no shape of {', '.join(suites)} is in group {options.group} with {options.filter!r} in it")
     return _Run(options, suites, raced, named).all
 
@@ -123,8 +125,8 @@ class _Run:
             for threads in options.threads:
                 if suite in self.raced:
                     self.layers(suite, threads)
-                elif suite == "networks":
-                    self.whole_networks(threads)
+                elif suite in BATCHES:
+                    self.whole_networks(suite, threads, BATCHES[suite] or options.batch)
                 elif suite == "regret":
                     self.regret(threads)
             if suite in ("overhead", "cold"):
@@ -145,7 +147,7 @@ class _Run:
             contender.run()
         for peer in ready[1:]:
             error = problem.agree(ours.result(), peer.result())
-            if not error <= TOLERANCE.get(row.suite, DEFAULT_TOLERANCE):
+            if not error <= (NETWORK_TOLERANCE if row.suite in BATCHES else TOLERANCE):
                 raise SystemExit(f"{row.id}: dwcpu and {peer.name} differ by {error:.1e} of the largest value")
         times = race([contender.run for contender in ready], rounds, row.threads)
         return replace(row, times=dict(zip((contender.name for contender in ready), times, strict=True)))
@@ -170,18 +172,17 @@ class _Run:
         table.close(rows)
         self.results.rows += rows
 
-    def whole_networks(self, threads: int) -> None:
+    def whole_networks(self, suite: str, threads: int, batch: int) -> None:
         """Race whole networks, 224 x 224, with weights made up."""
         if self.options.dtype != "float32" or not self.networks:
             return
-        batch = self.options.batch
-        table = report.Table(_title("networks", threads), ["dwcpu", *self.options.peers])
+        table = report.Table(_title(suite, threads), ["dwcpu", *self.options.peers])
         rows = []
         for name in self.networks:
-            self.progress(f"networks {name}")
+            self.progress(f"{suite} {name}")
             made = networks.make(name, batch, self.options.backend)
             title = name if batch == 1 else f"n{batch}_{name}"
-            row = Row("networks", threads, title, made.flops, made.bytes, made.bound(threads), "", {})
+            row = Row(suite, threads, title, made.flops, made.bytes, made.bound(threads), "", {})
             prepare = partial(peers.prepare, graph=made.graph, threads=threads)
             rows.append(self.race(row, made.ours(threads), prepare, self.options.rounds))
             self.progress.clear()
