@@ -1,107 +1,115 @@
-"""Whole networks against onnxruntime: the graph is written from the same record of layers and the same arrays.
+"""Whole networks: ours, and the same layers with the same arrays as a graph for the peers.
 
-BatchNorm stays in the graph as nodes of its own; folding it into the convolutions is the optimiser's job there and
-`fold_batchnorm`'s here. Weights are random: time does not depend on them.
+BatchNorm is folded into the convolutions for everybody. Weights are random: time does not depend on them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
-import peers
 import roofline
+from graph import Graph, Node, conv_node
 from problem import Prepared
+from shapes import Conv
 
+from dwcpu import arrays
 from dwcpu.models import architectures, load
 from dwcpu.models.architectures import Architecture, Convolution
 
-__all__ = ["NAMES", "contenders", "onnx_model"]
+__all__ = ["NAMES", "Whole", "graph_of", "make"]
 
 NAMES = ("mobilenet_v1", "mobilenet_v2", "efficientnet_lite0")
 SIZE = 224
 
 
-def _convolution(conv: Convolution, source: str, eps: float) -> Iterator[Any]:
-    """Conv, BatchNormalization, Clip; the result is called `conv.name`."""
-    from onnx import helper
+@dataclass(frozen=True)
+class Whole:
+    """A network made concrete: its graph with the input, and our network with the same weights."""
 
-    (top, bottom), (left, right) = conv.padding
-    yield helper.make_node(
-        "Conv", [source, conv.weight + ".weight"], [conv.name + ".conv"],
-        kernel_shape=[conv.kernel, conv.kernel], strides=[conv.stride, conv.stride], pads=[top, left, bottom, right],
-        group=conv.in_channels if conv.kind == "depthwise" else 1,
-    )  # fmt: skip
-    normed = conv.name if conv.activation is None else conv.name + ".norm"
-    parts = [f"{conv.norm}.{part}" for part in ("weight", "bias", "running_mean", "running_var")]
-    yield helper.make_node("BatchNormalization", [conv.name + ".conv", *parts], [normed], epsilon=eps)
-    if conv.activation is not None:
-        yield helper.make_node("Clip", [normed, "zero", "six"], [conv.name])
+    graph: Graph
+    network: Any
 
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of convolutions and classifier, two for each multiply-add."""
+        return sum(_flops(node) for node in self.graph.nodes)
 
-def onnx_model(architecture: Architecture, arrays: Mapping[str, np.ndarray]) -> bytes:
-    """Write a network as an ONNX graph: NCHW picture "x" in, logits "y" out."""
-    from onnx import TensorProto, helper, numpy_helper
+    @property
+    def bytes(self) -> int:
+        """Bytes that have to move at least: input, weights and output once, no intermediate."""
+        weights = sum(node.w.size for node in self.graph.nodes if node.w is not None)
+        return 4 * (self.graph.x.size + weights + prod(self.graph.out_shape))
 
-    nodes: list[Any] = []
-    value = "x"
-    for block in architecture.blocks:
-        source = value
-        for conv in block.convolutions:
-            nodes += _convolution(conv, value, architecture.eps)
-            value = conv.name
-        if block.residual:
-            nodes.append(helper.make_node("Add", [value, source], [block.name + ".sum"]))
-            value = block.name + ".sum"
-    nodes.append(helper.make_node("GlobalAveragePool", [value], ["pool"]))
-    nodes.append(helper.make_node("Flatten", ["pool"], ["flat"]))
-    head = [architecture.classifier + ".weight", architecture.classifier + ".bias"]
-    nodes.append(helper.make_node("Gemm", ["flat", *head], ["y"], transB=1))
-    constants = {"zero": np.array(0, np.float32), "six": np.array(6, np.float32)} | {
-        key: arrays[key] for key in architecture.weight_shapes()
-    }
-    graph = helper.make_graph(
-        nodes,
-        architecture.name,
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, SIZE, SIZE])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, architecture.classes])],
-        [numpy_helper.from_array(np.ascontiguousarray(array), key) for key, array in constants.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
-    model.ir_version = 10
-    return bytes(model.SerializeToString())
+    def bound(self, threads: int = 1) -> float:
+        """Sum of the layers' roofline bounds in microseconds; fusing layers can go below that."""
+        shapes = [self.graph.x.shape] + [node.out_shape for node in self.graph.nodes]
+        total = 0.0
+        for node in self.graph.nodes:
+            if node.w is not None:
+                moved = prod(shapes[node.inputs[0]]) + node.w.size + prod(node.out_shape)
+                total += roofline.bound_of(_flops(node), 4 * moved, "float32", threads)
+        return total
+
+    def ours(self, threads: int = 1) -> Prepared:
+        """Our side of the race."""
+        last: list[Any] = [None]
+
+        def run() -> None:
+            last[0] = self.network(self.graph.x, num_threads=threads)
+
+        return Prepared("dwcpu", run, lambda: last[0], "")
 
 
-def contenders(name: str, threads: int = 1, backend: str = "auto") -> tuple[list[Prepared], int, float]:
-    """Prepare our network and onnxruntime's; with them FLOPs and the sum of the layers' bounds in microseconds."""
+def _flops(node: Node) -> int:
+    return 0 if node.w is None else 2 * prod(node.out_shape[:-1]) * node.w.size
+
+
+def make(name: str, batch: int = 1, backend: str = "auto") -> Whole:
+    """A network of `NAMES` on a batch of 224 x 224 pictures of noise."""
     architecture: Architecture = getattr(architectures, name)()
-    arrays = architectures.random_weights(architecture, seed=0)
-    network = load(name, weights=arrays, backend=backend)
-    x = np.random.default_rng(1).standard_normal((1, SIZE, SIZE, 3)).astype(np.float32)
-    last: list[Any] = [None]
-
-    def run() -> None:
-        last[0] = network(x, num_threads=threads)
-
-    session = peers.onnxruntime_session(onnx_model(architecture, arrays), threads)
-    theirs, output = peers.bind(session, np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
-    ready = [Prepared("dwcpu", run, lambda: last[0]), Prepared("onnxruntime", theirs, output)]
-    flops, bound = cost(architecture, threads)
-    return ready, flops, bound
+    weights = architectures.random_weights(architecture, seed=0)
+    x = arrays.empty((batch, SIZE, SIZE, 3), np.dtype(np.float32))
+    x[...] = np.random.default_rng(1).standard_normal(x.shape)
+    return Whole(graph_of(architecture, weights, x), load(name, weights=weights, backend=backend))
 
 
-def cost(architecture: Architecture, threads: int = 1) -> tuple[int, float]:
-    """FLOPs of a network, and the sum of its layers' roofline bounds in microseconds (fusing can go below that)."""
-    size, flops, bound = SIZE, 0, 0.0
+def graph_of(architecture: Architecture, weights: Mapping[str, np.ndarray], x: np.ndarray) -> Graph:
+    """Write a network down for the peers."""
+    nodes: list[Node] = []
+    shape: tuple[int, ...] = x.shape
     for block in architecture.blocks:
-        for conv in block.convolutions:
-            out = (size + sum(conv.padding[0]) - conv.kernel) // conv.stride + 1
-            weights = int(np.prod(conv.weight_shape))
-            operations = 2 * out * out * weights
-            moved = 4 * (size * size * conv.in_channels + weights + out * out * conv.out_channels)
-            flops += operations
-            bound += roofline.bound_of(operations, moved, "float32", threads)
-            size = out
-    classifier = architecture.classes * architecture.features
-    return flops + 2 * classifier, bound + roofline.bound_of(2 * classifier, 4 * classifier, "float32", threads)
+        entry = len(nodes)
+        for convolution in block.convolutions:
+            conv, w, b = _folded(convolution, weights, architecture.eps)
+            nodes.append(conv_node(conv, len(nodes), shape, w, b))
+            shape = nodes[-1].out_shape
+        if block.residual:
+            nodes.append(Node("add", (len(nodes), entry), shape))
+    nodes.append(Node("pool", (len(nodes),), (shape[0], 1, 1, shape[3])))
+    matrix = np.ascontiguousarray(weights[architecture.classifier + ".weight"].T)
+    offset = weights[architecture.classifier + ".bias"]
+    nodes.append(Node("dense", (len(nodes),), (shape[0], architecture.classes), None, matrix, offset))
+    return Graph(architecture.name, x, tuple(nodes))
+
+
+def _folded(c: Convolution, weights: Mapping[str, np.ndarray], eps: float) -> tuple[Conv, np.ndarray, np.ndarray]:
+    """A convolution with its BatchNorm folded in: what it is, weights in our layout, bias."""
+    gamma, beta, mean, var = (
+        weights[f"{c.norm}.{part}"].astype(np.float64) for part in ("weight", "bias", "running_mean", "running_var")
+    )
+    scale = gamma / np.sqrt(var + eps)
+    oihw = weights[c.weight + ".weight"] * scale[:, None, None, None]
+    if c.kind == "depthwise":
+        w = oihw.transpose(2, 3, 0, 1)
+    elif c.kind == "pointwise":
+        w = oihw[:, :, 0, 0].T
+    else:
+        w = oihw.transpose(2, 3, 1, 0)
+    stride = (c.stride, c.stride)
+    groups = c.in_channels if c.kind == "depthwise" else 1
+    conv = Conv(c.kind, w.shape, stride, c.padding, groups=groups, activation=c.activation)
+    return conv, np.ascontiguousarray(w, np.float32), (beta - mean * scale).astype(np.float32)

@@ -8,6 +8,7 @@ from math import prod
 from typing import Any
 
 import numpy as np
+from graph import Graph, Node, conv_node
 from shapes import Conv, Shape
 
 import dwcpu
@@ -45,6 +46,18 @@ class Problem:
     def out_shape(self) -> tuple[int, ...]:
         """NHWC shape of the last convolution's output."""
         return self.geometries[-1].out_shape
+
+    @property
+    def graph(self) -> Graph:
+        """The problem as a peer takes it."""
+        nodes: list[Node] = []
+        shape: tuple[int, ...] = self.x.shape
+        for i, (conv, w, b) in enumerate(zip(self.shape.convs, self.weights, self.biases, strict=True)):
+            nodes.append(conv_node(conv, i, shape, w, b))
+            shape = nodes[-1].out_shape
+        if self.shape.residual:
+            nodes.append(Node("add", (len(nodes), 0), shape))
+        return Graph(self.shape.id, self.x, tuple(nodes))
 
     @property
     def flops(self) -> int:

@@ -24,7 +24,7 @@ contenders = pytest.mark.parametrize("contender", CONTENDERS)
 def measure(benchmark: Any, shape: Shape, contender: str, threads: int) -> None:
     made = problem.make(shape)
     if contender in peers.PEERS:
-        ready = peers.prepare(contender, made, threads)
+        ready = peers.prepare(contender, made.graph, threads)
     else:
         ready = problem.ours(made, threads, backend=contender)
     ready.run()  # kernels compile here

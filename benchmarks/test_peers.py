@@ -51,7 +51,7 @@ def by_hand(made: problem.Problem) -> np.ndarray:
 @pytest.mark.parametrize("peer", peers.available())
 def test_peer_computes_the_problem(peer: str, shape: shapes.Shape) -> None:
     made = problem.make(shape)
-    contender = peers.prepare(peer, made)
+    contender = peers.prepare(peer, made.graph)
     contender.run()
     assert problem.agree(contender.result(), by_hand(made)) < 1e-5
 

@@ -1,7 +1,8 @@
-"""The command line: classify a photo with one of the networks, or show what this installation can do.
+"""The command line: classify a photo with one of the networks, race the engines, or show what is installed.
 
     python -m dwcpu classify [IMAGE ...] [--model NAME] [--weights FILE] [--top K] [--threads N] [--profile]
                              [--plot FILE.png]
+    python -m dwcpu bench [--suite NAME ...] [--peers NAME ...] [--threads N ...] [--json FILE] [--plot FILE.png] ...
     python -m dwcpu info
 
 What a user got wrong is one line on stderr and exit status 2.
@@ -19,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, NoReturn
+
+from . import bench_command
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     try:
         options = _parser().parse_args(argv)
+        options.arguments = sys.argv[1:] if argv is None else argv
         status = options.run(options)
         sys.stdout.flush()
         return status
@@ -101,6 +105,10 @@ def _parser() -> argparse.ArgumentParser:
     classify.add_argument("--plot", metavar="FILE.png", help="draw the photo beside the time of each layer")
     classify.set_defaults(run=_classify)
 
+    bench = commands.add_parser("bench", help="race this package against other engines on this machine")
+    bench_command.add_arguments(bench, _positive)
+    bench.set_defaults(run=_bench)
+
     info = commands.add_parser("info", help="show versions, instruction sets, threads and caches")
     info.set_defaults(run=_info)
     return parser
@@ -131,6 +139,12 @@ def _info(options: argparse.Namespace) -> int:
 
     show_config()
     return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    with _told(ValueError, OSError, ImportError):
+        work = bench_command.prepare(options)
+    return work()
 
 
 def _classify(options: argparse.Namespace) -> int:

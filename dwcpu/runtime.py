@@ -348,40 +348,92 @@ def peak_of(dtype: np.dtype, threads: int) -> float:
 
 
 def bandwidth_of(size: int, threads: int) -> float:
-    """GB/s, read plus written, at which `size` bytes go through memory; measured once per cache level."""
+    """`copy_bandwidth` of the smallest cache level that holds `size` bytes, shared by `threads` threads."""
     caches = cache_sizes()
-    level = next((i for i, each in enumerate(caches) if size <= threads * each // 2), 3)
-    return _bandwidth(level) * threads
+    held = (threads * caches.l1, threads * caches.l2, caches.l3)  # the last is one for all
+    return copy_bandwidth(next((level for level, each in enumerate(held, 1) if size <= each), 4), threads)
 
 
 @cache
-def _bandwidth(level: int) -> float:
+def copy_bandwidth(level: int, threads: int = 1) -> float:
+    """Measure, once in this process, how fast data goes from arrays to others of the same cache level.
+
+    Parameters
+    ----------
+    level : int
+        1 to 3 for a cache, 4 for memory.
+    threads : int, default 1
+
+    Returns
+    -------
+    float
+        GB/s, read plus written, of all threads together, each with arrays of its own; never less than that of a lower
+        level or of fewer threads, which a measurement among other work might give. L1 and L2 are each core's own: there
+        several threads count as so many times one.
+    """
+    lower = copy_bandwidth(level + 1, threads) if level < 4 else 0.0
+    if threads > 1 and level < 3:
+        return max(lower, threads * copy_bandwidth(level))
+    # Half of the cache, source and target together; of memory twice the last cache, within reason.
+    size = cache_sizes()[level - 1] // 2 if level < 4 else min(2 * cache_sizes().l3, _LARGEST_PROBE)
+    fewer = copy_bandwidth(level) if threads > 1 else 0.0
+    return max(lower, fewer, _copied(size // threads, threads))
+
+
+def _copied(size: int, threads: int) -> float:
+    """GB/s of `threads` threads that each copy from an array to another of `size` bytes together, again and again."""
     from time import perf_counter
 
-    # Half of the cache, source and destination together; beyond the last cache twice its size, within reason.
-    size = cache_sizes()[level] // 2 if level < 3 else min(2 * cache_sizes().l3, _LARGEST_PROBE)
-    source = np.ones(size // 8, np.float32)
-    target = np.empty_like(source)
-    repeat = max(1, (1 << 22) // size)
-    best = float("inf")
-    for _ in range(8):
-        start = perf_counter()
-        for _ in range(repeat):
-            np.negative(source, out=target)  # not copyto: that is memcpy, whose short runs are slow on some CPUs
-        best = min(best, perf_counter() - start)
-    return 2 * source.nbytes * repeat / best / 1e9
+    from numpy.lib.stride_tricks import as_strided
+
+    # One call copies many times, each time 64 bytes further on, which keeps the cost of the call out of it: rows of the
+    # two-dimensional views overlap.
+    row = max(size // 2 // 4, 64)
+    repeats = max(1, min(row // 16 // 8, (1 << 21) // row))
+
+    def views() -> list[np.ndarray]:
+        made = [np.ones(row + 16 * repeats, np.float32) for _ in range(2)]
+        return [as_strided(array, (repeats, row), (64, 4)) for array in made]
+
+    arrays = [views() for _ in range(threads)]
+    rounds, waiting = 8, threading.Barrier(threads)
+    spans = np.zeros((2, rounds, threads, 2))
+
+    def work(number: int) -> None:
+        source, target = arrays[number]
+        # memcpy is slow in short runs on some CPUs, and writes past the caches on others, which loops do not
+        for way in (0, 1):
+            for turn in range(rounds):
+                waiting.wait()
+                begin = perf_counter()
+                if way == 0:
+                    np.copyto(target, source)
+                else:
+                    np.negative(source, out=target)
+                spans[way, turn, number] = begin, perf_counter()
+
+    others = [threading.Thread(target=work, args=(number,)) for number in range(1, threads)]
+    for thread in others:
+        thread.start()
+    work(0)
+    for thread in others:
+        thread.join()
+    seconds = (spans[..., 1].max(axis=2) - spans[..., 0].min(axis=2)).min()
+    return float(2 * 4 * row * repeats * threads / seconds / 1e9)
 
 
 # --- what there is ----------------------------------------------------------------------------------------------------
 
 
-def fma_peak(dtype: Any = np.float32, threads: int = 1) -> float:
+def fma_peak(dtype: Any = np.float32, threads: int = 1, vector_bytes: int | None = None) -> float:
     """Multiply-add rate of this machine, measured now: the best of some rounds of about a millisecond.
 
     Parameters
     ----------
     dtype : dtype, default float32
     threads : int, default 1
+    vector_bytes : int, optional
+        Of the vectors to use, for the rate of a narrower instruction set; by default the widest that there are.
 
     Returns
     -------
@@ -396,12 +448,12 @@ def fma_peak(dtype: Any = np.float32, threads: int = 1) -> float:
     from dwcpu.numba_kernels.target import target
 
     kind = np.dtype(dtype)
-    lanes = target().lanes(kind.itemsize)
+    lanes = (vector_bytes or target().vector_bytes) // kind.itemsize
     plan: Any = np.zeros(1, plan_dtype())
     plan["height"], plan["low"], plan["high"] = 20_000, -np.inf, np.inf
     x = np.full(lanes, 0.5, kind)
     out = np.empty(peak.ACCUMULATORS * lanes, kind)
-    arguments = (peak.address(kind), plan.ctypes.data, x.ctypes.data, 0, out.ctypes.data, 0, 0, 1, 1, 1, 1, 1)
+    arguments = (peak.address(kind, lanes), plan.ctypes.data, x.ctypes.data, 0, out.ctypes.data, 0, 0, 1, 1, 1, 1, 1)
     run = driver(1)
     best = float("inf")
     for _ in range(30):

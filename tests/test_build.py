@@ -47,7 +47,8 @@ def tree(tmp_path: Path) -> Path:
     """A copy of what a source distribution contains, without compiled modules."""
     copy = tmp_path / "tree"
     ignored = shutil.ignore_patterns("*.so", "__pycache__", "build_info.json")
-    shutil.copytree(ROOT / "dwcpu", copy / "dwcpu", ignore=ignored)
+    for name in ("dwcpu", "benchmarks"):
+        shutil.copytree(ROOT / name, copy / name, ignore=ignored)
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
     compiler = copy / "compiler"

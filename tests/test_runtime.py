@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import dwcpu
+from dwcpu import runtime
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 
@@ -261,3 +262,15 @@ def test_show_config_names_what_a_bug_report_needs(capsys: pytest.CaptureFixture
     text = capsys.readouterr().out
     for word in ("dwcpu", "numpy", "numba", "cython kernels", "threads", "caches"):
         assert word in text
+
+
+def test_measured_limits_are_in_order() -> None:
+    """No figure is promised, but a cache is never slower than what lies behind it, nor two threads than one."""
+    for threads in (1, 2):
+        speeds = [runtime.copy_bandwidth(level, threads) for level in (1, 2, 3, 4)]
+        assert speeds == sorted(speeds, reverse=True)
+        assert speeds[3] > 0
+        sizes = [1, *(size + 1 for size in (threads * cache for cache in runtime.cache_sizes()[:2]))]
+        assert [runtime.bandwidth_of(size, threads) for size in sizes] == speeds[:3]
+    assert runtime.copy_bandwidth(4, 2) >= runtime.copy_bandwidth(4, 1)
+    assert runtime.fma_peak(np.float32, vector_bytes=16) > 0

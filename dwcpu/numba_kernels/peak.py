@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dwcpu.numba_kernels.pointwise import kernel_signature
-from dwcpu.numba_kernels.target import compile_kernel, target
+from dwcpu.numba_kernels.target import compile_kernel
 from dwcpu.numba_kernels.tile import clamp, offset, store, tile_repeat, vector_fma
 
 __all__ = ["ACCUMULATORS", "address"]
@@ -17,8 +17,7 @@ __all__ = ["ACCUMULATORS", "address"]
 ACCUMULATORS = 12
 
 
-def _build(dtype: np.dtype) -> tuple[Callable, Any]:
-    lanes = target().lanes(dtype.itemsize)
+def _build(dtype: np.dtype, lanes: int) -> tuple[Callable, Any]:
     size = ACCUMULATORS * lanes
 
     def peak(plan, x, residual, out, scratch, row_begin, row_end, block_begin, block_end):
@@ -31,6 +30,6 @@ def _build(dtype: np.dtype) -> tuple[Callable, Any]:
     return peak, kernel_signature(dtype)
 
 
-def address(dtype: np.dtype) -> int:
+def address(dtype: np.dtype, lanes: int) -> int:
     """Address of the kernel: each row is `plan.height` steps of `ACCUMULATORS` vectors, 2 FLOP an element."""
-    return compile_kernel(f"peak_f{dtype.itemsize * 8}", lambda: _build(dtype))
+    return compile_kernel(f"peak_f{dtype.itemsize * 8}x{lanes}", lambda: _build(dtype, lanes))

@@ -1,0 +1,124 @@
+"""What a benchmark run found, and what follows from it: ratios, shares, means, the worst."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from statistics import geometric_mean
+from typing import Any
+
+from roofline import Limits
+from timing import Times
+
+__all__ = ["Figure", "Regret", "Results", "Row", "mean_ratio", "names"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One shape or network, raced. `times` begins with ours; `flops`, `bytes` and `bound` (us) are its cost."""
+
+    suite: str
+    threads: int
+    id: str
+    flops: int
+    bytes: int
+    bound: float
+    kernel: str
+    times: dict[str, Times]
+
+    @property
+    def mine(self) -> Times:
+        """Our times."""
+        return next(iter(self.times.values()))
+
+    @property
+    def best_peer(self) -> str | None:
+        """Name of the fastest peer, by its best round."""
+        others = list(self.times)[1:]
+        return min(others, key=lambda name: self.times[name].best) if others else None
+
+    @property
+    def ratio(self) -> float | None:
+        """Best peer's time over ours: above 1 we are faster."""
+        return None if self.best_peer is None else self.times[self.best_peer].best / self.mine.best
+
+    @property
+    def share(self) -> float:
+        """Share of the roofline bound that we reach."""
+        return self.bound / self.mine.best
+
+    @property
+    def gflops(self) -> float:
+        """Our GFLOP/s."""
+        return self.flops / self.mine.best * 1e-3
+
+
+@dataclass(frozen=True)
+class Regret:
+    """What the dispatcher's choice costs: microseconds of the chosen kernel and of the best one for a shape."""
+
+    suite: str
+    threads: int
+    id: str
+    chosen: str
+    chosen_us: float
+    best: str
+    best_us: float
+
+    @property
+    def ratio(self) -> float:
+        """Time of the chosen kernel over that of the best."""
+        return self.chosen_us / self.best_us
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number of its own: what it is, its value, and the target if there is one."""
+
+    section: str
+    name: str
+    value: float
+    unit: str
+    target: float | None = None
+
+
+@dataclass
+class Results:
+    """Everything that a run found."""
+
+    command: str
+    machine: dict[str, str]
+    limits: list[Limits] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    regrets: list[Regret] = field(default_factory=list)
+    figures: list[Figure] = field(default_factory=list)
+
+    def tables(self) -> list[tuple[str, int, list[Row]]]:
+        """Rows by suite and thread count, in the order in which they were measured."""
+        found: dict[tuple[str, int], list[Row]] = {}
+        for row in self.rows:
+            found.setdefault((row.suite, row.threads), []).append(row)
+        return [(suite, threads, rows) for (suite, threads), rows in found.items()]
+
+    def to_json(self) -> dict[str, Any]:
+        """As objects that JSON has, with ratios and shares."""
+        made = asdict(self)
+        for row, entry in zip(self.rows, made["rows"], strict=True):
+            entry |= {"ratio": row.ratio, "best_peer": row.best_peer, "share": row.share}
+        for regret, entry in zip(self.regrets, made["regrets"], strict=True):
+            entry["ratio"] = regret.ratio
+        return made
+
+
+def mean_ratio(rows: Sequence[Row], peer: str | None = None) -> float | None:
+    """Geometric mean of the ratios to one peer, or to the best of each row; None where there is nothing to compare."""
+    if peer is None:
+        ratios = [row.ratio for row in rows if row.ratio is not None]
+    else:
+        ratios = [row.times[peer].best / row.mine.best for row in rows if peer in row.times]
+    return geometric_mean(ratios) if ratios else None
+
+
+def names(rows: Iterable[Row]) -> list[str]:
+    """Names of all contenders, ours first."""
+    return list(dict.fromkeys(name for row in rows for name in row.times))

@@ -1,0 +1,103 @@
+"""``python -m dwcpu bench``: a small run that writes everything it can, and one line for what a user got wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import peers
+import pytest
+
+from dwcpu.cli import main
+
+SMALL = ["bench", "--suite", "depthwise", "--group", "small", "--rounds", "1"]
+PEERS = {"onnxruntime": "onnxruntime", "openvino": "openvino", "litert": "ai_edge_litert", "ncnn": "ncnn"}
+
+
+def run(arguments, capfd) -> tuple[int, str, str]:
+    status = main(arguments)
+    captured = capfd.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_a_run_writes_tables_and_figures(tmp_path, capfd):
+    pytest.importorskip("matplotlib", reason="in the extra [bench]")
+    files = ["--json", "r.json", "--markdown", "r.md", "--plot", "r.png"]
+    named = [str(tmp_path / text) if text.startswith("r.") else text for text in files]
+    names = [name for name, module in PEERS.items() if find_spec(module) is not None and find_spec("onnx") is not None]
+    suites = ["--suite", "depthwise", "separable", "regret", "overhead"]
+    options = [*SMALL, *suites, "--peers", *names, "--threads", "1", "2", *named]
+    status, out, err = run(options, capfd)
+    assert status == 0
+    assert "4x4x64_3x3" in out
+    assert "1/3" in err  # progress
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert {(row["suite"], row["threads"]) for row in found["rows"]} == {
+        (suite, threads) for suite in ("depthwise", "separable") for threads in (1, 2)
+    }
+    for row in found["rows"]:
+        assert list(row["times"]) == ["dwcpu", *names]
+        assert row["bound"] > 0
+        assert (row["ratio"] is None) == (not names)
+    assert all(regret["ratio"] >= 1 for regret in found["regrets"])
+    assert {each["threads"] for each in found["limits"]} == {1, 2}
+    page = (tmp_path / "r.md").read_text()
+    for text in ("## Limits", "## depthwise, 2 threads", "## Regret", "| 4x4x64_3x3 |", "--rounds", "## Overhead"):
+        assert text in page
+    drawn = ["r-roofline.png", *(["r-speedup.png", "r-speedup-2-threads.png"] if names else [])]
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == sorted(drawn)
+    assert all(f"![{name}]({name})" in page for name in drawn)
+
+
+def test_batch_and_nobody_to_race(capfd):
+    status, out, _ = run([*SMALL, "--filter", "4x4", "--peers", "--batch", "3", "--backend", "numba"], capfd)
+    assert status == 0
+    assert "n3_4x4x64_3x3" in out
+    assert "dwcpu-numba" in out
+    assert "geometric mean" not in out
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--suite", "deepwise"], "--suite: deepwise is not known; there are depthwise, pointwise"),
+        (["--peers", "mkl"], "--peers: mkl is not known; there are onnxruntime"),
+        (["--filter", "no such shape"], "no shape of depthwise"),
+        (["--plot", "f.gif"], "must end in .png"),
+        (["--json", "none/f.json"], "there is no directory none"),
+        (["--threads", "0"], "--threads: '0'"),
+    ],
+)
+def test_errors_are_one_line(options, words, capfd):
+    status, out, err = run([*SMALL, "--peers", *options], capfd)
+    assert (status, out) == (2, "")
+    assert err.startswith("dwcpu: ")
+    assert err.count("\n") == 1
+    assert words in err
+
+
+def test_a_peer_that_is_not_installed_is_named(monkeypatch, capfd):
+    monkeypatch.setitem(peers.PEERS, "absent", (("no_such_module",), "peer_absent"))
+    status, _, err = run([*SMALL, "--peers", "absent"], capfd)
+    assert status == 2
+    assert "absent cannot be imported: pip install 'dwcpu[bench]'" in err
+
+
+def test_without_the_benchmarks_it_says_where_they_should_be(monkeypatch, tmp_path, capfd):
+    from dwcpu import bench_command
+
+    monkeypatch.setattr(bench_command, "__file__", str(tmp_path / "dwcpu" / "bench_command.py"))
+    status, _, err = run(SMALL, capfd)
+    assert status == 2
+    assert "no folder benchmarks" in err
+
+
+def test_as_a_program(tmp_path):
+    """A process of its own: nothing but the command brings the benchmarks onto its path."""
+    code = "import sys; from dwcpu.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, *SMALL, "--filter", "4x4", "--peers"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "4x4x64_3x3" in done.stdout
