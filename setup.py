@@ -1,7 +1,7 @@
 """Builds the Cython kernels, once per instruction set and dtype; everything else is in pyproject.toml.
 
 Modules, all of them optional: `dwcpu.cython_kernels._driver` (baseline instruction set, OpenMP where the compiler has
-it) and `dwcpu.cython_kernels._<instruction set>_<f32 or f64>`. Without a working C compiler the package installs all
+it), `._calls` (baseline, needs NumPy's headers) and `dwcpu.cython_kernels._<instruction set>_<f32 or f64>`. Without a working C compiler the package installs all
 the same and runs on Numba; the build log says so, and so does `dwcpu.cython_kernels.status()`, which reads the
 `build_info.json` that is written here.
 """
@@ -216,6 +216,11 @@ class BuildKernels(build_ext):
         if openmp is None:
             problems.append(f"no OpenMP ({probe.error}): compiled kernels run on one thread")
         flags = {"_driver": openmp or ([], [])}
+        numpy = numpy_include()
+        if numpy is None:
+            problems.append("no NumPy where the package is built: every call costs some microseconds more")
+        else:
+            flags["_calls"] = ([f"-I{numpy}"], [])
         unrolling = probe.first(UNROLLING) or []
         for isa in instruction_sets(platform.machine()):
             known = probe.first([f.split() for f in isa.flags])
@@ -261,6 +266,15 @@ class BuildKernels(build_ext):
             extension.sources = translated[0].sources
 
 
+def numpy_include() -> str | None:
+    """Folder of NumPy's headers."""
+    try:
+        import numpy
+    except ImportError:
+        return None
+    return numpy.get_include()
+
+
 def short(extension: Extension) -> str:
     """Module name without the package."""
     return extension.name.rpartition(".")[2]
@@ -268,7 +282,7 @@ def short(extension: Extension) -> str:
 
 def declared() -> list[Extension]:
     """Extensions as setuptools must know them beforehand; their sources are generated when they are built."""
-    names = ["_driver"]
+    names = ["_driver", "_calls"]
     names += [f"_{isa.name}_{dtype}" for isa in instruction_sets(platform.machine()) for dtype in DTYPES]
     return [Extension(f"{PACKAGE}.{name}", [], optional=True) for name in names]
 

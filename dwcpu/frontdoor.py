@@ -22,6 +22,7 @@ from . import arrays, dispatch, reference, runtime
 from .epilogue import Activation, parse_activation
 from .geometry import ConvGeometry, SeparableGeometry
 from .padding import normalise_int, normalise_pair, parse_padding, parse_padding_1d
+from .prepared import Prepared
 
 __all__ = ["Compiled", "Part", "Program", "Step"]
 
@@ -241,6 +242,12 @@ class Compiled:
     kernels: tuple[dispatch.Kernel | None, ...]
     run: Run
 
+    @property
+    def prepared(self) -> Prepared | None:
+        """The kernel, if there is just one."""
+        owner = getattr(self.run, "__self__", None)
+        return owner if isinstance(owner, Prepared) else None
+
 
 class Program:
     """Steps with checked weights, ready for any input.
@@ -262,7 +269,7 @@ class Program:
         If the weights differ in type or an option is not one of its choices.
     """
 
-    __slots__ = ("backend", "dtype", "layout", "operation", "spatial", "steps")
+    __slots__ = ("backend", "dtype", "layout", "made", "operation", "spatial", "steps")
 
     def __init__(
         self, operation: str, *steps: Step, layout: str = "NHWC", backend: str = "auto", spatial: int = 2
@@ -274,6 +281,8 @@ class Program:
         self.layout = layout
         self.backend = _checked_backend(backend, operation, len(steps))
         self.spatial = spatial
+        #: What the last call compiled for itself alone, with the packed weights of each step.
+        self.made: tuple[Compiled, list[dict[Any, Any]]] | None = None
         first = steps[0].parts[0]
         self.dtype = arrays.native_dtype(first.weights)
         for step in steps:
@@ -421,7 +430,9 @@ class Program:
             result = arrays.output(out, shape, self.dtype, operation)
         target = destination = arrays.as_nhwc(result, "out", layout, operation, spatial)
         if ready is None:
-            ready = self.compile(geometries, threads)
+            packed: list[dict[Any, Any]] = [{} for _ in self.steps]
+            ready = self.compile(geometries, threads, packed)
+            self.made = ready, packed
         if not arrays.is_native(target) or arrays.overlaps(target, image, added, *self._weights()):
             # Kernels write some elements twice and read inputs in between: an output that is also an input, or that
             # they could not write directly, is computed aside.

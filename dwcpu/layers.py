@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import arrays, runtime
+from . import arrays, calls, runtime
 from .batchnorm import fold_batchnorm
 from .epilogue import ActivationSpec
-from .frontdoor import Compiled, Part, Program, Run, Step, fixed
+from .frontdoor import Compiled, Part, Program, Step, fixed
 from .ops import Pair, inverted_residual_steps, separable_parts
 from .padding import Padding
 
@@ -34,9 +34,6 @@ __all__ = [
 
 #: Input shapes (with thread counts) that a layer remembers.
 _REMEMBERED = 16
-
-_READY = arrays.CONTIGUOUS | arrays.ALIGNED
-_READY_OUT = _READY | arrays.WRITEABLE
 
 
 class Layer:
@@ -60,7 +57,8 @@ class Layer:
         # Both maps are replaced, never changed in place, so that reading them needs no lock. Two threads that add an
         # entry at once may lose one of the two; it is then made again.
         self._compiled: dict[tuple[tuple[int, ...], int], Compiled] = {}
-        self._fast: dict[tuple[tuple[int, ...], int], tuple[Run, tuple[int, ...]]] = {}
+        #: By the shape of `x` as the user sees it.
+        self._fast: dict[tuple[tuple[int, ...], int], calls.Apply] = {}
         #: Packed weights of each step, whatever the shape.
         self._packed: list[dict[Any, Any]] = [{} for _ in self._program.steps]
 
@@ -97,33 +95,12 @@ class Layer:
         # The short way: a shape seen before and arrays that kernels can take. Everything else goes through the front
         # door, which checks every detail; so whatever is not plainly right here is just sent there.
         threads = runtime.get_num_threads() if num_threads is None else num_threads
-        dtype = self.dtype
         if type(x) is np.ndarray and type(threads) is int:
-            known = self._fast.get((x.shape, threads))
-            if known is not None and (x.dtype is dtype or x.dtype == dtype) and x.flags.num & _READY == _READY:
-                run, shape = known
-                if out is None:
-                    target = arrays.empty(shape, dtype)
-                elif (
-                    type(out) is np.ndarray
-                    and out.shape == shape
-                    and (out.dtype is dtype or out.dtype == dtype)
-                    and out.flags.num & _READY_OUT == _READY_OUT
-                    and not np.may_share_memory(out, x)
-                ):
-                    target = out
-                else:
-                    return self._program(x, residual, out, num_threads, self._compile)
-                if residual is not None and not (
-                    type(residual) is np.ndarray
-                    and residual.shape == shape
-                    and (residual.dtype is dtype or residual.dtype == dtype)
-                    and residual.flags.num & _READY == _READY
-                    and (out is None or not np.may_share_memory(out, residual))
-                ):
-                    return self._program(x, residual, out, num_threads, self._compile)
-                run(x, residual, target, threads)
-                return target
+            apply = self._fast.get((x.shape, threads))
+            if apply is not None:
+                result = apply(x, residual, out)
+                if result is not None:
+                    return result
         return self._program(x, residual, out, num_threads, self._compile)
 
     def _compile(self, x_shape: tuple[int, ...], threads: int) -> Compiled:
@@ -136,14 +113,14 @@ class Layer:
             kept = list(self._compiled.items())[1 - _REMEMBERED :]
             entries = dict([*kept, (key, compiled)])
             self._compiled = entries
-            if program.layout == "NHWC" and program.spatial == 2:
-                fast: dict[tuple[tuple[int, ...], int], tuple[Run, tuple[int, ...]]] = {}
-                for (shape, count), entry in entries.items():
-                    out_shape: tuple[int, ...] = entry.geometries[-1].out_shape
-                    fast[shape, count] = entry.run, out_shape
-                    if shape[0] == 1:  # an image without a batch axis is the same bytes
-                        fast[shape[1:], count] = entry.run, out_shape[1:]
-                self._fast = fast
+            fast: dict[tuple[tuple[int, ...], int], calls.Apply] = {}
+            for (shape, count), entry in entries.items():
+                # an image without a batch axis is the same bytes
+                for axes in (4, 3) if shape[0] == 1 else (4,):
+                    seen = arrays.user_shape(shape, program.layout, program.spatial, axes)
+                    known = self._fast.get((seen, count))
+                    fast[seen, count] = known or calls.call_of(program, entry, seen, count).apply
+            self._fast = fast
         return compiled
 
     def explain(self, shape: tuple[int, ...], num_threads: int | None = None) -> Any:

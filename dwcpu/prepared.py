@@ -54,6 +54,16 @@ class Prepared:
             *grid.arguments,
         )
 
+    def serial(self, threads: int) -> tuple[int, ...] | None:
+        """Kernel, plan, bytes of scratch, rows and blocks, if a call on `threads` threads is one task; else None.
+
+        The kernel may then be called directly: ``kernel(plan, x, residual, out, scratch, 0, rows, 0, blocks)``.
+        """
+        grid = self._grids.get(threads) or self._new_grid(threads)
+        if grid.tasks > 1:
+            return None
+        return self._address, self._plan_address, grid.scratch, grid.rows, grid.blocks
+
     _address: int
 
     def _new_grid(self, threads: int) -> Grid:
@@ -258,6 +268,9 @@ class PreparedSplit(Prepared):
     def __init__(self, kernel: Kernel, geometry: SeparableGeometry, depthwise: Prepared, pointwise: Prepared) -> None:
         super().__init__(kernel, geometry)
         self.depthwise, self.pointwise = depthwise, pointwise
+
+    def serial(self, threads: int) -> None:
+        """Never: there are two kernels."""
 
     def run(self, x: np.ndarray, residual: np.ndarray | None, out: np.ndarray, threads: int) -> None:
         """As `Prepared.run`."""

@@ -21,6 +21,7 @@ __all__ = [
     "Memory",
     "address_finder",
     "cache_sizes",
+    "compiled_calls",
     "cython_kernels",
     "driver",
     "fma_peak",
@@ -214,6 +215,13 @@ def cython_kernels() -> ModuleType | None:
     with _short_spins():
         module = import_module("dwcpu.cython_kernels")
     return module if module.available() else None
+
+
+@cache
+def compiled_calls() -> ModuleType | None:
+    """The compiled short way of calls (`dwcpu.calls`), or None where it was not built."""
+    cython_kernels()  # first, so that OpenMP finds our spin count
+    return import_module("dwcpu.cython_kernels").calls
 
 
 _numba_lock = threading.Lock()

@@ -27,7 +27,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-__all__ = ["activations", "address", "available", "compiled", "has_openmp", "isa", "rows", "run", "status"]
+__all__ = ["activations", "address", "available", "calls", "compiled", "has_openmp", "isa", "rows", "run", "status"]
 
 #: From narrowest to widest, as modules are named. A machine has sets of one kind only.
 ISAS = ("baseline", "neon", "x86_64_v2", "x86_64_v3", "x86_64_v4")
@@ -77,6 +77,8 @@ def _missing_driver(*_: object) -> Any:
 
 
 _driver: Any = _load("_driver")
+#: The compiled half of `dwcpu.calls`, or None; it needs no kernels of ours.
+calls: Any = _load("_calls")
 _isa, _modules = _choose(_cap(os.environ.get("DWCPU_ISA")))
 
 #: run(kernel, plan, x, residual, out, scratch, scratch_stride, rows, row_granule, row_parts, blocks, block_parts,

@@ -1,0 +1,225 @@
+"""The short way of a call whose like was seen before; `frontdoor` is the long one, and knows every rule.
+
+A `Call` belongs to one shape and thread count. It takes arrays that kernels can take as they are and answers None to
+all others, which then go through the front door. Layers keep a few. Functions get their weights with every call, so
+theirs also own memory for packed weights, which each call fills anew: a bounded pool keeps them by shapes and options
+(`again`, `first`), and each is used by one thread at a time.
+
+All of that is compiled (`cython_kernels/_calls.pyx`). Where it is not, layers have the `Call` of this file, and
+functions go the long way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import arrays, runtime
+from .geometry import ConvGeometry, SeparableGeometry
+
+if TYPE_CHECKING:
+    from .frontdoor import Compiled, Program
+
+__all__ = ["Apply", "Call", "again", "call_of", "first"]
+
+#: ``apply(x, residual, out)``: the result, or None for the front door.
+Apply = Callable[[object, object, object], np.ndarray | None]
+
+#: Kinds of calls that functions remember, spare calls of one kind (for threads that make it at once), and bytes of
+#: packed weights in all of them.
+_MOST_KINDS, _MOST_SPARE, _MOST_BYTES = 256, 8, 32 << 20
+
+_READY = arrays.CONTIGUOUS | arrays.ALIGNED
+_READY_OUT = _READY | arrays.WRITEABLE
+
+
+class Call:
+    """One operation on one shape with one number of threads.
+
+    Parameters
+    ----------
+    x_shape, out_shape : tuple of int
+        As the user sees them.
+    x_image, out_image : (N, H, W, C)
+        The same as kernels see them.
+    turned : bool
+        Whether the user's images have the channels first. Only the compiled class takes these.
+    dtype : dtype
+    runner : callable
+        ``runner(x, residual, out, threads)`` on arrays that kernels can take.
+    threads : int
+    launch : (kernel, plan, scratch bytes, rows, blocks) or None
+        The same as addresses and numbers, if it is one task: see `Prepared.serial`. The compiled class calls it.
+    scratch_of : callable
+        Gives the address of so many bytes of scratch memory.
+    packings : tuple
+        Where the weights of a function go: see `_packings`. Only the compiled class has them.
+    """
+
+    def __init__(
+        self,
+        x_shape: tuple[int, ...],
+        out_shape: tuple[int, ...],
+        x_image: tuple[int, ...],
+        out_image: tuple[int, ...],
+        turned: bool,
+        dtype: np.dtype,
+        runner: Callable[..., object],
+        threads: int,
+        launch: tuple[int, ...] | None,
+        scratch_of: Callable[[int], int],
+        packings: tuple = (),
+    ) -> None:
+        self._x_shape, self._out_shape, self._turned, self._dtype = x_shape, out_shape, turned, dtype
+        self._runner, self._threads = runner, threads
+
+    def apply(self, x: object, residual: object, out: object) -> np.ndarray | None:
+        """The result, or None where something is not plainly right; nothing has been done then."""
+        shape = self._out_shape
+        if self._turned or not self._fits(x, self._x_shape, _READY):
+            return None
+        if residual is not None and not self._fits(residual, shape, _READY):
+            return None
+        if out is None:
+            target = arrays.empty(shape, self._dtype)
+        elif self._fits(out, shape, _READY_OUT) and not arrays.overlaps(out, x, residual):  # type: ignore[arg-type]
+            target = out  # type: ignore[assignment]
+        else:
+            return None
+        self._runner(x, residual, target, self._threads)
+        return target
+
+    def _fits(self, array: object, shape: tuple[int, ...], flags: int) -> bool:
+        return (
+            type(array) is np.ndarray
+            and array.shape == shape
+            and (array.dtype is self._dtype or array.dtype == self._dtype)
+            and array.flags.num & flags == flags
+        )
+
+
+def call_of(
+    program: Program, compiled: Compiled, x_shape: tuple[int, ...], threads: int, packings: tuple = ()
+) -> Any:
+    """The `Call` of a compiled program for `x` of that shape, as the user sees it."""
+    made = runtime.compiled_calls()
+    prepared = compiled.prepared
+    x_image, out_image = compiled.geometries[0].x_shape, compiled.geometries[-1].out_shape
+    return (Call if made is None else made.Call)(
+        x_shape,
+        arrays.user_shape(out_image, program.layout, program.spatial, len(x_shape)),
+        x_image,
+        out_image,
+        program.layout == "NCHW",
+        program.dtype,
+        compiled.run,
+        threads,
+        None if prepared is None else prepared.serial(threads),
+        runtime.scratch,
+        packings,
+    )
+
+
+# --- functions --------------------------------------------------------------------------------------------------------
+
+_pool: Any = None
+
+
+def _never(*arguments: object) -> None:
+    """There is nothing to do again yet."""
+
+
+#: ``again(options, x, residual, out, num_threads, *weights)``: the result, or None for the long way. `options` is
+#: everything else that says what is to be done, the operation first; the weights are arrays and their biases in turn.
+again: Callable[..., np.ndarray | None] = _never
+
+
+def first(
+    program: Program,
+    options: tuple,
+    x: Any,
+    residual: Any,
+    out: Any,
+    num_threads: Any,
+    *weights: Any,
+    filters_first: bool = False,
+) -> np.ndarray:
+    """Run the program, the long way, and remember what `again` needs to do the same for other values.
+
+    Parameters
+    ----------
+    program : Program
+        Made of the other arguments.
+    options, x, residual, out, num_threads, *weights
+        As for `again`.
+    filters_first : bool
+        Whether the weights are ``(Cout, Cin / groups, KH, KW)``.
+    """
+    result = program(x, residual, out, num_threads)
+    if program.made is not None:
+        _remember(program, options, x, num_threads, weights, filters_first)
+    return result
+
+
+def _remember(
+    program: Program, options: tuple, x: Any, num_threads: Any, weights: tuple, filters_first: bool
+) -> None:
+    global _pool, again
+    compiled, stores = program.made  # type: ignore[misc]
+    packings = _packings(compiled, stores, filters_first)
+    module = runtime.compiled_calls()
+    if module is None or len(packings) != len(weights[::2]):
+        return
+    if _pool is None:
+        _pool = module.Pool(runtime.get_num_threads)
+        again = _pool.again
+    key = _pool.key(options, x, num_threads, weights)
+    if key is None:
+        return
+    call = call_of(program, compiled, x.shape, program.threads(num_threads), packings)
+    if call.size > _MOST_BYTES // 4:
+        return
+    # No locks: each step is one that Python does at once, and threads that meet here may only keep too little.
+    free: dict[Any, list] = _pool.free
+    spare = free.setdefault(key, [])
+    if len(spare) < _MOST_SPARE:
+        spare.append(call)
+    kept = sum(each.size for calls in list(free.values()) for each in list(calls))
+    for oldest in list(free):
+        if kept <= _MOST_BYTES and len(free) <= _MOST_KINDS:
+            break
+        kept -= sum(each.size for each in free.pop(oldest, ()))
+
+
+def _packings(compiled: Compiled, stores: list[dict[Any, Any]], filters_first: bool) -> tuple:
+    """Where the weights of each part go: whether panels, sizes, steps within the user's array, packed arrays.
+
+    None of it depends on values; `packing` and `prepared` say what the sizes mean. Empty for what has no packed weights.
+    """
+    found: list[tuple] = []
+    for geometry, store in zip(compiled.geometries, stores, strict=True):
+        if isinstance(geometry, SeparableGeometry):
+            halves = [(half, store.get(half.op, {})) for half in (geometry.depthwise, geometry.pointwise)]
+        else:
+            halves = [(geometry, store)]
+        for half, packed in halves:
+            if len(packed) != 1:
+                return ()
+            ((op, lanes, vectors), (weights, bias)) = next(iter(packed.items()))
+            found.append((op != "depthwise", *_sizes(half, op, lanes, vectors, filters_first), weights, bias))
+    return tuple(found)
+
+
+def _sizes(geometry: ConvGeometry, op: str, lanes: int, vectors: int, filters_first: bool) -> tuple[tuple, tuple]:
+    """(taps, inputs, outputs, groups, lanes, vectors) and how far each tap, input and output is from the next."""
+    taps, out_channels = geometry.taps, geometry.out_channels
+    if op == "depthwise":
+        inputs, outputs, groups = geometry.in_channels, out_channels // geometry.in_channels, 1
+        steps = (1, outputs * taps, taps) if filters_first else (out_channels, outputs, 1)
+    else:
+        groups = geometry.groups
+        inputs, outputs = geometry.in_channels // groups, out_channels // groups
+        steps = (1, taps, inputs * taps) if filters_first else (inputs * out_channels, out_channels, 1)
+    return (taps, inputs, outputs, groups, lanes, vectors), steps
