@@ -100,9 +100,7 @@ class Call:
         )
 
 
-def call_of(
-    program: Program, compiled: Compiled, x_shape: tuple[int, ...], threads: int, packings: tuple = ()
-) -> Any:
+def call_of(program: Program, compiled: Compiled, x_shape: tuple[int, ...], threads: int, packings: tuple = ()) -> Any:
     """The `Call` of a compiled program for `x` of that shape, as the user sees it."""
     made = runtime.compiled_calls()
     prepared = compiled.prepared
@@ -163,9 +161,7 @@ def first(
     return result
 
 
-def _remember(
-    program: Program, options: tuple, x: Any, num_threads: Any, weights: tuple, filters_first: bool
-) -> None:
+def _remember(program: Program, options: tuple, x: Any, num_threads: Any, weights: tuple, filters_first: bool) -> None:
     global _pool, again
     compiled, stores = program.made  # type: ignore[misc]
     packings = _packings(compiled, stores, filters_first)
@@ -196,7 +192,7 @@ def _remember(
 def _packings(compiled: Compiled, stores: list[dict[Any, Any]], filters_first: bool) -> tuple:
     """Where the weights of each part go: whether panels, sizes, steps within the user's array, packed arrays.
 
-    None of it depends on values; `packing` and `prepared` say what the sizes mean. Empty for what has no packed weights.
+    None of it depends on values; `packing` says what the sizes mean. Empty for what has no packed weights.
     """
     found: list[tuple] = []
     for geometry, store in zip(compiled.geometries, stores, strict=True):

@@ -364,7 +364,7 @@ def inverted_residual(
     """
     operation = "inverted_residual"
     options = operation, stride, padding, expand_activation, dw_activation, layout, backend
-    weights = (dw, dw_bias, project, project_bias)
+    weights: tuple[ArrayLike | None, ...] = (dw, dw_bias, project, project_bias)
     if expand is not None or expand_bias is not None:
         weights = (expand, expand_bias, *weights)
     done = calls.again(options, x, residual, out, num_threads, *weights)

@@ -152,7 +152,7 @@ cdef void pack(const Packing *p, const word *w, const word *bias) noexcept nogil
     """`packing.depthwise_panels` and `gemm_panels`, into memory that they filled before: padding is there already."""
     cdef word *target = <word *> p.weights
     cdef word *target_bias = <word *> p.bias
-    cdef i64 block, start, count, tap, i, j, group, panel, column, columns, filled, padded, width
+    cdef i64 block, start, count, row, tap, i, j, group, panel, column, columns, filled, padded, width
     if not p.panels:
         count = min(p.lanes, p.inputs)
         for block in range((p.inputs + p.lanes - 1) // p.lanes):
@@ -174,13 +174,15 @@ cdef void pack(const Packing *p, const word *w, const word *bias) noexcept nogil
         for panel in range((padded + width - 1) // width):
             column = panel * width
             columns, filled = min(width, padded - column), min(width, p.outputs - column)
-            for tap in range(p.taps):
-                for i in range(p.inputs):
-                    move(
-                        target,
-                        w + tap * p.tap_step + i * p.input_step + (group * p.outputs + column) * p.output_step,
-                        filled, p.output_step)
-                    target += columns
+            for row in range(p.taps * p.inputs):
+                # the taps of one input lie side by side where the filters come first
+                tap = row % p.taps if p.tap_step == 1 else row // p.inputs
+                i = row // p.taps if p.tap_step == 1 else row % p.inputs
+                move(
+                    target + (tap * p.inputs + i) * columns,
+                    w + tap * p.tap_step + i * p.input_step + (group * p.outputs + column) * p.output_step,
+                    filled, p.output_step)
+            target += p.taps * p.inputs * columns
 
 
 cdef void turn(word *target, const word *source, i64 rows, i64 columns) noexcept nogil:
