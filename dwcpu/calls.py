@@ -155,31 +155,36 @@ def first(
     filters_first : bool
         Whether the weights are ``(Cout, Cin / groups, KH, KW)``.
     """
+    kind = _kind(options, x, num_threads, weights)
     result = program(x, residual, out, num_threads)
-    if program.made is not None:
-        _remember(program, options, x, num_threads, weights, filters_first)
+    if kind is not None and program.made is not None:
+        compiled, stores = program.made
+        packings = _packings(compiled, stores, filters_first)
+        if packings:
+            _keep(kind, call_of(program, compiled, x.shape, program.threads(num_threads), packings))
     return result
 
 
-def _remember(program: Program, options: tuple, x: Any, num_threads: Any, weights: tuple, filters_first: bool) -> None:
+def _kind(options: tuple, x: Any, num_threads: Any, weights: tuple) -> Any:
+    """The key of the pool that lacks a call of this kind; None if it has one, or can have none."""
     global _pool, again
-    compiled, stores = program.made  # type: ignore[misc]
-    packings = _packings(compiled, stores, filters_first)
     module = runtime.compiled_calls()
-    if module is None or len(packings) != len(weights[::2]):
-        return
+    if module is None:
+        return None
     if _pool is None:
         _pool = module.Pool(runtime.get_num_threads)
         again = _pool.again
     key = _pool.key(options, x, num_threads, weights)
-    if key is None:
-        return
-    call = call_of(program, compiled, x.shape, program.threads(num_threads), packings)
+    return None if key is None or _pool.free.get(key) else key
+
+
+def _keep(kind: Any, call: Any) -> None:
+    """Put a call into the pool, and throw out the oldest kinds when there is too much in it."""
     if call.size > _MOST_BYTES // 4:
         return
-    # No locks: each step is one that Python does at once, and threads that meet here may only keep too little.
+    # No locks: each step is one that Python does at once, and threads that meet here can only keep too little.
     free: dict[Any, list] = _pool.free
-    spare = free.setdefault(key, [])
+    spare = free.setdefault(kind, [])
     if len(spare) < _MOST_SPARE:
         spare.append(call)
     kept = sum(each.size for calls in list(free.values()) for each in list(calls))

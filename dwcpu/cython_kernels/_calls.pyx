@@ -336,21 +336,22 @@ cdef class Call:
         return result
 
 
-cdef bint plain(object option, bint number_wanted) noexcept:
+cdef bint plain(tuple options, bint floats) noexcept:
     """Whether equal options mean the same: 1 equals True and 1.0, which are errors, and 0.0 equals -0.0.
 
-    Floats are parameters of activations, which follow a name; there they mean what equal integers do.
+    Floats are for activations, where they follow a name and mean what equal integers do.
     """
-    cdef type kind = type(option)
-    if kind is int or kind is str or option is None:
-        return True
-    if kind is tuple:
-        number_wanted = len(<tuple> option) > 0 and type((<tuple> option)[0]) is str
-        for item in <tuple> option:
-            if not plain(item, number_wanted):
+    cdef type kind
+    for option in options:
+        kind = type(option)
+        if kind is int or kind is str or option is None:
+            continue
+        if kind is tuple:
+            if not plain(option, len(<tuple> option) > 0 and type((<tuple> option)[0]) is str):
                 return False
-        return True
-    return kind is float and number_wanted and not (option == 0.0 and signbit(<double> option))
+        elif kind is not float or not floats or (option == 0.0 and signbit(<double> option)):
+            return False
+    return True
 
 
 cdef class Pool:
@@ -371,7 +372,7 @@ cdef class Pool:
 
     def key(self, tuple options not None, x, num_threads, tuple weights not None):
         """What a call is kept under, or None if it has anything in it that is not plain."""
-        cdef i64 words[64]
+        cdef i64 words[2 + (1 + 2 * MOST_PARTS) * (1 + MOST_AXES)]
         cdef int used = 2, axis, type_number
         cdef const PyArrayObject *given
         if not PyArray_CheckExact(x) or not plain(options, False) or len(weights) > 2 * MOST_PARTS:
@@ -392,7 +393,7 @@ cdef class Pool:
             given = as_array(array)
             if (
                 PyArray_TYPE(given) != type_number or PyArray_NDIM(given) > MOST_AXES
-                or not PyArray_ISCARRAY_RO(given) or used > 64 - 1 - MOST_AXES
+                or not PyArray_ISCARRAY_RO(given)
             ):
                 return None
             words[used] = PyArray_NDIM(given)
