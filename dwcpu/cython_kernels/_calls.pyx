@@ -148,11 +148,31 @@ cdef inline void move(word *target, const word *source, i64 count, i64 step) noe
             target[i] = source[i * step]
 
 
+cdef void pack_filters(const Packing *p, word *panel, const word *w, i64 outputs, i64 columns) noexcept nogil:
+    """One panel from filters ``[output][input][tap]``, in tiles, so that cache lines are read and written whole."""
+    cdef word tile[TILE][TILE]
+    cdef word *target
+    cdef i64 down, across, output, row, o, r, height, width, rows = p.taps * p.inputs
+    for across in range((rows + TILE - 1) // TILE):
+        row = across * TILE
+        width = min(<i64> TILE, rows - row)
+        for down in range((outputs + TILE - 1) // TILE):
+            output = down * TILE
+            height = min(<i64> TILE, outputs - output)
+            for o in range(height):
+                memcpy(&tile[o][0], w + (output + o) * rows + row, width * sizeof(word))
+            for r in range(width):
+                target = panel + ((row + r) % p.taps * p.inputs + (row + r) // p.taps) * columns + output
+                for o in range(height):
+                    target[o] = tile[o][r]
+
+
 cdef void pack(const Packing *p, const word *w, const word *bias) noexcept nogil:
     """`packing.depthwise_panels` and `gemm_panels`, into memory that they filled before: padding is there already."""
     cdef word *target = <word *> p.weights
     cdef word *target_bias = <word *> p.bias
-    cdef i64 block, start, count, row, tap, i, j, group, panel, column, columns, filled, padded, width
+    cdef const word *first
+    cdef i64 block, start, count, row, tap, j, group, panel, column, columns, filled, padded, width
     if not p.panels:
         count = min(p.lanes, p.inputs)
         for block in range((p.inputs + p.lanes - 1) // p.lanes):
@@ -174,14 +194,12 @@ cdef void pack(const Packing *p, const word *w, const word *bias) noexcept nogil
         for panel in range((padded + width - 1) // width):
             column = panel * width
             columns, filled = min(width, padded - column), min(width, p.outputs - column)
-            for row in range(p.taps * p.inputs):
-                # the taps of one input lie side by side where the filters come first
-                tap = row % p.taps if p.tap_step == 1 else row // p.inputs
-                i = row // p.taps if p.tap_step == 1 else row % p.inputs
-                move(
-                    target + (tap * p.inputs + i) * columns,
-                    w + tap * p.tap_step + i * p.input_step + (group * p.outputs + column) * p.output_step,
-                    filled, p.output_step)
+            first = w + (group * p.outputs + column) * p.output_step
+            if p.output_step != 1:
+                pack_filters(p, target, first, filled, columns)
+            else:
+                for row in range(p.taps * p.inputs):
+                    move(target + row * columns, first + row * p.input_step, filled, 1)
             target += p.taps * p.inputs * columns
 
 
