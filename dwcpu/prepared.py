@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import arrays, packing, runtime
+from . import packing, runtime
 from .abi import FIELDS, plan_dtype
 from .epilogue import Activation
 from .geometry import ConvGeometry, SeparableGeometry
 from .grid import Grid, cut, run_length, worth_threads
+from .pipeline import GIVEN, Node, Pass, Pipeline
 
 if TYPE_CHECKING:
     from .dispatch import Kernel
@@ -42,7 +43,7 @@ class Prepared:
 
     def run(self, x: np.ndarray, residual: np.ndarray | None, out: np.ndarray, threads: int) -> None:
         """Compute `out` from C-contiguous channel-last arrays of the kernel's dtype."""
-        grid = self._grids.get(threads) or self._new_grid(threads)
+        grid = self.grid(threads)
         address_of = self._address_of
         runtime.driver(grid.threads)(
             self._address,
@@ -56,10 +57,17 @@ class Prepared:
 
     _address: int
 
-    def _new_grid(self, threads: int) -> Grid:
-        grid = self._cut(threads)
-        self._ready(grid)
-        self._grids[threads] = grid
+    def passes(self, threads: int) -> tuple[Pass, ...]:
+        """The kernels that a pipeline runs, one after the other; the residual belongs to the last."""
+        return (Pass(self._address, self._plan_address, self.grid(threads), self.geometry.out_shape, self),)
+
+    def grid(self, threads: int) -> Grid:
+        """How the kernel is cut for that many threads; its machine code is there afterwards."""
+        grid = self._grids.get(threads)
+        if grid is None:
+            grid = self._cut(threads)
+            self._ready(grid)
+            self._grids[threads] = grid
         return grid
 
     def _cut(self, threads: int) -> Grid:
@@ -258,9 +266,17 @@ class PreparedSplit(Prepared):
     def __init__(self, kernel: Kernel, geometry: SeparableGeometry, depthwise: Prepared, pointwise: Prepared) -> None:
         super().__init__(kernel, geometry)
         self.depthwise, self.pointwise = depthwise, pointwise
+        self._pipelines: dict[int, Pipeline] = {}
+
+    def passes(self, threads: int) -> tuple[Pass, ...]:
+        """As `Prepared.passes`."""
+        return self.depthwise.passes(threads) + self.pointwise.passes(threads)
 
     def run(self, x: np.ndarray, residual: np.ndarray | None, out: np.ndarray, threads: int) -> None:
         """As `Prepared.run`."""
-        between = arrays.empty(self.geometry.depthwise.out_shape, self.kernel.dtype)
-        self.depthwise.run(x, None, between, threads)
-        self.pointwise.run(between, residual, out, threads)
+        pipeline = self._pipelines.get(threads)
+        if pipeline is None:
+            nodes = [Node(self, self.geometry.out_shape, GIVEN)]
+            pipeline = Pipeline(nodes, self.geometry.depthwise.x_shape, self.kernel.dtype, threads)
+            self._pipelines[threads] = pipeline
+        pipeline.run(x, residual, out)

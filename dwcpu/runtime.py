@@ -29,6 +29,7 @@ __all__ = [
     "scratch",
     "set_num_threads",
     "show_config",
+    "steps_driver",
 ]
 
 # --- threads ----------------------------------------------------------------------------------------------------------
@@ -269,6 +270,26 @@ def driver(threads: int) -> Driver:
         return _forked_driver
     _ran_parallel = True
     return _parallel_driver()
+
+
+def steps_driver(threads: int) -> Callable[..., None] | None:
+    """What runs a row of steps in one call, or None where they must be run one by one with `driver`.
+
+    ``run_steps(steps, count, threads, arena, x, residual, out)``, all integers: see `dwcpu.abi.STEP_FIELDS`.
+    """
+    global _ran_parallel
+    compiled = cython_kernels()
+    if compiled is None or (threads > 1 and (_serial_only or not compiled.has_openmp())):
+        return _forked_steps if compiled is not None and _serial_only else None
+    _ran_parallel = _ran_parallel or threads > 1
+    return compiled.run_steps
+
+
+def _forked_steps(steps: int, count: int, _: int, *bases: int) -> None:
+    """All tasks on the calling thread, as `_forked_driver`."""
+    compiled = cython_kernels()
+    assert compiled is not None
+    compiled.run_steps(steps, count, 1, *bases)
 
 
 @cache

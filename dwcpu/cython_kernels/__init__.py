@@ -27,7 +27,19 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-__all__ = ["activations", "address", "available", "compiled", "has_openmp", "isa", "rows", "run", "status"]
+__all__ = [
+    "activations",
+    "address",
+    "available",
+    "compiled",
+    "has_openmp",
+    "isa",
+    "pool_address",
+    "rows",
+    "run",
+    "run_steps",
+    "status",
+]
 
 #: From narrowest to widest, as modules are named. A machine has sets of one kind only.
 ISAS = ("baseline", "neon", "x86_64_v2", "x86_64_v3", "x86_64_v4")
@@ -84,6 +96,11 @@ _isa, _modules = _choose(_cap(os.environ.get("DWCPU_ISA")))
 #: row_part * block_parts + block_part gets scratch + number * scratch_stride.
 run: Callable[..., None] = _missing_driver if _driver is None else _driver.run
 
+#: run_steps(steps, count, threads, arena, x, residual, out): all integers; see `dwcpu.abi.STEP_FIELDS`.
+run_steps: Callable[..., None] = _missing_driver if _driver is None else _driver.run_steps
+
+#: pool_address(): of a kernel that averages float32 images; rows are images, blocks runs of 16 channels.
+pool_address: Callable[[], int] = _missing_driver if _driver is None else _driver.pool_address
 
 #: address(array): of the first element of a C-contiguous array.
 address: Callable[..., int] = _missing_driver if _driver is None else _driver.address
