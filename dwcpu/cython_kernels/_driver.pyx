@@ -1,15 +1,15 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
 """The parallel drivers, which run kernels of either family by their addresses, and what this CPU can execute.
 
-`run` runs one kernel. `run_steps` runs a row of them, each on what the one before it wrote, in one parallel region.
-There, a step is over when all of its tasks are done, whoever did them: threads claim tasks, their own first, then those
-that nobody has begun. So a thread that comes late, because it slept or another process has its core, is not waited for.
+`run` runs one kernel, `run_steps` a row of them, each on what those before it wrote, in one parallel region. A step is
+over when all of its tasks are done, whoever did them: threads claim tasks, their own first, then those that nobody has
+begun. So work does not wait for a thread that comes late, because it slept or another process has its core.
 
 Compiled for the baseline instruction set: it must import on every machine.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from cython.parallel cimport parallel, prange, threadid
+from cython.parallel cimport parallel, threadid
 from libc.stdint cimport int64_t
 
 cdef extern from *:
@@ -163,40 +163,6 @@ cdef void do_task(const Work *work, i64 task) noexcept nogil:
             row_begin, row_end, block_begin, block_end)
 
 
-def run(
-    i64 kernel, i64 plan, i64 x, i64 residual, i64 out, i64 scratch, i64 scratch_stride, i64 rows, i64 row_granule,
-    i64 row_parts, i64 blocks, i64 block_parts, i64 threads, /
-):
-    """Run a kernel over rows x blocks, cut into row_parts * block_parts tasks, without the GIL.
-
-    All arguments are integers: addresses (0 for none), the bytes of scratch per task, counts of at least 1. Tasks are
-    independent; `threads` of them run at a time where there is OpenMP, else one after the other.
-    """
-    cdef Work work
-    cdef i64 tasks = row_parts * block_parts, task
-    cdef int team = <int> threads
-    work.kernel = <dwcpu_kernel> <void *> kernel
-    work.plan = <const void *> plan
-    work.x = <const void *> x
-    work.residual = <const void *> residual
-    work.out = <void *> out
-    work.scratch = <char *> scratch
-    work.scratch_stride = scratch_stride
-    work.rows = rows
-    work.granule = row_granule
-    work.granules = (rows + row_granule - 1) // row_granule
-    work.row_parts = row_parts
-    work.blocks = blocks
-    work.block_parts = block_parts
-    with nogil:
-        if tasks > 1 and team > 1:
-            for task in prange(tasks, schedule="static", num_threads=team):
-                do_task(&work, task)
-        else:
-            for task in range(tasks):
-                do_task(&work, task)
-
-
 cdef struct Step:  # dwcpu.abi.STEP_FIELDS
     i64 kernel
     i64 plan
@@ -257,33 +223,57 @@ cdef void walk(dwcpu_crew *crew, const Step *steps, i64 count, const i64 *bases,
         dwcpu_await(crew, target)
 
 
-def run_steps(i64 steps, i64 count, i64 threads, i64 arena, i64 x, i64 residual, i64 out, /):
-    """Run `count` steps, of which each may read what those before it wrote, without the GIL.
-
-    All arguments are integers. `steps` is the address of an array of `dwcpu.abi.STEP_FIELDS`; the last four are the
-    addresses of the memory that these count from. A step has at most 4096 tasks.
-    """
-    cdef const Step *first = <const Step *> <void *> steps
-    cdef i64[5] bases = [0, arena, x, residual, out]
+cdef void run_all(const Step *steps, i64 count, const i64 *bases, i64 threads) noexcept nogil:
+    """All steps, on `threads` threads where there is OpenMP and a step has tasks for them."""
     cdef Work work
     cdef dwcpu_crew crew
     cdef i64 index, task, most = 0
     cdef int team = <int> threads
+    if DWCPU_OPENMP and team > 1:
+        for index in range(count):
+            task = steps[index].row_parts * steps[index].block_parts
+            most = task if task > most else most
+    if 1 < most <= DWCPU_MOST_TASKS:
+        dwcpu_assemble(&crew, most)
+        with parallel(num_threads=team):
+            walk(&crew, steps, count, bases, threadid(), team)
+        dwcpu_dismiss(&crew)
+        return
+    for index in range(count):
+        prepare(&work, &steps[index], bases)
+        for task in range(steps[index].row_parts * steps[index].block_parts):
+            do_task(&work, task)
+
+
+def run(
+    i64 kernel, i64 plan, i64 x, i64 residual, i64 out, i64 scratch, i64 scratch_stride, i64 rows, i64 row_granule,
+    i64 row_parts, i64 blocks, i64 block_parts, i64 threads, /
+):
+    """Run a kernel over rows x blocks, cut into row_parts * block_parts tasks, without the GIL.
+
+    All arguments are integers: addresses (0 for none), the bytes of scratch per task, counts of at least 1. Tasks are
+    independent; `threads` of them run at a time where there is OpenMP, else one after the other.
+    """
+    cdef i64[5] bases = [0, 0, 0, 0, 0]
+    cdef Step step
+    step.kernel, step.plan = kernel, plan
+    step.x_base = step.residual_base = step.out_base = 0
+    step.x, step.residual, step.out, step.scratch = x, residual, out, scratch
+    step.scratch_stride, step.rows, step.granule, step.row_parts = scratch_stride, rows, row_granule, row_parts
+    step.blocks, step.block_parts = blocks, block_parts
     with nogil:
-        if team > 1:
-            for index in range(count):
-                task = first[index].row_parts * first[index].block_parts
-                most = task if task > most else most
-        if 1 < most <= DWCPU_MOST_TASKS:
-            dwcpu_assemble(&crew, most)
-            with parallel(num_threads=team):
-                walk(&crew, first, count, &bases[0], threadid(), team)
-            dwcpu_dismiss(&crew)
-        else:
-            for index in range(count):
-                prepare(&work, &first[index], &bases[0])
-                for task in range(first[index].row_parts * first[index].block_parts):
-                    do_task(&work, task)
+        run_all(&step, 1, &bases[0], threads)
+
+
+def run_steps(i64 steps, i64 count, i64 threads, i64 arena, i64 x, i64 residual, i64 out, /):
+    """Run `count` steps, of which each may read what those before it wrote, without the GIL.
+
+    All arguments are integers. `steps` is the address of an array of `dwcpu.abi.STEP_FIELDS`; the last four are the
+    addresses of the memory that these count from.
+    """
+    cdef i64[5] bases = [0, arena, x, residual, out]
+    with nogil:
+        run_all(<const Step *> <void *> steps, count, &bases[0], threads)
 
 
 cdef struct Pool:  # the fields of dwcpu.abi.FIELDS up to the last that is needed
