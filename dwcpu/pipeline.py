@@ -213,7 +213,7 @@ class Pipeline:
             return
         address_of = self._address_of
         where = arena[1], address_of(x), 0 if residual is None else address_of(residual), address_of(out)
-        run_steps = runtime.steps_driver(self._team)
+        run_steps = runtime.steps_driver()
         if run_steps is not None:
             run_steps(self._address + first * self._records.strides[0], last - first, self._team, *where)
             return

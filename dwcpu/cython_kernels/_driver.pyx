@@ -1,15 +1,12 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
 """The parallel drivers, which run kernels of either family by their addresses, and what this CPU can execute.
 
-`run` runs one kernel, `run_steps` a row of them, each on what those before it wrote, in one parallel region. A step is
-over when all of its tasks are done, whoever did them: threads claim tasks, their own first, then those that nobody has
-begun. So work does not wait for a thread that comes late, because it slept or another process has its core.
+`run` runs one kernel, `run_steps` a row of them, each on what those before it wrote; `threads.h` shares their tasks.
 
 Compiled for the baseline instruction set: it must import on every machine.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from cython.parallel cimport parallel, threadid
 from libc.stdint cimport int64_t
 
 cdef extern from *:
@@ -39,128 +36,20 @@ cdef extern from *:
         return 16;
     #endif
     }
-    #ifdef _OPENMP
-    #define DWCPU_OPENMP 1
-    #else
-    #define DWCPU_OPENMP 0
-    #endif
-
-    #include <pthread.h>
-    #include <string.h>
-
-    #if defined(__x86_64__)
-    #define dwcpu_pause() __builtin_ia32_pause()
-    #elif defined(__aarch64__)
-    #define dwcpu_pause() __asm__ volatile("yield")
-    #else
-    #define dwcpu_pause() ((void)0)
-    #endif
-
-    /* Looks at the count of finished tasks before a thread sleeps: tens of microseconds, the length of a short step. A
-       thread that sleeps leaves its core to one that has work but no core. */
-    enum { DWCPU_SPINS = 2000, DWCPU_MOST_TASKS = 4096 };
-
-    /* What the threads of one run share. */
-    typedef struct {
-        int64_t done;                   /* tasks finished, of all steps together */
-        int64_t sleepers;
-        pthread_mutex_t mutex;
-        pthread_cond_t more;            /* `done` has grown to the end of a step */
-        int claimed[DWCPU_MOST_TASKS];  /* for every task number, the last step, counted from 1, that it was claimed in */
-    } dwcpu_crew;
-
-    static void dwcpu_assemble(dwcpu_crew *crew, int64_t most_tasks) {
-        crew->done = crew->sleepers = 0;
-        pthread_mutex_init(&crew->mutex, NULL);
-        pthread_cond_init(&crew->more, NULL);
-        memset(crew->claimed, 0, (size_t)most_tasks * sizeof(int));
-    }
-
-    static void dwcpu_dismiss(dwcpu_crew *crew) {
-        pthread_cond_destroy(&crew->more);
-        pthread_mutex_destroy(&crew->mutex);
-    }
-
-    /* Whether the caller is to do this task. */
-    static int dwcpu_claim(dwcpu_crew *crew, int64_t task, int step) {
-        int last = __atomic_load_n(&crew->claimed[task], __ATOMIC_RELAXED);
-        return last < step && __atomic_compare_exchange_n(&crew->claimed[task], &last, step, 0, __ATOMIC_ACQ_REL,
-                                                          __ATOMIC_RELAXED);
-    }
-
-    static int dwcpu_is_over(dwcpu_crew *crew, int64_t target) {
-        return __atomic_load_n(&crew->done, __ATOMIC_SEQ_CST) >= target;
-    }
-
-    /* Note `count` more tasks as done; `target` are done at the end of the step. */
-    static void dwcpu_finish(dwcpu_crew *crew, int64_t count, int64_t target) {
-        if (__atomic_add_fetch(&crew->done, count, __ATOMIC_SEQ_CST) == target
-            && __atomic_load_n(&crew->sleepers, __ATOMIC_SEQ_CST)) {
-            pthread_mutex_lock(&crew->mutex);
-            pthread_cond_broadcast(&crew->more);
-            pthread_mutex_unlock(&crew->mutex);
-        }
-    }
-
-    /* Wait until `target` tasks are done. */
-    static void dwcpu_await(dwcpu_crew *crew, int64_t target) {
-        for (int spin = 0; spin < DWCPU_SPINS; ++spin) {
-            if (dwcpu_is_over(crew, target)) return;
-            dwcpu_pause();
-        }
-        pthread_mutex_lock(&crew->mutex);
-        __atomic_add_fetch(&crew->sleepers, 1, __ATOMIC_SEQ_CST);
-        while (!dwcpu_is_over(crew, target)) pthread_cond_wait(&crew->more, &crew->mutex);
-        __atomic_sub_fetch(&crew->sleepers, 1, __ATOMIC_SEQ_CST);
-        pthread_mutex_unlock(&crew->mutex);
-    }
     """
     ctypedef void (*dwcpu_kernel)(
         const void *, const void *, const void *, void *, void *, int64_t, int64_t, int64_t, int64_t) noexcept nogil
     int dwcpu_cpu_levels() noexcept nogil
+
+cdef extern from "threads.h" nogil:
     enum:
-        DWCPU_OPENMP
-        DWCPU_MOST_TASKS
-    ctypedef struct dwcpu_crew:
-        pass
-    void dwcpu_assemble(dwcpu_crew *, int64_t) noexcept nogil
-    void dwcpu_dismiss(dwcpu_crew *) noexcept nogil
-    bint dwcpu_claim(dwcpu_crew *, int64_t, int) noexcept nogil
-    bint dwcpu_is_over(dwcpu_crew *, int64_t) noexcept nogil
-    void dwcpu_finish(dwcpu_crew *, int64_t, int64_t) noexcept nogil
-    void dwcpu_await(dwcpu_crew *, int64_t) noexcept nogil
+        MOST_STEPS
+        MOST_TASKS
+    ctypedef void (*do_task_t)(const void *context, int64_t step, int64_t task) noexcept nogil
+    bint share(do_task_t do_task, const void *context, int steps, const int *tasks, int team) noexcept
+    void set_up() noexcept
 
 ctypedef int64_t i64
-
-
-cdef struct Work:
-    dwcpu_kernel kernel
-    const void *plan
-    const void *x
-    const void *residual
-    void *out
-    char *scratch
-    i64 scratch_stride
-    i64 rows
-    i64 granule
-    i64 granules
-    i64 row_parts
-    i64 blocks
-    i64 block_parts
-
-
-cdef void do_task(const Work *work, i64 task) noexcept nogil:
-    """Task row_part * block_parts + block_part: rows cut at multiples of the granule, blocks anywhere, both evenly."""
-    cdef i64 p = task // work.block_parts, q = task % work.block_parts
-    cdef i64 row_begin = work.granules * p // work.row_parts * work.granule
-    cdef i64 row_end = work.granules * (p + 1) // work.row_parts * work.granule
-    cdef i64 block_begin = work.blocks * q // work.block_parts, block_end = work.blocks * (q + 1) // work.block_parts
-    if row_end > work.rows:
-        row_end = work.rows
-    if row_begin < row_end and block_begin < block_end:
-        work.kernel(
-            work.plan, work.x, work.residual, work.out, work.scratch + task * work.scratch_stride,
-            row_begin, row_end, block_begin, block_end)
 
 
 cdef struct Step:  # dwcpu.abi.STEP_FIELDS
@@ -181,68 +70,52 @@ cdef struct Step:  # dwcpu.abi.STEP_FIELDS
     i64 block_parts
 
 
-cdef void prepare(Work *work, const Step *step, const i64 *bases) noexcept nogil:
-    work.kernel = <dwcpu_kernel> <void *> step.kernel
-    work.plan = <const void *> step.plan
-    work.x = <const void *> (bases[step.x_base] + step.x)
-    work.residual = <const void *> (bases[step.residual_base] + step.residual)
-    work.out = <void *> (bases[step.out_base] + step.out)
-    work.scratch = <char *> (bases[1] + step.scratch)
-    work.scratch_stride = step.scratch_stride
-    work.rows = step.rows
-    work.granule = step.granule
-    work.granules = (step.rows + step.granule - 1) // step.granule
-    work.row_parts = step.row_parts
-    work.blocks = step.blocks
-    work.block_parts = step.block_parts
+cdef struct Steps:
+    const Step *first
+    const i64 *bases
 
 
-cdef void walk(dwcpu_crew *crew, const Step *steps, i64 count, const i64 *bases, i64 me, i64 team) noexcept nogil:
-    """What each thread of a crew does."""
-    cdef Work work
-    cdef i64 index, tasks, task, mine, target = 0
-    for index in range(count):
-        tasks = steps[index].row_parts * steps[index].block_parts
-        target += tasks
-        if dwcpu_is_over(crew, target):
-            continue
-        prepare(&work, &steps[index], bases)
-        mine = 0
-        task = me
-        while task < tasks:
-            if dwcpu_claim(crew, task, <int> index + 1):
-                do_task(&work, task)
-                mine += 1
-            task += team
-        for task in range(tasks):
-            if dwcpu_claim(crew, task, <int> index + 1):
-                do_task(&work, task)
-                mine += 1
-        if mine:
-            dwcpu_finish(crew, mine, target)
-        dwcpu_await(crew, target)
+cdef void do_task(const void *context, i64 index, i64 task) noexcept nogil:
+    """Task row_part * block_parts + block_part: rows cut at multiples of the granule, blocks anywhere, both evenly."""
+    cdef const Steps *steps = <const Steps *> context
+    cdef const Step *step = &steps.first[index]
+    cdef const i64 *bases = steps.bases
+    cdef i64 granules = (step.rows + step.granule - 1) // step.granule
+    cdef i64 p = task // step.block_parts, q = task % step.block_parts
+    cdef i64 row_begin = granules * p // step.row_parts * step.granule
+    cdef i64 row_end = granules * (p + 1) // step.row_parts * step.granule
+    cdef i64 block_begin = step.blocks * q // step.block_parts, block_end = step.blocks * (q + 1) // step.block_parts
+    if row_end > step.rows:
+        row_end = step.rows
+    if row_begin < row_end and block_begin < block_end:
+        (<dwcpu_kernel> <void *> step.kernel)(
+            <const void *> step.plan,
+            <const void *> (bases[step.x_base] + step.x),
+            <const void *> (bases[step.residual_base] + step.residual),
+            <void *> (bases[step.out_base] + step.out),
+            <void *> (bases[1] + step.scratch + task * step.scratch_stride),
+            row_begin, row_end, block_begin, block_end)
 
 
-cdef void run_all(const Step *steps, i64 count, const i64 *bases, i64 threads) noexcept nogil:
-    """All steps, on `threads` threads where there is OpenMP and a step has tasks for them."""
-    cdef Work work
-    cdef dwcpu_crew crew
+cdef void run_all(const Step *first, i64 count, const i64 *bases, i64 threads) noexcept nogil:
+    """All steps, on `threads` threads where some step has tasks for them."""
+    cdef Steps steps
+    cdef int[MOST_STEPS] tasks
     cdef i64 index, task, most = 0
-    cdef int team = <int> threads
-    if DWCPU_OPENMP and team > 1:
-        for index in range(count):
-            task = steps[index].row_parts * steps[index].block_parts
-            most = task if task > most else most
-    if 1 < most <= DWCPU_MOST_TASKS:
-        dwcpu_assemble(&crew, most)
-        with parallel(num_threads=team):
-            walk(&crew, steps, count, bases, threadid(), team)
-        dwcpu_dismiss(&crew)
-        return
-    for index in range(count):
-        prepare(&work, &steps[index], bases)
-        for task in range(steps[index].row_parts * steps[index].block_parts):
-            do_task(&work, task)
+    cdef int part
+    while count > 0:
+        part = <int> min(count, <i64> MOST_STEPS)
+        for index in range(part):
+            task = first[index].row_parts * first[index].block_parts
+            most = max(most, task)
+            tasks[index] = <int> task
+        steps.first, steps.bases = first, bases
+        if not (threads > 1 and 1 < most <= MOST_TASKS and share(do_task, &steps, part, tasks, <int> threads)):
+            for index in range(part):
+                for task in range(tasks[index]):
+                    do_task(&steps, index, task)
+        first += part
+        count -= part
 
 
 def run(
@@ -252,7 +125,7 @@ def run(
     """Run a kernel over rows x blocks, cut into row_parts * block_parts tasks, without the GIL.
 
     All arguments are integers: addresses (0 for none), the bytes of scratch per task, counts of at least 1. Tasks are
-    independent; `threads` of them run at a time where there is OpenMP, else one after the other.
+    independent; at most `threads` of them run at a time.
     """
     cdef i64[5] bases = [0, 0, 0, 0, 0]
     cdef Step step
@@ -322,13 +195,11 @@ def address(array, /):
     return where
 
 
-def has_openmp():
-    """Whether `run` was compiled with OpenMP."""
-    return bool(DWCPU_OPENMP)
-
-
 def cpu_levels():
     """Names of the instruction sets, as our modules are named, that this CPU and its operating system can execute."""
     cdef int levels = dwcpu_cpu_levels()
     names = "x86_64_v2", "x86_64_v3", "x86_64_v4", "neon", "baseline"
     return [name for bit, name in enumerate(names) if levels >> bit & 1]
+
+
+set_up()
