@@ -1,7 +1,8 @@
 """Builds the Cython kernels, once per instruction set and dtype; everything else is in pyproject.toml.
 
-Modules, all of them optional: `dwcpu.cython_kernels._driver` (baseline instruction set, threads) and `dwcpu.cython_kernels._<instruction set>_<f32 or f64>`. Without a working C compiler the package installs all
-the same and runs on Numba; the build log says so, and so does `dwcpu.cython_kernels.status()`, which reads the
+Modules, all of them optional: `dwcpu.cython_kernels._driver` (baseline instruction set, threads) and
+`dwcpu.cython_kernels._<instruction set>_<f32 or f64>`. Without a working C compiler the package installs all the same
+and runs on Numba; the build log says so, and so does `dwcpu.cython_kernels.status()`, which reads the
 `build_info.json` that is written here.
 """
 
