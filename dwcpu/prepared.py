@@ -94,15 +94,16 @@ def _blocks(kernel: Kernel, geometry: ConvGeometry) -> int:
 def _grid(kernel: Kernel, geometry: ConvGeometry, threads: int) -> Grid:
     """The grid of one kernel for `threads` threads, cut."""
     rows = geometry.batch * geometry.out_height * (geometry.out_width if kernel.op == "pointwise" else 1)
-    granule = 1 if kernel.op == "conv" else kernel.tile_rows
-    if kernel.op == "depthwise":
-        # the rows of a tile lie that far apart
-        granule *= geometry.dilation_h // gcd(geometry.stride_h, geometry.dilation_h)
+    # The rows of a dilated window's tile lie apart: it makes no difference where others are cut.
+    apart = geometry.dilation_h // gcd(geometry.stride_h, geometry.dilation_h) > 1
+    granule = 1 if kernel.op == "conv" or (kernel.op == "depthwise" and apart) else kernel.tile_rows
     # Where the last channel vector slides back over its neighbour, two threads must not share the two.
     divisible = kernel.op != "depthwise" or geometry.in_channels % kernel.lanes == 0
     if not worth_threads(geometry, kernel.dtype.itemsize):
         threads = 1
-    return cut(rows, granule, _blocks(kernel, geometry), threads, divisible)
+    # More weights than pixels: better to read the pixels twice.
+    blocks_first = kernel.op == "pointwise" and geometry.out_channels > rows
+    return cut(rows, granule, _blocks(kernel, geometry), threads, divisible, blocks_first)
 
 
 def _fused_grid(geometry: SeparableGeometry, tile_rows: int, itemsize: int, threads: int) -> Grid:
