@@ -22,6 +22,7 @@ from . import arrays, dispatch, reference, runtime
 from .epilogue import Activation, parse_activation
 from .geometry import ConvGeometry, SeparableGeometry
 from .padding import normalise_int, normalise_pair, parse_padding, parse_padding_1d
+from .pipeline import GIVEN, Node, Pipeline
 from .prepared import Prepared
 
 __all__ = ["Compiled", "Part", "Program", "Step"]
@@ -194,7 +195,9 @@ class Step:
         height, width = ((max(taps, 1) - 1) * apart + 1 for taps, apart in zip(window, dilation, strict=True))
         return 1, height, width, max(channels, 1)
 
-    def run_with(self, kernel: dispatch.Kernel | None, geometry: Geometry, packed: dict[Any, Any] | None = None) -> Run:
+    def operation_with(
+        self, kernel: dispatch.Kernel | None, geometry: Geometry, packed: dict[Any, Any] | None = None
+    ) -> Prepared | Run:
         """What runs this step: a kernel of the dispatcher, prepared, or the reference where `kernel` is None.
 
         `packed` keeps this step's packed weights for other geometries.
@@ -207,8 +210,8 @@ class Step:
         if kernel is None:
             return _reference_run(geometry, parts)
         if len(parts) == 2:
-            return kernel.prepare(geometry, tuple(parts), packed=packed).run
-        return kernel.prepare(geometry, *parts[0], packed=packed).run
+            return kernel.prepare(geometry, tuple(parts), packed=packed)
+        return kernel.prepare(geometry, *parts[0], packed=packed)
 
 
 def _reference_run(geometry: Geometry, parts: list[reference.Part]) -> Run:
@@ -236,11 +239,14 @@ class Compiled:
     kernels : tuple of dispatch.Kernel, one a step; None for the reference
     run : callable
         ``run(x, residual, out, threads)`` on arrays that kernels can take; a batch of one may lack its axis.
+    nodes : tuple of Node
+        The same as operations of a pipeline; empty for an empty batch.
     """
 
     geometries: tuple[Geometry, ...]
     kernels: tuple[dispatch.Kernel | None, ...]
     run: Run
+    nodes: tuple[Node, ...] = ()
 
     @property
     def prepared(self) -> Prepared | None:
@@ -340,11 +346,11 @@ class Program:
         if geometries[0].batch == 0:
             return Compiled(geometries, kernels, _nothing)
         stores = packed or [{} for _ in self.steps]
-        runs = [
-            step.run_with(kernel, geometry, store)
+        nodes = tuple(
+            Node(step.operation_with(kernel, geometry, store), geometry.out_shape)
             for step, kernel, geometry, store in zip(self.steps, kernels, geometries, stores, strict=True)
-        ]
-        return Compiled(geometries, kernels, runs[0] if len(runs) == 1 else _chain(runs, geometries))
+        )
+        return Compiled(geometries, kernels, _run(nodes, geometries[0].x_shape, self.dtype, threads), nodes)
 
     def _choose(self, geometry: Geometry, threads: int) -> dispatch.Kernel | None:
         if self.backend == "reference":
@@ -450,18 +456,16 @@ def _nothing(x: np.ndarray, residual: np.ndarray | None, out: np.ndarray, thread
     """The work of an empty batch."""
 
 
-def _chain(runs: list[Run], geometries: tuple[Geometry, ...]) -> Run:
-    """Steps one after the other; the residual belongs to the last."""
-    shapes = [geometry.out_shape for geometry in geometries[:-1]]
-
-    def run(x: np.ndarray, residual: np.ndarray | None, out: np.ndarray, threads: int) -> None:
-        for step, shape in zip(runs, shapes, strict=False):
-            between = arrays.empty(shape, x.dtype)
-            step(x, None, between, threads)
-            x = between
-        runs[-1](x, residual, out, threads)
-
-    return run
+def _run(nodes: tuple[Node, ...], x_shape: tuple[int, ...], dtype: np.dtype, threads: int) -> Run:
+    """Operations one after the other; the residual belongs to the last."""
+    if len(nodes) == 1:
+        operation = nodes[0].operation
+        if isinstance(operation, Prepared):
+            return operation.run
+        assert callable(operation)
+        return operation
+    pipeline = Pipeline([*nodes[:-1], nodes[-1]._replace(residual=GIVEN)], x_shape, dtype, threads)
+    return lambda x, residual, out, _: pipeline.run(x, residual, out)
 
 
 def _checked_backend(backend: object, operation: str, steps: int) -> str:

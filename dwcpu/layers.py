@@ -20,6 +20,7 @@ from .epilogue import ActivationSpec
 from .frontdoor import Compiled, Part, Program, Step, fixed
 from .ops import Pair, inverted_residual_steps, separable_parts
 from .padding import Padding
+from .pipeline import Node
 
 __all__ = [
     "Conv2d",
@@ -122,6 +123,14 @@ class Layer:
                     fast[seen, count] = known or calls.call_of(program, entry, seen, count).apply
             self._fast = fast
         return compiled
+
+    def nodes(self, x_shape: tuple[int, ...], threads: int) -> list[Node]:
+        """The layer as operations of a pipeline, for a channel-last input ``(N, H, W, C)``; none for an empty batch."""
+        return list(self._compile(x_shape, threads).nodes)
+
+    def threads(self, num_threads: int | None) -> int:
+        """The number of threads of a call: `num_threads`, checked, or the current default."""
+        return self._program.threads(num_threads)
 
     def explain(self, shape: tuple[int, ...], num_threads: int | None = None) -> Any:
         """Which kernel would run for an input of `shape`, why, and what it costs.
