@@ -75,23 +75,23 @@ class Call:
         self._x_shape, self._out_shape, self._turned, self._dtype = x_shape, out_shape, turned, dtype
         self._runner, self._threads = runner, threads
 
-    def apply(self, x: object, residual: object, out: object) -> np.ndarray | None:
+    def apply(self, x: Any, residual: Any, out: Any) -> np.ndarray | None:
         """The result, or None where something is not plainly right; nothing has been done then."""
         shape = self._out_shape
         if self._turned or not self._fits(x, self._x_shape, _READY):
             return None
         if residual is not None and not self._fits(residual, shape, _READY):
             return None
-        if out is None:
-            target = arrays.empty(shape, self._dtype)
-        elif self._fits(out, shape, _READY_OUT) and not arrays.overlaps(out, x, residual):  # type: ignore[arg-type]
-            target = out  # type: ignore[assignment]
-        else:
-            return None
+        target: np.ndarray = arrays.empty(shape, self._dtype) if out is None else out
+        if out is not None:
+            if not self._fits(out, shape, _READY_OUT) or np.may_share_memory(out, x):
+                return None
+            if residual is not None and np.may_share_memory(out, residual):
+                return None
         self._runner(x, residual, target, self._threads)
         return target
 
-    def _fits(self, array: object, shape: tuple[int, ...], flags: int) -> bool:
+    def _fits(self, array: Any, shape: tuple[int, ...], flags: int) -> bool:
         return (
             type(array) is np.ndarray
             and array.shape == shape

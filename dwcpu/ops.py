@@ -25,8 +25,8 @@ TypeError
 ValueError
     Shapes do not fit each other, an option is out of range, or the output would be empty.
 
-A function packs the weights on every call. To call it many times with the same weights, use its layer in
-`dwcpu.layers`.
+A function packs the weights on every call; only what follows from shapes and options is remembered. To call it many
+times with the same weights, use its layer in `dwcpu.layers`.
 """
 
 from __future__ import annotations
