@@ -1,9 +1,9 @@
 """Builds the Cython kernels, once per instruction set and dtype; everything else is in pyproject.toml.
 
-Modules, all of them optional: `dwcpu.cython_kernels._driver` (baseline instruction set, OpenMP where the compiler has
-it) and `dwcpu.cython_kernels._<instruction set>_<f32 or f64>`. Without a working C compiler the package installs all
-the same and runs on Numba; the build log says so, and so does `dwcpu.cython_kernels.status()`, which reads the
-`build_info.json` that is written here.
+Modules, all of them optional: `dwcpu.cython_kernels._driver` (baseline instruction set, threads), `._calls` (baseline,
+needs NumPy's headers) and `dwcpu.cython_kernels._<instruction set>_<f32 or f64>`. Without a working C compiler the
+package installs all the same and runs on Numba; the build log says so, and so does `dwcpu.cython_kernels.status()`,
+which reads the `build_info.json` that is written here.
 """
 
 from __future__ import annotations
@@ -41,10 +41,6 @@ UNROLLING = [
     + ["--param=max-completely-peel-times=64"],
     ["-mllvm", "-unroll-threshold=20000"],
 ]
-
-# Compile and link flags.
-OPENMP = [(["-fopenmp"], ["-fopenmp"]), (["-Xpreprocessor", "-fopenmp"], ["-lomp"])]
-OPENMP_PROGRAM = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n"
 
 
 class InstructionSet(NamedTuple):
@@ -161,7 +157,7 @@ class BuildKernels(build_ext):
     def build_extensions(self) -> None:
         """Build what can be built; note it in `info_file`; say what is missing."""
         problems: list[str] = []
-        info: dict[str, Any] = {"compiler": "", "openmp": False, "modules": [], "problems": problems}
+        info: dict[str, Any] = {"compiler": "", "modules": [], "problems": problems}
         try:
             self.extensions = self.prepared(info)
         except Exception as error:
@@ -211,11 +207,12 @@ class BuildKernels(build_ext):
             problems.append(f"no C compiler that works: {probe.error}")
             return []
 
-        openmp = next((pair for pair in OPENMP if probe.works(OPENMP_PROGRAM, *pair)), None)
-        info["openmp"] = openmp is not None
-        if openmp is None:
-            problems.append(f"no OpenMP ({probe.error}): compiled kernels run on one thread")
-        flags = {"_driver": openmp or ([], [])}
+        flags = {"_driver": (["-pthread"], ["-pthread"])}
+        numpy = numpy_include()
+        if numpy is None:
+            problems.append("no NumPy where the package is built: every call costs some microseconds more")
+        else:
+            flags["_calls"] = ([f"-I{numpy}"], [])
         unrolling = probe.first(UNROLLING) or []
         for isa in instruction_sets(platform.machine()):
             known = probe.first([f.split() for f in isa.flags])
@@ -261,6 +258,15 @@ class BuildKernels(build_ext):
             extension.sources = translated[0].sources
 
 
+def numpy_include() -> str | None:
+    """Folder of NumPy's headers."""
+    try:
+        import numpy
+    except ImportError:
+        return None
+    return numpy.get_include()
+
+
 def short(extension: Extension) -> str:
     """Module name without the package."""
     return extension.name.rpartition(".")[2]
@@ -268,7 +274,7 @@ def short(extension: Extension) -> str:
 
 def declared() -> list[Extension]:
     """Extensions as setuptools must know them beforehand; their sources are generated when they are built."""
-    names = ["_driver"]
+    names = ["_driver", "_calls"]
     names += [f"_{isa.name}_{dtype}" for isa in instruction_sets(platform.machine()) for dtype in DTYPES]
     return [Extension(f"{PACKAGE}.{name}", [], optional=True) for name in names]
 

@@ -12,7 +12,7 @@ on the command line       ``python -m dwcpu classify`` and ``python -m dwcpu inf
 ========================  ==============================================================================================
 
 Inside: `ops` and `layers` describe, `frontdoor` validates, `dispatch` chooses a kernel, `numba_kernels` and
-`cython_kernels` compute, `reference` defines what is right.
+`cython_kernels` compute, `reference` defines what is right; `calls` is the short cut for what was seen before.
 """
 
 from __future__ import annotations

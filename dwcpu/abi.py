@@ -30,7 +30,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["ACTIVATION_CODES", "ERFC_CENTRE", "ERFC_TERMS", "EXP_LOWEST", "EXP_TERMS", "FIELDS", "LN2", "plan_dtype"]
+__all__ = [
+    "ACTIVATION_CODES",
+    "ERFC_CENTRE",
+    "ERFC_TERMS",
+    "EXP_LOWEST",
+    "EXP_TERMS",
+    "FIELDS",
+    "LN2",
+    "STEP_FIELDS",
+    "plan_dtype",
+]
 
 #: Field name -> kind: "p" address, "i" int64, "d" float64. The order is the memory order.
 FIELDS: dict[str, str] = {
@@ -88,6 +98,27 @@ FIELDS: dict[str, str] = {
     "separable_plan": "p",
     "window_size": "i",
 }
+
+#: One step of a pipeline: int64 fields in memory order, as the driver's `run_steps` reads them. A kernel, its plan, and
+#: where its arrays and its scratch are: offsets into the memory whose number stands before them (0: none, 1: the arena,
+#: 2: the input, 3: the residual, 4: the output of the whole pipeline); then how its grid is cut.
+STEP_FIELDS: tuple[str, ...] = (
+    "kernel",
+    "plan",
+    "x_base",
+    "x",
+    "residual_base",
+    "residual",
+    "out_base",
+    "out",
+    "scratch",
+    "scratch_stride",
+    "rows",
+    "granule",
+    "row_parts",
+    "blocks",
+    "block_parts",
+)
 
 #: Activations that are not a clamp: they run as a second pass over values that are still in the L1 cache.
 ACTIVATION_CODES: dict[str, int] = {

@@ -215,7 +215,7 @@ def empty(shape: tuple[int, ...] | int, dtype: np.dtype) -> np.ndarray:
         return np.empty(shape, dtype)
     raw = np.empty(size + _LINE, np.uint8)
     start = -raw.ctypes.data % _LINE
-    return raw[start : start + size].view(dtype).reshape(shape)
+    return np.ndarray(shape, dtype, raw, start)
 
 
 def native(array: np.ndarray) -> np.ndarray:

@@ -1,9 +1,9 @@
 """The one way from a user's call to a kernel: validate, normalise, geometry, choose, prepare, run.
 
-`ops` and `layers` only describe what is to be done, as a `Program`: one step for most operations, three for the
-inverted residual. A program holds checked weights and options and knows nothing of an input yet. `Program.compile`
-turns it into a `Compiled` for one input shape and thread count: kernels chosen, weights packed. `Program.__call__` does
-all of it for one call. Layers keep the `Compiled` of the last few shapes.
+`ops` and `layers` only describe what is to be done, as a `Program`, which holds checked weights and options and knows
+nothing of an input yet. `Program.compile` turns it into a `Compiled` for one input shape and thread count: kernel
+chosen, weights packed. `Program.__call__` does all of it for one call. Layers keep the `Compiled` of the last few
+shapes.
 
 Nothing is computed and nothing is written before every argument has been checked.
 """
@@ -11,7 +11,7 @@ Nothing is computed and nothing is written before every argument has been checke
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -22,6 +22,8 @@ from . import arrays, dispatch, reference, runtime
 from .epilogue import Activation, parse_activation
 from .geometry import ConvGeometry, Geometry, InvertedResidualGeometry, SeparableGeometry
 from .padding import normalise_int, normalise_pair, parse_padding, parse_padding_1d
+from .pipeline import Node
+from .prepared import Prepared
 
 __all__ = ["Compiled", "Part", "Program", "Step"]
 
@@ -200,7 +202,9 @@ class Step:
         height, width = ((max(taps, 1) - 1) * apart + 1 for taps, apart in zip(window, dilation, strict=True))
         return 1, height, width, max(channels, 1)
 
-    def run_with(self, kernel: dispatch.Kernel | None, geometry: Geometry, packed: dict[Any, Any] | None = None) -> Run:
+    def operation_with(
+        self, kernel: dispatch.Kernel | None, geometry: Geometry, packed: dict[Any, Any] | None = None
+    ) -> Prepared | Run:
         """What runs this step: a kernel of the dispatcher, prepared, or the reference where `kernel` is None.
 
         `packed` keeps this step's packed weights for other geometries.
@@ -212,8 +216,8 @@ class Step:
         if kernel is None:
             return _reference_run(geometry, parts)
         if len(parts) > 1:
-            return kernel.prepare(geometry, tuple(parts), packed=packed).run
-        return kernel.prepare(geometry, *parts[0], packed=packed).run
+            return kernel.prepare(geometry, tuple(parts), packed=packed)
+        return kernel.prepare(geometry, *parts[0], packed=packed)
 
 
 def _reference_run(geometry: Geometry, parts: list[reference.Part]) -> Run:
@@ -239,28 +243,37 @@ class Compiled:
 
     Attributes
     ----------
-    geometries : tuple of geometries, one a step
-    kernels : tuple of dispatch.Kernel, one a step; None for the reference
-    run : callable
-        ``run(x, residual, out, threads)`` on arrays that kernels can take; a batch of one may lack its axis.
+    geometry : Geometry
+    operation : Prepared or callable
+        The kernel, or ``run(x, residual, out, threads)`` on arrays that kernels can take; a batch of one may lack its
+        axis.
     """
 
-    geometries: tuple[Geometry, ...]
-    kernels: tuple[dispatch.Kernel | None, ...]
-    run: Run
+    geometry: Geometry
+    operation: Prepared | Run
+
+    @property
+    def run(self) -> Run:
+        """The operation as a function."""
+        return self.operation.run if isinstance(self.operation, Prepared) else self.operation
+
+    @property
+    def nodes(self) -> list[Node]:
+        """The same as operations of a pipeline; none for an empty batch."""
+        return [Node(self.operation, self.geometry.out_shape)] if self.geometry.batch else []
 
 
 class Program:
-    """Steps with checked weights, ready for any input.
+    """A step with checked weights, ready for any input.
 
     Parameters
     ----------
     operation : str
         Name used in error texts.
-    steps : Step
+    step : Step
     layout : {"NHWC", "NCHW"}
     backend : str
-        "auto", "numba", "cython", "reference" or, for a program of one step, a kernel's name.
+        "auto", "numba", "cython", "reference" or a kernel's name.
     spatial : {2, 1}
         2 for images, 1 for signals.
 
@@ -270,34 +283,30 @@ class Program:
         If the weights differ in type or an option is not one of its choices.
     """
 
-    __slots__ = ("backend", "dtype", "layout", "operation", "spatial", "steps")
+    __slots__ = ("backend", "dtype", "layout", "made", "operation", "spatial", "step")
 
     def __init__(
-        self, operation: str, *steps: Step, layout: str = "NHWC", backend: str = "auto", spatial: int = 2
+        self, operation: str, step: Step, *, layout: str = "NHWC", backend: str = "auto", spatial: int = 2
     ) -> None:
         if not isinstance(layout, str) or layout not in _LAYOUTS:
             raise ValueError(f"{operation}: layout is {layout!r}; it must be 'NHWC' or 'NCHW'; use one of these")
         self.operation = operation
-        self.steps = steps
+        self.step = step
         self.layout = layout
-        self.backend = _checked_backend(backend, operation, len(steps))
+        self.backend = _checked_backend(backend, operation)
         self.spatial = spatial
-        first = steps[0].parts[0]
+        #: What the last call compiled for itself alone, with its packed weights.
+        self.made: tuple[Compiled, dict[Any, Any]] | None = None
+        first = step.parts[0]
         self.dtype = arrays.native_dtype(first.weights)
-        for step in steps:
-            for part in step.parts:
-                arrays.same_dtype(part.weights, part.name, self.dtype, operation, first.name)
+        for part in step.parts:
+            arrays.same_dtype(part.weights, part.name, self.dtype, operation, first.name)
 
     def check(self) -> None:
         """Check the shapes of the weights, the options and the backend before there is an image."""
-        shape: tuple[int, ...] = self.steps[0].smallest_input()
-        for step in self.steps:
-            # Later windows may be larger than what the smallest image leaves; only the channels are handed on.
-            needed = step.smallest_input()
-            geometry = step.geometry((1, *needed[1:3], shape[3]))
-            if self.backend not in ("auto", "numba"):  # these two compute everything: no need to load numba yet
-                self._choose(geometry, 1)
-            shape = geometry.out_shape
+        geometry = self.step.geometry(self.step.smallest_input())
+        if self.backend not in ("auto", "numba"):  # these two compute everything: no need to load numba yet
+            self._choose(geometry, 1)
 
     def threads(self, num_threads: object) -> int:
         """The thread count of a call: `num_threads`, checked, or the current default."""
@@ -311,39 +320,16 @@ class Program:
             )
         return count
 
-    def geometries(self, x_shape: tuple[int, ...]) -> tuple[Geometry, ...]:
-        """One geometry a step, for an image ``(N, H, W, C)``."""
-        found = []
-        for step in self.steps:
-            geometry = step.geometry(x_shape)
-            x_shape = geometry.out_shape
-            found.append(geometry)
-        return tuple(found)
-
-    def compile(
-        self,
-        geometries: tuple[Geometry, ...],
-        threads: int,
-        packed: Sequence[dict[Any, Any]] | None = None,
-    ) -> Compiled:
-        """Choose kernels and pack weights.
-
-        `packed` has one dictionary a step, in which packed weights are found and kept.
+    def compile(self, geometry: Geometry, threads: int, packed: dict[Any, Any]) -> Compiled:
+        """Choose a kernel and pack weights, which are found and kept in `packed`.
 
         Raises
         ------
         ValueError
             If the backend that was asked for does not compute this.
         """
-        kernels = tuple(self._choose(geometry, threads) for geometry in geometries)
-        if geometries[0].batch == 0:
-            return Compiled(geometries, kernels, _nothing)
-        stores = packed or [{} for _ in self.steps]
-        runs = [
-            step.run_with(kernel, geometry, store)
-            for step, kernel, geometry, store in zip(self.steps, kernels, geometries, stores, strict=True)
-        ]
-        return Compiled(geometries, kernels, runs[0] if len(runs) == 1 else _chain(runs, geometries))
+        kernel = self._choose(geometry, threads)
+        return Compiled(geometry, self.step.operation_with(kernel, geometry, packed) if geometry.batch else _nothing)
 
     def _choose(self, geometry: Geometry, threads: int) -> dispatch.Kernel | None:
         if self.backend == "reference":
@@ -354,16 +340,14 @@ class Program:
             # The dispatcher does not know for whom it chooses.
             raise ValueError(str(error).replace("choose: ", f"{self.operation}: ", 1)) from None
 
-    def explain(self, shape: tuple[int, ...], num_threads: object = None) -> Any:
-        """What would run for an input of `shape` as the user sees it: a Choice, or a list of them for several steps."""
+    def explain(self, shape: tuple[int, ...], num_threads: object = None) -> dispatch.Choice:
+        """What would run for an input of `shape` as the user sees it."""
         threads = self.threads(num_threads)
-        geometries = self.geometries(self._nhwc_shape(shape))
-        choices = [dispatch.explain(geometry, self.dtype, threads, self.backend) for geometry in geometries]
-        return choices[0] if len(choices) == 1 else choices
+        return dispatch.explain(self.step.geometry(self._nhwc_shape(shape)), self.dtype, threads, self.backend)
 
     def out_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of the result for an input of `shape`, both as the user sees them."""
-        nhwc = self.geometries(self._nhwc_shape(shape))[-1].out_shape
+        nhwc = self.step.geometry(self._nhwc_shape(shape)).out_shape
         return arrays.user_shape(nhwc, self.layout, self.spatial, len(shape))
 
     def _nhwc_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -374,7 +358,7 @@ class Program:
                 f"give the shape of an input"
             )
         sizes = tuple(normalise_int(size, f"shape[{at}]", operation, 0) for at, size in enumerate(shape))
-        return arrays.nhwc_shape(sizes, self.steps[0].image, self.layout, operation, self.spatial)
+        return arrays.nhwc_shape(sizes, self.step.image, self.layout, operation, self.spatial)
 
     def __call__(
         self,
@@ -403,15 +387,15 @@ class Program:
         TypeError, ValueError
         """
         operation, layout, spatial = self.operation, self.layout, self.spatial
-        what = self.steps[0].image
+        what = self.step.image
         threads = self.threads(num_threads)
         image = arrays.floating(x, what, operation)
-        arrays.same_dtype(image, what, self.dtype, operation, self.steps[0].parts[0].name)
+        arrays.same_dtype(image, what, self.dtype, operation, self.step.parts[0].name)
         dimensions = image.ndim
         image = arrays.as_nhwc(image, what, layout, operation, spatial)
         ready = None if compiled is None else compiled(image.shape, threads)
-        geometries = self.geometries(image.shape) if ready is None else ready.geometries
-        out_shape = geometries[-1].out_shape
+        geometry = self.step.geometry(image.shape) if ready is None else ready.geometry
+        out_shape = geometry.out_shape
         shape = arrays.user_shape(out_shape, layout, spatial, dimensions)
         added = None
         if residual is not None:
@@ -429,7 +413,9 @@ class Program:
             result = arrays.output(out, shape, self.dtype, operation)
         target = destination = arrays.as_nhwc(result, "out", layout, operation, spatial)
         if ready is None:
-            ready = self.compile(geometries, threads)
+            packed: dict[Any, Any] = {}
+            ready = self.compile(geometry, threads, packed)
+            self.made = ready, packed
         if not arrays.is_native(target) or arrays.overlaps(target, image, added, *self._weights()):
             # Kernels write some elements twice and read inputs in between: an output that is also an input, or that
             # they could not write directly, is computed aside.
@@ -440,28 +426,14 @@ class Program:
         return out
 
     def _weights(self) -> list[np.ndarray | None]:
-        return [array for step in self.steps for part in step.parts for array in (part.weights, part.bias)]
+        return [array for part in self.step.parts for array in (part.weights, part.bias)]
 
 
 def _nothing(x: np.ndarray, residual: np.ndarray | None, out: np.ndarray, threads: int) -> None:
     """The work of an empty batch."""
 
 
-def _chain(runs: list[Run], geometries: tuple[Geometry, ...]) -> Run:
-    """Steps one after the other; the residual belongs to the last."""
-    shapes = [geometry.out_shape for geometry in geometries[:-1]]
-
-    def run(x: np.ndarray, residual: np.ndarray | None, out: np.ndarray, threads: int) -> None:
-        for step, shape in zip(runs, shapes, strict=False):
-            between = arrays.empty(shape, x.dtype)
-            step(x, None, between, threads)
-            x = between
-        runs[-1](x, residual, out, threads)
-
-    return run
-
-
-def _checked_backend(backend: object, operation: str, steps: int) -> str:
+def _checked_backend(backend: object, operation: str) -> str:
     if not isinstance(backend, str):
         raise TypeError(
             f"{operation}: backend is of type {type(backend).__name__}; it must be a string; use 'auto', 'numba', "
@@ -474,10 +446,5 @@ def _checked_backend(backend: object, operation: str, steps: int) -> str:
         raise ValueError(
             f"{operation}: backend is {backend!r}; it must be 'auto', 'numba', 'cython', 'reference' or one of the "
             f"{len(names)} kernel names that list_kernels() gives; use one of these"
-        )
-    if steps > 1:
-        raise ValueError(
-            f"{operation}: backend is the kernel {backend!r}; an operation of {steps} steps has no single kernel; "
-            f"use 'auto', 'numba', 'cython' or 'reference'"
         )
     return backend

@@ -9,9 +9,9 @@ from .geometry import ConvGeometry, Geometry
 
 __all__ = ["Grid", "cut", "run_length", "worth_threads"]
 
-#: Serial microseconds below which a call stays on the calling thread. A parallel region costs 1 to 2 us, and halving
-#: the work must win more than that for sure.
-_WORTH_US = 10.0
+#: Serial microseconds below which a call stays on the calling thread. Sharing costs about 1 us where helpers are awake,
+#: 3 us where one has to be woken, and then nothing may come of it.
+_WORTH_US = 16.0
 #: Rates for that estimate, deliberately those of a modest core: GFLOP/s and GB/s.
 _GFLOPS, _GBYTES = 60.0, 20.0
 #: A split that leaves this much less imbalance than the split by rows is worth reading inputs twice for.
@@ -41,6 +41,14 @@ class Grid(NamedTuple):
         """Number of tasks."""
         return self.row_parts * self.block_parts
 
+    @property
+    def most_rows(self) -> int:
+        """Number of rows of the largest part."""
+        granules, parts = -(-self.rows // self.granule), self.row_parts
+        last = self.rows - granules * (parts - 1) // parts * self.granule  # one of the largest, but it may be cut short
+        others = granules // parts + (granules % parts > 1) if parts > 1 else 0
+        return max(last, others * self.granule)
+
     def row_counts(self) -> Iterator[int]:
         """Number of rows of each part, as the drivers cut them."""
         granules = -(-self.rows // self.granule)
@@ -49,24 +57,25 @@ class Grid(NamedTuple):
             yield min(last, self.rows) - min(first, self.rows)
 
 
-def cut(rows: int, granule: int, blocks: int, threads: int, divisible: bool) -> Grid:
+def cut(rows: int, granule: int, blocks: int, threads: int, divisible: bool, blocks_first: bool = False) -> Grid:
     """The most even sharing of rows x blocks among `threads`; blocks are only split where `divisible`.
 
-    Of equally even ones, the split by rows: each thread then reads its own inputs and writes whole rows.
+    Of about equally even ones, the split by rows: each thread then reads its own inputs and writes whole rows. With
+    `blocks_first` the split by blocks: each thread then reads its own weights.
     """
     if -(-rows // granule) * (blocks if divisible else 1) < threads:
         granule = 1  # tiles cut in two are better than idle threads
     granules = max(1, -(-rows // granule))
     threads = min(threads, granules * (blocks if divisible else 1))
-    best, best_share = (1, 1), 1.0
-    for row_parts in range(threads, 0, -1):
-        block_parts = threads // row_parts if divisible else 1
-        if row_parts > granules or block_parts > blocks:
-            row_parts, block_parts = min(row_parts, granules), min(block_parts, blocks)
-        share = -(-granules // row_parts) / granules * -(-blocks // block_parts) / blocks
-        if share < best_share * (_BETTER if best != (1, 1) else 1.0):
-            best, best_share = (row_parts, block_parts), share
-    return Grid(rows, granule, best[0], blocks, best[1], min(threads, best[0] * best[1]))
+    best, best_share = Grid(rows, granule, 1, blocks, 1, 1), 1.0
+    for row_parts in range(1, threads + 1) if blocks_first else range(threads, 0, -1):
+        block_parts = min(threads // row_parts, blocks) if divisible else 1
+        parts = min(row_parts, granules)
+        grid = Grid(rows, granule, parts, blocks, block_parts, min(threads, parts * block_parts))
+        share = grid.most_rows / max(rows, 1) * -(-blocks // block_parts) / blocks
+        if share < best_share * (_BETTER if best.tasks > 1 else 1.0):
+            best, best_share = grid, share
+    return best
 
 
 def worth_threads(geometry: Geometry, itemsize: int) -> bool:

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import arrays, runtime
+from . import arrays, calls, runtime
 from .batchnorm import fold_batchnorm
 from .epilogue import ActivationSpec
-from .frontdoor import Compiled, Part, Program, Run, Step, fixed
+from .frontdoor import Compiled, Part, Program, Step, fixed
 from .ops import Pair, inverted_residual_step, separable_parts
 from .padding import Padding
+from .pipeline import Node
 
 __all__ = [
     "Conv2d",
@@ -34,9 +35,6 @@ __all__ = [
 
 #: Input shapes (with thread counts) that a layer remembers.
 _REMEMBERED = 16
-
-_READY = arrays.CONTIGUOUS | arrays.ALIGNED
-_READY_OUT = _READY | arrays.WRITEABLE
 
 
 class Layer:
@@ -60,9 +58,10 @@ class Layer:
         # Both maps are replaced, never changed in place, so that reading them needs no lock. Two threads that add an
         # entry at once may lose one of the two; it is then made again.
         self._compiled: dict[tuple[tuple[int, ...], int], Compiled] = {}
-        self._fast: dict[tuple[tuple[int, ...], int], tuple[Run, tuple[int, ...]]] = {}
-        #: Packed weights of each step, whatever the shape.
-        self._packed: list[dict[Any, Any]] = [{} for _ in self._program.steps]
+        #: By the shape of `x` as the user sees it.
+        self._fast: dict[tuple[tuple[int, ...], int], calls.Apply] = {}
+        #: Packed weights, whatever the shape.
+        self._packed: dict[Any, Any] = {}
 
     def __call__(
         self,
@@ -97,33 +96,12 @@ class Layer:
         # The short way: a shape seen before and arrays that kernels can take. Everything else goes through the front
         # door, which checks every detail; so whatever is not plainly right here is just sent there.
         threads = runtime.get_num_threads() if num_threads is None else num_threads
-        dtype = self.dtype
         if type(x) is np.ndarray and type(threads) is int:
-            known = self._fast.get((x.shape, threads))
-            if known is not None and (x.dtype is dtype or x.dtype == dtype) and x.flags.num & _READY == _READY:
-                run, shape = known
-                if out is None:
-                    target = arrays.empty(shape, dtype)
-                elif (
-                    type(out) is np.ndarray
-                    and out.shape == shape
-                    and (out.dtype is dtype or out.dtype == dtype)
-                    and out.flags.num & _READY_OUT == _READY_OUT
-                    and not np.may_share_memory(out, x)
-                ):
-                    target = out
-                else:
-                    return self._program(x, residual, out, num_threads, self._compile)
-                if residual is not None and not (
-                    type(residual) is np.ndarray
-                    and residual.shape == shape
-                    and (residual.dtype is dtype or residual.dtype == dtype)
-                    and residual.flags.num & _READY == _READY
-                    and (out is None or not np.may_share_memory(out, residual))
-                ):
-                    return self._program(x, residual, out, num_threads, self._compile)
-                run(x, residual, target, threads)
-                return target
+            apply = self._fast.get((x.shape, threads))
+            if apply is not None:
+                result = apply(x, residual, out)
+                if result is not None:
+                    return result
         return self._program(x, residual, out, num_threads, self._compile)
 
     def _compile(self, x_shape: tuple[int, ...], threads: int) -> Compiled:
@@ -132,19 +110,27 @@ class Layer:
         compiled = self._compiled.get(key)
         if compiled is None:
             program = self._program
-            compiled = program.compile(program.geometries(x_shape), threads, self._packed)
+            compiled = program.compile(program.step.geometry(x_shape), threads, self._packed)
             kept = list(self._compiled.items())[1 - _REMEMBERED :]
             entries = dict([*kept, (key, compiled)])
             self._compiled = entries
-            if program.layout == "NHWC" and program.spatial == 2:
-                fast: dict[tuple[tuple[int, ...], int], tuple[Run, tuple[int, ...]]] = {}
-                for (shape, count), entry in entries.items():
-                    out_shape: tuple[int, ...] = entry.geometries[-1].out_shape
-                    fast[shape, count] = entry.run, out_shape
-                    if shape[0] == 1:  # an image without a batch axis is the same bytes
-                        fast[shape[1:], count] = entry.run, out_shape[1:]
-                self._fast = fast
+            fast: dict[tuple[tuple[int, ...], int], calls.Apply] = {}
+            for (shape, count), entry in entries.items():
+                # an image without a batch axis is the same bytes
+                for axes in (4, 3) if shape[0] == 1 else (4,):
+                    seen = arrays.user_shape(shape, program.layout, program.spatial, axes)
+                    known = self._fast.get((seen, count))
+                    fast[seen, count] = known or calls.call_of(program, entry, seen, count).apply
+            self._fast = fast
         return compiled
+
+    def nodes(self, x_shape: tuple[int, ...], threads: int) -> list[Node]:
+        """The layer as operations of a pipeline, for a channel-last input ``(N, H, W, C)``; none for an empty batch."""
+        return self._compile(x_shape, threads).nodes
+
+    def threads(self, num_threads: int | None) -> int:
+        """The number of threads of a call: `num_threads`, checked, or the current default."""
+        return self._program.threads(num_threads)
 
     def explain(self, shape: tuple[int, ...], num_threads: int | None = None) -> Any:
         """Which kernel would run for an input of `shape`, why, and what it costs.
@@ -157,7 +143,7 @@ class Layer:
 
         Returns
         -------
-        Choice, or a list of them for a layer of several steps
+        Choice
         """
         return self._program.explain(shape, num_threads)
 
@@ -188,8 +174,7 @@ class Layer:
     def __repr__(self) -> str:
         weights = [
             f"{part.name} {part.weights.shape}" + (f", {part.bias_name}" if part.bias is not None else "")
-            for step in self._program.steps
-            for part in step.parts
+            for part in self._program.step.parts
         ]
         options = [f"{name}={value!r}" for name, value in self._options.items()]
         return f"{type(self).__name__}({', '.join([*weights, self.dtype.name, *options])})"

@@ -25,8 +25,8 @@ TypeError
 ValueError
     Shapes do not fit each other, an option is out of range, or the output would be empty.
 
-A function packs the weights on every call. To call it many times with the same weights, use its layer in
-`dwcpu.layers`.
+A function packs the weights on every call; only what follows from shapes and options is remembered. To call it many
+times with the same weights, use its layer in `dwcpu.layers`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import arrays
+from . import arrays, calls
 from .cost import compare_cost
 from .epilogue import ActivationSpec
 from .frontdoor import Part, Program, Step
@@ -104,9 +104,14 @@ def depthwise_conv2d(
     (1, 56, 56, 32)
     """
     operation = "depthwise_conv2d"
+    options = operation, stride, padding, dilation, activation, layout, backend
+    done = calls.again(options, x, residual, out, num_threads, w, bias)
+    if done is not None:
+        return done
     part = Part.of(operation, w, bias, activation)
     step = Step(operation, "depthwise", (part,), {"stride": stride, "padding": padding, "dilation": dilation})
-    return Program(operation, step, layout=layout, backend=backend)(x, residual, out, num_threads)
+    program = Program(operation, step, layout=layout, backend=backend)
+    return calls.first(program, options, x, residual, out, num_threads, w, bias)
 
 
 def depthwise_conv1d(
@@ -156,9 +161,14 @@ def depthwise_conv1d(
     array([0., 1., 3., 5.], dtype=float32)
     """
     operation = "depthwise_conv1d"
+    options = operation, stride, padding, dilation, activation, layout, backend
+    done = calls.again(options, x, residual, out, num_threads, w, bias)
+    if done is not None:
+        return done
     part = Part.of(operation, w, bias, activation)
     step = Step(operation, "depthwise1d", (part,), {"stride": stride, "padding": padding, "dilation": dilation})
-    return Program(operation, step, layout=layout, backend=backend, spatial=1)(x, residual, out, num_threads)
+    program = Program(operation, step, layout=layout, backend=backend, spatial=1)
+    return calls.first(program, options, x, residual, out, num_threads, w, bias)
 
 
 def pointwise_conv2d(
@@ -200,8 +210,13 @@ def pointwise_conv2d(
     (7, 7, 64)
     """
     operation = "pointwise_conv2d"
+    options = operation, activation, layout, backend
+    done = calls.again(options, x, residual, out, num_threads, w, bias)
+    if done is not None:
+        return done
     step = Step(operation, "pointwise", (Part.of(operation, w, bias, activation),))
-    return Program(operation, step, layout=layout, backend=backend)(x, residual, out, num_threads)
+    program = Program(operation, step, layout=layout, backend=backend)
+    return calls.first(program, options, x, residual, out, num_threads, w, bias)
 
 
 def separable_conv2d(
@@ -257,9 +272,14 @@ def separable_conv2d(
     (28, 28, 32)
     """
     operation = "separable_conv2d"
+    options = operation, stride, padding, dilation, dw_activation, pw_activation, layout, backend
+    done = calls.again(options, x, residual, out, num_threads, dw, dw_bias, pw, pw_bias)
+    if done is not None:
+        return done
     parts = separable_parts(operation, dw, pw, dw_bias, pw_bias, dw_activation, pw_activation)
     step = Step(operation, "separable", parts, {"stride": stride, "padding": padding, "dilation": dilation})
-    return Program(operation, step, layout=layout, backend=backend)(x, residual, out, num_threads)
+    program = Program(operation, step, layout=layout, backend=backend)
+    return calls.first(program, options, x, residual, out, num_threads, dw, dw_bias, pw, pw_bias)
 
 
 def separable_parts(
@@ -343,11 +363,19 @@ def inverted_residual(
     (14, 14, 8)
     """
     operation = "inverted_residual"
+    options = operation, stride, padding, expand_activation, dw_activation, layout, backend
+    weights: tuple[ArrayLike | None, ...] = (dw, dw_bias, project, project_bias)
+    if expand is not None or expand_bias is not None:
+        weights = (expand, expand_bias, *weights)
+    done = calls.again(options, x, residual, out, num_threads, *weights)
+    if done is not None:
+        return done
     step = inverted_residual_step(
         operation, expand, dw, project, expand_bias, dw_bias, project_bias,
         stride, padding, expand_activation, dw_activation,
     )  # fmt: skip
-    return Program(operation, step, layout=layout, backend=backend)(x, residual, out, num_threads)
+    program = Program(operation, step, layout=layout, backend=backend)
+    return calls.first(program, options, x, residual, out, num_threads, *weights)
 
 
 def inverted_residual_step(
@@ -435,10 +463,14 @@ def conv2d(
     (112, 112, 8)
     """
     operation = "conv2d"
+    options = operation, stride, padding, dilation, groups, activation, layout, backend
+    done = calls.again(options, x, residual, out, num_threads, w, bias)
+    if done is not None:
+        return done
     part = Part.of(operation, w, bias, activation)
-    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-    step = Step(operation, "conv", (part,), options)
-    return Program(operation, step, layout=layout, backend=backend)(x, residual, out, num_threads)
+    shape = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    program = Program(operation, Step(operation, "conv", (part,), shape), layout=layout, backend=backend)
+    return calls.first(program, options, x, residual, out, num_threads, w, bias)
 
 
 def dwconv2d(
@@ -481,6 +513,10 @@ def dwconv2d(
     (1, 3, 16, 16)
     """
     operation = "dwconv2d"
+    given = operation, stride, padding, dilation, groups
+    done = calls.again(given, input, None, None, None, weight, bias)
+    if done is not None:
+        return done
     image = arrays.floating(input, "input", operation)
     filters = arrays.floating(weight, "weight", operation)
     if image.ndim not in (3, 4):
@@ -522,7 +558,8 @@ def dwconv2d(
         filters = filters.transpose(2, 3, 1, 0)
     part = Part.of(operation, filters, bias, None, name="weight")
     step = Step(operation, op, (part,), options, "input")
-    return Program(operation, step, layout="NCHW")(image, None, None, None)
+    program = Program(operation, step, layout="NCHW")
+    return calls.first(program, given, input, None, None, None, weight, bias, filters_first=True)
 
 
 def _expanded(option: object) -> object:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import arrays, packing, runtime
+from . import packing, runtime
 from .abi import FIELDS, plan_dtype
 from .epilogue import Activation
 from .geometry import ConvGeometry, Geometry, InvertedResidualGeometry, SeparableGeometry
 from .grid import Grid, cut, run_length, worth_threads
+from .pipeline import GIVEN, Node, Pass, Pipeline
 
 if TYPE_CHECKING:
     from .dispatch import Kernel
@@ -44,7 +45,7 @@ class Prepared:
 
     def run(self, x: np.ndarray, residual: np.ndarray | None, out: np.ndarray, threads: int) -> None:
         """Compute `out` from C-contiguous channel-last arrays of the kernel's dtype."""
-        grid = self._grids.get(threads) or self._new_grid(threads)
+        grid = self.grid(threads)
         address_of = self._address_of
         runtime.driver(grid.threads)(
             self._address,
@@ -56,12 +57,29 @@ class Prepared:
             *grid.arguments,
         )
 
+    def serial(self, threads: int) -> tuple[int, ...] | None:
+        """Kernel, plan, bytes of scratch, rows and blocks, if a call on `threads` threads is one task; else None.
+
+        The kernel may then be called directly: ``kernel(plan, x, residual, out, scratch, 0, rows, 0, blocks)``.
+        """
+        grid = self.grid(threads)
+        if grid.tasks > 1:
+            return None
+        return self._address, self._plan_address, grid.scratch, grid.rows, grid.blocks
+
     _address: int
 
-    def _new_grid(self, threads: int) -> Grid:
-        grid = self._cut(threads)
-        self._ready(grid)
-        self._grids[threads] = grid
+    def passes(self, threads: int) -> tuple[Pass, ...]:
+        """The kernels that a pipeline runs, one after the other; the residual belongs to the last."""
+        return (Pass(self._address, self._plan_address, self.grid(threads), self.geometry.out_shape, self),)
+
+    def grid(self, threads: int) -> Grid:
+        """How the kernel is cut for that many threads; its machine code is there afterwards."""
+        grid = self._grids.get(threads)
+        if grid is None:
+            grid = self._cut(threads)
+            self._ready(grid)
+            self._grids[threads] = grid
         return grid
 
     def _cut(self, threads: int) -> Grid:
@@ -88,15 +106,16 @@ def _blocks(kernel: Kernel, geometry: ConvGeometry) -> int:
 def _grid(kernel: Kernel, geometry: ConvGeometry, threads: int) -> Grid:
     """The grid of one kernel for `threads` threads, cut."""
     rows = geometry.batch * geometry.out_height * (geometry.out_width if kernel.op == "pointwise" else 1)
-    granule = 1 if kernel.op == "conv" else kernel.tile_rows
-    if kernel.op == "depthwise":
-        # the rows of a tile lie that far apart
-        granule *= geometry.dilation_h // gcd(geometry.stride_h, geometry.dilation_h)
+    # The rows of a dilated window's tile lie apart: it makes no difference where others are cut.
+    apart = geometry.dilation_h // gcd(geometry.stride_h, geometry.dilation_h) > 1
+    granule = 1 if kernel.op == "conv" or (kernel.op == "depthwise" and apart) else kernel.tile_rows
     # Where the last channel vector slides back over its neighbour, two threads must not share the two.
     divisible = kernel.op != "depthwise" or geometry.in_channels % kernel.lanes == 0
     if not worth_threads(geometry, kernel.dtype.itemsize):
         threads = 1
-    return cut(rows, granule, _blocks(kernel, geometry), threads, divisible)
+    # More weights than pixels: better to read the pixels twice.
+    blocks_first = kernel.op == "pointwise" and geometry.out_channels > rows
+    return cut(rows, granule, _blocks(kernel, geometry), threads, divisible, blocks_first)
 
 
 def _fused_grid(geometry: Geometry, tile_rows: int, itemsize: int, threads: int) -> Grid:
@@ -322,12 +341,20 @@ class PreparedSplit(Prepared):
     def __init__(self, kernel: Kernel, geometry: Geometry, parts: list[Prepared]) -> None:
         super().__init__(kernel, geometry)
         self.parts = parts
+        self._pipelines: dict[int, Pipeline] = {}
+
+    def passes(self, threads: int) -> tuple[Pass, ...]:
+        """As `Prepared.passes`."""
+        return tuple(each for part in self.parts for each in part.passes(threads))
+
+    def serial(self, threads: int) -> None:
+        """Never: there are several kernels."""
 
     def run(self, x: np.ndarray, residual: np.ndarray | None, out: np.ndarray, threads: int) -> None:
         """As `Prepared.run`."""
-        *first, last = self.parts
-        for part in first:
-            between = arrays.empty(part.geometry.out_shape, self.kernel.dtype)
-            part.run(x, None, between, threads)
-            x = between
-        last.run(x, residual, out, threads)
+        pipeline = self._pipelines.get(threads)
+        if pipeline is None:
+            nodes = [Node(self, self.geometry.out_shape, GIVEN)]
+            pipeline = Pipeline(nodes, self.geometry.x_shape, self.kernel.dtype, threads)
+            self._pipelines[threads] = pipeline
+        pipeline.run(x, residual, out)

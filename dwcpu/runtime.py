@@ -21,6 +21,7 @@ __all__ = [
     "Memory",
     "address_finder",
     "cache_sizes",
+    "compiled_calls",
     "cython_kernels",
     "driver",
     "fma_peak",
@@ -29,6 +30,7 @@ __all__ = [
     "scratch",
     "set_num_threads",
     "show_config",
+    "steps_driver",
 ]
 
 # --- threads ----------------------------------------------------------------------------------------------------------
@@ -166,8 +168,8 @@ def num_threads(n: int) -> Iterator[None]:
 
 # --- fork -------------------------------------------------------------------------------------------------------------
 
-# An OpenMP runtime does not survive fork: its threads are gone and its locks may be held. A child of a process that ran
-# something in parallel therefore stays serial.
+# Numba's threads do not survive fork: they are gone, and locks may be held. A child of a process that ran something on
+# them therefore stays serial. The compiled driver begins anew in a child.
 _ran_parallel = False
 _serial_only = False
 
@@ -189,31 +191,18 @@ if hasattr(os, "register_at_fork"):
 Driver = Callable[..., None]
 
 
-#: Rounds that threads of GCC's OpenMP spin at a barrier before they sleep, where the user has not said: tens of
-#: microseconds, enough to stay awake from one layer of a network to the next. By default it is 300,000, several
-#: milliseconds: where another process took a core, EfficientNet-Lite0 on two threads was seen to take 500 ms, not 6.
-_SPINS = "3000"
-
-
-@contextlib.contextmanager
-def _short_spins() -> Iterator[None]:
-    """Have the OpenMP library, if it is loaded within, find our spin count; the environment is left as it was."""
-    if "GOMP_SPINCOUNT" in os.environ or "OMP_WAIT_POLICY" in os.environ:
-        yield
-        return
-    os.environ["GOMP_SPINCOUNT"] = _SPINS
-    try:
-        yield
-    finally:
-        del os.environ["GOMP_SPINCOUNT"]
-
-
 @cache
 def cython_kernels() -> ModuleType | None:
     """The compiled family, or None where it was not built."""
-    with _short_spins():
-        module = import_module("dwcpu.cython_kernels")
+    module = import_module("dwcpu.cython_kernels")
     return module if module.available() else None
+
+
+@cache
+def compiled_calls() -> ModuleType | None:
+    """The compiled short way of calls (`dwcpu.calls`), or None where it was not built."""
+    cython_kernels()  # first, so that OpenMP finds our spin count
+    return import_module("dwcpu.cython_kernels").calls
 
 
 _numba_lock = threading.Lock()
@@ -225,9 +214,7 @@ def _numba_parallel() -> Driver:
     from dwcpu.numba_kernels import driver as numba_driver
 
     run = numba_driver.parallel()
-    with _short_spins():
-        layer = numba_driver.threading_layer()
-    if layer != "workqueue":
+    if numba_driver.threading_layer() != "workqueue":
         return run
 
     def one_at_a_time(*arguments: int) -> None:
@@ -239,10 +226,7 @@ def _numba_parallel() -> Driver:
 
 
 @cache
-def _serial_driver() -> Driver:
-    compiled = cython_kernels()
-    if compiled is not None:
-        return compiled.run
+def _numba_serial() -> Driver:
     from dwcpu.numba_kernels import driver as numba_driver
 
     return numba_driver.serial()
@@ -250,25 +234,30 @@ def _serial_driver() -> Driver:
 
 def _forked_driver(*arguments: int) -> None:
     """All tasks on the calling thread, however many threads the call was cut for."""
-    _serial_driver()(*arguments[:-1], 1)
-
-
-@cache
-def _parallel_driver() -> Driver:
-    # The compiled driver also runs Numba's kernels: it costs less per call and enters one OpenMP runtime only.
-    compiled = cython_kernels()
-    return compiled.run if compiled is not None and compiled.has_openmp() else _numba_parallel()
+    _numba_serial()(*arguments[:-1], 1)
 
 
 def driver(threads: int) -> Driver:
     """The driver for a call on `threads` threads."""
     global _ran_parallel
+    compiled = cython_kernels()
+    if compiled is not None:  # it also runs Numba's kernels, with less overhead and on threads of its own
+        return compiled.run
     if threads == 1:
-        return _serial_driver()
+        return _numba_serial()
     if _serial_only:
         return _forked_driver
     _ran_parallel = True
-    return _parallel_driver()
+    return _numba_parallel()
+
+
+def steps_driver() -> Callable[..., None] | None:
+    """What runs a row of steps in one call, or None where they must be run one by one with `driver`.
+
+    ``run_steps(steps, count, threads, arena, x, residual, out)``, all integers: see `dwcpu.abi.STEP_FIELDS`.
+    """
+    compiled = cython_kernels()
+    return None if compiled is None else compiled.run_steps
 
 
 @cache

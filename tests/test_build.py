@@ -86,20 +86,25 @@ def test_no_compiler_installs_and_says_so(tree: Path) -> None:
     assert "NO COMPILED KERNELS" in printed
     assert info["modules"] == []
     assert ask(tree, "kernels.status()").startswith("none: when it was built: no C compiler that works: /nowhere/cc")
-    assert ask(tree, "kernels.available(), kernels.has_openmp(), kernels.rows('float32')") == "False False []"
+    assert ask(tree, "kernels.available(), kernels.rows('float32')") == "False []"
     with pytest.raises(subprocess.CalledProcessError) as error:
         ask(tree, "kernels.run()")
     assert "there is no compiled driver" in error.value.stderr
 
 
-def test_failing_modules_and_missing_openmp_are_named(tree: Path) -> None:
-    """The driver is built all the same, and runs kernels on one thread."""
-    printed, info = build(tree, str(tree / "compiler"), "-fopenmp -DDWCPU_VECTOR_BYTES")
-    assert info["modules"] == ["_driver"]
-    assert "no OpenMP (refused: -fopenmp)" in printed
+def test_failing_modules_are_named(tree: Path) -> None:
+    """The driver is built all the same."""
+    printed, info = build(tree, str(tree / "compiler"), "-DDWCPU_VECTOR_BYTES")
+    assert info["modules"] == ["_driver", "_calls"]
     assert "did not compile: _" in printed
-    assert ask(tree, "kernels.available(), kernels.has_openmp()") == "False False"
-    assert "no OpenMP" in ask(tree, "kernels.status()")
+    assert ask(tree, "kernels.available()") == "False"
+    assert "did not compile" in ask(tree, "kernels.status()")
+
+
+def test_without_numpy_the_short_calls_are_left_out(setup_module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (Path(setup_module.numpy_include()) / "numpy" / "arrayobject.h").exists()
+    monkeypatch.setitem(sys.modules, "numpy", None)
+    assert setup_module.numpy_include() is None
 
 
 def test_an_unknown_instruction_set_is_left_out(setup_module: ModuleType, tree: Path) -> None:

@@ -119,6 +119,7 @@ def test_a_grid_covers_all_rows_and_no_more_threads_than_asked(
     for divisible in (False, True):
         grid = cut(rows, granule, blocks, threads, divisible)
         assert sum(grid.row_counts()) == rows
+        assert max(grid.row_counts()) == grid.most_rows
         assert grid.tasks <= threads
         assert divisible or grid.block_parts == 1
 
@@ -150,3 +151,29 @@ def test_more_threads_than_work_is_cut_at_once() -> None:
 
 def test_rows_are_cut_finer_rather_than_leave_threads_idle() -> None:
     assert cut(8, 64, 1, 4, False).tasks == 4
+
+
+@pytest.mark.parametrize(
+    ("geometry", "parts"),
+    [
+        # 8 pixels are 6 and 2: the weights are shared instead
+        (ConvGeometry.pointwise((8, 1, 1, 1024), (1024, 1000)), (1, 2)),
+        # more weights than pixels
+        (ConvGeometry.pointwise((1, 7, 7, 160), (160, 960)), (1, 2)),
+        (ConvGeometry.pointwise((1, 56, 56, 24), (24, 144)), (2, 1)),
+        # 4 rows and 3
+        (depthwise(7, 1024, 3), (1, 2)),
+        (depthwise(56, 128, 3), (2, 1)),
+    ],
+)
+def test_how_two_threads_share(geometry: ConvGeometry, parts: tuple[int, int]) -> None:
+    kernel = dispatch.choose(geometry, np.float32, 2)
+    grid = kernel.prepare(geometry, np.ones(geometry.w_shape, np.float32)).grid(2)
+    assert (grid.row_parts, grid.block_parts) == parts
+
+
+def test_rows_of_a_dilated_window_are_cut_in_half() -> None:
+    geometry = ConvGeometry.depthwise((1, 28, 28, 256), (3, 3, 256), padding=4, dilation=4)
+    kernel = dispatch.choose(geometry, np.float32, 2)
+    grid = kernel.prepare(geometry, np.ones((3, 3, 256, 1), np.float32)).grid(2)
+    assert list(grid.row_counts()) == [14, 14]

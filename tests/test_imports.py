@@ -16,7 +16,17 @@ PACKAGE = Path(find_spec("dwcpu").origin).parent
 #: Module or folder -> what of ours it may import. A folder's modules may always import each other.
 FOUNDATION = {"abi", "padding", "epilogue", "geometry"}
 BELOW_DISPATCH = FOUNDATION | {"arrays", "grid", "packing", "reference", "runtime", "numba_kernels", "cython_kernels"}
-FRONT_DOOR = BELOW_DISPATCH | {"prepared", "dispatch", "frontdoor", "cost", "batchnorm", "ops", "layers"}
+FRONT_DOOR = BELOW_DISPATCH | {
+    "pipeline",
+    "prepared",
+    "dispatch",
+    "frontdoor",
+    "calls",
+    "cost",
+    "batchnorm",
+    "ops",
+    "layers",
+}
 ALLOWED: dict[str, set[str]] = {
     "abi": set(),
     "padding": set(),
@@ -32,11 +42,13 @@ ALLOWED: dict[str, set[str]] = {
     "cython_kernels": {"abi"},
     "runtime": {"abi", "numba_kernels", "cython_kernels"},
     "dispatch": BELOW_DISPATCH | {"prepared"},
-    "prepared": BELOW_DISPATCH,
-    "frontdoor": BELOW_DISPATCH | {"dispatch"},
+    "calls": {"arrays", "geometry", "prepared", "runtime"},
+    "pipeline": {"abi", "grid", "runtime"},
+    "prepared": BELOW_DISPATCH | {"pipeline"},
+    "frontdoor": BELOW_DISPATCH | {"dispatch", "pipeline", "prepared"},
     "ops": FRONT_DOOR,
     "layers": FRONT_DOOR,
-    "models": {"ops", "layers", "runtime", "geometry"},
+    "models": {"abi", "arrays", "grid", "ops", "layers", "pipeline", "runtime", "geometry"},
     "bench_command": set(),
     "cli": {"models", "ops", "layers", "runtime", "bench_command"},
     "__main__": {"cli"},

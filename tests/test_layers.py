@@ -441,4 +441,4 @@ def test_weights_are_packed_once_for_all_shapes_and_thread_counts(monkeypatch) -
             layer(np.ones((1, height, 3, 6), F32), num_threads=threads)
     assert packed == ([] if BACKEND == "reference" else ["depthwise_panels", "gemm_panels"])
     for again in (pickle.loads(pickle.dumps(layer)), copy.copy(layer), copy.deepcopy(layer)):
-        assert again._packed == [{}]
+        assert again._packed == {}

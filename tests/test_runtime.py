@@ -155,7 +155,6 @@ def test_the_environment_is_left_as_it_was() -> None:
     assert dict(os.environ) == before
     """
     run(code)
-    run(code, GOMP_SPINCOUNT="77")
 
 
 def test_many_threads_at_once(rng: np.random.Generator) -> None:

@@ -5,8 +5,8 @@ that the CPU and the operating system support is chosen; the environment variabl
 (AVX-512), "x86-64-v3" (AVX2 and FMA), "x86-64-v2" (SSE4.2), "neon", "baseline", or "none" for no compiled kernels.
 
 A kernel is an address with the C signature of `dwcpu.abi`; `run` cuts its grid of rows and blocks into tasks and runs
-them, on OpenMP threads, without the GIL. It runs the kernels of the Numba family just as well. The sources are the
-`.pxi` files and `tile.h`; each opens with its contract. Packed layouts:
+them, on threads of its own, without the GIL. It runs the kernels of the Numba family just as well. The sources are the
+`.pxi` files, `tile.h` and `threads.h`; each opens with its contract. Packed layouts:
 
 - depthwise weights `[block][kh][kw][m][lane]` and bias `[block][m][lane]`, a block being `lanes` channels from
   `min(block * lanes, channels - lanes)` on; fewer channels than `lanes` are one block, padded with zeros;
@@ -27,7 +27,19 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-__all__ = ["activations", "address", "available", "compiled", "has_openmp", "isa", "rows", "run", "status"]
+__all__ = [
+    "activations",
+    "address",
+    "available",
+    "calls",
+    "compiled",
+    "isa",
+    "pool_address",
+    "rows",
+    "run",
+    "run_steps",
+    "status",
+]
 
 #: From narrowest to widest, as modules are named. A machine has sets of one kind only.
 ISAS = ("baseline", "neon", "x86_64_v2", "x86_64_v3", "x86_64_v4")
@@ -77,6 +89,8 @@ def _missing_driver(*_: object) -> Any:
 
 
 _driver: Any = _load("_driver")
+#: The compiled half of `dwcpu.calls`, or None; it needs no kernels of ours.
+calls: Any = _load("_calls")
 _isa, _modules = _choose(_cap(os.environ.get("DWCPU_ISA")))
 
 #: run(kernel, plan, x, residual, out, scratch, scratch_stride, rows, row_granule, row_parts, blocks, block_parts,
@@ -84,6 +98,11 @@ _isa, _modules = _choose(_cap(os.environ.get("DWCPU_ISA")))
 #: row_part * block_parts + block_part gets scratch + number * scratch_stride.
 run: Callable[..., None] = _missing_driver if _driver is None else _driver.run
 
+#: run_steps(steps, count, threads, arena, x, residual, out): all integers; see `dwcpu.abi.STEP_FIELDS`.
+run_steps: Callable[..., None] = _missing_driver if _driver is None else _driver.run_steps
+
+#: pool_address(): of a kernel that averages float32 images; rows are images, blocks runs of 16 channels.
+pool_address: Callable[[], int] = _missing_driver if _driver is None else _driver.pool_address
 
 #: address(array): of the first element of a C-contiguous array.
 address: Callable[..., int] = _missing_driver if _driver is None else _driver.address
@@ -105,13 +124,8 @@ def compiled() -> list[str]:
     return [_shown(name) for name in ISAS if name in able and _load(f"_{name}_f32") is not None]
 
 
-def has_openmp() -> bool:
-    """Whether `run` can use several threads."""
-    return _driver is not None and bool(_driver.has_openmp())
-
-
 def _build_info() -> dict[str, Any]:
-    """What setup.py noted: "compiler", "openmp", "modules" and "problems"."""
+    """What setup.py noted: "compiler", "modules" and "problems"."""
     try:
         return json.loads(Path(__file__).with_name("build_info.json").read_text("utf-8"))
     except (OSError, ValueError):
@@ -123,8 +137,7 @@ def status() -> str:
     info = _build_info()
     problems = "; ".join(info.get("problems", []))
     if _isa is not None:
-        threads = "OpenMP" if has_openmp() else "one thread"
-        text = f"{isa()} of {', '.join(compiled())}; {threads}"
+        text = f"{isa()} of {', '.join(compiled())}"
         return f"{text}; when it was built: {problems}" if problems else text
     cap = os.environ.get("DWCPU_ISA", "").strip()
     if cap and compiled():

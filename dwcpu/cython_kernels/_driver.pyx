@@ -1,11 +1,12 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
-"""The parallel driver, which runs any kernel of either family by its address, and what this CPU can execute.
+"""The parallel drivers, which run kernels of either family by their addresses, and what this CPU can execute.
+
+`run` runs one kernel, `run_steps` a row of them, each on what those before it wrote; `threads.h` shares their tasks.
 
 Compiled for the baseline instruction set: it must import on every machine.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from cython.parallel cimport prange
 from libc.stdint cimport int64_t
 
 cdef extern from *:
@@ -35,49 +36,86 @@ cdef extern from *:
         return 16;
     #endif
     }
-    #ifdef _OPENMP
-    #define DWCPU_OPENMP 1
-    #else
-    #define DWCPU_OPENMP 0
-    #endif
     """
     ctypedef void (*dwcpu_kernel)(
         const void *, const void *, const void *, void *, void *, int64_t, int64_t, int64_t, int64_t) noexcept nogil
     int dwcpu_cpu_levels() noexcept nogil
+
+cdef extern from "threads.h" nogil:
     enum:
-        DWCPU_OPENMP
+        MOST_STEPS
+        MOST_TASKS
+    ctypedef void (*do_task_t)(const void *context, int64_t step, int64_t task) noexcept nogil
+    bint share(do_task_t do_task, const void *context, int steps, const int *tasks, int team) noexcept
+    void set_up() noexcept
 
 ctypedef int64_t i64
 
 
-cdef struct Work:
-    dwcpu_kernel kernel
-    const void *plan
-    const void *x
-    const void *residual
-    void *out
-    char *scratch
+cdef struct Step:  # dwcpu.abi.STEP_FIELDS
+    i64 kernel
+    i64 plan
+    i64 x_base
+    i64 x
+    i64 residual_base
+    i64 residual
+    i64 out_base
+    i64 out
+    i64 scratch
     i64 scratch_stride
     i64 rows
     i64 granule
-    i64 granules
     i64 row_parts
     i64 blocks
     i64 block_parts
 
 
-cdef void do_task(const Work *work, i64 task) noexcept nogil:
+cdef struct Steps:
+    const Step *first
+    const i64 *bases
+
+
+cdef void do_task(const void *context, i64 index, i64 task) noexcept nogil:
     """Task row_part * block_parts + block_part: rows cut at multiples of the granule, blocks anywhere, both evenly."""
-    cdef i64 p = task // work.block_parts, q = task % work.block_parts
-    cdef i64 row_begin = work.granules * p // work.row_parts * work.granule
-    cdef i64 row_end = work.granules * (p + 1) // work.row_parts * work.granule
-    cdef i64 block_begin = work.blocks * q // work.block_parts, block_end = work.blocks * (q + 1) // work.block_parts
-    if row_end > work.rows:
-        row_end = work.rows
+    cdef const Steps *steps = <const Steps *> context
+    cdef const Step *step = &steps.first[index]
+    cdef const i64 *bases = steps.bases
+    cdef i64 granules = (step.rows + step.granule - 1) // step.granule
+    cdef i64 p = task // step.block_parts, q = task % step.block_parts
+    cdef i64 row_begin = granules * p // step.row_parts * step.granule
+    cdef i64 row_end = granules * (p + 1) // step.row_parts * step.granule
+    cdef i64 block_begin = step.blocks * q // step.block_parts, block_end = step.blocks * (q + 1) // step.block_parts
+    if row_end > step.rows:
+        row_end = step.rows
     if row_begin < row_end and block_begin < block_end:
-        work.kernel(
-            work.plan, work.x, work.residual, work.out, work.scratch + task * work.scratch_stride,
+        (<dwcpu_kernel> <void *> step.kernel)(
+            <const void *> step.plan,
+            <const void *> (bases[step.x_base] + step.x),
+            <const void *> (bases[step.residual_base] + step.residual),
+            <void *> (bases[step.out_base] + step.out),
+            <void *> (bases[1] + step.scratch + task * step.scratch_stride),
             row_begin, row_end, block_begin, block_end)
+
+
+cdef void run_all(const Step *first, i64 count, const i64 *bases, i64 threads) noexcept nogil:
+    """All steps, on `threads` threads where some step has tasks for them."""
+    cdef Steps steps
+    cdef int[MOST_STEPS] tasks
+    cdef i64 index, task, most = 0
+    cdef int part
+    while count > 0:
+        part = <int> min(count, <i64> MOST_STEPS)
+        for index in range(part):
+            task = first[index].row_parts * first[index].block_parts
+            most = max(most, task)
+            tasks[index] = <int> task
+        steps.first, steps.bases = first, bases
+        if not (threads > 1 and 1 < most <= MOST_TASKS and share(do_task, &steps, part, tasks, <int> threads)):
+            for index in range(part):
+                for task in range(tasks[index]):
+                    do_task(&steps, index, task)
+        first += part
+        count -= part
 
 
 def run(
@@ -87,31 +125,65 @@ def run(
     """Run a kernel over rows x blocks, cut into row_parts * block_parts tasks, without the GIL.
 
     All arguments are integers: addresses (0 for none), the bytes of scratch per task, counts of at least 1. Tasks are
-    independent; `threads` of them run at a time where there is OpenMP, else one after the other.
+    independent; at most `threads` of them run at a time.
     """
-    cdef Work work
-    cdef i64 tasks = row_parts * block_parts, task
-    cdef int team = <int> threads
-    work.kernel = <dwcpu_kernel> <void *> kernel
-    work.plan = <const void *> plan
-    work.x = <const void *> x
-    work.residual = <const void *> residual
-    work.out = <void *> out
-    work.scratch = <char *> scratch
-    work.scratch_stride = scratch_stride
-    work.rows = rows
-    work.granule = row_granule
-    work.granules = (rows + row_granule - 1) // row_granule
-    work.row_parts = row_parts
-    work.blocks = blocks
-    work.block_parts = block_parts
+    cdef i64[5] bases = [0, 0, 0, 0, 0]
+    cdef Step step
+    step.kernel, step.plan = kernel, plan
+    step.x_base = step.residual_base = step.out_base = 0
+    step.x, step.residual, step.out, step.scratch = x, residual, out, scratch
+    step.scratch_stride, step.rows, step.granule, step.row_parts = scratch_stride, rows, row_granule, row_parts
+    step.blocks, step.block_parts = blocks, block_parts
     with nogil:
-        if tasks > 1 and team > 1:
-            for task in prange(tasks, schedule="static", num_threads=team):
-                do_task(&work, task)
-        else:
-            for task in range(tasks):
-                do_task(&work, task)
+        run_all(&step, 1, &bases[0], threads)
+
+
+def run_steps(i64 steps, i64 count, i64 threads, i64 arena, i64 x, i64 residual, i64 out, /):
+    """Run `count` steps, of which each may read what those before it wrote, without the GIL.
+
+    All arguments are integers. `steps` is the address of an array of `dwcpu.abi.STEP_FIELDS`; the last four are the
+    addresses of the memory that these count from.
+    """
+    cdef i64[5] bases = [0, arena, x, residual, out]
+    with nogil:
+        run_all(<const Step *> <void *> steps, count, &bases[0], threads)
+
+
+cdef struct Pool:  # the fields of dwcpu.abi.FIELDS up to the last that is needed
+    const void *weights
+    const void *bias
+    i64 batch
+    i64 height
+    i64 width
+    i64 in_channels
+
+
+cdef void pool_f32(
+    const void *plan, const void *x, const void *residual, void *out, void *scratch,
+    i64 row_begin, i64 row_end, i64 block_begin, i64 block_end) noexcept nogil:
+    """Mean over an image's pixels, added in memory order. Rows are images, blocks runs of 16 channels."""
+    cdef const Pool *shape = <const Pool *> plan
+    cdef i64 pixels = shape.height * shape.width, channels = shape.in_channels
+    cdef i64 begin = block_begin * 16, end = min(channels, block_end * 16), row, pixel, channel
+    cdef float share = <float> 1 / <float> pixels
+    cdef const float *source
+    cdef float *mean
+    for row in range(row_begin, row_end):
+        mean = <float *> out + row * channels
+        source = <const float *> x + row * pixels * channels
+        for channel in range(begin, end):
+            mean[channel] = source[channel]
+        for pixel in range(1, pixels):
+            source += channels
+            for channel in range(begin, end):
+                mean[channel] += source[channel]
+        for channel in range(begin, end):
+            mean[channel] *= share
+
+
+def pool_address():
+    """Address of the kernel that averages float32 images."""
+    return <i64> <void *> pool_f32
 
 
 def address(array, /):
@@ -123,13 +195,11 @@ def address(array, /):
     return where
 
 
-def has_openmp():
-    """Whether `run` was compiled with OpenMP."""
-    return bool(DWCPU_OPENMP)
-
-
 def cpu_levels():
     """Names of the instruction sets, as our modules are named, that this CPU and its operating system can execute."""
     cdef int levels = dwcpu_cpu_levels()
     names = "x86_64_v2", "x86_64_v3", "x86_64_v4", "neon", "baseline"
     return [name for bit, name in enumerate(names) if levels >> bit & 1]
+
+
+set_up()

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import arrays, runtime
+from ..abi import plan_dtype
+from ..grid import cut
 from ..layers import Conv2d, InvertedResidual, PointwiseConv2d, SeparableConv2d, fold_batchnorm
+from ..pipeline import Arenas, Node, Pass, Pipeline
 from . import pictures
 from .architectures import Architecture, Convolution
 from .report import LayerRow, Report
 
 __all__ = ["GlobalAveragePool", "Network", "build"]
 
-#: Shapes whose plans a network remembers; more of them than this start afresh.
+#: Shapes, with numbers of threads, whose plans a network remembers.
 _MAX_PLANS = 16
 
 
@@ -56,38 +58,46 @@ class GlobalAveragePool:
         """Shape of the result for an input of `shape`."""
         return shape[0], 1, 1, shape[3]
 
+    def nodes(self, shape: tuple[int, ...], threads: int) -> list[Node]:
+        """What a pipeline runs for a float32 input of `shape`: the same sums, compiled where that is possible."""
+        if shape[0] == 0:
+            return []
+        compiled = runtime.cython_kernels()
+        if compiled is None:
+            return [Node(lambda x, residual, out, threads: self(x, out=out), self.out_shape(shape))]
+        return [Node(_PreparedPool(shape, compiled.pool_address()), self.out_shape(shape))]
+
+
+class _PreparedPool:
+    """The compiled pool for one shape: see `pool_address` of `dwcpu.cython_kernels`."""
+
+    def __init__(self, shape: tuple[int, ...], address: int) -> None:
+        plan: Any = np.zeros(1, plan_dtype())
+        plan["batch"], plan["height"], plan["width"], plan["in_channels"] = shape
+        self._shape, self._plan, self._address = shape, plan, address
+
+    def passes(self, threads: int) -> tuple[Pass, ...]:
+        """The one kernel, on one thread for a single image: it takes some microseconds."""
+        batch, _, _, channels = self._shape
+        grid = cut(batch, 1, 1, threads, False)._replace(blocks=-(-channels // 16))
+        return (Pass(self._address, self._plan.ctypes.data, grid, (batch, 1, 1, channels), self),)
+
 
 @dataclass(frozen=True)
 class Step:
-    """One layer of a network and where its data comes from and goes to.
-
-    `residual_from` is the index of the step whose input is added to this step's sum, or None. `slot` is the buffer of
-    the workspace that the result goes to, or None for a fresh array.
-    """
+    """One layer of a network; `residual_from` is the index of the step whose input is added to its sum, or None."""
 
     name: str
     layer: Any
     residual_from: int | None = None
-    slot: int | None = None
 
 
-class _Workspace:
-    """Three buffers that a running network takes turns to write to; one call owns it at a time.
+class _Plan(NamedTuple):
+    """A network made ready for one input shape and number of threads; `layers` says of each node whose it is."""
 
-    Three are enough: the input of a layer, its output, and the block's input that waits to be added. Reusing them keeps
-    the data in cache and spares the page faults that fresh memory costs.
-    """
-
-    def __init__(self) -> None:
-        self._buffers = [np.empty(0, np.float32)] * 3
-
-    def array(self, slot: int, shape: tuple[int, ...]) -> np.ndarray:
-        """A C-contiguous array on a buffer, at a multiple of 64 bytes so that no vector straddles two cache lines."""
-        count = prod(shape)
-        if self._buffers[slot].size < count:
-            raw = np.empty(count + 16, np.float32)
-            self._buffers[slot] = raw[-raw.ctypes.data % 64 // 4 :][:count]
-        return self._buffers[slot][:count].reshape(shape)
+    pipeline: Pipeline
+    out_shapes: list[tuple[int, ...]]
+    layers: list[int]
 
 
 class Network:
@@ -112,22 +122,16 @@ class Network:
         self.backend = backend
         self.origin = origin
         self._mean, self._std = architecture.mean, architecture.std
-        self._steps = _assign_slots(steps)
-        self._last_use = {index: index for index in range(len(steps))}
-        self._last_use.update(
-            {step.residual_from: at for at, step in enumerate(steps) if step.residual_from is not None}
-        )
+        self._steps = steps
         self._forget()
 
     def _forget(self) -> None:
-        self._plans: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
-        self._workspaces: list[_Workspace] = []
-        self._lock = threading.Lock()
+        self._plans: dict[tuple[tuple[int, ...], int], _Plan] = {}
+        self._arenas = Arenas()
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        for scratch in ("_plans", "_workspaces", "_lock"):
-            del state[scratch]
+        del state["_plans"], state["_arenas"]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -162,11 +166,10 @@ class Network:
         TypeError, ValueError
             `x` is not such an array; the text says what was got.
         """
-        self._check(x)
-        logits = x
-        for _, result, _ in self._run(x, num_threads):
-            logits = result
-        return logits.reshape(x.shape[0], self.classes)
+        plan = self._ready(x, num_threads)
+        logits = np.empty((x.shape[0], self.classes), np.float32)
+        plan.pipeline.run(arrays.native(x), None, logits)
+        return logits
 
     def preprocess(self, image: Any) -> np.ndarray:
         """Turn a picture into this network's input.
@@ -199,7 +202,7 @@ class Network:
         num_threads: int | None = None,
         progress: Callable[[int, int, str], None] | None = None,
     ) -> None:
-        """Run each layer once on zeros of the shape it will see, so that every kernel is compiled.
+        """Make every layer ready for the shape it will see, so that every kernel is compiled, and run once on zeros.
 
         Parameters
         ----------
@@ -211,13 +214,8 @@ class Network:
             Called as ``progress(done, total, name)`` before each layer and once at the end.
         """
         x = np.zeros(shape, np.float32)
-        self._check(x)
-        total = len(self._steps)
-        if progress is not None:
-            progress(0, total, self._steps[0].name)
-        for index, _, _ in self._run(x, num_threads):
-            if progress is not None:
-                progress(index + 1, total, self._steps[min(index + 1, total - 1)].name)
+        self._ready(x, num_threads, progress)
+        self(x, num_threads)
 
     def explain(self, shape: tuple[int, ...] = (1, 224, 224, 3), num_threads: int | None = None) -> Report:
         """Which kernel each layer takes for an input of this shape, and how fast it could be at best.
@@ -234,12 +232,15 @@ class Network:
         Report
             Prints as a table; `rows` holds its numbers.
         """
-        at = tuple(int(size) for size in shape)
+        at = shape = tuple(int(size) for size in shape)
         rows = []
-        for step, out in zip(self._steps, self._out_shapes(at), strict=True):
+        for step in self._steps:
+            out = step.layer.out_shape(at)
             rows.append(_describe(step, at, out, num_threads))
             at = out
-        return Report(f"{self.name}, input {_times(shape)}", tuple(rows))
+        pipeline = self._plan(shape, self._threads(num_threads)).pipeline
+        memory = pipeline.arena_bytes, pipeline.value_bytes
+        return Report(f"{self.name}, input {_times(shape)}", tuple(rows), memory=memory)
 
     def profile(self, x: np.ndarray, *, num_threads: int | None = None, runs: int = 15) -> Report:
         """Time every layer while the whole network runs on `x`.
@@ -260,19 +261,21 @@ class Network:
         """
         if runs < 1:
             raise ValueError(f"profile: runs is {runs}; at least 1 is needed")
-        from .. import runtime
-
-        self._check(x)
-        self(x, num_threads)
+        plan = self._ready(x, num_threads)
+        x = arrays.native(x)
+        logits = self(x, num_threads)
         times: list[list[float]] = [[] for _ in self._steps]
         for _ in range(runs):
-            for index, _, seconds in self._run(x, num_threads):
-                times[index].append(seconds)
-        threads = num_threads if num_threads is not None else runtime.get_num_threads()
+            seconds = [0.0] * len(self._steps)
+            for layer, each in zip(plan.layers, plan.pipeline.timed(x, None, logits), strict=True):
+                seconds[layer] += each
+            for all_runs, each in zip(times, seconds, strict=True):
+                all_runs.append(each)
+        threads = self._threads(num_threads)
         peak = runtime.fma_peak(np.float32, threads)
         rows = [
-            row.timed(median(seconds), peak)
-            for row, seconds in zip(self.explain(x.shape, num_threads).rows, times, strict=True)
+            row.timed(median(all_runs), peak)
+            for row, all_runs in zip(self.explain(x.shape, num_threads).rows, times, strict=True)
         ]
         title = f"{self.name}, input {_times(x.shape)}, {threads} thread{'s' * (threads != 1)}, median of {runs} runs"
         return Report(title, tuple(rows), peak)
@@ -289,52 +292,53 @@ class Network:
                 f"{self.name}: x has shape {x.shape}; (N, H, W, 3) is needed; add the batch axis with x[None]"
             )
 
-    def _run(self, x: np.ndarray, num_threads: int | None) -> Iterator[tuple[int, np.ndarray, float]]:
-        """Run layer by layer; yields the index, the result and the seconds of each."""
-        plan = self._out_shapes(x.shape)
-        with self._lock:
-            workspace = self._workspaces.pop() if self._workspaces else _Workspace()
-        values = {0: x}  # step -> its input, as long as somebody needs it
-        for index, step in enumerate(self._steps):
-            out = None if step.slot is None else workspace.array(step.slot, plan[index])
-            residual = None if step.residual_from is None else values[step.residual_from]
-            begin = time.perf_counter()
-            result = step.layer(values[index], out=out, residual=residual, num_threads=num_threads)
-            seconds = time.perf_counter() - begin
-            values[index + 1] = result
-            del residual
-            for gone in [source for source in values if source <= index and self._last_use[source] <= index]:
-                del values[gone]
-            yield index, result, seconds
-        with self._lock:
-            self._workspaces.append(workspace)
+    def _threads(self, num_threads: int | None) -> int:
+        return self._steps[0].layer.threads(num_threads)
 
-    def _out_shapes(self, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
-        """Shape of every layer's result, remembered for a few input shapes."""
-        plan = self._plans.get(shape)
+    def _ready(
+        self,
+        x: np.ndarray,
+        num_threads: int | None,
+        progress: Callable[[int, int, str], None] | None = None,
+    ) -> _Plan:
+        """Check arguments; the plan for them."""
+        self._check(x)
+        return self._plan(x.shape, self._threads(num_threads), progress)
+
+    def _plan(
+        self, shape: tuple[int, ...], threads: int, progress: Callable[[int, int, str], None] | None = None
+    ) -> _Plan:
+        """The plan for an input of `shape`, remembered for a few of them."""
+        # The map is replaced, never changed in place: reading it needs no lock, and two threads that add a plan at
+        # once may lose one of the two, which is then made again.
+        plan = self._plans.get((shape, threads))
+        total = len(self._steps)
         if plan is None:
-            plan, at = [], shape
-            for step in self._steps:
+            at = shape
+            nodes: list[Node] = []
+            layers: list[int] = []  # of each node, whose it is
+            first_nodes: list[int] = []  # of each layer
+            out_shapes = []
+            for index, step in enumerate(self._steps):
+                if progress is not None:
+                    progress(index, total, step.name)
+                first_nodes.append(len(nodes))
+                own = step.layer.nodes(at, threads)
+                if own and step.residual_from is not None:
+                    own[-1] = own[-1]._replace(residual=first_nodes[step.residual_from])
+                nodes += own
+                layers += [index] * len(own)
                 at = step.layer.out_shape(at)
-                plan.append(at)
-            if len(self._plans) >= _MAX_PLANS:
-                self._plans = {}
-            self._plans[shape] = plan
+                out_shapes.append(at)
+            pipeline = Pipeline(nodes, shape, np.dtype(np.float32), threads, self._arenas)
+            plan = _Plan(pipeline, out_shapes, layers)
+            self._plans = dict([*list(self._plans.items())[1 - _MAX_PLANS :], ((shape, threads), plan)])
+        elif progress is not None:
+            for index, step in enumerate(self._steps):
+                progress(index, total, step.name)
+        if progress is not None:
+            progress(total, total, self._steps[-1].name)
         return plan
-
-
-def _assign_slots(steps: list[Step]) -> list[Step]:
-    """Give every step but the last the first buffer that holds neither its input nor a residual still to be added."""
-    slots: list[int | None] = [None]  # slots[i]: where the input of step i lies; the user's own array is nowhere
-    result = []
-    for index, step in enumerate(steps):
-        waiting = {later.residual_from for later in steps[index:] if later.residual_from is not None}
-        busy = {slots[index]} | {slots[source] for source in waiting if source <= index}
-        free = next(slot for slot in range(3) if slot not in busy)
-        slot = None if index == len(steps) - 1 else free
-        slots.append(slot)
-        result.append(Step(step.name, step.layer, step.residual_from, slot))
-    return result
 
 
 def build(architecture: Architecture, weights: Mapping[str, np.ndarray], *, backend: str, origin: str) -> Network:
@@ -442,6 +446,7 @@ def _describe(step: Step, shape: tuple[int, ...], out: tuple[int, ...], num_thre
     """The row of a layer before it is timed."""
     if isinstance(step.layer, GlobalAveragePool):
         values = prod(shape)
-        return LayerRow(step.name, "numpy", shape, out, values, 4 * (values + prod(out)))
+        kernel = "numpy" if runtime.cython_kernels() is None else "pool"
+        return LayerRow(step.name, kernel, shape, out, values, 4 * (values + prod(out)))
     choice = step.layer.explain(shape, num_threads)
     return LayerRow(step.name, choice.kernel, shape, out, choice.flops, choice.bytes, choice.bound_us)

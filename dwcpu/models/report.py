@@ -51,11 +51,14 @@ class Report:
     rows : tuple of LayerRow
     peak : float or None
         GFLOP/s of fused multiply-adds that this machine reached, where it was measured.
+    memory : (int, int) or None
+        Bytes of the arena in which all results between layers and all scratch of kernels find a place, and their sum.
     """
 
     title: str
     rows: tuple[LayerRow, ...]
     peak: float | None = None
+    memory: tuple[int, int] | None = None
 
     @property
     def total(self) -> LayerRow:
@@ -108,4 +111,7 @@ class Report:
             text.append("  ".join(left + right).rstrip())
         if self.peak is not None:
             text.append(f"peak: {self.peak:.1f} GFLOP/s of fused multiply-adds, measured now")
+        if self.memory is not None:
+            arena, values = (size / 1e6 for size in self.memory)
+            text.append(f"memory between layers: one arena of {arena:.2f} MB in place of {values:.2f} MB")
         return "\n".join(text)

@@ -1,0 +1,224 @@
+"""The short way of a call whose like was seen before; `frontdoor` is the long one, and knows every rule.
+
+A `Call` belongs to one shape and thread count. It takes arrays that kernels can take as they are and answers None to
+all others, which then go through the front door. Layers keep a few. Functions get their weights with every call, so
+theirs also own memory for packed weights, which each call fills anew: a bounded pool keeps them by shapes and options
+(`again`, `first`), and each is used by one thread at a time.
+
+All of that is compiled (`cython_kernels/_calls.pyx`). Where it is not, layers have the `Call` of this file, and
+functions go the long way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import arrays, runtime
+from .geometry import ConvGeometry
+from .prepared import Prepared
+
+if TYPE_CHECKING:
+    from .frontdoor import Compiled, Program
+
+__all__ = ["Apply", "Call", "again", "call_of", "first"]
+
+#: ``apply(x, residual, out)``: the result, or None for the front door.
+Apply = Callable[[object, object, object], np.ndarray | None]
+
+#: Kinds of calls that functions remember, spare calls of one kind (for threads that make it at once), and bytes of
+#: packed weights in all of them.
+_MOST_KINDS, _MOST_SPARE, _MOST_BYTES = 256, 8, 32 << 20
+
+_READY = arrays.CONTIGUOUS | arrays.ALIGNED
+_READY_OUT = _READY | arrays.WRITEABLE
+
+
+class Call:
+    """One operation on one shape with one number of threads.
+
+    Parameters
+    ----------
+    x_shape, out_shape : tuple of int
+        As the user sees them.
+    x_image, out_image : (N, H, W, C)
+        The same as kernels see them.
+    turned : bool
+        Whether the user's images have the channels first. Only the compiled class takes these.
+    dtype : dtype
+    runner : callable
+        ``runner(x, residual, out, threads)`` on arrays that kernels can take.
+    threads : int
+    launch : (kernel, plan, scratch bytes, rows, blocks) or None
+        The same as addresses and numbers, if it is one task: see `Prepared.serial`. The compiled class calls it.
+    scratch_of : callable
+        Gives the address of so many bytes of scratch memory.
+    packings : tuple
+        Where the weights of a function go: see `_packings`. Only the compiled class has them.
+    """
+
+    def __init__(
+        self,
+        x_shape: tuple[int, ...],
+        out_shape: tuple[int, ...],
+        x_image: tuple[int, ...],
+        out_image: tuple[int, ...],
+        turned: bool,
+        dtype: np.dtype,
+        runner: Callable[..., object],
+        threads: int,
+        launch: tuple[int, ...] | None,
+        scratch_of: Callable[[int], int],
+        packings: tuple = (),
+    ) -> None:
+        self._x_shape, self._out_shape, self._turned, self._dtype = x_shape, out_shape, turned, dtype
+        self._runner, self._threads = runner, threads
+
+    def apply(self, x: Any, residual: Any, out: Any) -> np.ndarray | None:
+        """The result, or None where something is not plainly right; nothing has been done then."""
+        shape = self._out_shape
+        if self._turned or not self._fits(x, self._x_shape, _READY):
+            return None
+        if residual is not None and not self._fits(residual, shape, _READY):
+            return None
+        target: np.ndarray = arrays.empty(shape, self._dtype) if out is None else out
+        if out is not None:
+            if not self._fits(out, shape, _READY_OUT) or np.may_share_memory(out, x):
+                return None
+            if residual is not None and np.may_share_memory(out, residual):
+                return None
+        self._runner(x, residual, target, self._threads)
+        return target
+
+    def _fits(self, array: Any, shape: tuple[int, ...], flags: int) -> bool:
+        return (
+            type(array) is np.ndarray
+            and array.shape == shape
+            and (array.dtype is self._dtype or array.dtype == self._dtype)
+            and array.flags.num & flags == flags
+        )
+
+
+def call_of(program: Program, compiled: Compiled, x_shape: tuple[int, ...], threads: int, packings: tuple = ()) -> Any:
+    """The `Call` of a compiled program for `x` of that shape, as the user sees it."""
+    made = runtime.compiled_calls()
+    operation = compiled.operation
+    x_image, out_image = compiled.geometry.x_shape, compiled.geometry.out_shape
+    return (Call if made is None else made.Call)(
+        x_shape,
+        arrays.user_shape(out_image, program.layout, program.spatial, len(x_shape)),
+        x_image,
+        out_image,
+        program.layout == "NCHW",
+        program.dtype,
+        compiled.run,
+        threads,
+        operation.serial(threads) if isinstance(operation, Prepared) else None,
+        runtime.scratch,
+        packings,
+    )
+
+
+# --- functions --------------------------------------------------------------------------------------------------------
+
+_pool: Any = None
+
+
+def _never(*arguments: object) -> None:
+    """There is nothing to do again yet."""
+
+
+#: ``again(options, x, residual, out, num_threads, *weights)``: the result, or None for the long way. `options` is
+#: everything else that says what is to be done, the operation first; the weights are arrays and their biases in turn.
+again: Callable[..., np.ndarray | None] = _never
+
+
+def first(
+    program: Program,
+    options: tuple,
+    x: Any,
+    residual: Any,
+    out: Any,
+    num_threads: Any,
+    *weights: Any,
+    filters_first: bool = False,
+) -> np.ndarray:
+    """Run the program, the long way, and remember what `again` needs to do the same for other values.
+
+    Parameters
+    ----------
+    program : Program
+        Made of the other arguments.
+    options, x, residual, out, num_threads, *weights
+        As for `again`.
+    filters_first : bool
+        Whether the weights are ``(Cout, Cin / groups, KH, KW)``.
+    """
+    kind = _kind(options, x, num_threads, weights)
+    result = program(x, residual, out, num_threads)
+    if kind is not None and program.made is not None:
+        compiled, packed = program.made
+        packings = _packings(compiled, packed, filters_first)
+        if packings:
+            _keep(kind, call_of(program, compiled, x.shape, program.threads(num_threads), packings))
+    return result
+
+
+def _kind(options: tuple, x: Any, num_threads: Any, weights: tuple) -> Any:
+    """The key of the pool that lacks a call of this kind; None if it has one, or can have none."""
+    global _pool, again
+    module = runtime.compiled_calls()
+    if module is None:
+        return None
+    if _pool is None:
+        _pool = module.Pool(runtime.get_num_threads)
+        again = _pool.again
+    key = _pool.key(options, x, num_threads, weights)
+    return None if key is None or _pool.free.get(key) else key
+
+
+def _keep(kind: Any, call: Any) -> None:
+    """Put a call into the pool, and throw out the oldest kinds when there is too much in it."""
+    if call.size > _MOST_BYTES // 4:
+        return
+    # No locks: each step is one that Python does at once, and threads that meet here can only keep too little.
+    free: dict[Any, list] = _pool.free
+    spare = free.setdefault(kind, [])
+    if len(spare) < _MOST_SPARE:
+        spare.append(call)
+    kept = sum(each.size for calls in list(free.values()) for each in list(calls))
+    for oldest in list(free):
+        if kept <= _MOST_BYTES and len(free) <= _MOST_KINDS:
+            break
+        kept -= sum(each.size for each in free.pop(oldest, ()))
+
+
+def _packings(compiled: Compiled, packed: dict[Any, Any], filters_first: bool) -> tuple:
+    """Where the weights of each part go: whether panels, sizes, steps within the user's array, packed arrays.
+
+    None of it depends on values; `packing` says what the sizes mean. Empty for what has no packed weights.
+    """
+    found: list[tuple] = []
+    parts = compiled.geometry.parts
+    stores = [packed] if len(parts) == 1 else list(packed.values())
+    if [len(store) for store in stores] != [1] * len(parts):
+        return ()
+    for part, store in zip(parts, stores, strict=True):
+        ((op, lanes, vectors), (weights, bias)) = next(iter(store.items()))
+        found.append((op != "depthwise", *_sizes(part, op, lanes, vectors, filters_first), weights, bias))
+    return tuple(found)
+
+
+def _sizes(geometry: ConvGeometry, op: str, lanes: int, vectors: int, filters_first: bool) -> tuple[tuple, tuple]:
+    """(taps, inputs, outputs, groups, lanes, vectors) and how far each tap, input and output is from the next."""
+    taps, out_channels = geometry.taps, geometry.out_channels
+    if op == "depthwise":
+        inputs, outputs, groups = geometry.in_channels, out_channels // geometry.in_channels, 1
+        steps = (1, outputs * taps, taps) if filters_first else (out_channels, outputs, 1)
+    else:
+        groups = geometry.groups
+        inputs, outputs = geometry.in_channels // groups, out_channels // groups
+        steps = (1, taps, inputs * taps) if filters_first else (inputs * out_channels, out_channels, 1)
+    return (taps, inputs, outputs, groups, lanes, vectors), steps

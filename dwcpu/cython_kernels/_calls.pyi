@@ -1,0 +1,30 @@
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+class Call:
+    size: int
+    def __init__(
+        self,
+        x_shape: tuple[int, ...],
+        out_shape: tuple[int, ...],
+        x_image: tuple[int, ...],
+        out_image: tuple[int, ...],
+        turned: bool,
+        dtype: np.dtype,
+        runner: Callable[..., object],
+        threads: int,
+        launch: tuple[int, ...] | None,
+        scratch_of: Callable[[int], int],
+        packings: tuple = (),
+    ) -> None: ...
+    def apply(self, x: object, residual: object, out: object) -> np.ndarray | None: ...
+
+class Pool:
+    free: dict[Any, list[Call]]
+    def __init__(self, default_threads: Callable[[], int]) -> None: ...
+    def key(self, options: tuple, x: object, num_threads: object, weights: tuple) -> tuple[tuple, bytes] | None: ...
+    def again(
+        self, options: tuple, x: object, residual: object, out: object, num_threads: object, *weights: object
+    ) -> np.ndarray | None: ...

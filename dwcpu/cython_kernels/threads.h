@@ -1,0 +1,225 @@
+/* Threads for the driver: any calling thread posts a job, helpers that are free join in.
+
+A job is a row of steps, a step a number of independent tasks. A step is over when all of its tasks are done, and only
+then does the next one begin. Every member claims tasks, its own first, then those that nobody has begun: the caller
+does everything itself where no helper comes. So a job never waits for a thread that has not started on a task, be it
+that it sleeps or that another process has its core; an OpenMP region waits for all threads of its team.
+
+Helpers are started when they are first needed and stay. A free helper looks for jobs for some tens of microseconds, then
+sleeps; so does a member that waits for the end of a step, which leaves its core to whoever has work. Several callers
+have jobs of their own at a time. After fork the child begins anew, without helpers. */
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdint.h>
+#include <string.h>
+
+enum {
+    SPINS = 2000,      /* looks before a thread sleeps: tens of microseconds, as long as a short step */
+    GRACE = 50,        /* looks before a member takes tasks of others: a microsecond, so that results stay in the cache
+                          of the core that reads them next */
+    MOST_TASKS = 1024, /* of a step */
+    MOST_STEPS = 512,  /* of a job */
+    MOST_JOBS = 32     /* at a time; further callers work alone */
+};
+
+typedef void (*do_task_t)(const void *context, int64_t step, int64_t task);
+
+/* Slots live for ever, so that a member that comes too late finds nothing to do rather than freed memory. `users`,
+   `wanted` and `joined` belong to the pool's mutex, the rest is constant or atomic. */
+typedef struct {
+    int users;    /* members; the slot is free when there are none */
+    int wanted;   /* helpers that may still join */
+    int joined;
+    int team;     /* members at most */
+    int steps;
+    do_task_t do_task;
+    const void *context;
+    int64_t done; /* tasks, of all steps together */
+    int sleepers;
+    pthread_cond_t over;      /* some step is */
+    int tasks[MOST_STEPS];
+    int claimed[MOST_TASKS];  /* for every task number the last step, counted from 1, in which it was claimed */
+} Job;
+
+static struct {
+    pthread_mutex_t mutex;
+    pthread_cond_t posted;
+    unsigned posts;  /* jobs so far: what free helpers look at */
+    int helpers, asleep;
+    int needed;      /* helpers, by all callers together */
+    Job jobs[MOST_JOBS];
+} pool;
+
+static void pause_briefly(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+static int is_over(Job *job, int64_t target) { return __atomic_load_n(&job->done, __ATOMIC_SEQ_CST) >= target; }
+
+/* Look `spins` times whether `target` tasks are done. */
+static int is_over_soon(Job *job, int64_t target, int spins) {
+    for (; !is_over(job, target); pause_briefly())
+        if (spins-- == 0) return 0;
+    return 1;
+}
+
+static void await_end(Job *job, int64_t target) {
+    if (is_over_soon(job, target, SPINS)) return;
+    pthread_mutex_lock(&pool.mutex);
+    __atomic_add_fetch(&job->sleepers, 1, __ATOMIC_SEQ_CST);
+    while (!is_over(job, target)) pthread_cond_wait(&job->over, &pool.mutex);
+    __atomic_sub_fetch(&job->sleepers, 1, __ATOMIC_SEQ_CST);
+    pthread_mutex_unlock(&pool.mutex);
+}
+
+/* Note `count` more tasks as done; at `target` the step is over. */
+static void finish(Job *job, int count, int64_t target) {
+    if (__atomic_add_fetch(&job->done, count, __ATOMIC_SEQ_CST) == target
+        && __atomic_load_n(&job->sleepers, __ATOMIC_SEQ_CST)) {
+        pthread_mutex_lock(&pool.mutex);
+        pthread_cond_broadcast(&job->over);
+        pthread_mutex_unlock(&pool.mutex);
+    }
+}
+
+/* Do the tasks me, me + stride, ... that nobody has claimed; how many. What a task needs may be looked at only once it
+   is claimed: before that the caller may have gone. */
+static int do_unclaimed(Job *job, int step, int me, int stride) {
+    int count = 0;
+    for (int task = me; task < job->tasks[step]; task += stride) {
+        int last = __atomic_load_n(&job->claimed[task], __ATOMIC_RELAXED);
+        if (last <= step && __atomic_compare_exchange_n(&job->claimed[task], &last, step + 1, 0, __ATOMIC_ACQ_REL,
+                                                        __ATOMIC_RELAXED)) {
+            job->do_task(job->context, step, task);
+            ++count;
+        }
+    }
+    return count;
+}
+
+/* Take part from the first step that is not over. Helpers do not wait for the end of the last. */
+static void take_part(Job *job, int me) {
+    int64_t target = 0;
+    for (int step = 0; step < job->steps; ++step) {
+        target += job->tasks[step];
+        if (is_over(job, target)) continue;
+        int count = do_unclaimed(job, step, me, job->team);
+        if (count == 0 && me && is_over_soon(job, target, GRACE)) continue;
+        count += do_unclaimed(job, step, 0, 1);
+        if (count) finish(job, count, target);
+        if (me == 0 || step + 1 < job->steps) await_end(job, target);
+    }
+}
+
+/* A job that wants helpers, joined, and the number there. The mutex is held. */
+static Job *joined(int *me) {
+    for (Job *job = pool.jobs; job < pool.jobs + MOST_JOBS; ++job)
+        if (job->wanted) {
+            --job->wanted;
+            ++job->users;
+            *me = ++job->joined;
+            return job;
+        }
+    return NULL;
+}
+
+static void *help(void *unused) {
+    (void)unused;
+    pthread_mutex_lock(&pool.mutex);
+    for (;;) {
+        int me;
+        Job *job = joined(&me);
+        if (job) {
+            pthread_mutex_unlock(&pool.mutex);
+            take_part(job, me);
+            pthread_mutex_lock(&pool.mutex);
+            --job->users;
+            continue;
+        }
+        unsigned seen = pool.posts;
+        pthread_mutex_unlock(&pool.mutex);
+        for (int spin = 0; spin < SPINS && __atomic_load_n(&pool.posts, __ATOMIC_ACQUIRE) == seen; ++spin)
+            pause_briefly();
+        pthread_mutex_lock(&pool.mutex);
+        ++pool.asleep;
+        while (pool.posts == seen) pthread_cond_wait(&pool.posted, &pool.mutex);
+        --pool.asleep;
+    }
+    return NULL;
+}
+
+/* Start helpers until there are as many as are needed, or the system has no more. The mutex is held. */
+static void start_helpers(void) {
+    sigset_t all, before;
+    pthread_attr_t attributes;
+    if (pool.helpers >= pool.needed) return;
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, &before);  /* signals are for the threads of the program */
+    pthread_attr_init(&attributes);
+    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    while (pool.helpers < pool.needed && pool.helpers < MOST_TASKS) {
+        pthread_t helper;
+        if (pthread_create(&helper, &attributes, help, NULL)) break;
+        ++pool.helpers;
+    }
+    pthread_attr_destroy(&attributes);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+/* Do `steps` steps of tasks[step] tasks on at most `team` threads; 0 where there is no slot and nothing was done. */
+static int share(do_task_t do_task, const void *context, int steps, const int *tasks, int team) {
+    Job *job = pool.jobs;
+    pthread_mutex_lock(&pool.mutex);
+    while (job < pool.jobs + MOST_JOBS && job->users) ++job;
+    if (job == pool.jobs + MOST_JOBS) {
+        pthread_mutex_unlock(&pool.mutex);
+        return 0;
+    }
+    int most = 0;
+    for (int step = 0; step < steps; ++step) {
+        job->tasks[step] = tasks[step];
+        if (tasks[step] > most) most = tasks[step];
+    }
+    memset(job->claimed, 0, most * sizeof(int));
+    job->users = 1;
+    job->joined = 0;
+    job->team = team < most ? team : most;
+    job->wanted = job->team - 1;
+    job->steps = steps;
+    job->do_task = do_task;
+    job->context = context;
+    job->done = 0;
+    int helpers = job->team - 1;
+    pool.needed += helpers;
+    __atomic_add_fetch(&pool.posts, 1, __ATOMIC_RELEASE);
+    start_helpers();
+    for (int wake = pool.asleep < helpers ? pool.asleep : helpers; wake > 0; --wake) pthread_cond_signal(&pool.posted);
+    pthread_mutex_unlock(&pool.mutex);
+
+    take_part(job, 0);
+
+    pthread_mutex_lock(&pool.mutex);
+    job->wanted = 0;
+    pool.needed -= helpers;
+    --job->users;
+    pthread_mutex_unlock(&pool.mutex);
+    return 1;
+}
+
+/* No helpers and no jobs: the state of a process that has just begun. */
+static void begin_anew(void) {
+    memset(&pool, 0, sizeof pool);
+    pthread_mutex_init(&pool.mutex, NULL);
+    pthread_cond_init(&pool.posted, NULL);
+    for (int job = 0; job < MOST_JOBS; ++job) pthread_cond_init(&pool.jobs[job].over, NULL);
+}
+
+static void set_up(void) {
+    begin_anew();
+    pthread_atfork(NULL, NULL, begin_anew);
+}
