@@ -231,6 +231,35 @@ def test_a_forked_child_computes(isa: str) -> None:
     run(code, DWCPU_ISA=isa)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_child_forked_while_threads_compute() -> None:
+    """It has none of its parent's threads and starts its own."""
+    code = """
+    import threading
+    stop = threading.Event()
+
+    def work():
+        while not stop.is_set():
+            network(x, 3)
+
+    busy = [threading.Thread(target=work) for _ in range(3)]
+    for thread in busy:
+        thread.start()
+    for _ in range(5):
+        child = os.fork()
+        if child == 0:
+            before = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 0
+            same = all(np.array_equal(network(x, threads), right) for threads in (2, 3))
+            started = before == 0 or (before == 1 and len(os.listdir("/proc/self/task")) == 3)
+            os._exit(0 if same and started else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    stop.set()
+    for thread in busy:
+        thread.join()
+    """
+    run(code, PYTHONWARNINGS="ignore")
+
+
 @pytest.mark.parametrize("isa", ["", "none"], ids=["compiled", "numba"])
 def test_numba_code_of_the_user_in_the_same_process(isa: str) -> None:
     code = """

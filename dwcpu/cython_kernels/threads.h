@@ -219,7 +219,12 @@ static void begin_anew(void) {
     for (int job = 0; job < MOST_JOBS; ++job) pthread_cond_init(&pool.jobs[job].over, NULL);
 }
 
-static void set_up(void) {
+static void set_up_once(void) {
     begin_anew();
     pthread_atfork(NULL, NULL, begin_anew);
+}
+
+static void set_up(void) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, set_up_once);
 }
