@@ -31,12 +31,14 @@ cdef struct Panel:
 
 
 cdef inline void gemm_tiles(
-    const int rows, const int vectors, const int one_run,
+    const int rows, const int vectors, const int run,
     Panel *panel, i64 tiles, const real *a, const real *residual, real *out
 ) noexcept nogil:
     """`tiles` tiles of `rows` pixels and `vectors` vectors of output channels, one below the other.
 
-    `one_run` leaves out the loops over taps: what they keep at hand costs short sums a tenth of their time.
+    `run` is what is known of the runs: ONE_RUN leaves out the loops over taps, since what they keep at hand costs short
+    sums a tenth of their time; more is the length of each, which is unrolled: that of a 3x3 window on three colours, the
+    first layer of most networks; 0 is nothing.
     """
     cdef vec acc[GEMM_ROWS][GEMM_VECTORS]
     cdef vec b[GEMM_VECTORS]
@@ -60,14 +62,14 @@ cdef inline void gemm_tiles(
             while True:
                 p[0] = a
                 w = panel.weights
-                if not one_run:
+                if run != ONE_RUN:
                     p[0] += h * panel.a_row + g * panel.a_column
                     w += h * panel.w_row + g * panel.w_column
                 for i in range(3, rows, 3):
                     p[i // 3] = v_anew(p[i // 3 - 1] + 3 * step)
-                k = panel.depth
+                k = run if run > ONE_RUN else panel.depth
                 while True:
-                    if one_run:
+                    if run == ONE_RUN:
                         v_prefetch(ahead)
                         ahead += ahead_step
                     for j in range(vectors):
@@ -83,10 +85,10 @@ cdef inline void gemm_tiles(
                     if k == 0:
                         break
                 g += 1
-                if one_run or g == panel.column_taps:
+                if run == ONE_RUN or g == panel.column_taps:
                     break
             h += 1
-            if one_run or h == panel.row_taps:
+            if run == ONE_RUN or h == panel.row_taps:
                 break
         out_step = v_anew_step(panel.out_step)  # its multiples must not take the registers of the sum's
         low = v_splat(panel.low)
@@ -128,45 +130,45 @@ cdef void gemm_nothing(
 
 
 cdef inline void gemm_tiles_of(
-    const int vectors, const int one_run, i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
+    const int vectors, const int run, i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
 ) noexcept nogil:
     """Tiles of 1 to GEMM_ROWS rows: a remainder of pixels has its own unrolled micro-kernel, as fast per row."""
     if rows == 1:
-        gemm_tiles(1, vectors, one_run, panel, tiles, a, residual, out)
+        gemm_tiles(1, vectors, run, panel, tiles, a, residual, out)
     elif rows == 2:
-        gemm_tiles(2, vectors, one_run, panel, tiles, a, residual, out)
+        gemm_tiles(2, vectors, run, panel, tiles, a, residual, out)
     elif rows == 3:
-        gemm_tiles(3, vectors, one_run, panel, tiles, a, residual, out)
+        gemm_tiles(3, vectors, run, panel, tiles, a, residual, out)
     elif rows == 4:
-        gemm_tiles(4, vectors, one_run, panel, tiles, a, residual, out)
+        gemm_tiles(4, vectors, run, panel, tiles, a, residual, out)
     elif rows == 5:
-        gemm_tiles(5, vectors, one_run, panel, tiles, a, residual, out)
+        gemm_tiles(5, vectors, run, panel, tiles, a, residual, out)
     elif rows == 6:
-        gemm_tiles(6, vectors, one_run, panel, tiles, a, residual, out)
+        gemm_tiles(6, vectors, run, panel, tiles, a, residual, out)
     elif GEMM_ROWS > 6:
         if rows == 7:
-            gemm_tiles(7, vectors, one_run, panel, tiles, a, residual, out)
+            gemm_tiles(7, vectors, run, panel, tiles, a, residual, out)
         elif rows == 8:
-            gemm_tiles(8, vectors, one_run, panel, tiles, a, residual, out)
+            gemm_tiles(8, vectors, run, panel, tiles, a, residual, out)
         elif rows == 9:
-            gemm_tiles(9, vectors, one_run, panel, tiles, a, residual, out)
+            gemm_tiles(9, vectors, run, panel, tiles, a, residual, out)
         elif rows == 10:
-            gemm_tiles(10, vectors, one_run, panel, tiles, a, residual, out)
+            gemm_tiles(10, vectors, run, panel, tiles, a, residual, out)
         elif rows == 11:
-            gemm_tiles(11, vectors, one_run, panel, tiles, a, residual, out)
+            gemm_tiles(11, vectors, run, panel, tiles, a, residual, out)
         elif rows == 12:
-            gemm_tiles(12, vectors, one_run, panel, tiles, a, residual, out)
+            gemm_tiles(12, vectors, run, panel, tiles, a, residual, out)
         elif rows == 13:
-            gemm_tiles(13, vectors, one_run, panel, tiles, a, residual, out)
+            gemm_tiles(13, vectors, run, panel, tiles, a, residual, out)
         elif rows == 14:
-            gemm_tiles(14, vectors, one_run, panel, tiles, a, residual, out)
+            gemm_tiles(14, vectors, run, panel, tiles, a, residual, out)
 
 
 cdef void gemm_tiles_1(
     i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
 ) noexcept nogil:
     if panel.row_taps == 1 and panel.column_taps == 1:
-        gemm_tiles_of(1, 1, rows, panel, tiles, a, residual, out)
+        gemm_tiles_of(1, ONE_RUN, rows, panel, tiles, a, residual, out)
     else:
         gemm_tiles_of(1, 0, rows, panel, tiles, a, residual, out)
 
@@ -175,7 +177,9 @@ cdef void gemm_tiles_2(
     i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
 ) noexcept nogil:
     if panel.row_taps == 1 and panel.column_taps == 1:
-        gemm_tiles_of(2, 1, rows, panel, tiles, a, residual, out)
+        gemm_tiles_of(2, ONE_RUN, rows, panel, tiles, a, residual, out)
+    elif panel.column_taps == 1 and panel.depth == COLOUR_RUN:
+        gemm_tiles_of(2, COLOUR_RUN, rows, panel, tiles, a, residual, out)
     else:
         gemm_tiles_of(2, 0, rows, panel, tiles, a, residual, out)
 
@@ -185,7 +189,7 @@ cdef void gemm_tiles_3(
 ) noexcept nogil:
     if GEMM_VECTORS > 2:
         if panel.row_taps == 1 and panel.column_taps == 1:
-            gemm_tiles_of(3, 1, rows, panel, tiles, a, residual, out)
+            gemm_tiles_of(3, ONE_RUN, rows, panel, tiles, a, residual, out)
         else:
             gemm_tiles_of(3, 0, rows, panel, tiles, a, residual, out)
 
@@ -195,7 +199,9 @@ cdef void gemm_tiles_4(
 ) noexcept nogil:
     if GEMM_VECTORS > 2:
         if panel.row_taps == 1 and panel.column_taps == 1:
-            gemm_tiles_of(4, 1, rows, panel, tiles, a, residual, out)
+            gemm_tiles_of(4, ONE_RUN, rows, panel, tiles, a, residual, out)
+        elif panel.column_taps == 1 and panel.depth == COLOUR_RUN:
+            gemm_tiles_of(4, COLOUR_RUN, rows, panel, tiles, a, residual, out)
         else:
             gemm_tiles_of(4, 0, rows, panel, tiles, a, residual, out)
 

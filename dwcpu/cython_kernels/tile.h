@@ -72,6 +72,8 @@ typedef real vec_in_memory __attribute__((vector_size(DWCPU_VECTOR_BYTES), align
 #define GEMM_ROWS 6
 #define GEMM_VECTORS 2
 #endif
+#define ONE_RUN 1
+#define COLOUR_RUN 9
 #define AHEAD_TILES 4 /* tiles of a panel that share in asking for the next panel's cache lines */
 #define WINDOW_ROWS 2
 #define WINDOW_COLUMNS 4

@@ -17,6 +17,8 @@ cdef extern from "tile.h" nogil:
         LANES
         GEMM_ROWS
         GEMM_VECTORS
+        ONE_RUN
+        COLOUR_RUN
         AHEAD_TILES
         WINDOW_ROWS
         WINDOW_COLUMNS
