@@ -5,12 +5,11 @@
 # output rows (of batch * out_height), blocks are vectors of channels. "Effective stride" is stride / gcd(stride,
 # dilation). The channel multiplier is 1: more is left to depthwise_any.pxi.
 # Guarantees: each output has one accumulator, from the bias, taps by row and column, taps in the padding left out.
-# The part of the last block that overlaps its neighbour is computed, and stored, twice: whole vectors are several
-# times as fast as parts of them. Only before a second-pass activation, which the neighbour may already have had, is
-# it left out.
-# Loops, outermost first: images; rows of tiles; passes of plan.block_channels channel blocks (0: all), whose input
-# rows and weights stay in L1 along the row; tiles; channel blocks. A tile of WINDOW_ROWS x WINDOW_COLUMNS outputs
-# stays in registers; an input that is loaded serves all its outputs.
+# What the last block and the last tile of a row share with their neighbours, having slid back over them, is computed
+# and stored twice: whole vectors and tiles are several times as fast as parts of them.
+# Loops, outermost first: images; phases (see below); rows of tiles; passes of plan.block_channels channel blocks (0:
+# all), whose input rows and weights stay in L1 along the row; tiles; channel blocks. A tile of WINDOW_ROWS x
+# WINDOW_COLUMNS outputs stays in registers; an input that is loaded serves all its outputs.
 #
 # Dilation. With g = gcd(stride, dilation), output o = a + (dilation / g) * t reads the inputs at a * stride - pad +
 # dilation * ((stride / g) * t + k): for each phase a an undilated convolution of stride stride / g on every
@@ -23,7 +22,10 @@ cdef struct Phase:
     i64 pad           # how many inputs are missing before the first
 
 
-cdef struct Steps:    # in elements
+cdef struct Job:      # distances in elements
+    const real *weights
+    const real *bias
+    i64 last          # first channel of the last block
     i64 x_row         # from one input row of a phase to the next
     i64 x_column
     i64 out_row
@@ -35,10 +37,15 @@ cdef struct Tile:
     const real *x     # first tap of the first output, channel 0; may lie outside the image
     const real *residual
     real *out
-    i64 row_mask      # which input rows and columns of the tile's patch are in the image and wanted
-    i64 column_mask
+    i64 count         # inner tiles in a row
     i64 rows          # outputs to store
     i64 columns
+    i64 row_mask      # which input rows and columns of the tile's patch are in the image and wanted
+    i64 column_mask
+
+
+# Computes tiles for a pass of channel blocks. By address: a function of its own has all registers to itself.
+ctypedef void (*Micro)(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil
 
 
 cdef inline i64 gcd(i64 a, i64 b) noexcept nogil:
@@ -63,177 +70,238 @@ cdef inline i64 mask_of(i64 position, i64 size, i64 count) noexcept nogil:
     return (<i64> 1 << high) - (<i64> 1 << low) if high > low else 0
 
 
-cdef inline void inner_tile(
-    const int size, const int stride, const Steps *steps,
-    const real *x, const real *weights, const real *bias, const real *residual, real *out
+cdef struct Block:    # where a tile meets a channel block, and what is left to do
+    const real *x
+    const real *residual
+    real *out
+    const real *weights
+    const real *bias
+    i64 left          # blocks, this one included
+    i64 slide         # how far the last block slides back
+
+
+cdef inline void first_block(
+    Block *block, const int taps, const Job *job, const Tile *tile, i64 block_begin, i64 block_end
 ) noexcept nogil:
-    """A whole tile, all of whose taps are valid, for one vector of channels.
+    block.x = tile.x + block_begin * LANES
+    block.residual = moved(tile.residual, block_begin * LANES)
+    block.out = tile.out + block_begin * LANES
+    block.weights = job.weights + block_begin * taps * LANES
+    block.bias = job.bias + block_begin * LANES
+    block.slide = larger((block_end - 1) * LANES - job.last, 0)
+    block.left = block_end - block_begin
+
+
+cdef inline void next_block(Block *block, const int taps) noexcept nogil:
+    """Moving pointers, and few of them: the loops around a tile are short of registers and of instruction slots."""
+    block.left -= 1
+    block.x += LANES
+    block.out += LANES
+    block.weights += taps * LANES
+    block.bias += LANES
+    if block.residual != NULL:
+        block.residual += LANES
+    if block.left == 1 and block.slide > 0:
+        block.x -= block.slide
+        block.out -= block.slide
+        block.residual = moved(block.residual, -block.slide)
+
+
+cdef inline void finish(
+    const int columns, const Job *job, i64 out_row, i64 out_column, i64 rows, i64 stored,
+    vec *acc, const real *residual, real *out
+) noexcept nogil:
+    """Epilogue and store of the first `rows` rows and `stored` columns of a tile."""
+    cdef const real *bounds = v_anew(job.bounds)
+    cdef vec low = v_splat(bounds[0]), high = v_splat(bounds[1])
+    cdef int i, j
+    out = v_anew_out(out)
+    if residual != NULL:
+        for i in range(WINDOW_ROWS):
+            if i < rows:
+                for j in range(columns):
+                    if j < stored:
+                        acc[i * columns + j] = v_add(
+                            acc[i * columns + j], v_load(residual + i * out_row + j * out_column))
+    for i in range(WINDOW_ROWS):
+        if i < rows:
+            for j in range(columns):
+                if j < stored:
+                    v_store(out + i * out_row + j * out_column, v_clamp(acc[i * columns + j], low, high))
+
+
+cdef inline void inner_tiles(
+    const int size, const int stride, const Job *job, const Tile *start, i64 block_begin, i64 block_end
+) noexcept nogil:
+    """`start.count` whole tiles side by side, all of whose taps are valid.
 
     One input row at a time: its columns pass through a sliding window of registers, and each weight is loaded when its
     turn comes.
     """
-    cdef vec acc[WINDOW_ROWS][WINDOW_COLUMNS]
-    cdef vec w, low, high
-    cdef i64 x_row = steps.x_row, x_column = steps.x_column, out_row = steps.out_row, out_column = steps.out_column
-    cdef const real *bounds
+    cdef vec acc[WINDOW_ROWS * WINDOW_COLUMNS]
+    cdef vec w
+    cdef i64 x_row = job.x_row, x_column = job.x_column, out_row = job.out_row, out_column = job.out_column, t
+    cdef const real *x
+    cdef Tile tile = start[0]
+    cdef Block block
     cdef int r, i, j, k
-    w = v_load(bias)
-    for i in range(WINDOW_ROWS):
-        for j in range(WINDOW_COLUMNS):
-            acc[i][j] = w
-    for r in range((WINDOW_ROWS - 1) * stride + size):
-        x = v_anew(x)
-        for k in range(size):
-            for i in range(WINDOW_ROWS):
-                if r - i * stride >= 0 and r - i * stride < size:
-                    w = v_load(weights + ((r - i * stride) * size + k) * LANES)
-                    for j in range(WINDOW_COLUMNS):
-                        acc[i][j] = v_fma(v_load(x + (k + j * stride) * x_column), w, acc[i][j])
-        x += x_row
-    bounds = v_anew(steps.bounds)
-    low = v_splat(bounds[0])
-    high = v_splat(bounds[1])
-    out = v_anew_out(out)
-    for i in range(WINDOW_ROWS):
-        for j in range(WINDOW_COLUMNS):
-            if residual != NULL:
-                acc[i][j] = v_add(acc[i][j], v_load(residual + i * out_row + j * out_column))
-            v_store(out + i * out_row + j * out_column, v_clamp(acc[i][j], low, high))
-
-
-cdef inline void border_tile(
-    const int size, const int stride, const Steps *steps, const Tile *tile, int first_lane,
-    const real *x, const real *weights, const real *bias, const real *residual, real *out
-) noexcept nogil:
-    """A tile at a border, or a part of one: only the inputs named by the masks are read, and only tile.rows x
-    tile.columns outputs, from `first_lane` on, are written."""
-    cdef vec acc[WINDOW_ROWS][WINDOW_COLUMNS]
-    cdef vec v, low, high
-    cdef i64 x_row = steps.x_row, x_column = steps.x_column, out_row = steps.out_row, out_column = steps.out_column
-    cdef i64 row_mask = tile.row_mask, column_mask = tile.column_mask, rows = tile.rows, columns = tile.columns
-    cdef const real *bounds
-    cdef int r, q, i, j
-    v = v_load(bias)
-    for i in range(WINDOW_ROWS):
-        for j in range(WINDOW_COLUMNS):
-            acc[i][j] = v
-    for r in range((WINDOW_ROWS - 1) * stride + size):
-        if row_mask & (<i64> 1 << r):
-            x = v_anew(x)
-            for q in range((WINDOW_COLUMNS - 1) * stride + size):
-                if column_mask & (<i64> 1 << q):
-                    v = v_load(x + q * x_column)
+    for t in range(start.count):
+        first_block(&block, size * size, job, &tile, block_begin, block_end)
+        while block.left > 0:
+            w = v_load(block.bias)
+            for i in range(WINDOW_ROWS * WINDOW_COLUMNS):
+                acc[i] = w
+            x = block.x
+            for r in range((WINDOW_ROWS - 1) * stride + size):
+                x = v_anew(x)
+                for k in range(size):
                     for i in range(WINDOW_ROWS):
                         if r - i * stride >= 0 and r - i * stride < size:
+                            w = v_load(block.weights + ((r - i * stride) * size + k) * LANES)
                             for j in range(WINDOW_COLUMNS):
-                                if q - j * stride >= 0 and q - j * stride < size:
-                                    acc[i][j] = v_fma(
-                                        v,
-                                        v_load(weights + ((r - i * stride) * size + q - j * stride) * LANES),
-                                        acc[i][j])
-        x += x_row
-    bounds = v_anew(steps.bounds)
-    low = v_splat(bounds[0])
-    high = v_splat(bounds[1])
-    out = v_anew_out(out)
-    for i in range(WINDOW_ROWS):
-        if i < rows:
-            for j in range(WINDOW_COLUMNS):
-                if j < columns:
-                    if first_lane == 0:
-                        if residual != NULL:
-                            acc[i][j] = v_add(acc[i][j], v_load(residual + i * out_row + j * out_column))
-                        v_store(out + i * out_row + j * out_column, v_clamp(acc[i][j], low, high))
-                    else:
-                        if residual != NULL:
-                            acc[i][j] = v_add(
-                                acc[i][j],
-                                v_load_part(residual + i * out_row + j * out_column, first_lane, LANES))
-                        v_store_part(
-                            out + i * out_row + j * out_column, v_clamp(acc[i][j], low, high), first_lane, LANES)
+                                acc[i * WINDOW_COLUMNS + j] = v_fma(
+                                    v_load(x + (k + j * stride) * x_column), w, acc[i * WINDOW_COLUMNS + j])
+                x += x_row
+            finish(
+                WINDOW_COLUMNS, job, out_row, out_column, WINDOW_ROWS, WINDOW_COLUMNS, acc,
+                block.residual, block.out)
+            next_block(&block, size * size)
+        tile.x += WINDOW_COLUMNS * stride * x_column
+        tile.out += WINDOW_COLUMNS * out_column
+        tile.residual = moved(tile.residual, WINDOW_COLUMNS * out_column)
 
 
-cdef inline void channel_blocks(
-    const int size, const int stride, const Plan *plan, const Steps *steps, const Tile *tile,
+cdef inline void masked_tile(
+    const int size, const int stride, const int columns, const int edge, const Job *job, const Tile *tile,
     i64 block_begin, i64 block_end
 ) noexcept nogil:
-    """One tile, for a pass of channel blocks, and its second-pass activation."""
-    cdef i64 channels = plan.in_channels, channel = block_begin * LANES, start, i
-    cdef i64 stored = smaller(block_end * LANES, channels) - channel, end = channel + stored
-    cdef i64 whole_end = end if plan.activation == NULL else smaller(block_end, channels // LANES) * LANES
-    cdef const real *weights = <const real *> plan.weights + block_begin * size * size * LANES
-    cdef const real *bias = <const real *> plan.bias + channel
-    if (
-        tile.row_mask == (<i64> 1 << ((WINDOW_ROWS - 1) * stride + size)) - 1
-        and tile.column_mask == (<i64> 1 << ((WINDOW_COLUMNS - 1) * stride + size)) - 1
-    ):
-        while channel < whole_end:
-            start = smaller(channel, channels - LANES)
-            inner_tile(
-                size, stride, steps, tile.x + start, weights, bias, moved(tile.residual, start), tile.out + start)
-            weights += size * size * LANES
-            bias += LANES
-            channel += LANES
-    while channel < end:
-        start = smaller(channel, channels - LANES)
-        border_tile(
-            size, stride, steps, tile, 0 if channel < whole_end else <int> (channel - start), tile.x + start, weights, bias,
-            moved(tile.residual, start), tile.out + start)
-        weights += size * size * LANES
-        bias += LANES
-        channel += LANES
+    """A tile of WINDOW_ROWS x `columns` outputs at a border: only the inputs named by the masks are read, and only
+    tile.rows x tile.columns outputs are written.
+
+    `edge`: how many patch columns at each side may be outside. That many are tested, each at every row, which costs as
+    much as two multiply-adds; 0 stands for all, and for fewer outputs than columns.
+    """
+    cdef vec acc[WINDOW_ROWS * WINDOW_COLUMNS]
+    cdef vec v
+    cdef i64 x_row = job.x_row, x_column = job.x_column, out_row = job.out_row, out_column = job.out_column
+    cdef i64 row_mask = tile.row_mask, column_mask = tile.column_mask, rows = tile.rows, stored = tile.columns
+    cdef const real *x
+    cdef Block block
+    cdef int r, q, i, j
+    first_block(&block, size * size, job, tile, block_begin, block_end)
+    while block.left > 0:
+        v = v_load(block.bias)
+        for i in range(WINDOW_ROWS * columns):
+            acc[i] = v
+        x = block.x
+        for r in range((WINDOW_ROWS - 1) * stride + size):
+            if v_likely(row_mask & (<i64> 1 << r)):
+                x = v_anew(x)
+                for q in range((columns - 1) * stride + size):
+                    if (edge > 0 and edge <= q and q < (columns - 1) * stride + size - edge) or v_likely(
+                        column_mask & (<i64> 1 << q)
+                    ):
+                        v = v_load(x + q * x_column)
+                        for i in range(WINDOW_ROWS):
+                            if r - i * stride >= 0 and r - i * stride < size:
+                                for j in range(columns):
+                                    if q - j * stride >= 0 and q - j * stride < size:
+                                        acc[i * columns + j] = v_fma(
+                                            v,
+                                            v_load(
+                                                block.weights + ((r - i * stride) * size + q - j * stride) * LANES),
+                                            acc[i * columns + j])
+            x += x_row
+        finish(
+            columns, job, out_row, out_column, rows, columns if edge > 0 else stored, acc,
+            block.residual, block.out)
+        next_block(&block, size * size)
+
+
+cdef void compute(
+    Micro micro, const Plan *plan, const Job *job, const Tile *tile, i64 block_begin, i64 block_end
+) noexcept nogil:
+    """Tiles for a pass of channel blocks, and their second-pass activation."""
+    cdef i64 first = block_begin * LANES, stored = smaller(block_end * LANES, plan.in_channels) - first, i
+    micro(job, tile, block_begin, block_end)
     if plan.activation != NULL:
         for i in range(tile.rows):
-            if stored == steps.out_column:
-                activate(plan, tile.out + i * steps.out_row, 1, 0, tile.columns * stored)
+            if stored == job.out_column:
+                activate(plan, tile.out + i * job.out_row, 1, 0, tile.count * tile.columns * stored)
             else:
-                activate(
-                    plan, tile.out + i * steps.out_row + block_begin * LANES, tile.columns, steps.out_column, stored)
+                activate(plan, tile.out + i * job.out_row + first, tile.count * tile.columns, job.out_column, stored)
 
 
-cdef inline void tile_row(
-    const int size, const int stride, const Plan *plan, const Steps *steps, i64 number, i64 phases,
-    const Tile *start, i64 block_begin, i64 block_end
+cdef void tile_row(
+    i64 size, i64 stride, i64 edge, Micro inner, Micro border, Micro other, const Plan *plan, const Job *job,
+    const Phase *phase, const Tile *start, i64 block_begin, i64 block_end
 ) noexcept nogil:
-    """The tiles of a row of tiles, of one column phase; start.x and start.out are in column 0 of the image."""
-    cdef i64 width = plan.out_width, channels = plan.in_channels
+    """The tiles of a row of tiles, of one column phase; start.x and start.out are in its first column.
+
+    `border` computes whole tiles with up to `edge` columns of the patch outside on each side, and single columns are
+    left to `other`. If `edge` is 0, `border` computes any part of a tile.
+    """
+    cdef i64 patch = (WINDOW_COLUMNS - 1) * stride + size, sure = ((<i64> 1 << (patch - 2 * edge)) - 1) << edge
     cdef i64 step = plan.block_channels if plan.block_channels > 0 else block_end - block_begin
-    cdef i64 block, column, left
-    cdef Phase phase
+    cdef i64 block = block_begin, end, column, at, left
+    cdef bint whole = start.row_mask == (<i64> 1 << ((WINDOW_ROWS - 1) * stride + size)) - 1
     cdef Tile tile = start[0]
-    phase_of(&phase, number, phases, plan.stride_w, plan.dilation_w, plan.pad_left, plan.width, width)
-    block = block_begin
+    cdef Micro micro
     while block < block_end:
+        end = smaller(block + step, block_end)
+        if end == plan.in_channels // LANES:
+            end = block_end  # the last block, which slides back, not without its neighbour
         column = 0
         while column < phase.outputs:
-            left = column * stride - phase.pad
-            tile.columns = smaller(WINDOW_COLUMNS, phase.outputs - column)
+            at = column
+            tile.count = 1
+            tile.columns = WINDOW_COLUMNS
+            if edge > 0:
+                at = smaller(column, phase.outputs - WINDOW_COLUMNS)
+            else:
+                tile.columns = smaller(WINDOW_COLUMNS, phase.outputs - column)
+            left = at * stride - phase.pad
             tile.column_mask = mask_of(left, phase.inputs, (tile.columns - 1) * stride + size)
-            tile.x = start.x + (phase.first + left * plan.dilation_w) * channels
-            tile.out = start.out + (number + column * phases) * channels
-            tile.residual = moved(start.residual, (number + column * phases) * channels)
-            channel_blocks(size, stride, plan, steps, &tile, block, smaller(block + step, block_end))
-            column += WINDOW_COLUMNS
-        block += step
+            micro = border
+            if whole and tile.column_mask == (<i64> 1 << patch) - 1:
+                micro = inner
+                tile.count = smaller(
+                    (phase.inputs - left - patch) // (WINDOW_COLUMNS * stride) + 1,
+                    (phase.outputs - at) // WINDOW_COLUMNS)
+            elif edge > 0 and (at < 0 or tile.column_mask & sure != sure):
+                micro = other
+                tile.columns = 1
+                at = column
+                left = at * stride - phase.pad
+                tile.column_mask = mask_of(left, phase.inputs, size)
+            tile.x = start.x + left * job.x_column
+            tile.out = start.out + at * job.out_column
+            tile.residual = moved(start.residual, at * job.out_column)
+            compute(micro, plan, job, &tile, block, end)
+            column = at + tile.count * tile.columns
+        block = end
 
 
-cdef inline void window(
-    const int size, const int stride, const Plan *plan, const real *x, const real *residual, real *out,
-    i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
+cdef void window(
+    i64 size, i64 stride, i64 edge, Micro inner, Micro border, Micro other, const Plan *plan, const real *x,
+    const real *residual, real *out, i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
     cdef i64 channels = plan.in_channels, width = plan.out_width
     cdef i64 row_phases = plan.dilation_h // gcd(plan.stride_h, plan.dilation_h)
     cdef i64 column_phases = plan.dilation_w // gcd(plan.stride_w, plan.dilation_w)
     cdef i64 row = row_begin, image, begin, end, a, c, t, t_end, top, place
-    cdef Steps steps
-    cdef Phase phase
+    cdef Job job
+    cdef Phase rows, columns
     cdef Tile tile
-    steps.x_row = plan.dilation_h * plan.width * channels
-    steps.x_column = plan.dilation_w * channels
-    steps.out_row = row_phases * width * channels
-    steps.out_column = column_phases * channels
-    steps.bounds[0] = <real> plan.low
-    steps.bounds[1] = <real> plan.high
+    job.weights = <const real *> plan.weights
+    job.bias = <const real *> plan.bias
+    job.last = channels - LANES
+    job.x_row = plan.dilation_h * plan.width * channels
+    job.x_column = plan.dilation_w * channels
+    job.out_row = row_phases * width * channels
+    job.out_column = column_phases * channels
+    job.bounds[0] = <real> plan.low
+    job.bounds[1] = <real> plan.high
     while row < row_end:
         image = row // plan.out_height
         begin = row - image * plan.out_height
@@ -241,59 +309,140 @@ cdef inline void window(
         row += end - begin
         for a in range(smaller(row_phases, plan.out_height)):
             phase_of(
-                &phase, a, row_phases, plan.stride_h, plan.dilation_h, plan.pad_top, plan.height, plan.out_height)
-            t = ceil_div(begin - a, row_phases)
-            t_end = ceil_div(end - a, row_phases)
-            while t < t_end:
-                top = t * stride - phase.pad
-                place = (image * plan.out_height + a + t * row_phases) * width * channels
-                tile.rows = smaller(WINDOW_ROWS, t_end - t)
-                tile.row_mask = mask_of(top, phase.inputs, (tile.rows - 1) * stride + size)
-                tile.x = x + (image * plan.height + phase.first + top * plan.dilation_h) * plan.width * channels
-                tile.out = out + place
-                tile.residual = moved(residual, place)
-                for c in range(smaller(column_phases, plan.out_width)):
-                    tile_row(size, stride, plan, &steps, c, column_phases, &tile, block_begin, block_end)
-                t += WINDOW_ROWS
+                &rows, a, row_phases, plan.stride_h, plan.dilation_h, plan.pad_top, plan.height, plan.out_height)
+            for c in range(smaller(column_phases, width)):
+                phase_of(
+                    &columns, c, column_phases, plan.stride_w, plan.dilation_w, plan.pad_left, plan.width, width)
+                t = ceil_div(begin - a, row_phases)
+                t_end = ceil_div(end - a, row_phases)
+                while t < t_end:
+                    top = t * stride - rows.pad
+                    place = ((image * plan.out_height + a + t * row_phases) * width + c) * channels
+                    tile.rows = smaller(WINDOW_ROWS, t_end - t)
+                    tile.row_mask = mask_of(top, rows.inputs, (tile.rows - 1) * stride + size)
+                    tile.x = x + (
+                        (image * plan.height + rows.first + top * plan.dilation_h) * plan.width + columns.first
+                    ) * channels
+                    tile.out = out + place
+                    tile.residual = moved(residual, place)
+                    tile_row(
+                        size, stride, edge, inner, border, other, plan, &job, &columns, &tile, block_begin, block_end)
+                    t += WINDOW_ROWS
+
+
+cdef void inner_3x3s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    inner_tiles(3, 1, job, tile, block_begin, block_end)
+
+
+cdef void border_3x3s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    masked_tile(3, 1, WINDOW_COLUMNS, 1, job, tile, block_begin, block_end)
+
+
+cdef void other_3x3s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    masked_tile(3, 1, 1, 0, job, tile, block_begin, block_end)
 
 
 cdef void depthwise_3x3s1(
     const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
-    window(3, 1, plan, x, residual, out, row_begin, row_end, block_begin, block_end)
+    window(
+        3, 1, 1, inner_3x3s1, border_3x3s1, other_3x3s1, plan, x, residual, out,
+        row_begin, row_end, block_begin, block_end)
+
+
+cdef void inner_3x3s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    inner_tiles(3, 2, job, tile, block_begin, block_end)
+
+
+cdef void border_3x3s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    masked_tile(3, 2, WINDOW_COLUMNS, 1, job, tile, block_begin, block_end)
+
+
+cdef void other_3x3s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    masked_tile(3, 2, 1, 0, job, tile, block_begin, block_end)
 
 
 cdef void depthwise_3x3s2(
     const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
-    window(3, 2, plan, x, residual, out, row_begin, row_end, block_begin, block_end)
+    window(
+        3, 2, 1, inner_3x3s2, border_3x3s2, other_3x3s2, plan, x, residual, out,
+        row_begin, row_end, block_begin, block_end)
+
+
+cdef void inner_5x5s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    inner_tiles(5, 1, job, tile, block_begin, block_end)
+
+
+cdef void border_5x5s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    masked_tile(5, 1, WINDOW_COLUMNS, 2, job, tile, block_begin, block_end)
+
+
+cdef void other_5x5s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    masked_tile(5, 1, 1, 0, job, tile, block_begin, block_end)
 
 
 cdef void depthwise_5x5s1(
     const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
-    window(5, 1, plan, x, residual, out, row_begin, row_end, block_begin, block_end)
+    window(
+        5, 1, 2, inner_5x5s1, border_5x5s1, other_5x5s1, plan, x, residual, out,
+        row_begin, row_end, block_begin, block_end)
+
+
+cdef void inner_5x5s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    inner_tiles(5, 2, job, tile, block_begin, block_end)
+
+
+cdef void border_5x5s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    masked_tile(5, 2, WINDOW_COLUMNS, 2, job, tile, block_begin, block_end)
+
+
+cdef void other_5x5s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    masked_tile(5, 2, 1, 0, job, tile, block_begin, block_end)
 
 
 cdef void depthwise_5x5s2(
     const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
-    window(5, 2, plan, x, residual, out, row_begin, row_end, block_begin, block_end)
+    window(
+        5, 2, 2, inner_5x5s2, border_5x5s2, other_5x5s2, plan, x, residual, out,
+        row_begin, row_end, block_begin, block_end)
+
+
+cdef void inner_7x7s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    inner_tiles(7, 1, job, tile, block_begin, block_end)
+
+
+cdef void border_7x7s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    masked_tile(7, 1, WINDOW_COLUMNS, 0, job, tile, block_begin, block_end)
 
 
 cdef void depthwise_7x7s1(
     const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
-    window(7, 1, plan, x, residual, out, row_begin, row_end, block_begin, block_end)
+    window(
+        7, 1, 0, inner_7x7s1, border_7x7s1, NULL, plan, x, residual, out,
+        row_begin, row_end, block_begin, block_end)
+
+
+cdef void inner_7x7s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    inner_tiles(7, 2, job, tile, block_begin, block_end)
+
+
+cdef void border_7x7s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    masked_tile(7, 2, WINDOW_COLUMNS, 0, job, tile, block_begin, block_end)
 
 
 cdef void depthwise_7x7s2(
     const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
-    window(7, 2, plan, x, residual, out, row_begin, row_end, block_begin, block_end)
+    window(
+        7, 2, 0, inner_7x7s2, border_7x7s2, NULL, plan, x, residual, out,
+        row_begin, row_end, block_begin, block_end)

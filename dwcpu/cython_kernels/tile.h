@@ -92,6 +92,9 @@ V_INLINE int64_t v_anew_step(int64_t n) {
     return n;
 }
 
+/* Whether any bit is set; most likely one is. */
+V_INLINE int v_likely(int64_t bits) { return __builtin_expect(bits != 0, 1); }
+
 /* Ask for a cache line, into L2. */
 V_INLINE void v_prefetch(const real *p) { __builtin_prefetch(p, 0, 2); }
 

@@ -25,6 +25,7 @@ cdef extern from "tile.h" nogil:
     const real *v_anew(const real *p) noexcept
     real *v_anew_out "(real *)v_anew"(real *p) noexcept
     i64 v_anew_step(i64 n) noexcept
+    bint v_likely(i64 bits) noexcept
     void v_prefetch(const real *p) noexcept
     vec v_load(const real *p) noexcept
     void v_store(real *p, vec v) noexcept
