@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ACTIVATION_CODES",
+    "COPY_BYTES",
     "ERFC_CENTRE",
     "ERFC_TERMS",
     "EXP_LOWEST",
@@ -75,6 +76,9 @@ FIELDS: dict[str, str] = {
     "block_rows": "i",
     # depthwise: channel vectors per pass, so that a tile's patch and weights stay in the L1 cache
     "block_channels": "i",
+    # depthwise: output rows (of a phase) that are computed from a copy of their inputs, for a pass of channels, where
+    # lines of a tile's patch would drive each other out of the L1 cache; 0: none. A copy takes at most `COPY_BYTES`.
+    "copy_rows": "i",
     # shape of the register tile and of its vectors; the table of micro-kernels, where a kernel calls them by address
     "tile_rows": "i",
     "tile_columns": "i",
@@ -119,6 +123,9 @@ STEP_FIELDS: tuple[str, ...] = (
     "blocks",
     "block_parts",
 )
+
+#: Size of the buffer, on the stack, for copies of inputs: most of an L1 cache of 32 KiB, the smallest of today's.
+COPY_BYTES = 24 * 1024
 
 #: Activations that are not a clamp: they run as a second pass over values that are still in the L1 cache.
 ACTIVATION_CODES: dict[str, int] = {

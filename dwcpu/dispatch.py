@@ -53,6 +53,8 @@ class Kernel:
         Gives the address of the machine code, compiling it if need be.
     micro_kernels : callable or None
         (geometry, row counts) -> table of micro-kernel addresses, for kernels that call them by address.
+    copies : bool
+        Whether a depthwise kernel can compute from copies of its inputs: see `abi`.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Kernel:
     most_taps: int
     address: Callable[[], int]
     micro_kernels: Callable[..., np.ndarray] | None = None
+    copies: bool = False
 
     def supports(self, geometry: Geometry) -> bool:
         """Whether the kernel computes this geometry."""
@@ -171,6 +174,7 @@ def _family(backend: str, dtype: np.dtype) -> tuple[Kernel, ...]:
                     row["most_taps"],
                     row["address"],
                     row.get("micro_kernels"),
+                    row.get("copies", False),
                 )
             )
     return tuple(rows)

@@ -215,6 +215,15 @@ def _odd_windowed(op: str) -> Iterator[Case]:
     yield case((1, 40, 1, 6), window=(5, 1))
     for batch in (0, 1, 3):
         yield case((batch, 6, 5, 11), stride=(2, 1))
+    # more padding than a border tile takes, on images wider than one
+    yield case((1, 6, 11, 16), padding=((2, 2), (2, 2)))
+    yield case((1, 7, 12, 17), window=(5, 5), padding=((4, 3), (3, 4)))
+    if not separable:
+        # pixels a multiple of 2048 bytes apart: computed from copies, whole images and parts
+        yield case((2, 5, 7, 1024))
+        yield case((1, 14, 13, 512), stride=(2, 2), padding=((0, 1), (0, 1)))
+        yield case((1, 27, 9, 512), window=(5, 5))
+        yield case((1, 14, 15, 512), dilation=(2, 3), padding=((2, 2), (3, 3)))
 
 
 def _odd_pointwise() -> Iterator[Case]:

@@ -179,6 +179,7 @@ def _row(kernel: dict[str, Any]) -> dict[str, Any]:
         "channels": (lanes if fixed else 1, _NO_LIMIT),
         "multipliers": (1, 1 if fixed else _NO_LIMIT),
         "most_taps": 0,
+        "copies": fixed,
         "address": lambda: address,
     }
 

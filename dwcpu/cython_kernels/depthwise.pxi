@@ -282,6 +282,79 @@ cdef void tile_row(
         block = end
 
 
+cdef inline void copy_pixels(
+    const int vectors, const real *x, i64 x_row, i64 x_column, i64 rows, i64 columns, real *target
+) noexcept nogil:
+    cdef i64 row, column
+    cdef int v
+    for row in range(rows):
+        for column in range(columns):
+            for v in range(vectors):
+                v_store(target + v * LANES, v_load(x + row * x_row + column * x_column + v * LANES))
+            target += vectors * LANES
+
+
+cdef void copy_rows(
+    const real *x, i64 x_row, i64 x_column, i64 rows, i64 columns, i64 vectors, real *target
+) noexcept nogil:
+    """Rows x columns x vectors of input, from where they lie apart to where they lie together."""
+    cdef i64 row, column, v
+    if vectors == 8:
+        copy_pixels(8, x, x_row, x_column, rows, columns, target)
+    elif vectors == 4:
+        copy_pixels(4, x, x_row, x_column, rows, columns, target)
+    else:
+        for row in range(rows):
+            for column in range(columns):
+                for v in range(vectors):
+                    v_store(target, v_load(x + row * x_row + column * x_column + v * LANES))
+                    target += LANES
+
+
+cdef void phase_rows(
+    i64 size, i64 stride, i64 edge, Micro inner, Micro border, Micro other, const Plan *plan, Job *job,
+    const Phase *rows, const Phase *columns, const real *x, const real *residual, real *out,
+    i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
+) noexcept nogil:
+    """Output rows of one phase of one image; x, residual and out are at the phase's first input and output.
+
+    With plan.copy_rows, so many at a time, for one pass of channel blocks after the other, from copies of their inputs.
+    """
+    cdef vec buffer[COPY_VECTORS]
+    cdef i64 block, end, t, t_end, top, first
+    cdef const real *origin = x
+    cdef Tile tile
+    block = block_begin
+    while block < block_end:
+        end = smaller(block + plan.block_channels, block_end) if plan.copy_rows > 0 else block_end
+        job.x_row = plan.dilation_h * plan.width * plan.in_channels
+        job.x_column = plan.dilation_w * plan.in_channels
+        t = row_begin
+        while t < row_end:
+            t_end = row_end
+            if plan.copy_rows > 0:
+                t_end = smaller(t + plan.copy_rows, row_end)
+                first = larger(t * stride - rows.pad, 0)
+                copy_rows(
+                    x + first * plan.dilation_h * plan.width * plan.in_channels + block * LANES,
+                    plan.dilation_h * plan.width * plan.in_channels, plan.dilation_w * plan.in_channels,
+                    smaller((t_end - 1) * stride - rows.pad + size, rows.inputs) - first, columns.inputs, end - block,
+                    <real *> buffer)
+                job.x_column = (end - block) * LANES
+                job.x_row = columns.inputs * job.x_column
+                origin = <const real *> buffer - first * job.x_row - block * LANES
+            while t < t_end:
+                top = t * stride - rows.pad
+                tile.rows = smaller(WINDOW_ROWS, t_end - t)
+                tile.row_mask = mask_of(top, rows.inputs, (tile.rows - 1) * stride + size)
+                tile.x = origin + top * job.x_row
+                tile.out = out + t * job.out_row
+                tile.residual = moved(residual, t * job.out_row)
+                tile_row(size, stride, edge, inner, border, other, plan, job, columns, &tile, block, end)
+                t += WINDOW_ROWS
+        block = end
+
+
 cdef void window(
     i64 size, i64 stride, i64 edge, Micro inner, Micro border, Micro other, const Plan *plan, const real *x,
     const real *residual, real *out, i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
@@ -289,15 +362,12 @@ cdef void window(
     cdef i64 channels = plan.in_channels, width = plan.out_width
     cdef i64 row_phases = plan.dilation_h // gcd(plan.stride_h, plan.dilation_h)
     cdef i64 column_phases = plan.dilation_w // gcd(plan.stride_w, plan.dilation_w)
-    cdef i64 row = row_begin, image, begin, end, a, c, t, t_end, top, place
+    cdef i64 row = row_begin, image, begin, end, a, c, place
     cdef Job job
     cdef Phase rows, columns
-    cdef Tile tile
     job.weights = <const real *> plan.weights
     job.bias = <const real *> plan.bias
     job.last = channels - LANES
-    job.x_row = plan.dilation_h * plan.width * channels
-    job.x_column = plan.dilation_w * channels
     job.out_row = row_phases * width * channels
     job.out_column = column_phases * channels
     job.bounds[0] = <real> plan.low
@@ -313,21 +383,12 @@ cdef void window(
             for c in range(smaller(column_phases, width)):
                 phase_of(
                     &columns, c, column_phases, plan.stride_w, plan.dilation_w, plan.pad_left, plan.width, width)
-                t = ceil_div(begin - a, row_phases)
-                t_end = ceil_div(end - a, row_phases)
-                while t < t_end:
-                    top = t * stride - rows.pad
-                    place = ((image * plan.out_height + a + t * row_phases) * width + c) * channels
-                    tile.rows = smaller(WINDOW_ROWS, t_end - t)
-                    tile.row_mask = mask_of(top, rows.inputs, (tile.rows - 1) * stride + size)
-                    tile.x = x + (
-                        (image * plan.height + rows.first + top * plan.dilation_h) * plan.width + columns.first
-                    ) * channels
-                    tile.out = out + place
-                    tile.residual = moved(residual, place)
-                    tile_row(
-                        size, stride, edge, inner, border, other, plan, &job, &columns, &tile, block_begin, block_end)
-                    t += WINDOW_ROWS
+                place = ((image * plan.out_height + a) * width + c) * channels
+                phase_rows(
+                    size, stride, edge, inner, border, other, plan, &job, &rows, &columns,
+                    x + ((image * plan.height + rows.first) * plan.width + columns.first) * channels,
+                    moved(residual, place), out + place,
+                    ceil_div(begin - a, row_phases), ceil_div(end - a, row_phases), block_begin, block_end)
 
 
 cdef void inner_3x3s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:

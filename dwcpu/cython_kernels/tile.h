@@ -77,6 +77,7 @@ typedef real vec_in_memory __attribute__((vector_size(DWCPU_VECTOR_BYTES), align
 #define AHEAD_TILES 4 /* tiles of a panel that share in asking for the next panel's cache lines */
 #define WINDOW_ROWS 2
 #define WINDOW_COLUMNS 4
+#define COPY_VECTORS (COPY_BYTES / DWCPU_VECTOR_BYTES)
 
 /* p, as if the compiler did not know where it came from. It forgets what it loaded through it: else it loads every
    weight of a window once and spills most of them to the stack. And it computes addresses from p: else it keeps a

@@ -22,6 +22,7 @@ cdef extern from "tile.h" nogil:
         AHEAD_TILES
         WINDOW_ROWS
         WINDOW_COLUMNS
+        COPY_VECTORS
     const real *v_anew(const real *p) noexcept
     real *v_anew_out "(real *)v_anew"(real *p) noexcept
     i64 v_anew_step(i64 n) noexcept
