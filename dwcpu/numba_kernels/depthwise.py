@@ -7,15 +7,17 @@ channels >= lanes. Guarantees: every output has one accumulator that starts from
 order kh, kw; padding taps are skipped.
 
 A micro-kernel computes tiles of outputs for a run of channel vectors: inputs are loaded once for all outputs of a tile
-that use them, weights once a tile. The plain one serves a run of tiles whose patch lies inside the image; the masked
-one is told which patch rows and columns do, and how many output rows and columns are wanted, and so serves borders,
-remainders and images smaller than a tile, at one predictable branch a load.
+that use them, weights once a tile. The plain one serves a run of tiles whose patch lies inside the image. Masked ones
+are told which patch rows and columns do, and how many output rows and columns are wanted: `border` tests only the few
+columns that `edge_of` names, at a predictable branch each and row, and serves whole tiles, the last of a row sliding
+back over its neighbour; what it cannot do, `other` does column by column. Of large windows `border` tests all columns
+and serves parts of tiles too: there, what it leaves out saves more.
 
 Dilation needs no kernels of its own. With g = gcd(stride, dilation), the outputs phase + (dilation / g) * t of an axis
 form a convolution of stride s / g and dilation 1 over every dilation-th input; phases are computed one after the other.
 
-Loops, outermost first: phases, tile rows, channel passes (`plan.block_channels` vectors: the patch rows and the weights
-of a pass stay in L1 while it moves along the row), tile columns, channel vectors (in the micro-kernel).
+Loops, outermost first: phases, tile rows, channel passes (`plan.block_channels` vectors), tile columns, channel vectors
+(in the micro-kernel).
 """
 
 from __future__ import annotations
@@ -106,6 +108,13 @@ def tile_shape(window: tuple[int, int, int, int]) -> Shape:
     return (1, 8) if window[0] == 1 else (2, 4)
 
 
+def edge_of(window: Window) -> int:
+    """How many columns of a tile's patch `border` expects outside, on each side; -1: any, and parts of tiles."""
+    if window == ANY or window.kernel_w >= 7:
+        return -1
+    return window.kernel_w - 1 if window.kernel_h == 1 else window.kernel_w // 2
+
+
 def _sum_plain(window: Window, w_step: int) -> Callable:
     """Function that adds a window whose patch lies inside the image to a tile of outputs."""
     kernel_h, kernel_w, stride_h, stride_w = window
@@ -192,31 +201,36 @@ def _build_plain(dtype: np.dtype, window: Window, shape: Shape, lanes: int, mult
     return single if multiplier == 1 else several, types.void(DEPTHWISE, i, i, i, real, real, real)
 
 
-def _build_masked(dtype: np.dtype, window: Window, shape: Shape, lanes: int, multiplier: int) -> tuple[Callable, Any]:
+def _build_masked(
+    dtype: np.dtype, window: Window, shape: Shape, edge: int, lanes: int, multiplier: int
+) -> tuple[Callable, Any]:
     rows, columns = shape
     kernel_h, kernel_w, stride_h, stride_w = window
     w_step = multiplier * lanes
     finish = _finish(rows, columns, lanes, multiplier)
     size = rows * columns * w_step
+    partial = edge < 0
 
     @part
     def add_window(tile, job, x, w, row_bits, column_bits):
         return window_fma_masked(
-            tile, x, job.x_row, job.x_column, w, w_step, kernel_h, kernel_w, stride_h, stride_w, row_bits, column_bits
-        )
+            tile, x, job.x_row, job.x_column, w, w_step, kernel_h, kernel_w, stride_h, stride_w,
+            row_bits, column_bits, edge,
+        )  # fmt: skip
 
     def single(job, x, residual, out, row_first, row_last, column_first, column_last, n_rows, n_columns):
         block_size = job.kernel_h * job.kernel_w * lanes
         last = job.channels - lanes
         row_bits, column_bits = bits(row_first, row_last), bits(column_first, column_last)
+        stored = n_columns if partial else columns
         for block in range(job.block_begin, job.block_end):
             c = min(block * lanes, last)
             tile = tile_repeat(offset(as_pointer(x, job.bias), block * lanes), rows, columns, lanes)
             w = offset(as_pointer(x, job.weights), block * block_size)
             tile = add_window(tile, job, offset(x, c), w, row_bits, column_bits)
             if not is_null(residual):
-                tile = add_part(tile, offset(residual, c), job.out_row, job.out_column, n_rows, n_columns)
-            store_part(clamp(tile, job.low, job.high), offset(out, c), job.out_row, job.out_column, n_rows, n_columns)
+                tile = add_part(tile, offset(residual, c), job.out_row, job.out_column, n_rows, stored)
+            store_part(clamp(tile, job.low, job.high), offset(out, c), job.out_row, job.out_column, n_rows, stored)
 
     def several(job, x, residual, out, row_first, row_last, column_first, column_last, n_rows, n_columns):
         block_size = job.kernel_h * job.kernel_w * w_step
@@ -304,36 +318,50 @@ def _kernel(dtype: np.dtype) -> tuple[Callable, Any]:
         return -(-a // b)
 
     @part
-    def tile_row(plan, job, x, residual, out, row_first, row_last, n_rows, whole, phase, step, block_begin, block_end):
-        """All tiles of one row of tiles, for the output columns of one phase."""
-        tile_columns, dilation, stride = plan.tile_columns, plan.dilation_w, job.stride_w
+    def tile_row(
+        plan, job, x, residual, out, row_first, row_last, n_rows, whole, outputs, first_inside, last_inside,
+        block_begin, block_end,
+    ):  # fmt: skip
+        """All tiles of one row of tiles, for the output columns of one phase.
+
+        x is where column 0 of the phase's padded input would be; columns [first_inside, last_inside) are in the image.
+        """
+        tile_columns, stride, edge = plan.tile_columns, job.stride_w, integer_at(plan.micro_kernels, 3)
         patch = (tile_columns - 1) * stride + job.kernel_w
-        base = phase * plan.stride_w - plan.pad_left
-        first_inside, last_inside = ceil_div(-base, dilation), ceil_div(plan.width - base, dilation)
-        outputs = ceil_div(plan.out_width - phase, step)
-        plain, masked = integer_at(plan.micro_kernels, 0), integer_at(plan.micro_kernels, 1)
-        x_step = tile_columns * stride * dilation * plan.in_channels
-        out_step = tile_columns * step * plan.out_channels
-        for pass_begin in range(block_begin, block_end, plan.block_channels):
-            job.block_begin, job.block_end = pass_begin, min(pass_begin + plan.block_channels, block_end)
+        plain, border, other = (
+            integer_at(plan.micro_kernels, 0),
+            integer_at(plan.micro_kernels, 1),
+            integer_at(plan.micro_kernels, 2),
+        )
+        x_step, out_step = tile_columns * stride * job.x_column, tile_columns * job.out_column
+        pass_begin = block_begin
+        while pass_begin < block_end:
+            pass_end = min(pass_begin + plan.block_channels, block_end)
+            job.block_begin, job.block_end = pass_begin, pass_end
             t = 0
             while t < outputs:
-                u = t * stride
-                tile_x = offset(x, (base + dilation * u) * plan.in_channels)
-                place = (phase + step * t) * plan.out_channels
+                micro, at, n_columns = border, t, min(tile_columns, outputs - t)
+                if edge >= 0:
+                    at = min(t, outputs - tile_columns)
+                    u = at * stride
+                    if at < 0 or first_inside - u > edge or u + patch - last_inside > edge:
+                        micro, at, n_columns = other, t, 1
+                    else:
+                        n_columns = tile_columns
+                u = at * stride
+                tile_x, place = offset(x, u * job.x_column), at * job.out_column
                 tile_residual = residual if is_null(residual) else offset(residual, place)
                 tile_out = offset(out, place)
-                # tiles from here on whose patch lies inside, as one run
-                tiles = min((last_inside - patch - u) // (tile_columns * stride) + 1, (outputs - t) // tile_columns)
-                if whole and u >= first_inside and tiles > 0:
+                if whole and n_columns == tile_columns and u >= first_inside and u + patch <= last_inside:
+                    # tiles from here on whose patch lies inside, as one run
+                    tiles = min((last_inside - patch - u) // (tile_columns * stride) + 1, (outputs - at) // tile_columns)
                     call(plain, (job, tiles, x_step, out_step, tile_x, tile_residual, tile_out))
-                    t += tiles * tile_columns
+                    t = at + tiles * tile_columns
                     continue
-                n_columns = min(tile_columns, outputs - t)
                 column_first = max(0, first_inside - u)
                 column_last = max(column_first, min((n_columns - 1) * stride + job.kernel_w, last_inside - u))
                 call(
-                    masked,
+                    micro,
                     (
                         job,
                         tile_x,
@@ -347,7 +375,8 @@ def _kernel(dtype: np.dtype) -> tuple[Callable, Any]:
                         n_columns,
                     ),
                 )
-                t += n_columns
+                t = at + n_columns
+            pass_begin = pass_end
 
     def depthwise(plan, x, residual, out, scratch, row_begin, row_end, block_begin, block_end):
         lanes = plan.lanes
@@ -365,55 +394,53 @@ def _kernel(dtype: np.dtype) -> tuple[Callable, Any]:
         job.out_row, job.out_column = step_h * out_row_size, step_w * plan.out_channels
         job.channels = plan.in_channels
         patch = (plan.tile_rows - 1) * job.stride_h + plan.kernel_h
+        begin = min(block_begin * lanes, plan.in_channels) * plan.multiplier
+        end = min(block_end * lanes, plan.in_channels) * plan.multiplier
         image_begin = row_begin
         while image_begin < row_end:  # the rows of one image at a time
             image = image_begin // plan.out_height
             image_end = min(row_end, (image + 1) * plan.out_height)
             first, last = image_begin - image * plan.out_height, image_end - image * plan.out_height
-            image_x = offset(x, image * plan.height * row_size)
             for phase_h in range(min(step_h, plan.out_height)):
-                base = phase_h * plan.stride_h - plan.pad_top
-                first_inside = ceil_div(-base, plan.dilation_h)
-                last_inside = ceil_div(plan.height - base, plan.dilation_h)
-                t = max(0, ceil_div(first - phase_h, step_h))
-                t_end = ceil_div(last - phase_h, step_h)
-                while t < t_end:
-                    n_rows = min(plan.tile_rows, t_end - t)
-                    u = t * job.stride_h
-                    row_first = max(0, first_inside - u)
-                    row_last = min((n_rows - 1) * job.stride_h + plan.kernel_h, last_inside - u)
-                    whole = row_first == 0 and row_last == patch
-                    row_x = offset(image_x, (base + plan.dilation_h * u) * row_size)
-                    place = (image * plan.out_height + phase_h + step_h * t) * out_row_size
-                    row_residual = residual if is_null(residual) else offset(residual, place)
-                    row_out = offset(out, place)
-                    row_last = max(row_first, row_last)
-                    for phase_w in range(min(step_w, plan.out_width)):
+                base_h = phase_h * plan.stride_h - plan.pad_top
+                first_row, last_row = ceil_div(-base_h, plan.dilation_h), ceil_div(plan.height - base_h, plan.dilation_h)
+                t_begin, t_end = max(0, ceil_div(first - phase_h, step_h)), ceil_div(last - phase_h, step_h)
+                for phase_w in range(min(step_w, plan.out_width)):
+                    base_w = phase_w * plan.stride_w - plan.pad_left
+                    first_column = ceil_div(-base_w, plan.dilation_w)
+                    last_column = ceil_div(plan.width - base_w, plan.dilation_w)
+                    outputs = ceil_div(plan.out_width - phase_w, step_w)
+                    phase_x = offset(x, (image * plan.height + base_h) * row_size + base_w * plan.in_channels)
+                    phase_place = (image * plan.out_height + phase_h) * out_row_size + phase_w * plan.out_channels
+                    t = t_begin
+                    while t < t_end:
+                        n_rows = min(plan.tile_rows, t_end - t)
+                        u = t * job.stride_h
+                        row_first = max(0, first_row - u)
+                        row_last = min((n_rows - 1) * job.stride_h + plan.kernel_h, last_row - u)
+                        place = phase_place + t * job.out_row
+                        row_out = offset(out, place)
                         tile_row(
                             plan,
                             job,
-                            row_x,
-                            row_residual,
+                            offset(phase_x, u * job.x_row),
+                            residual if is_null(residual) else offset(residual, place),
                             row_out,
                             row_first,
-                            row_last,
+                            max(row_first, row_last),
                             n_rows,
-                            whole,
-                            phase_w,
-                            step_w,
+                            row_first == 0 and row_last == patch,
+                            outputs,
+                            first_column,
+                            last_column,
                             block_begin,
                             block_end,
                         )
-                    if plan.activation != 0:
-                        begin = min(block_begin * lanes, plan.in_channels) * plan.multiplier
-                        end = min(block_end * lanes, plan.in_channels) * plan.multiplier
-                        for i in range(n_rows):
-                            values = offset(row_out, i * job.out_row + begin)
-                            call(
-                                plan.activation,
-                                (values, plan.out_width, plan.out_channels, end - begin, plan.alpha),
-                            )
-                    t += n_rows
+                        if plan.activation != 0:
+                            for i in range(n_rows):
+                                values = offset(row_out, i * job.out_row + begin)
+                                call(plan.activation, (values, outputs, job.out_column, end - begin, plan.alpha))
+                        t += n_rows
             image_begin = image_end
 
     return depthwise, kernel_signature(dtype)
@@ -425,9 +452,14 @@ def address(dtype: np.dtype) -> int:
 
 
 def micro_kernels(dtype: np.dtype, window: Window, shape: Shape, lanes: int, multiplier: int) -> np.ndarray:
-    """Addresses of the plain and the masked micro-kernel for tiles of `shape` outputs."""
+    """Addresses of the plain, border and other micro-kernels for tiles of `shape` outputs, and the edge of `border`."""
     kernel = "any" if window == ANY else "{}x{}s{}x{}".format(*window)
     name = f"depthwise_f{dtype.itemsize * 8}_{kernel}_{shape[0]}x{shape[1]}x{lanes}_m{multiplier}"
+    edge = edge_of(window)
     plain = compile_kernel(name + "_plain", lambda: _build_plain(dtype, window, shape, lanes, multiplier))
-    masked = compile_kernel(name + "_masked", lambda: _build_masked(dtype, window, shape, lanes, multiplier))
-    return np.array([plain, masked], np.int64)
+    border = compile_kernel(name + "_border", lambda: _build_masked(dtype, window, shape, edge, lanes, multiplier))
+    other = border
+    if edge >= 0:
+        column = (shape[0], 1)
+        other = compile_kernel(name + "_other", lambda: _build_masked(dtype, window, column, -1, lanes, multiplier))
+    return np.array([plain, border, other, edge], np.int64)

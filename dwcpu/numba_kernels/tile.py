@@ -362,11 +362,12 @@ def _window_uses(tile, kernel, stride, r, q):
     return uses
 
 
-def _window(builder, tile, args, kernel, stride, masks):
+def _window(builder, tile, args, kernel, stride, masks, edge=-1):
     """Multiply-add a whole window into a tile of outputs, input by input (see `window_fma`).
 
     Inputs are visited row by row and from left to right, which gives every accumulator its taps in the order kh, kw.
-    Weights are loaded where they are first used: few are live at once, which 16-register targets need.
+    Weights are loaded where they are first used: few are live at once, which 16-register targets need. With `masks`,
+    all patch rows are tested, and the outermost `edge` patch columns on each side; -1: all of them.
     """
     value, x, row_stride, column_stride, w, w_step = args[:6]
     real = tile.vector.element
@@ -386,9 +387,10 @@ def _window(builder, tile, args, kernel, stride, masks):
 
     def row(r):
         pointer = _at(builder, x, builder.mul(row_stride, I64(r)), real)
-        for q in range((tile.columns - 1) * stride[1] + kernel[1]):
+        columns = (tile.columns - 1) * stride[1] + kernel[1]
+        for q in range(columns):
             uses = _window_uses(tile, kernel, stride, r, q)
-            if uses and masks:
+            if uses and masks and (edge < 0 or not edge <= q < columns - edge):
                 with builder.if_then(_bit(builder, masks[1], q), likely=True):
                     column(pointer, q, uses)
             elif uses:
@@ -425,16 +427,19 @@ def window_fma(typingctx, tile, x, row_stride, column_stride, w, w_step, kernel_
 
 @intrinsic(prefer_literal=True)
 def window_fma_masked(
-    typingctx, tile, x, row_stride, column_stride, w, w_step, kernel_h, kernel_w, stride_h, stride_w, rows, columns
+    typingctx, tile, x, row_stride, column_stride, w, w_step, kernel_h, kernel_w, stride_h, stride_w, rows, columns, edge
 ):
-    """`window_fma` over the patch rows and columns whose bits are set in `rows` and `columns`; others are not read."""
+    """`window_fma` over the patch rows and columns whose bits are set in `rows` and `columns`; others are not read.
+
+    Only the outermost `edge` columns on each side may be missing; -1: any.
+    """
     kernel, stride = (kernel_h.literal_value, kernel_w.literal_value), (stride_h.literal_value, stride_w.literal_value)
 
     def codegen(context, builder, signature, args):
-        return _window(builder, tile, args, kernel, stride, args[-2:])
+        return _window(builder, tile, args, kernel, stride, args[-3:-1], edge.literal_value)
 
     i = types.int64
-    return tile(tile, x, i, i, w, i, kernel_h, kernel_w, stride_h, stride_w, i, i), codegen
+    return tile(tile, x, i, i, w, i, kernel_h, kernel_w, stride_h, stride_w, i, i, edge), codegen
 
 
 @intrinsic
