@@ -218,7 +218,7 @@ def _odd_windowed(op: str) -> Iterator[Case]:
     # more padding than a border tile takes, on images wider than one
     yield case((1, 6, 11, 16), padding=((2, 2), (2, 2)))
     yield case((1, 7, 12, 17), window=(5, 5), padding=((4, 3), (3, 4)))
-    if not separable:
+    if op not in FUSED:
         # pixels a multiple of 2048 bytes apart: computed from copies, whole images and parts
         yield case((2, 5, 7, 1024))
         yield case((1, 14, 13, 512), stride=(2, 2), padding=((0, 1), (0, 1)))

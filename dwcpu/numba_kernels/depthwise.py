@@ -354,7 +354,9 @@ def _kernel(dtype: np.dtype) -> tuple[Callable, Any]:
                 tile_out = offset(out, place)
                 if whole and n_columns == tile_columns and u >= first_inside and u + patch <= last_inside:
                     # tiles from here on whose patch lies inside, as one run
-                    tiles = min((last_inside - patch - u) // (tile_columns * stride) + 1, (outputs - at) // tile_columns)
+                    tiles = min(
+                        (last_inside - patch - u) // (tile_columns * stride) + 1, (outputs - at) // tile_columns
+                    )
                     call(plain, (job, tiles, x_step, out_step, tile_x, tile_residual, tile_out))
                     t = at + tiles * tile_columns
                     continue
@@ -403,7 +405,10 @@ def _kernel(dtype: np.dtype) -> tuple[Callable, Any]:
             first, last = image_begin - image * plan.out_height, image_end - image * plan.out_height
             for phase_h in range(min(step_h, plan.out_height)):
                 base_h = phase_h * plan.stride_h - plan.pad_top
-                first_row, last_row = ceil_div(-base_h, plan.dilation_h), ceil_div(plan.height - base_h, plan.dilation_h)
+                first_row, last_row = (
+                    ceil_div(-base_h, plan.dilation_h),
+                    ceil_div(plan.height - base_h, plan.dilation_h),
+                )
                 t_begin, t_end = max(0, ceil_div(first - phase_h, step_h)), ceil_div(last - phase_h, step_h)
                 for phase_w in range(min(step_w, plan.out_width)):
                     base_w = phase_w * plan.stride_w - plan.pad_left

@@ -427,7 +427,20 @@ def window_fma(typingctx, tile, x, row_stride, column_stride, w, w_step, kernel_
 
 @intrinsic(prefer_literal=True)
 def window_fma_masked(
-    typingctx, tile, x, row_stride, column_stride, w, w_step, kernel_h, kernel_w, stride_h, stride_w, rows, columns, edge
+    typingctx,
+    tile,
+    x,
+    row_stride,
+    column_stride,
+    w,
+    w_step,
+    kernel_h,
+    kernel_w,
+    stride_h,
+    stride_w,
+    rows,
+    columns,
+    edge,
 ):
     """`window_fma` over the patch rows and columns whose bits are set in `rows` and `columns`; others are not read.
 
