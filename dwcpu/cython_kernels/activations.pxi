@@ -85,8 +85,8 @@ cdef inline void activate_all(
             column += LANES
         rest = <int> (columns - column)
         if rest > 0:
-            v_store_part(
-                values + column, activation_of(code, v_load_part(values + column, 0, rest), alpha), 0, rest)
+            v_store_first(
+                values + column, activation_of(code, v_load_part(values + column, 0, rest), alpha), rest)
         values += row_stride
 
 

@@ -30,6 +30,11 @@ cdef struct Panel:
     real high
 
 
+cdef inline i64 tallest(i64 vectors) noexcept nogil:
+    """Most rows of a tile of that many vectors: one vector alone needs twice as many to keep the arithmetic busy."""
+    return MOST_ROWS if vectors == 1 else GEMM_ROWS
+
+
 cdef inline void gemm_tiles(
     const int rows, const int vectors, const int run,
     Panel *panel, i64 tiles, const real *a, const real *residual, real *out
@@ -40,10 +45,10 @@ cdef inline void gemm_tiles(
     sums a tenth of their time; more is the length of each, which is unrolled: that of a 3x3 window on three colours, the
     first layer of most networks; 0 is nothing.
     """
-    cdef vec acc[GEMM_ROWS][GEMM_VECTORS]
+    cdef vec acc[ROWS_LIMIT][GEMM_VECTORS]
     cdef vec b[GEMM_VECTORS]
     cdef vec x, low, high
-    cdef const real *p[GEMM_ROWS]  # of every third pixel: the others are a step or two from it
+    cdef const real *p[ROWS_LIMIT]  # of every third pixel: the others are a step or two from it
     cdef const real *w
     cdef const real *ahead
     cdef i64 step, ahead_step, out_step, k, h, g
@@ -102,7 +107,7 @@ cdef inline void gemm_tiles(
                 else:
                     if residual != NULL:
                         acc[i][j] = v_add(acc[i][j], v_load_part(residual + i * out_step + j * LANES, 0, last))
-                    v_store_part(out + i * out_step + j * LANES, v_clamp(acc[i][j], low, high), 0, last)
+                    v_store_first(out + i * out_step + j * LANES, v_clamp(acc[i][j], low, high), last)
         a += rows * step
         residual = moved(residual, rows * out_step)
         out += rows * out_step
@@ -126,13 +131,13 @@ cdef void gemm_nothing(
             v = v_load(panel.bias + j * LANES)
             if residual != NULL:
                 v = v_add(v, v_load_part(residual + i * panel.out_step + j * LANES, 0, last))
-            v_store_part(out + i * panel.out_step + j * LANES, v_clamp(v, low, high), 0, last)
+            v_store_first(out + i * panel.out_step + j * LANES, v_clamp(v, low, high), last)
 
 
 cdef inline void gemm_tiles_of(
     const int vectors, const int run, i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
 ) noexcept nogil:
-    """Tiles of 1 to GEMM_ROWS rows: a remainder of pixels has its own unrolled micro-kernel, as fast per row."""
+    """Tiles of 1 to tallest(vectors) rows: a remainder of pixels has its own unrolled micro-kernel, as fast per row."""
     if rows == 1:
         gemm_tiles(1, vectors, run, panel, tiles, a, residual, out)
     elif rows == 2:
@@ -145,7 +150,7 @@ cdef inline void gemm_tiles_of(
         gemm_tiles(5, vectors, run, panel, tiles, a, residual, out)
     elif rows == 6:
         gemm_tiles(6, vectors, run, panel, tiles, a, residual, out)
-    elif GEMM_ROWS > 6:
+    elif tallest(vectors) > 6:
         if rows == 7:
             gemm_tiles(7, vectors, run, panel, tiles, a, residual, out)
         elif rows == 8:
@@ -158,9 +163,9 @@ cdef inline void gemm_tiles_of(
             gemm_tiles(11, vectors, run, panel, tiles, a, residual, out)
         elif rows == 12:
             gemm_tiles(12, vectors, run, panel, tiles, a, residual, out)
-        elif rows == 13:
+        elif tallest(vectors) > 12 and rows == 13:
             gemm_tiles(13, vectors, run, panel, tiles, a, residual, out)
-        elif rows == 14:
+        elif tallest(vectors) > 12 and rows == 14:
             gemm_tiles(14, vectors, run, panel, tiles, a, residual, out)
 
 
@@ -210,26 +215,32 @@ cdef void gemm_run(
     const Plan *plan, Panel *panel, i64 rows, i64 tiles, const real *a, const real *residual, real *out
 ) noexcept nogil:
     """`tiles` tiles of `rows` pixels of one panel, with their activation."""
-    if tiles == 0:
-        return
-    if panel.row_taps <= 0 or panel.column_taps <= 0 or panel.depth <= 0:
-        gemm_nothing(panel, tiles * rows, residual, out)
-    elif panel.vectors == 1:
-        gemm_tiles_1(rows, panel, tiles, a, residual, out)
-    elif panel.vectors == 2:
-        gemm_tiles_2(rows, panel, tiles, a, residual, out)
-    elif panel.vectors == 3:
-        gemm_tiles_3(rows, panel, tiles, a, residual, out)
-    else:
-        gemm_tiles_4(rows, panel, tiles, a, residual, out)
-    activate(plan, out, tiles * rows, panel.out_step, (panel.vectors - 1) * LANES + panel.last)
+    cdef i64 columns = (panel.vectors - 1) * LANES + panel.last, some
+    while tiles > 0:
+        # an activation of its own is a second pass, over what is still in L1
+        some = tiles if plan.activation == NULL else smaller(tiles, ACTIVATION_TILES)
+        if panel.row_taps <= 0 or panel.column_taps <= 0 or panel.depth <= 0:
+            gemm_nothing(panel, some * rows, residual, out)
+        elif panel.vectors == 1:
+            gemm_tiles_1(rows, panel, some, a, residual, out)
+        elif panel.vectors == 2:
+            gemm_tiles_2(rows, panel, some, a, residual, out)
+        elif panel.vectors == 3:
+            gemm_tiles_3(rows, panel, some, a, residual, out)
+        else:
+            gemm_tiles_4(rows, panel, some, a, residual, out)
+        activate(plan, out, some * rows, panel.out_step, columns)
+        tiles -= some
+        a += some * rows * panel.a_step
+        residual = moved(residual, some * rows * panel.out_step)
+        out += some * rows * panel.out_step
 
 
 cdef void gemm_panel(
     const Plan *plan, Panel *panel, i64 pixels, const real *a, const real *residual, real *out
 ) noexcept nogil:
     """One panel for `pixels` pixels, dealt to tiles whose heights differ by one at most, the taller ones first."""
-    cdef i64 tiles = ceil_div(pixels, GEMM_ROWS)
+    cdef i64 tiles = ceil_div(pixels, tallest(panel.vectors))
     cdef i64 rows = pixels // tiles
     cdef i64 taller = pixels - rows * tiles
     cdef i64 first = taller * (rows + 1)
@@ -237,6 +248,34 @@ cdef void gemm_panel(
     gemm_run(
         plan, panel, rows, tiles - taller, a + first * panel.a_step, moved(residual, first * panel.out_step),
         out + first * panel.out_step)
+
+
+cdef void gemm_pixel(
+    const Plan *plan, const Panel *panel, const real *a, const real *residual, real *out
+) noexcept nogil:
+    """PIXEL_PANELS whole panels, neighbours, for one pixel: one panel has too few accumulators for a single row."""
+    cdef vec acc[PIXEL_PANELS][GEMM_VECTORS]
+    cdef vec x, low = v_splat(panel.low), high = v_splat(panel.high)
+    cdef const real *w = panel.weights
+    cdef i64 size = panel.depth * GEMM_VECTORS * LANES, k
+    cdef int q, j, place
+    for q in range(PIXEL_PANELS):
+        for j in range(GEMM_VECTORS):
+            acc[q][j] = v_load(panel.bias + (q * GEMM_VECTORS + j) * LANES)
+    for k in range(panel.depth):
+        x = v_splat(a[k])
+        for q in range(PIXEL_PANELS):
+            v_prefetch(w + q * size + PIXEL_AHEAD)
+            for j in range(GEMM_VECTORS):
+                acc[q][j] = v_fma(x, v_load(w + q * size + j * LANES), acc[q][j])
+        w += GEMM_VECTORS * LANES
+    for q in range(PIXEL_PANELS):
+        for j in range(GEMM_VECTORS):
+            place = (q * GEMM_VECTORS + j) * LANES
+            if residual != NULL:
+                acc[q][j] = v_add(acc[q][j], v_load(residual + place))
+            v_store(out + place, v_clamp(acc[q][j], low, high))
+    activate(plan, out, 1, panel.out_step, PIXEL_PANELS * GEMM_VECTORS * LANES)
 
 
 cdef inline void panel_of(Panel *panel, const Plan *plan, i64 channels, i64 depth, i64 block) noexcept nogil:

@@ -17,12 +17,20 @@ cdef void pointwise(
     panel.a_step = panel.depth = plan.in_channels
     while row < row_end:
         rows = smaller(step, row_end - row)
-        for block in range(block_begin, block_end):
+        block = block_begin
+        while block < block_end:
             panel_of(&panel, plan, plan.out_channels, plan.in_channels, block)
             if block + 1 < block_end:
                 panel.ahead += panel.vectors * LANES * panel.depth
                 panel.ahead_end = panel.ahead + panel.vectors * LANES * panel.depth
                 panel.ahead_step = panel.vectors * LANES // smaller(AHEAD_TILES, ceil_div(rows, GEMM_ROWS))
             place = row * plan.out_channels + block * GEMM_VECTORS * LANES
+            if rows == 1 and (block + PIXEL_PANELS) * GEMM_VECTORS * LANES <= plan.out_channels and (
+                block + PIXEL_PANELS <= block_end and panel.depth > 0
+            ):
+                gemm_pixel(plan, &panel, x + row * plan.in_channels, moved(residual, place), out + place)
+                block += PIXEL_PANELS
+                continue
             gemm_panel(plan, &panel, rows, x + row * plan.in_channels, moved(residual, place), out + place)
+            block += 1
         row += rows

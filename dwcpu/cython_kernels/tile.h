@@ -72,6 +72,11 @@ typedef real vec_in_memory __attribute__((vector_size(DWCPU_VECTOR_BYTES), align
 #define GEMM_ROWS 6
 #define GEMM_VECTORS 2
 #endif
+#define MOST_ROWS (GEMM_ROWS > 12 ? GEMM_ROWS : 12) /* of a tile of one vector */
+#define ROWS_LIMIT 14 /* of any tile of any instruction set */
+#define PIXEL_PANELS 4 /* panels that are computed together for a single pixel */
+#define PIXEL_AHEAD 256 /* weights that are asked for ahead there, in each panel */
+#define ACTIVATION_TILES 8 /* tiles between second passes */
 #define ONE_RUN 1
 #define COLOUR_RUN 9
 #define AHEAD_TILES 4 /* tiles of a panel that share in asking for the next panel's cache lines */
@@ -199,6 +204,28 @@ V_INLINE void v_store_part(real *p, vec v, int first, int last) {
 #else
     for (int i = 0; i < LANES; i++)
         if (i >= first && i < last) p[i] = v[i];
+#endif
+}
+
+/* p[0] .. p[count - 1] from their lanes. In pieces: masked stores are slow on many CPUs, and count is the same for long. */
+V_INLINE void v_store_first(real *p, vec v, int count) {
+#if V_AVX2
+    __m128i half = _mm256_castsi256_si128((__m256i)v);
+    if (count & (LANES / 2)) {
+        _mm_storeu_si128((__m128i *)p, half);
+        half = _mm256_extracti128_si256((__m256i)v, 1);
+        p += LANES / 2;
+    }
+    if (count & (LANES / 4)) {
+        _mm_storel_epi64((__m128i *)p, half);
+        half = _mm_unpackhi_epi64(half, half);
+        p += LANES / 4;
+    }
+#if !DWCPU_DOUBLE
+    if (count & 1) _mm_store_ss(p, (__m128)half);
+#endif
+#else
+    v_store_part(p, v, 0, count);
 #endif
 }
 

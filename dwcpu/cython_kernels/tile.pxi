@@ -17,6 +17,11 @@ cdef extern from "tile.h" nogil:
         LANES
         GEMM_ROWS
         GEMM_VECTORS
+        MOST_ROWS
+        ROWS_LIMIT
+        PIXEL_PANELS
+        PIXEL_AHEAD
+        ACTIVATION_TILES
         ONE_RUN
         COLOUR_RUN
         AHEAD_TILES
@@ -32,6 +37,7 @@ cdef extern from "tile.h" nogil:
     void v_store(real *p, vec v) noexcept
     vec v_load_part(const real *p, int first, int last) noexcept
     void v_store_part(real *p, vec v, int first, int last) noexcept
+    void v_store_first(real *p, vec v, int count) noexcept
     vec v_splat(real s) noexcept
     vec v_zero() noexcept
     vec v_add(vec a, vec b) noexcept
