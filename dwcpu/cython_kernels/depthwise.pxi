@@ -15,6 +15,10 @@
 # dilation * ((stride / g) * t + k): for each phase a an undilated convolution of stride stride / g on every
 # dilation-th input. So dilated outputs share their inputs in a register tile as others do.
 
+cdef enum:
+    HALF = 2          # columns of half a tile
+
+
 cdef struct Phase:
     i64 outputs       # of this phase
     i64 first         # first input
@@ -62,12 +66,6 @@ cdef inline void phase_of(
     phase.first = base + dilation * phase.pad
     phase.inputs = larger(ceil_div(size - phase.first, dilation), 0)
     phase.outputs = larger(ceil_div(outputs - number, phases), 0)
-
-
-cdef inline i64 mask_of(i64 position, i64 size, i64 count) noexcept nogil:
-    """Bit r is set where 0 <= position + r < size, for r < count."""
-    cdef i64 low = larger(-position, 0), high = smaller(size - position, count)
-    return (<i64> 1 << high) - (<i64> 1 << low) if high > low else 0
 
 
 cdef struct Block:    # where a tile meets a channel block, and what is left to do
@@ -233,17 +231,16 @@ cdef void compute(
 
 
 cdef void tile_row(
-    i64 size, i64 stride, i64 edge, Micro inner, Micro border, Micro other, const Plan *plan, const Job *job,
+    i64 size, i64 stride, i64 edge, Micro inner, Micro border, Micro half, Micro other, const Plan *plan, const Job *job,
     const Phase *phase, const Tile *start, i64 block_begin, i64 block_end
 ) noexcept nogil:
     """The tiles of a row of tiles, of one column phase; start.x and start.out are in its first column.
 
-    `border` computes whole tiles with up to `edge` columns of the patch outside on each side, and single columns are
-    left to `other`. If `edge` is 0, `border` computes any part of a tile.
+    `border` computes whole tiles with up to `edge` columns of the patch outside on each side, `half` the same with HALF
+    columns, and single columns are left to `other`. If `edge` is 0, `border` computes any part of a tile.
     """
-    cdef i64 patch = (WINDOW_COLUMNS - 1) * stride + size, sure = ((<i64> 1 << (patch - 2 * edge)) - 1) << edge
     cdef i64 step = plan.block_channels if plan.block_channels > 0 else block_end - block_begin
-    cdef i64 block = block_begin, end, column, at, left
+    cdef i64 block = block_begin, end, column, at, left, patch, sure
     cdef bint whole = start.row_mask == (<i64> 1 << ((WINDOW_ROWS - 1) * stride + size)) - 1
     cdef Tile tile = start[0]
     cdef Micro micro
@@ -253,17 +250,22 @@ cdef void tile_row(
             end = block_end  # the last block, which slides back, not without its neighbour
         column = 0
         while column < phase.outputs:
-            at = column
             tile.count = 1
-            tile.columns = WINDOW_COLUMNS
-            if edge > 0:
-                at = smaller(column, phase.outputs - WINDOW_COLUMNS)
-            else:
-                tile.columns = smaller(WINDOW_COLUMNS, phase.outputs - column)
-            left = at * stride - phase.pad
-            tile.column_mask = mask_of(left, phase.inputs, (tile.columns - 1) * stride + size)
             micro = border
-            if whole and tile.column_mask == (<i64> 1 << patch) - 1:
+            if edge == 0:
+                at = column
+                tile.columns = smaller(WINDOW_COLUMNS, phase.outputs - column)
+            else:
+                tile.columns = WINDOW_COLUMNS
+                if phase.outputs - column <= HALF and phase.outputs >= HALF:
+                    micro = half
+                    tile.columns = HALF
+                at = smaller(column, phase.outputs - tile.columns)
+            left = at * stride - phase.pad
+            patch = (tile.columns - 1) * stride + size
+            tile.column_mask = mask_of(left, phase.inputs, patch)
+            sure = ((<i64> 1 << (patch - 2 * edge)) - 1) << edge
+            if whole and tile.columns == WINDOW_COLUMNS and tile.column_mask == (<i64> 1 << patch) - 1:
                 micro = inner
                 tile.count = smaller(
                     (phase.inputs - left - patch) // (WINDOW_COLUMNS * stride) + 1,
@@ -312,7 +314,7 @@ cdef void copy_rows(
 
 
 cdef void phase_rows(
-    i64 size, i64 stride, i64 edge, Micro inner, Micro border, Micro other, const Plan *plan, Job *job,
+    i64 size, i64 stride, i64 edge, Micro inner, Micro border, Micro half, Micro other, const Plan *plan, Job *job,
     const Phase *rows, const Phase *columns, const real *x, const real *residual, real *out,
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
@@ -350,13 +352,13 @@ cdef void phase_rows(
                 tile.x = origin + top * job.x_row
                 tile.out = out + t * job.out_row
                 tile.residual = moved(residual, t * job.out_row)
-                tile_row(size, stride, edge, inner, border, other, plan, job, columns, &tile, block, end)
+                tile_row(size, stride, edge, inner, border, half, other, plan, job, columns, &tile, block, end)
                 t += WINDOW_ROWS
         block = end
 
 
 cdef void window(
-    i64 size, i64 stride, i64 edge, Micro inner, Micro border, Micro other, const Plan *plan, const real *x,
+    i64 size, i64 stride, i64 edge, Micro inner, Micro border, Micro half, Micro other, const Plan *plan, const real *x,
     const real *residual, real *out, i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
     cdef i64 channels = plan.in_channels, width = plan.out_width
@@ -385,7 +387,7 @@ cdef void window(
                     &columns, c, column_phases, plan.stride_w, plan.dilation_w, plan.pad_left, plan.width, width)
                 place = ((image * plan.out_height + a) * width + c) * channels
                 phase_rows(
-                    size, stride, edge, inner, border, other, plan, &job, &rows, &columns,
+                    size, stride, edge, inner, border, half, other, plan, &job, &rows, &columns,
                     x + ((image * plan.height + rows.first) * plan.width + columns.first) * channels,
                     moved(residual, place), out + place,
                     ceil_div(begin - a, row_phases), ceil_div(end - a, row_phases), block_begin, block_end)
@@ -399,6 +401,10 @@ cdef void border_3x3s1(const Job *job, const Tile *tile, i64 block_begin, i64 bl
     masked_tile(3, 1, WINDOW_COLUMNS, 1, job, tile, block_begin, block_end)
 
 
+cdef void half_3x3s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    masked_tile(3, 1, HALF, 1, job, tile, block_begin, block_end)
+
+
 cdef void other_3x3s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
     masked_tile(3, 1, 1, 0, job, tile, block_begin, block_end)
 
@@ -408,7 +414,7 @@ cdef void depthwise_3x3s1(
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
     window(
-        3, 1, 1, inner_3x3s1, border_3x3s1, other_3x3s1, plan, x, residual, out,
+        3, 1, 1, inner_3x3s1, border_3x3s1, half_3x3s1, other_3x3s1, plan, x, residual, out,
         row_begin, row_end, block_begin, block_end)
 
 
@@ -420,6 +426,10 @@ cdef void border_3x3s2(const Job *job, const Tile *tile, i64 block_begin, i64 bl
     masked_tile(3, 2, WINDOW_COLUMNS, 1, job, tile, block_begin, block_end)
 
 
+cdef void half_3x3s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    masked_tile(3, 2, HALF, 1, job, tile, block_begin, block_end)
+
+
 cdef void other_3x3s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
     masked_tile(3, 2, 1, 0, job, tile, block_begin, block_end)
 
@@ -429,7 +439,7 @@ cdef void depthwise_3x3s2(
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
     window(
-        3, 2, 1, inner_3x3s2, border_3x3s2, other_3x3s2, plan, x, residual, out,
+        3, 2, 1, inner_3x3s2, border_3x3s2, half_3x3s2, other_3x3s2, plan, x, residual, out,
         row_begin, row_end, block_begin, block_end)
 
 
@@ -441,6 +451,10 @@ cdef void border_5x5s1(const Job *job, const Tile *tile, i64 block_begin, i64 bl
     masked_tile(5, 1, WINDOW_COLUMNS, 2, job, tile, block_begin, block_end)
 
 
+cdef void half_5x5s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    masked_tile(5, 1, HALF, 2, job, tile, block_begin, block_end)
+
+
 cdef void other_5x5s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
     masked_tile(5, 1, 1, 0, job, tile, block_begin, block_end)
 
@@ -450,7 +464,7 @@ cdef void depthwise_5x5s1(
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
     window(
-        5, 1, 2, inner_5x5s1, border_5x5s1, other_5x5s1, plan, x, residual, out,
+        5, 1, 2, inner_5x5s1, border_5x5s1, half_5x5s1, other_5x5s1, plan, x, residual, out,
         row_begin, row_end, block_begin, block_end)
 
 
@@ -462,6 +476,10 @@ cdef void border_5x5s2(const Job *job, const Tile *tile, i64 block_begin, i64 bl
     masked_tile(5, 2, WINDOW_COLUMNS, 2, job, tile, block_begin, block_end)
 
 
+cdef void half_5x5s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    masked_tile(5, 2, HALF, 2, job, tile, block_begin, block_end)
+
+
 cdef void other_5x5s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
     masked_tile(5, 2, 1, 0, job, tile, block_begin, block_end)
 
@@ -471,7 +489,7 @@ cdef void depthwise_5x5s2(
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
     window(
-        5, 2, 2, inner_5x5s2, border_5x5s2, other_5x5s2, plan, x, residual, out,
+        5, 2, 2, inner_5x5s2, border_5x5s2, half_5x5s2, other_5x5s2, plan, x, residual, out,
         row_begin, row_end, block_begin, block_end)
 
 
@@ -488,7 +506,7 @@ cdef void depthwise_7x7s1(
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
     window(
-        7, 1, 0, inner_7x7s1, border_7x7s1, NULL, plan, x, residual, out,
+        7, 1, 0, inner_7x7s1, border_7x7s1, NULL, NULL, plan, x, residual, out,
         row_begin, row_end, block_begin, block_end)
 
 
@@ -505,5 +523,5 @@ cdef void depthwise_7x7s2(
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
     window(
-        7, 2, 0, inner_7x7s2, border_7x7s2, NULL, plan, x, residual, out,
+        7, 2, 0, inner_7x7s2, border_7x7s2, NULL, NULL, plan, x, residual, out,
         row_begin, row_end, block_begin, block_end)

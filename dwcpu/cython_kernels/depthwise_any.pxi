@@ -5,13 +5,16 @@
 # padded. Rows are output rows (of batch * out_height), blocks are vectors of input channels.
 # Guarantees: those of depthwise.pxi.
 # Loops, outermost first: output rows; passes of plan.block_channels channel blocks (0: all), whose inputs and weights
-# stay in L1 along the row; strips of up to STRIP inner columns; channel blocks; multiplier; taps. A strip stays in
-# registers and loads each weight once. Columns whose window leaves the image are done one by one with their valid
-# taps only, up to four channel blocks side by side.
+# stay in L1 along the row; strips of up to STRIP columns; channel blocks; multiplier; taps. A strip stays in registers
+# and loads each weight once. Where neighbouring columns share inputs (stride and dilation are equal), whole strips go
+# over the borders too, each input serving CHUNK taps, and the last strip of a row slides back over its neighbour. Else
+# columns whose window leaves the image are done one by one with their valid taps only, up to four channel blocks side
+# by side.
 
 cdef enum:
     STRIP = 8
     ABREAST = 4
+    CHUNK = 4      # taps
 
 
 cdef struct Lanes:
@@ -215,6 +218,95 @@ cdef inline void abreast(
         put(count, plan, lanes, m, 1, acc, residual, out)
 
 
+cdef inline void chunk(
+    const int taps, const bint whole, vec *acc, const real *x, i64 x_column, const real *weights, i64 w_step, i64 mask
+) noexcept nogil:
+    """`taps` neighbouring taps of a row of the window for STRIP columns, each input loaded once; those of the mask."""
+    cdef vec w[CHUNK]
+    cdef vec v
+    cdef int k, q
+    for k in range(taps):
+        w[k] = v_load(weights + k * w_step)
+    x = v_anew(x)
+    for q in range(STRIP + taps - 1):
+        if whole or v_likely(mask & (<i64> 1 << q)):
+            v = v_load(x)
+            for k in range(taps):
+                if q - k >= 0 and q - k < STRIP:
+                    acc[q - k] = v_fma(v, w[k], acc[q - k])
+        x += x_column
+
+
+cdef inline void chunk_of(
+    const int taps, vec *acc, const real *x, i64 x_column, const real *weights, i64 w_step, i64 first, i64 last
+) noexcept nogil:
+    """`chunk` of which inputs first .. last - 1 are in the image."""
+    cdef i64 mask = mask_of(-first, last - first, STRIP + taps - 1)
+    if mask == (<i64> 1 << (STRIP + taps - 1)) - 1:
+        chunk(taps, True, acc, x, x_column, weights, w_step, mask)
+    elif mask != 0:
+        chunk(taps, False, acc, x, x_column, weights, w_step, mask)
+
+
+cdef void shared_strip(
+    const Plan *plan, const Lanes *lanes, i64 row, i64 rows, i64 left, const real *x, const real *residual, real *out
+) noexcept nogil:
+    """STRIP neighbouring columns that share inputs, one channel block, all multipliers: kernel rows `row` and the next
+    `rows` - 1, from image column `left` on. x is in column 0 of the image row that the first of them meets."""
+    cdef vec acc[STRIP]
+    cdef vec v
+    cdef i64 multiplier = plan.multiplier, m, h, k, w_step = multiplier * LANES
+    cdef i64 x_column = plan.dilation_w * plan.in_channels, x_row = plan.dilation_h * plan.width * plan.in_channels
+    cdef i64 first = larger(ceil_div(-left, plan.dilation_w), 0), last = ceil_div(plan.width - left, plan.dilation_w)
+    cdef const real *weights = <const real *> plan.weights + (
+        lanes.block * plan.kernel_h + row) * plan.kernel_w * w_step
+    cdef const real *bias = <const real *> plan.bias + lanes.block * w_step
+    cdef const real *p
+    cdef const real *q
+    cdef int j
+    x += lanes.channel + left * plan.in_channels
+    for m in range(multiplier):
+        v = v_load(bias + m * LANES)
+        for j in range(STRIP):
+            acc[j] = v
+        q = weights + m * LANES
+        for h in range(rows):
+            p = x + h * x_row
+            k = 0
+            while k + CHUNK <= plan.kernel_w:
+                chunk_of(CHUNK, acc, p + k * x_column, x_column, q, w_step, first - k, last - k)
+                q += CHUNK * w_step
+                k += CHUNK
+            if plan.kernel_w - k == 3:
+                chunk_of(3, acc, p + k * x_column, x_column, q, w_step, first - k, last - k)
+            elif plan.kernel_w - k == 2:
+                chunk_of(2, acc, p + k * x_column, x_column, q, w_step, first - k, last - k)
+            elif plan.kernel_w - k == 1:
+                chunk_of(1, acc, p + k * x_column, x_column, q, w_step, first - k, last - k)
+            q += (plan.kernel_w - k) * w_step
+        put(STRIP, plan, lanes, m, 0, acc, residual, out)
+
+
+cdef void shared_columns(
+    const Plan *plan, const Taps *taps, const real *x, const real *residual, real *out, i64 block_begin, i64 block_end
+) noexcept nogil:
+    """All columns of a row, in strips that share inputs; x is in column 0 of the image row of the first valid tap."""
+    cdef Lanes lanes
+    cdef i64 column = 0, at, block, place
+    cdef i64 first = block_begin * LANES * plan.multiplier
+    cdef i64 stored = smaller(block_end * LANES, plan.in_channels) * plan.multiplier - first
+    while column < plan.out_width:
+        at = smaller(column, plan.out_width - STRIP)
+        place = at * plan.out_channels
+        for block in range(block_begin, block_end):
+            lanes_of(&lanes, block, plan.in_channels)
+            shared_strip(
+                plan, &lanes, taps.row, taps.rows, at * plan.stride_w - plan.pad_left, x, moved(residual, place),
+                out + place)
+        column = at + STRIP
+        activate(plan, out + place + first, STRIP, plan.out_channels, stored)
+
+
 cdef void columns_of_row(
     const Plan *plan, const Taps *taps, i64 columns, const real *x, const real *residual, real *out,
     i64 block_begin, i64 block_end
@@ -269,6 +361,7 @@ cdef void depthwise_any(
         inner, plan.out_width, plan.stride_w, plan.pad_left, plan.dilation_w, plan.kernel_w, plan.width)
     cdef i64 step = plan.block_channels if plan.block_channels > 0 else block_end - block_begin
     cdef i64 row, image, y, top, left, column, count, place, block
+    cdef bint shared = plan.stride_w == plan.dilation_w and plan.out_width >= STRIP and plan.in_channels >= LANES
     for row in range(row_begin, row_end):
         image = row // plan.out_height
         y = row - image * plan.out_height
@@ -278,6 +371,12 @@ cdef void depthwise_any(
         block = block_begin
         while block < block_end:
             column = 0
+            if shared:
+                place = row * plan.out_width * plan.out_channels
+                shared_columns(
+                    plan, &taps, x + (image * plan.height + top + taps.row * plan.dilation_h) * plan.width
+                    * plan.in_channels, moved(residual, place), out + place, block, smaller(block + step, block_end))
+                column = plan.out_width
             while column < plan.out_width:
                 count = after - inner if column == inner and after > inner else 1
                 left = column * plan.stride_w - plan.pad_left

@@ -72,6 +72,12 @@ cdef inline i64 ceil_div(i64 a, i64 b) noexcept nogil:
     return (a + b - 1) // b if a > 0 else -(-a // b)
 
 
+cdef inline i64 mask_of(i64 position, i64 size, i64 count) noexcept nogil:
+    """Bit r is set where 0 <= position + r < size, for r < count."""
+    cdef i64 low = larger(-position, 0), high = smaller(size - position, count)
+    return (<i64> 1 << high) - (<i64> 1 << low) if high > low else 0
+
+
 cdef inline const real *moved(const real *p, i64 elements) noexcept nogil:
     """p + elements, but null stays null."""
     return p + elements if p != NULL else NULL
