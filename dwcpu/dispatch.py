@@ -21,6 +21,7 @@ import numpy as np
 from . import runtime
 from .epilogue import Activation
 from .geometry import ConvGeometry, Geometry, InvertedResidualGeometry, SeparableGeometry
+from .grid import run_length
 from .prepared import Prepared, PreparedInverted, PreparedSeparable, PreparedSingle, PreparedSplit, threads_used
 
 __all__ = ["Choice", "Kernel", "choose", "explain", "kernels", "list_kernels", "warmup"]
@@ -55,6 +56,9 @@ class Kernel:
         (geometry, row counts) -> table of micro-kernel addresses, for kernels that call them by address.
     copies : bool
         Whether a depthwise kernel can compute from copies of its inputs: see `abi`.
+    layout : {"", "spread", "flat"}
+        What the lanes of a depthwise kernel are: input channels; output channels, several of an input; or all channels
+        of several pixels, where the window must fit the image's width for a whole tile at least.
     """
 
     name: str
@@ -73,6 +77,11 @@ class Kernel:
     address: Callable[[], int]
     micro_kernels: Callable[..., np.ndarray] | None = None
     copies: bool = False
+    layout: str = ""
+
+    @property
+    def _mask_columns(self) -> int:
+        return 1 if self.layout == "flat" else self.tile_columns
 
     def supports(self, geometry: Geometry) -> bool:
         """Whether the kernel computes this geometry."""
@@ -81,11 +90,18 @@ class Kernel:
         if not isinstance(geometry, ConvGeometry) or self.op != "depthwise":
             return True
         actual = geometry.effective_window
+        if self.layout == "spread":
+            m = geometry.multiplier
+            whole = m % self.lanes == 0 or (self.lanes % m == 0 and geometry.in_channels < self.lanes)
+            if not whole or geometry.out_channels < self.lanes:
+                return False
+        elif self.layout == "flat" and (geometry.dilation_w > 1 or run_length(geometry) < self.tile_columns):
+            return False
         return (
             self.channels[0] <= geometry.in_channels <= self.channels[1]
             and self.multipliers[0] <= geometry.multiplier <= self.multipliers[1]
             and all(own in (0, other) for own, other in zip(self.window, actual, strict=True))
-            and (self.most_taps == 0 or _fits_unrolled(actual, self.tile_rows, self.tile_columns, self.most_taps))
+            and (self.most_taps == 0 or _fits_unrolled(actual, self.tile_rows, self._mask_columns, self.most_taps))
         )
 
     def prepare(
@@ -150,7 +166,7 @@ def _family(backend: str, dtype: np.dtype) -> tuple[Kernel, ...]:
     for row in family.rows(dtype.name):
         op, label, lanes = row["op"], row["label"], row["lanes"]
         if op == "depthwise":
-            vector = f"l{lanes}" if row["channels"][1] < 2 * lanes else "v1"
+            vector = f"l{lanes}" if row["channels"][1] < 2 * lanes and "layout" not in row else "v1"
         else:
             vector = "v"
         tile = f"{row['tile_rows']}x{row['tile_columns']}{vector}"
@@ -175,6 +191,7 @@ def _family(backend: str, dtype: np.dtype) -> tuple[Kernel, ...]:
                     row["address"],
                     row.get("micro_kernels"),
                     row.get("copies", False),
+                    row.get("layout", ""),
                 )
             )
     return tuple(rows)

@@ -6,7 +6,7 @@ the number of threads, the grid and the micro-kernels that it needs, is made at 
 
 from __future__ import annotations
 
-from math import gcd, prod
+from math import gcd, lcm, prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +28,8 @@ __all__ = ["Prepared", "PreparedInverted", "PreparedSeparable", "PreparedSingle"
 _L1_CACHES = 8
 #: L1 caches of today: ways, and bytes of a line; sets are at least as many as a page has lines.
 _WAYS, _LINE, _PAGE = 8, 64, 4096
+#: Channel vectors that are copied aside at a time: as many as fit.
+_COPIED = 8, 4
 #: Share of the L2 cache for what passes stay in: pixels of a GEMM block, rows of a fused block.
 _L2_SHARE = 0.5
 #: The same for the window of expanded rows and the block of depthwise rows of an inverted residual together.
@@ -99,10 +101,15 @@ def _fill(plan: Any, geometry: ConvGeometry) -> None:
     plan["multiplier"] = max(1, geometry.out_channels // geometry.in_channels)
 
 
+def _channels(kernel: Kernel, geometry: ConvGeometry) -> int:
+    """Channels that a depthwise kernel makes vectors of."""
+    return geometry.out_channels if kernel.layout == "spread" else geometry.in_channels
+
+
 def _blocks(kernel: Kernel, geometry: ConvGeometry) -> int:
     """Number of blocks of the kernel's grid: see `abi`."""
     if kernel.op == "depthwise":
-        return -(-geometry.in_channels // kernel.lanes)
+        return 1 if kernel.layout == "flat" else -(-_channels(kernel, geometry) // kernel.lanes)
     return geometry.groups * -(-(geometry.out_channels // geometry.groups) // (kernel.lanes * kernel.tile_columns))
 
 
@@ -113,7 +120,7 @@ def _grid(kernel: Kernel, geometry: ConvGeometry, threads: int) -> Grid:
     apart = geometry.dilation_h // gcd(geometry.stride_h, geometry.dilation_h) > 1
     granule = 1 if kernel.op == "conv" or (kernel.op == "depthwise" and apart) else kernel.tile_rows
     # Where the last channel vector slides back over its neighbour, two threads must not share the two.
-    divisible = kernel.op != "depthwise" or geometry.in_channels % kernel.lanes == 0
+    divisible = kernel.op != "depthwise" or _channels(kernel, geometry) % kernel.lanes == 0
     if not worth_threads(geometry, kernel.dtype.itemsize):
         threads = 1
     # More weights than pixels: better to read the pixels twice.
@@ -154,12 +161,14 @@ class PreparedSingle(Prepared):
         plan, itemsize = self.plan, kernel.dtype.itemsize
         _fill(plan, geometry)
         # Two threads that pack at once make the same arrays: whichever is kept will do.
-        key = (kernel.op, kernel.lanes, kernel.tile_columns if kernel.op != "depthwise" else 0)
+        key = (kernel.op, kernel.lanes, kernel.layout, kernel.tile_columns if kernel.op != "depthwise" else 0)
         self._packed = packed.get(key) or packed.setdefault(key, self._pack(w, bias))
         plan["weights"], plan["bias"] = (array.ctypes.data for array in self._packed)
         plan["low"], plan["high"], plan["alpha"] = activation.low, activation.high, activation.alpha
         if activation.code:
             plan["activation"] = _activation(kernel, activation.code)
+        if kernel.layout:
+            plan["multiplier"] = 1
         plan["tile_rows"], plan["tile_columns"], plan["lanes"] = kernel.tile_rows, kernel.tile_columns, kernel.lanes
         rows_in_l2 = int(_L2_SHARE * runtime.cache_sizes().l2) // itemsize
         if kernel.op == "pointwise":
@@ -179,7 +188,11 @@ class PreparedSingle(Prepared):
         kernel, geometry = self.kernel, self.geometry
         window = (geometry.kernel_h, geometry.kernel_w)
         if kernel.op == "depthwise":
-            w = w.reshape(*window, geometry.in_channels, -1)
+            if kernel.layout == "flat":
+                period = lcm(geometry.in_channels, kernel.lanes) // geometry.in_channels
+                w = np.tile(w.reshape(*window, -1), period)
+                bias = None if bias is None else np.tile(bias, period)
+            w = w.reshape(*window, -1, 1 if kernel.layout else geometry.multiplier)
             return packing.depthwise_panels(w, bias, kernel.lanes)
         w = w.reshape(*window, geometry.in_channels // geometry.groups, geometry.out_channels)
         return packing.gemm_panels(w, bias, geometry.groups, kernel.lanes, kernel.tile_columns)
@@ -216,10 +229,10 @@ class PreparedSingle(Prepared):
         if max(map(sets.count, sets)) < 1.5 * _WAYS:  # below that, copies of whole rows cost more than they save
             return None
         kernel_h, _, stride_h, _ = geometry.effective_window
-        for vectors, least in ((8, 2 * kernel.tile_rows), (4, kernel.tile_rows)):
+        for vectors in _COPIED:
             width = -(-geometry.width // geometry.dilation_w) * vectors * vector
             rows = (COPY_BYTES // width - kernel_h) // stride_h + 1
-            if rows >= least:
+            if rows >= 2 * kernel.tile_rows:  # with less, rows that two copies share cost what the copies save
                 return vectors, rows // kernel.tile_rows * kernel.tile_rows
         return None
 

@@ -53,13 +53,22 @@ def _candidates(kernel: Kernel) -> Iterator[Case]:
     rows, columns = kernel.tile_rows or 2, kernel.tile_columns or 4
     if kernel.op != "depthwise":
         columns *= kernel.lanes
-    if kernel.window[0] and kernel.window[1]:
+    if kernel.layout == "flat":
+        yield from _flat_cases(columns, kernel.channels[0])
+    elif kernel.window[0] and kernel.window[1]:
         window, stride = kernel.window[:2], kernel.window[2:]
         yield from cases_for_tile(kernel.op, rows, columns, kernel.lanes, window, stride)
         yield from cases_for_tile(kernel.op, rows, columns, kernel.lanes, window, stride, (2, 3))
     else:
         yield from cases_for_tile(kernel.op, rows, columns, kernel.lanes)
     yield from ODD_CASES[kernel.op]
+
+
+def _flat_cases(columns: int, channels: int) -> Iterator[Case]:
+    """Widths that hold one tile, with and without borders, that leave a remainder, and that hold several."""
+    for width, pads in ((columns + 2, (0, 0)), (columns + 5, (1, 1)), (2 * columns + 7, (3, 0))):
+        yield Case("depthwise", (2, 5, width, channels), channels, (3, 3), padding=((1, 1), pads))
+    yield Case("depthwise", (1, 6, columns + 9, channels), channels, (2, 4), (2, 1), (3, 1), ((2, 1), (2, 2)))
 
 
 def compute(

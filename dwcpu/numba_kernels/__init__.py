@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dwcpu.numba_kernels import conv, depthwise, inverted_residual, pointwise, separable
+from dwcpu.numba_kernels import conv, depthwise, depthwise_flat, inverted_residual, pointwise, separable
 from dwcpu.numba_kernels.target import target
 
 __all__ = ["rows"]
@@ -28,47 +28,74 @@ _NO_LIMIT = 2**62
 
 
 def _depthwise_micro_kernels(
-    dtype: np.dtype, tile: tuple[int, int], lanes: int, unrolled: bool, geometry: Any, counts: Any
+    dtype: np.dtype, tile: tuple[int, int], lanes: int, label: str, geometry: Any, counts: Any
 ) -> np.ndarray:
-    window = depthwise.Window(*geometry.effective_window) if unrolled else depthwise.ANY
-    return depthwise.micro_kernels(dtype, window, tile, lanes, geometry.out_channels // geometry.in_channels)
+    window = depthwise.ANY if label == "any" else depthwise.Window(*geometry.effective_window)
+    multiplier, spread = (1, geometry.multiplier) if label == "spread" else (geometry.multiplier, 1)
+    return depthwise.micro_kernels(dtype, window, tile, lanes, multiplier, spread)
+
+
+def _flat_micro_kernels(dtype: np.dtype, channels: int, lanes: int, geometry: Any, counts: Any) -> np.ndarray:
+    return depthwise_flat.micro_kernels(dtype, depthwise.Window(*geometry.effective_window), lanes, channels)
 
 
 def _gemm_micro_kernels(dtype: np.dtype, geometry: Any, counts: Any) -> np.ndarray:
     return pointwise.micro_kernel_table(dtype, counts, geometry.out_channels // geometry.groups)
 
 
+def _depthwise_row(
+    dtype: np.dtype, label: str, window: tuple[int, int, int, int], lanes: int, most_taps: int
+) -> dict[str, Any]:
+    tile = depthwise.ANY_TILE if label == "any" else depthwise.tile_shape(window)
+    return {
+        "op": "depthwise",
+        "label": label,
+        "window": window,
+        "tile_rows": tile[0],
+        "tile_columns": tile[1],
+        "lanes": lanes,
+        "multipliers": (1, MOST_MULTIPLES),
+        "most_taps": most_taps,
+        "address": partial(depthwise.address, dtype),
+        "micro_kernels": partial(_depthwise_micro_kernels, dtype, tile, lanes, label),
+    }
+
+
+def _flat_row(dtype: np.dtype, channels: int, lanes: int) -> dict[str, Any]:
+    return {
+        "op": "depthwise",
+        "label": f"flat{channels}",
+        "window": (0, 0, 0, 1),
+        "tile_rows": depthwise_flat.TILE[0],
+        "tile_columns": depthwise_flat.tile_columns(channels, lanes),
+        "lanes": lanes,
+        "channels": (channels, channels),
+        "multipliers": (1, 1),
+        "most_taps": MOST_TAPS,
+        "layout": "flat",
+        "address": partial(depthwise.address, dtype),
+        "micro_kernels": partial(_flat_micro_kernels, dtype, channels, lanes),
+    }
+
+
 def rows(dtype_name: str) -> list[dict[str, Any]]:
     """One dictionary a kernel; within an operation, the most special first.
 
     Keys: op, label (of the window, or of the way), window (kernel_h, kernel_w, stride_h, stride_w; 0: any), tile_rows,
-    tile_columns, lanes, channels and multipliers (least, most), most_taps (0: any), address and micro_kernels (both
-    callable).
+    tile_columns, lanes, channels and multipliers (least, most), most_taps (0: any), layout (see `dispatch.Kernel`),
+    address and micro_kernels (both callable).
     """
     dtype = np.dtype(dtype_name)
     full = target().lanes(dtype.itemsize)
-    result: list[dict[str, Any]] = []
+    result: list[dict[str, Any]] = [_flat_row(dtype, channels, full) for channels in range(1, full)]
+    for window in ((1, 0, 0, 0), (0, 0, 0, 0)):
+        row = _depthwise_row(dtype, "spread", window, full, MOST_TAPS)
+        result.append({**row, "channels": (1, _NO_LIMIT), "multipliers": (2, MOST_MULTIPLES), "layout": "spread"})
     for lanes in (full >> shift for shift in range(full.bit_length())):
-        channels = (lanes, _NO_LIMIT if lanes == full else 2 * lanes - 1)
         windows = [("{}x{}s{}".format(*window), window, MOST_TAPS) for window in MENU] if lanes == full else []
         windows += [("line", (1, 0, 0, 0), MOST_TAPS), ("small", (0, 0, 0, 0), MOST_TAPS), ("any", (0, 0, 0, 0), 0)]
-        for label, window, most_taps in windows:
-            tile = depthwise.ANY_TILE if label == "any" else depthwise.tile_shape(window)
-            result.append(
-                {
-                    "op": "depthwise",
-                    "label": label,
-                    "window": window,
-                    "tile_rows": tile[0],
-                    "tile_columns": tile[1],
-                    "lanes": lanes,
-                    "channels": channels,
-                    "multipliers": (1, MOST_MULTIPLES),
-                    "most_taps": most_taps,
-                    "address": partial(depthwise.address, dtype),
-                    "micro_kernels": partial(_depthwise_micro_kernels, dtype, tile, lanes, label != "any"),
-                }
-            )
+        channels = (lanes, _NO_LIMIT if lanes == full else 2 * lanes - 1)
+        result += [{**_depthwise_row(dtype, *window[:2], lanes, window[2]), "channels": channels} for window in windows]
     tile = pointwise.tile_shape()
     for op, module in (("pointwise", pointwise), ("conv", conv)):
         result.append(

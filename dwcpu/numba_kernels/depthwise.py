@@ -13,6 +13,11 @@ columns that `edge_of` names, at a predictable branch each and row, and serves w
 back over its neighbour; what it cannot do, `other` does column by column. Of large windows `border` tests all columns
 and serves parts of tiles too: there, what it leaves out saves more.
 
+Several outputs a channel (`multiplier`): where a vector holds the outputs of whole channels, or one channel's outputs
+fill whole vectors, vectors are those of output channels and inputs are spread over lanes as they are loaded. The layout
+is then that of a multiplier of 1 with channels for output channels. Else each multiple is a vector, and the vectors of
+a tile are interleaved before they are stored.
+
 Dilation needs no kernels of its own. With g = gcd(stride, dilation), the outputs phase + (dilation / g) * t of an axis
 form a convolution of stride s / g and dilation 1 over every dilation-th input; phases are computed one after the other.
 
@@ -115,7 +120,7 @@ def edge_of(window: Window) -> int:
     return window.kernel_w - 1 if window.kernel_h == 1 else window.kernel_w // 2
 
 
-def _sum_plain(window: Window, w_step: int) -> Callable:
+def _sum_plain(window: Window, w_step: int, spread: int) -> Callable:
     """Function that adds a window whose patch lies inside the image to a tile of outputs."""
     kernel_h, kernel_w, stride_h, stride_w = window
     if window == ANY:
@@ -133,7 +138,7 @@ def _sum_plain(window: Window, w_step: int) -> Callable:
 
     @part
     def unrolled(tile, job, x, w):
-        return window_fma(tile, x, job.x_row, job.x_column, w, w_step, kernel_h, kernel_w, stride_h, stride_w)
+        return window_fma(tile, x, job.x_row, job.x_column, w, w_step, kernel_h, kernel_w, stride_h, stride_w, spread)
 
     return unrolled
 
@@ -158,10 +163,12 @@ def _finish(rows: int, columns: int, lanes: int, multiplier: int) -> Callable:
     return interleaved
 
 
-def _build_plain(dtype: np.dtype, window: Window, shape: Shape, lanes: int, multiplier: int) -> tuple[Callable, Any]:
+def _build_plain(
+    dtype: np.dtype, window: Window, shape: Shape, lanes: int, multiplier: int, spread: int
+) -> tuple[Callable, Any]:
     rows, columns = shape
     w_step = multiplier * lanes
-    add_window = _sum_plain(window, w_step)
+    add_window = _sum_plain(window, w_step, spread)
 
     def single(job, tiles, x_step, out_step, x, residual, out):
         block_size = job.kernel_h * job.kernel_w * lanes
@@ -171,7 +178,7 @@ def _build_plain(dtype: np.dtype, window: Window, shape: Shape, lanes: int, mult
                 c = min(block * lanes, last)
                 tile = tile_repeat(offset(as_pointer(x, job.bias), block * lanes), rows, columns, lanes)
                 w = offset(as_pointer(x, job.weights), block * block_size)
-                tile = add_window(tile, job, offset(x, t * x_step + c), w)
+                tile = add_window(tile, job, offset(x, t * x_step + c // spread), w)
                 place = t * out_step + c
                 if not is_null(residual):
                     tile = add(tile, offset(residual, place), job.out_row, job.out_column)
@@ -202,7 +209,7 @@ def _build_plain(dtype: np.dtype, window: Window, shape: Shape, lanes: int, mult
 
 
 def _build_masked(
-    dtype: np.dtype, window: Window, shape: Shape, edge: int, lanes: int, multiplier: int
+    dtype: np.dtype, window: Window, shape: Shape, edge: int, lanes: int, multiplier: int, spread: int
 ) -> tuple[Callable, Any]:
     rows, columns = shape
     kernel_h, kernel_w, stride_h, stride_w = window
@@ -215,7 +222,7 @@ def _build_masked(
     def add_window(tile, job, x, w, row_bits, column_bits):
         return window_fma_masked(
             tile, x, job.x_row, job.x_column, w, w_step, kernel_h, kernel_w, stride_h, stride_w,
-            row_bits, column_bits, edge,
+            spread, row_bits, column_bits, edge,
         )  # fmt: skip
 
     def single(job, x, residual, out, row_first, row_last, column_first, column_last, n_rows, n_columns):
@@ -227,7 +234,7 @@ def _build_masked(
             c = min(block * lanes, last)
             tile = tile_repeat(offset(as_pointer(x, job.bias), block * lanes), rows, columns, lanes)
             w = offset(as_pointer(x, job.weights), block * block_size)
-            tile = add_window(tile, job, offset(x, c), w, row_bits, column_bits)
+            tile = add_window(tile, job, offset(x, c // spread), w, row_bits, column_bits)
             if not is_null(residual):
                 tile = add_part(tile, offset(residual, c), job.out_row, job.out_column, n_rows, stored)
             store_part(clamp(tile, job.low, job.high), offset(out, c), job.out_row, job.out_column, n_rows, stored)
@@ -334,6 +341,7 @@ def _kernel(dtype: np.dtype) -> tuple[Callable, Any]:
             integer_at(plan.micro_kernels, 2),
         )
         x_step, out_step = tile_columns * stride * job.x_column, tile_columns * job.out_column
+        latest = min(outputs - tile_columns, (last_inside + edge - patch) // stride)  # start of a whole tile
         pass_begin = block_begin
         while pass_begin < block_end:
             pass_end = min(pass_begin + plan.block_channels, block_end)
@@ -342,9 +350,8 @@ def _kernel(dtype: np.dtype) -> tuple[Callable, Any]:
             while t < outputs:
                 micro, at, n_columns = border, t, min(tile_columns, outputs - t)
                 if edge >= 0:
-                    at = min(t, outputs - tile_columns)
-                    u = at * stride
-                    if at < 0 or first_inside - u > edge or u + patch - last_inside > edge:
+                    at = min(t, latest)
+                    if at < 0 or at + tile_columns <= t or first_inside - at * stride > edge:
                         micro, at, n_columns = other, t, 1
                     else:
                         n_columns = tile_columns
@@ -354,9 +361,8 @@ def _kernel(dtype: np.dtype) -> tuple[Callable, Any]:
                 tile_out = offset(out, place)
                 if whole and n_columns == tile_columns and u >= first_inside and u + patch <= last_inside:
                     # tiles from here on whose patch lies inside, as one run
-                    tiles = min(
-                        (last_inside - patch - u) // (tile_columns * stride) + 1, (outputs - at) // tile_columns
-                    )
+                    tiles = (last_inside - patch - u) // (tile_columns * stride) + 1
+                    tiles = min(tiles, (outputs - at) // tile_columns)
                     call(plain, (job, tiles, x_step, out_step, tile_x, tile_residual, tile_out))
                     t = at + tiles * tile_columns
                     continue
@@ -394,10 +400,10 @@ def _kernel(dtype: np.dtype) -> tuple[Callable, Any]:
         )
         job.x_row, job.x_column = plan.dilation_h * row_size, plan.dilation_w * plan.in_channels
         job.out_row, job.out_column = step_h * out_row_size, step_w * plan.out_channels
-        job.channels = plan.in_channels
+        job.channels = plan.out_channels // plan.multiplier
         patch = (plan.tile_rows - 1) * job.stride_h + plan.kernel_h
-        begin = min(block_begin * lanes, plan.in_channels) * plan.multiplier
-        end = min(block_end * lanes, plan.in_channels) * plan.multiplier
+        begin = min(block_begin * lanes, job.channels) * plan.multiplier
+        end = min(block_end * lanes, job.channels) * plan.multiplier
         image_begin = row_begin
         while image_begin < row_end:  # the rows of one image at a time
             image = image_begin // plan.out_height
@@ -405,10 +411,8 @@ def _kernel(dtype: np.dtype) -> tuple[Callable, Any]:
             first, last = image_begin - image * plan.out_height, image_end - image * plan.out_height
             for phase_h in range(min(step_h, plan.out_height)):
                 base_h = phase_h * plan.stride_h - plan.pad_top
-                first_row, last_row = (
-                    ceil_div(-base_h, plan.dilation_h),
-                    ceil_div(plan.height - base_h, plan.dilation_h),
-                )
+                first_row = ceil_div(-base_h, plan.dilation_h)
+                last_row = ceil_div(plan.height - base_h, plan.dilation_h)
                 t_begin, t_end = max(0, ceil_div(first - phase_h, step_h)), ceil_div(last - phase_h, step_h)
                 for phase_w in range(min(step_w, plan.out_width)):
                     base_w = phase_w * plan.stride_w - plan.pad_left
@@ -456,15 +460,20 @@ def address(dtype: np.dtype) -> int:
     return compile_kernel(f"depthwise_f{dtype.itemsize * 8}", lambda: _kernel(dtype))
 
 
-def micro_kernels(dtype: np.dtype, window: Window, shape: Shape, lanes: int, multiplier: int) -> np.ndarray:
-    """Addresses of the plain, border and other micro-kernels for tiles of `shape` outputs, and the edge of `border`."""
+def micro_kernels(
+    dtype: np.dtype, window: Window, shape: Shape, lanes: int, multiplier: int, spread: int
+) -> np.ndarray:
+    """Addresses of the plain, border and other micro-kernels for tiles of `shape` outputs, and the edge of `border`.
+
+    `multiplier` outputs of a channel are computed as so many vectors that are then interleaved; or `spread` of them as
+    lanes of one vector, which is what a vector of output channels needs: each input serves so many lanes.
+    """
     kernel = "any" if window == ANY else "{}x{}s{}x{}".format(*window)
-    name = f"depthwise_f{dtype.itemsize * 8}_{kernel}_{shape[0]}x{shape[1]}x{lanes}_m{multiplier}"
-    edge = edge_of(window)
-    plain = compile_kernel(name + "_plain", lambda: _build_plain(dtype, window, shape, lanes, multiplier))
-    border = compile_kernel(name + "_border", lambda: _build_masked(dtype, window, shape, edge, lanes, multiplier))
+    name = f"depthwise_f{dtype.itemsize * 8}_{kernel}_{shape[0]}x{shape[1]}x{lanes}_m{multiplier}x{spread}"
+    edge, column, rest = edge_of(window), (shape[0], 1), (lanes, multiplier, spread)
+    plain = compile_kernel(name + "_plain", lambda: _build_plain(dtype, window, shape, *rest))
+    border = compile_kernel(name + "_border", lambda: _build_masked(dtype, window, shape, edge, *rest))
     other = border
     if edge >= 0:
-        column = (shape[0], 1)
-        other = compile_kernel(name + "_other", lambda: _build_masked(dtype, window, column, -1, lanes, multiplier))
+        other = compile_kernel(name + "_other", lambda: _build_masked(dtype, window, column, -1, *rest))
     return np.array([plain, border, other, edge], np.int64)

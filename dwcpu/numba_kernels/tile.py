@@ -34,6 +34,7 @@ __all__ = [
     "call",
     "clamp",
     "copy_block",
+    "flat_fma",
     "integer_at",
     "interleave",
     "is_null",
@@ -362,7 +363,18 @@ def _window_uses(tile, kernel, stride, r, q):
     return uses
 
 
-def _window(builder, tile, args, kernel, stride, masks, edge=-1):
+def _load_spread(builder, pointer, vector, spread):
+    """Vector of the lanes / spread reals at `pointer` (or one), each in `spread` neighbouring lanes."""
+    if spread == 1:
+        return _load(builder, pointer, vector)
+    if spread >= vector.count:
+        return _splat(builder, _load(builder, pointer, vector.element), vector)
+    few = _load(builder, pointer, ir.VectorType(vector.element, vector.count // spread))
+    order = ir.Constant(ir.VectorType(I32, vector.count), [lane // spread for lane in range(vector.count)])
+    return builder.shuffle_vector(few, ir.Constant(few.type, ir.Undefined), order)
+
+
+def _window(builder, tile, args, kernel, stride, spread, masks, edge=-1):
     """Multiply-add a whole window into a tile of outputs, input by input (see `window_fma`).
 
     Inputs are visited row by row and from left to right, which gives every accumulator its taps in the order kh, kw.
@@ -380,7 +392,8 @@ def _window(builder, tile, args, kernel, stride, masks, edge=-1):
         return _load(builder, _at(builder, w, distance, real), tile.vector)
 
     def column(pointer, q, uses):
-        vector = _load(builder, _at(builder, pointer, builder.mul(column_stride, I64(q)), real), tile.vector)
+        place = _at(builder, pointer, builder.mul(column_stride, I64(q)), real)
+        vector = _load_spread(builder, place, tile.vector, spread)
         for place, tap in uses:
             old = builder.load(cells[place], typ=tile.vector)
             builder.store(_fma(builder, vector, weight(tap), old), cells[place])
@@ -410,38 +423,28 @@ def _bit(builder, mask, position):
 
 
 @intrinsic(prefer_literal=True)
-def window_fma(typingctx, tile, x, row_stride, column_stride, w, w_step, kernel_h, kernel_w, stride_h, stride_w):
+def window_fma(
+    typingctx, tile, x, row_stride, column_stride, w, w_step, kernel_h, kernel_w, stride_h, stride_w, spread
+):
     """tile[i, j] += sum over taps of x[i * stride_h + kh, j * stride_w + kw] * w[kh, kw], taps in the order kh, kw.
 
     `x` points at the first input of the tile's patch; patch rows and columns lie `row_stride` and `column_stride` reals
-    apart; `w` holds one vector a tap, `w_step` reals apart.
+    apart; `w` holds one vector a tap, `w_step` reals apart. Each input serves `spread` lanes.
     """
     kernel, stride = (kernel_h.literal_value, kernel_w.literal_value), (stride_h.literal_value, stride_w.literal_value)
 
     def codegen(context, builder, signature, args):
-        return _window(builder, tile, args, kernel, stride, None)
+        return _window(builder, tile, args, kernel, stride, spread.literal_value, None)
 
     i = types.int64
-    return tile(tile, x, i, i, w, i, kernel_h, kernel_w, stride_h, stride_w), codegen
+    return tile(tile, x, i, i, w, i, kernel_h, kernel_w, stride_h, stride_w, spread), codegen
 
 
 @intrinsic(prefer_literal=True)
 def window_fma_masked(
-    typingctx,
-    tile,
-    x,
-    row_stride,
-    column_stride,
-    w,
-    w_step,
-    kernel_h,
-    kernel_w,
-    stride_h,
-    stride_w,
-    rows,
-    columns,
-    edge,
-):
+    typingctx, tile, x, row_stride, column_stride, w, w_step, kernel_h, kernel_w, stride_h, stride_w, spread,
+    rows, columns, edge,
+):  # fmt: skip
     """`window_fma` over the patch rows and columns whose bits are set in `rows` and `columns`; others are not read.
 
     Only the outermost `edge` columns on each side may be missing; -1: any.
@@ -449,10 +452,51 @@ def window_fma_masked(
     kernel, stride = (kernel_h.literal_value, kernel_w.literal_value), (stride_h.literal_value, stride_w.literal_value)
 
     def codegen(context, builder, signature, args):
-        return _window(builder, tile, args, kernel, stride, args[-3:-1], edge.literal_value)
+        return _window(builder, tile, args, kernel, stride, spread.literal_value, args[-3:-1], edge.literal_value)
 
     i = types.int64
-    return tile(tile, x, i, i, w, i, kernel_h, kernel_w, stride_h, stride_w, i, i, edge), codegen
+    return tile(tile, x, i, i, w, i, kernel_h, kernel_w, stride_h, stride_w, spread, i, i, edge), codegen
+
+
+@intrinsic(prefer_literal=True)
+def flat_fma(typingctx, tile, x, row_stride, w, w_step, kernel_h, kernel_w, stride_h, tap, step, rows):
+    """`window_fma` along rows of few channels, whose pixels a vector does not keep apart.
+
+    tile[i, j] += sum over taps of x[i * stride_h + kh, j * step + kw * tap] * w[kh, kw]: `tap` reals lie between
+    neighbouring pixels, `step` between neighbouring vectors of the tile. Patch rows whose bits are not set in `rows`
+    are not read.
+    """
+    kernel, stride, (tap_step, tile_step) = (
+        (kernel_h.literal_value, kernel_w.literal_value),
+        stride_h.literal_value,
+        (tap.literal_value, step.literal_value),
+    )
+
+    def codegen(context, builder, signature, args):
+        value, x, row_stride, w, w_step = args[:5]
+        real = tile.vector.element
+        cells = {}
+        for place, vector in _unpack(builder, tile, value).items():
+            cells[place] = cgutils.alloca_once_value(builder, vector)
+        for r in range((tile.rows - 1) * stride + kernel[0]):
+            uses = [(i, r - i * stride) for i in range(tile.rows) if 0 <= r - i * stride < kernel[0]]
+            if not uses:
+                continue
+            with builder.if_then(_bit(builder, args[-1], r), likely=True):
+                pointer = _at(builder, x, builder.mul(row_stride, I64(r)), real)
+                for kw in range(kernel[1]):
+                    for j in range(tile.columns):
+                        place = _at(builder, pointer, I64(j * tile_step + kw * tap_step), real)
+                        vector = _load(builder, place, tile.vector)
+                        for i, kh in uses:
+                            distance = builder.mul(w_step, I64(kh * kernel[1] + kw))
+                            weight = _load(builder, _at(builder, w, distance, real), tile.vector)
+                            old = builder.load(cells[i, j], typ=tile.vector)
+                            builder.store(_fma(builder, vector, weight, old), cells[i, j])
+        return _pack(builder, tile, {place: builder.load(cell, typ=tile.vector) for place, cell in cells.items()})
+
+    i = types.int64
+    return tile(tile, x, i, w, i, kernel_h, kernel_w, stride_h, tap, step, i), codegen
 
 
 @intrinsic
