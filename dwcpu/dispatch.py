@@ -56,9 +56,10 @@ class Kernel:
         (geometry, row counts) -> table of micro-kernel addresses, for kernels that call them by address.
     copies : bool
         Whether a depthwise kernel can compute from copies of its inputs: see `abi`.
-    layout : {"", "spread", "flat"}
-        What the lanes of a depthwise kernel are: input channels; output channels, several of an input; or all channels
-        of several pixels, where the window must fit the image's width for a whole tile at least.
+    layout : {"", "line", "spread", "flat"}
+        What the lanes of a depthwise kernel are: input channels, as many as a vector or a cache line holds; output
+        channels, several of an input; or all channels of several pixels, where the window must fit the image's width
+        for a whole tile at least.
     """
 
     name: str
@@ -94,6 +95,11 @@ class Kernel:
             m = geometry.multiplier
             whole = m % self.lanes == 0 or (self.lanes % m == 0 and geometry.in_channels < self.lanes)
             if not whole or geometry.out_channels < self.lanes:
+                return False
+        elif self.layout == "line":
+            # With shared cache sets or few taps 1.1 to 2.6 times as fast as narrower vectors; else 0.85.
+            pixel = geometry.dilation_w * geometry.in_channels * self.dtype.itemsize
+            if pixel % 2048 and geometry.kernel_w > 8:
                 return False
         elif self.layout == "flat" and (geometry.dilation_w > 1 or run_length(geometry) < self.tile_columns):
             return False
@@ -268,9 +274,9 @@ def _choose(geometry: Geometry, dtype: np.dtype, threads: int, backend: str) -> 
 def _as_good(kernel: Kernel, geometry: Geometry) -> bool:
     """Whether a Cython kernel is as fast as what Numba would compile: then it wins, being ready at once.
 
-    Time of Cython over Numba on the shapes of benchmarks/shapes.py, one AVX2 core, float32: windows of the menu 0.88 to
-    1.11, geometric mean 0.99; pointwise 1.01; conv 0.88; 11x11 0.77 and 13x13 1.09. But any other window 1.2 to 2.3,
-    several outputs a channel 1.8 to 3.1, fewer channels than lanes 1.8 to 3.5: there constants pay.
+    Time of Cython over Numba on the shapes of benchmarks/shapes.py, one AVX2 core, float32: windows of the menu 0.5 to
+    1.03, geometric mean 0.90; pointwise 1.01; conv 0.88; 11x11 0.50 and 13x13 0.50. But any other window 1.2 to 3,
+    several outputs a channel 2 to 9, fewer channels than lanes 2 to 17: there constants pay.
     """
     if geometry.op != "depthwise" or kernel.window[0]:
         return True

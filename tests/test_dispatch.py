@@ -43,6 +43,7 @@ PINNED = {
     "4x4": (depthwise(56, 128, 4), "depthwise_f32_small_", "numba"),
     "11x11": (depthwise(56, 96, 11), "depthwise_f32_any_", "cython"),
     "one line": (depthwise(56, 96, (1, 5)), "depthwise_f32_line_", "numba"),
+    "one long line": (depthwise(56, 96, (1, 9)), "depthwise_f32_line_1x8v", "numba"),
     "pointwise": (ConvGeometry.pointwise((1, 7, 7, 64), (64, 64)), "pointwise_f32_", "cython"),
     "stem": (ConvGeometry.conv((1, 224, 224, 3), (3, 3, 3, 32), stride=2), "conv_f32_", "cython"),
     "conv of one channel a group": (

@@ -44,9 +44,14 @@ def _gemm_micro_kernels(dtype: np.dtype, geometry: Any, counts: Any) -> np.ndarr
 
 
 def _depthwise_row(
-    dtype: np.dtype, label: str, window: tuple[int, int, int, int], lanes: int, most_taps: int
+    dtype: np.dtype,
+    label: str,
+    window: tuple[int, int, int, int],
+    lanes: int,
+    most_taps: int,
+    tile: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
-    tile = depthwise.ANY_TILE if label == "any" else depthwise.tile_shape(window)
+    tile = tile or (depthwise.ANY_TILE if label == "any" else depthwise.tile_shape(window))
     return {
         "op": "depthwise",
         "label": label,
@@ -91,6 +96,10 @@ def rows(dtype_name: str) -> list[dict[str, Any]]:
     for window in ((1, 0, 0, 0), (0, 0, 0, 0)):
         row = _depthwise_row(dtype, "spread", window, full, MOST_TAPS)
         result.append({**row, "channels": (1, _NO_LIMIT), "multipliers": (2, MOST_MULTIPLES), "layout": "spread"})
+    line = 64 // dtype.itemsize
+    if line > full:
+        row = _depthwise_row(dtype, "line", (1, 0, 0, 0), line, MOST_TAPS, depthwise.wide_line_tile(line // full))
+        result.append({**row, "channels": (4 * line, _NO_LIMIT), "multipliers": (1, 1), "layout": "line"})
     for lanes in (full >> shift for shift in range(full.bit_length())):
         windows = [("{}x{}s{}".format(*window), window, MOST_TAPS) for window in MENU] if lanes == full else []
         windows += [("line", (1, 0, 0, 0), MOST_TAPS), ("small", (0, 0, 0, 0), MOST_TAPS), ("any", (0, 0, 0, 0), 0)]

@@ -34,7 +34,7 @@ import numpy as np
 from numba import types
 
 from dwcpu.numba_kernels.pointwise import kernel_signature
-from dwcpu.numba_kernels.target import compile_kernel, part
+from dwcpu.numba_kernels.target import compile_kernel, part, target
 from dwcpu.numba_kernels.tile import (
     REAL,
     Record,
@@ -111,6 +111,15 @@ def tile_shape(window: tuple[int, int, int, int]) -> Shape:
     shares nothing between rows: all outputs go to one.
     """
     return (1, 8) if window[0] == 1 else (2, 4)
+
+
+def wide_line_tile(vectors: int) -> Shape:
+    """Tile for windows of one row on vectors as wide as a cache line, which the compiler splits into `vectors`.
+
+    The pixels of a line of many channels often share sets of the cache: a line that is used whole when it is there need
+    not stay. Half of the registers are accumulators.
+    """
+    return 1, target().registers // 2 // vectors
 
 
 def edge_of(window: Window) -> int:
