@@ -135,6 +135,9 @@ class Kernel:
         """
         packed = {} if packed is None else packed
         if isinstance(geometry, ConvGeometry):
+            # as the operation that the kernel is of: a grouped conv may be depthwise
+            geometry = canonical(geometry)
+            assert isinstance(geometry, ConvGeometry)
             return PreparedSingle(self, geometry, weights, bias, activation or Activation(), packed)
         parts = []
         for number, (part, (w, *rest)) in enumerate(zip(geometry.parts, weights, strict=True)):

@@ -245,7 +245,8 @@ def _odd_conv() -> Iterator[Case]:
     yield Case("conv", (1, 3, 4, 6), 7, (1, 1), (2, 2), padding=((0, 0), (0, 0)))
     yield Case("conv", (1, 5, 5, 100), 20, (1, 1))
     yield Case("conv", (1, 2, 3, 5), 4, (7, 7), padding=((3, 3), (3, 3)))
-    yield Case("conv", (1, 3, 3, 2), 3, (2, 2), padding=((3, 4), (5, 2)))
+    for outputs in (3, 20):
+        yield Case("conv", (1, 3, 3, 2), outputs, (2, 2), padding=((3, 4), (5, 2)))
     yield Case("conv", (1, 11, 12, 3), 8, (3, 3), (1, 2), (2, 3), ((2, 1), (0, 4)))
     yield Case("conv", (1, 10, 13, 3), 33, (4, 2), (3, 1))
     yield Case("conv", (1, 12, 12, 3), 24, (7, 7), (2, 2), padding=((3, 3), (3, 3)))

@@ -143,6 +143,25 @@ def test_functions_give_the_same_bits_again(rng, closed_door, backend, operation
 
 
 @compiled_only
+@pytest.mark.parametrize("shape", [(3, 3, 3), (3, 3, 1), (3, 3, 3, 8), (3, 3, 2, 4), (1, 5, 40)], ids=str)
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+def test_weights_that_kernels_want_spread_or_repeated(rng, closed_door, shape, layout) -> None:
+    x_shape = (9, 70, shape[2]) if layout == "NHWC" else (shape[2], 9, 70)
+    outputs = shape[2] * (shape[3] if len(shape) > 3 else 1)
+
+    def data() -> list[np.ndarray]:
+        return [cases.normal(rng, s, F32) for s in (x_shape, shape, (outputs,))]
+
+    first, second = data(), data()
+    right = ops.depthwise_conv2d(*second, padding=1, layout=layout)
+    forget()
+    ops.depthwise_conv2d(*first, padding=1, layout=layout)
+    assert len(kept()) == 1
+    closed_door()
+    assert np.array_equal(ops.depthwise_conv2d(*second, padding=1, layout=layout), right)
+
+
+@compiled_only
 def test_equal_options_that_mean_something_else(rng) -> None:
     x, w = cases.normal(rng, (6, 6, 4), F32), cases.normal(rng, (3, 3, 4), F32)
     for _ in range(2):

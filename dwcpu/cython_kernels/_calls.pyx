@@ -70,11 +70,12 @@ cdef struct Shape:
 cdef struct Packing:
     bint panels       # of a matrix product; else depthwise
     i64 taps
-    i64 inputs        # channels of a group; of the image where depthwise
+    i64 inputs        # channels of a group; of the image where depthwise, or of what its kernel takes for it
     i64 outputs       # of a group; of a channel where depthwise
     i64 groups
     i64 lanes
     i64 vectors
+    i64 period        # depthwise: channels after which they repeat, if they do
     i64 tap_step      # in the weights as they come, in elements
     i64 input_step
     i64 output_step
@@ -173,6 +174,16 @@ cdef void pack(const Packing *p, const word *w, const word *bias) noexcept nogil
     cdef word *target_bias = <word *> p.bias
     cdef const word *first
     cdef i64 block, start, count, row, tap, j, group, panel, column, columns, filled, padded, width
+    if not p.panels and p.period < p.inputs:
+        for column in range(p.inputs):
+            start = column % p.period
+            first = w + start * p.input_step
+            row = column // p.lanes * p.taps * p.lanes + column % p.lanes
+            for tap in range(p.taps):
+                target[row + tap * p.lanes] = first[tap * p.tap_step]
+            if bias != NULL:
+                target_bias[column] = bias[start]
+        return
     if not p.panels:
         count = min(p.lanes, p.inputs)
         for block in range((p.inputs + p.lanes - 1) // p.lanes):
@@ -276,7 +287,7 @@ cdef class Call:
         cdef Packing p
         panels, sizes, steps, weights, bias = packing
         p.panels = panels
-        p.taps, p.inputs, p.outputs, p.groups, p.lanes, p.vectors = sizes
+        p.taps, p.inputs, p.outputs, p.groups, p.lanes, p.vectors, p.period = sizes
         p.tap_step, p.input_step, p.output_step = steps
         p.weights, p.bias = <char *> PyArray_DATA(as_array(weights)), <char *> PyArray_DATA(as_array(bias))
         self.size += weights.nbytes + bias.nbytes

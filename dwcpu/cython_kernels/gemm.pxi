@@ -131,7 +131,7 @@ cdef void gemm_nothing(
             v = v_load(panel.bias + j * LANES)
             if residual != NULL:
                 v = v_add(v, v_load_part(residual + i * panel.out_step + j * LANES, 0, last))
-            v_store_first(out + i * panel.out_step + j * LANES, v_clamp(v, low, high), last)
+            v_store_part(out + i * panel.out_step + j * LANES, v_clamp(v, low, high), 0, last)
 
 
 cdef inline void gemm_tiles_of(

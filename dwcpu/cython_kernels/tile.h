@@ -207,7 +207,8 @@ V_INLINE void v_store_part(real *p, vec v, int first, int last) {
 #endif
 }
 
-/* p[0] .. p[count - 1] from their lanes. In pieces: masked stores are slow on many CPUs, and count is the same for long. */
+/* p[0] .. p[count - 1] from their lanes, fewer than all. In pieces: masked stores are slow on many CPUs, and branches on
+   a count that stays the same are not. */
 V_INLINE void v_store_first(real *p, vec v, int count) {
 #if V_AVX2
     __m128i half = _mm256_castsi256_si128((__m256i)v);
