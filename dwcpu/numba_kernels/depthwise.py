@@ -34,7 +34,7 @@ import numpy as np
 from numba import types
 
 from dwcpu.numba_kernels.pointwise import kernel_signature
-from dwcpu.numba_kernels.target import compile_kernel, part, target
+from dwcpu.numba_kernels.target import compile_kernel, inlined, part, target
 from dwcpu.numba_kernels.tile import (
     REAL,
     Record,
@@ -134,7 +134,7 @@ def _sum_plain(window: Window, w_step: int, spread: int) -> Callable:
     kernel_h, kernel_w, stride_h, stride_w = window
     if window == ANY:
 
-        @part
+        @inlined
         def loops(tile, job, x, w):
             for kh in range(job.kernel_h):
                 for kw in range(job.kernel_w):
@@ -145,7 +145,7 @@ def _sum_plain(window: Window, w_step: int, spread: int) -> Callable:
 
         return loops
 
-    @part
+    @inlined
     def unrolled(tile, job, x, w):
         return window_fma(tile, x, job.x_row, job.x_column, w, w_step, kernel_h, kernel_w, stride_h, stride_w, spread)
 
@@ -227,7 +227,7 @@ def _build_masked(
     size = rows * columns * w_step
     partial = edge < 0
 
-    @part
+    @inlined
     def add_window(tile, job, x, w, row_bits, column_bits):
         return window_fma_masked(
             tile, x, job.x_row, job.x_column, w, w_step, kernel_h, kernel_w, stride_h, stride_w,

@@ -29,6 +29,7 @@ __all__ = [
     "compile_function",
     "compile_kernel",
     "compiled_count",
+    "inlined",
     "part",
     "target",
 ]
@@ -185,6 +186,11 @@ def _named(function: Callable, name: str) -> Callable:
 def part(function: Callable) -> Callable:
     """Compile a function that belongs to the kernel being built, whose constants it may hold."""
     return njit(error_model="numpy")(_named(function, ".".join([*_building, function.__name__])))
+
+
+def inlined(function: Callable) -> Callable:
+    """`part` that is never a call: register tiles that are handed over would go through memory, however large it is."""
+    return njit(error_model="numpy", forceinline=True)(_named(function, ".".join([*_building, function.__name__])))
 
 
 def compile_kernel(name: str, build: Callable[[], tuple[Callable, Any]]) -> int:

@@ -415,7 +415,14 @@ def _window(builder, tile, args, kernel, stride, spread, masks, edge=-1):
                 row(r)
         else:
             row(r)
+            if kernel[0] * kernel[1] > 9:
+                _fence(builder)
     return _pack(builder, tile, {place: builder.load(cell, typ=tile.vector) for place, cell in cells.items()})
+
+
+def _fence(builder):
+    """Keep loads on their side: else more weights stay for the next row than there are registers, and are spilled."""
+    builder.asm(ir.FunctionType(ir.VoidType(), ()), "", "~{memory}", (), side_effect=True)
 
 
 def _bit(builder, mask, position):

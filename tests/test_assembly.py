@@ -1,0 +1,237 @@
+"""Machine code of the hot kernels: multiply-adds on the widest vectors of the target, sums that stay in registers.
+
+Of each kernel the innermost loops with multiply-adds are looked at: the instructions from the target of a backward jump
+to the jump. Compiled modules are disassembled; what Numba compiles is asked for its assembly, for two CPUs by name, so
+that the result does not depend on this machine's.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+pytestmark = pytest.mark.skipif(
+    platform.machine().lower() not in ("x86_64", "amd64"), reason="reads the assembly of x86-64"
+)
+
+#: Vectors of a GEMM tile's outputs, and of a depthwise tile's, by the size of a vector: full height.
+ACCUMULATORS = {32: 12, 64: 28}
+OUTPUTS = 8
+WINDOWS = {"3x3s1": 9, "3x3s2": 9, "5x5s1": 25}
+
+#: Inputs that the first layer's GEMM unrolls.
+UNROLLED_RUN = 9
+
+#: Moves to and from the stack that are known, a tile. GCC keeps two sums of the unrolled GEMM aside, four moves for 108
+#: (AVX2) or 252 (AVX-512) multiply-adds; LLVM four vectors of the 3x3s2 window on AVX2, eight moves for 72, and of the
+#: 5x5s1 window on AVX-512, eight for 200.
+GEMM_MOVES = 4
+NUMBA_MOVES = {("3x3s2", 32): 8, ("5x5s1", 64): 8}
+
+FMA = re.compile(r"vfn?m(?:add|sub)\d+p[sd]\s")
+LABEL = re.compile(r"^(?:[0-9a-f]+ <)?([\w.$]+)(?:>)?:\s*$")
+DISASSEMBLED = re.compile(r"^\s+([0-9a-f]+):\s+(\S.*)$")
+JUMP = re.compile(r"^j[a-z]+\s+(\.?\w+)")
+STACK = re.compile(r"%[xyz]mm\d+.*\(%rsp|\(%rsp.*%[xyz]mm\d+")
+FRAME = re.compile(r"%[xyz]mm\d+.*\(%rbp|\(%rbp.*%[xyz]mm\d+")
+
+
+class Loop(NamedTuple):
+    """An innermost loop with multiply-adds."""
+
+    multiply_adds: int
+    registers: frozenset[str]  # xmm, ymm, zmm: of the multiply-adds
+    stack: tuple[str, ...]  # instructions that move a vector register to or from the stack
+
+
+def functions(listing: str) -> dict[str, list[tuple[str | None, str]]]:
+    """Names -> (label, instruction), of a disassembly or of a compiler's assembly in the syntax of AT&T."""
+    found: dict[str, list[tuple[str | None, str]]] = {}
+    body: list[tuple[str | None, str]] = []
+    for line in listing.splitlines():
+        if disassembled := DISASSEMBLED.match(line):
+            body.append((disassembled[1], disassembled[2]))
+        elif label := LABEL.match(line):
+            if label[1].startswith(".L"):
+                body.append((label[1], ""))
+            else:
+                body = found.setdefault(label[1], [])
+        elif line.startswith("\t") and not line.startswith("\t."):
+            body.append((None, line.strip()))
+    return found
+
+
+def loops(body: list[tuple[str | None, str]]) -> list[Loop]:
+    """The innermost loops with multiply-adds of a function."""
+    places = {label: place for place, (label, _) in enumerate(body) if label}
+    code = [instruction for _, instruction in body]
+    framed = any(re.search(r"mov\w*\s+%rsp,\s*%rbp", instruction) for instruction in code)
+    spans = set()
+    for end, instruction in enumerate(code):
+        jump = JUMP.match(instruction)
+        if jump and places.get(jump[1], end + 1) <= end and any(map(FMA.match, code[places[jump[1]] : end])):
+            spans.add((places[jump[1]], end))
+    inner = [a for a in spans if not any(b != a and b[0] >= a[0] and b[1] <= a[1] for b in spans)]
+    result = []
+    for first, end in sorted(inner):
+        part = code[first : end + 1]
+        sums = [instruction for instruction in part if FMA.match(instruction)]
+        stack = [text for text in part if STACK.search(text) or (framed and FRAME.search(text))]
+        registers = frozenset(name for text in sums for name in re.findall(r"%([xyz]mm)\d", text))
+        result.append(Loop(len(sums), registers, tuple(stack)))
+    return result
+
+
+def check(found: list[Loop], multiply_adds: int, vector_bytes: int, moves: int = 0) -> None:
+    """Fail unless a loop has so many multiply-adds, all on whole vectors, and at most `moves` to and from the stack."""
+    hot = [loop for loop in found if loop.multiply_adds == multiply_adds]
+    assert hot, f"no loop of {multiply_adds} multiply-adds; there are {[loop.multiply_adds for loop in found]}"
+    for loop in hot:
+        assert loop.registers == {"zmm" if vector_bytes == 64 else "ymm"}
+        assert len(loop.stack) <= moves, f"{multiply_adds} multiply-adds and {len(loop.stack)} stack: {loop.stack}"
+
+
+GOOD = """
+sum:
+\tmovq\t24(%rsp), %rax
+.LBB0_1:
+\tvmovups\t(%rax), %ymm2
+\tvfmadd231ps\t(%rdx), %ymm2, %ymm0
+\tvfmadd231ps\t32(%rdx), %ymm2, %ymm1
+\tincq\t%rcx
+\tjne\t.LBB0_1
+\tretq
+"""
+#: The same from a disassembler.
+GOOD_BYTES = """
+0000000000001000 <sum>:
+    1000:\tmov    0x18(%rsp),%rax
+    1005:\tvmovups (%rax),%ymm2
+    1009:\tvfmadd231ps (%rdx),%ymm2,%ymm0
+    100e:\tvfmadd231ps 0x20(%rdx),%ymm2,%ymm1
+    1014:\tinc    %rcx
+    1017:\tjne    1005 <sum+0x5>
+    1019:\tret
+"""
+
+
+@pytest.mark.parametrize("listing", [GOOD, GOOD_BYTES], ids=["assembly", "disassembly"])
+def test_the_checker_sees_what_it_looks_for(listing: str) -> None:
+    check(loops(functions(listing)["sum"]), 2, 32)
+    spills = [
+        listing.replace("(%rdx)", "-0x38(%rsp)", 1),  # a sum's factor, read from the stack
+        listing.replace("(%rax),", "0x40(%rsp,%rcx,8),", 1),
+        re.sub(r"inc(q?)\s+%rcx", r"vmovaps %ymm7, 64(%rsp)", listing),
+        re.sub(r"inc(q?)\s+%rcx", r"vmovaps -64(%rbp),%ymm7", listing.replace("0x18(%rsp),%rax", "%rsp,%rbp")).replace(
+            "movq\t24(%rsp), %rax", "movq\t%rsp, %rbp"
+        ),
+    ]
+    for spilled in spills:
+        assert spilled != listing
+        with pytest.raises(AssertionError, match="1 stack"):
+            check(loops(functions(spilled)["sum"]), 2, 32)
+        check(loops(functions(spilled)["sum"]), 2, 32, moves=1)
+    with pytest.raises(AssertionError, match="ymm"):
+        check(loops(functions(listing)["sum"]), 2, 64)
+    with pytest.raises(AssertionError, match="ymm"):
+        check(loops(functions(listing.replace("%ymm", "%xmm"))["sum"]), 2, 32)
+    with pytest.raises(AssertionError, match="no loop of 3"):
+        check(loops(functions(listing)["sum"]), 3, 32)
+
+
+# Compiled modules
+
+
+@cache
+def disassembly(isa: str, real: str) -> dict[str, list[Loop]]:
+    """Loops of the functions of one compiled module, by their names in the source."""
+    spec = importlib.util.find_spec(f"dwcpu.cython_kernels._{isa}_{real}")
+    if spec is None or spec.origin is None:
+        pytest.skip(f"the kernels for {isa} are not compiled")
+    if shutil.which("objdump") is None:
+        pytest.skip("there is no objdump")
+    listing = subprocess.run(
+        ["objdump", "--disassemble", "--no-show-raw-insn", spec.origin], capture_output=True, text=True, check=True
+    ).stdout
+    prefix = re.compile(rf".*_{isa}_{real}_(?=gemm_tiles|inner_)")
+    found = {prefix.sub("", name): body for name, body in functions(listing).items() if prefix.match(name)}
+    if not found:
+        pytest.skip("the compiled module has no symbols")
+    return {name: loops(body) for name, body in found.items()}
+
+
+TARGETS = [(isa, size, real) for isa, size in (("x86_64_v3", 32), ("x86_64_v4", 64)) for real in ("f32", "f64")]
+
+
+@pytest.mark.parametrize(("isa", "size", "real"), TARGETS)
+def test_compiled_gemm(isa: str, size: int, real: str) -> None:
+    found = disassembly(isa, real)["gemm_tiles_2"]
+    check(found, ACCUMULATORS[size], size)
+    check(found, UNROLLED_RUN * ACCUMULATORS[size], size, GEMM_MOVES)
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize(("isa", "size", "real"), TARGETS)
+def test_compiled_depthwise(isa: str, size: int, real: str, window: str) -> None:
+    check(disassembly(isa, real)[f"inner_{window}"], OUTPUTS * WINDOWS[window], size)
+
+
+# Numba
+
+#: Compiles without running: prints the assembly of each kernel after its name.
+PROGRAM = """
+import importlib, numpy as np
+from dwcpu.numba_kernels import depthwise, pointwise
+target = importlib.import_module("dwcpu.numba_kernels.target")
+dtype, lanes = np.dtype(np.float32), target.target().lanes(4)
+pointwise.micro_kernel(dtype, *pointwise.tile_shape())
+for size, stride in ((3, 1), (3, 2), (5, 1)):
+    window = depthwise.Window(size, size, stride, stride)
+    plain = depthwise._build_plain(dtype, window, depthwise.tile_shape(window), lanes, 1, 1)
+    target.compile_kernel(f"{size}x{size}s{stride}", lambda: plain)
+for name, kernel in target._compiled.items():
+    print(f"kernel {name}\\n{kernel._library.get_asm_str()}")
+"""
+
+
+@pytest.fixture(scope="module", params=[("haswell", 32), ("znver4", 64)], ids=["avx2", "avx512"])
+def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, dict[str, str]]:
+    """Size of a vector, and assembly of the kernels by name, for a CPU that need not be this one."""
+    pytest.importorskip("numba")
+    cpu, size = request.param
+    folder: Path = tmp_path_factory.mktemp(cpu)
+    names = {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": "", "NUMBA_CACHE_DIR": str(folder)}
+    environment = {key: value for key, value in os.environ.items() if key != "DWCPU_VECTOR_BYTES"}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], env={**environment, **names}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    parts = re.split(r"^kernel (\S+)\n", done.stdout, flags=re.MULTILINE)[1:]
+    return size, dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def numba_loops(listing: str) -> list[Loop]:
+    """All loops of one kernel's module, whichever function they are in."""
+    return [loop for body in functions(listing).values() for loop in loops(body)]
+
+
+def test_numba_gemm(compiled: tuple[int, dict[str, str]]) -> None:
+    size, kernels = compiled
+    (listing,) = (text for name, text in kernels.items() if name.startswith("gemm"))
+    check(numba_loops(listing), ACCUMULATORS[size], size)
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_numba_depthwise(compiled: tuple[int, dict[str, str]], window: str) -> None:
+    size, kernels = compiled
+    check(numba_loops(kernels[window]), OUTPUTS * WINDOWS[window], size, NUMBA_MOVES.get((window, size), 0))
