@@ -196,6 +196,20 @@ def test_compiled_kernels_are_cached_privately(tmp_path) -> None:
     assert (folder / "dwcpu").stat().st_mode & 0o077 == 0
 
 
+def test_kernels_from_the_cache_do_not_wait_for_what_only_compiling_needs(tmp_path) -> None:
+    """Drivers too, whose machine code refers to Numba's runtime and to its threads."""
+    code = """
+    import sys
+    import numpy as np
+    from dwcpu.numba_kernels import driver, pointwise
+    calls = [0] * 12
+    driver.serial()(*calls, 1), driver.parallel()(*calls, 2)
+    pointwise.address(np.dtype("f4")), pointwise.micro_kernel(np.dtype("f4"), 2, 1)
+    print("numba.np.arraymath" in sys.modules)
+    """
+    assert [run(code, NUMBA_CACHE_DIR=str(tmp_path)).strip() for _ in range(2)] == ["True", "False"]
+
+
 def test_kernels_from_different_processes_are_not_taken_for_each_other(tmp_path) -> None:
     """Each is the first that its process compiles: the same function of the same factory, with other constants."""
     code = """

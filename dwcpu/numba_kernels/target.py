@@ -22,6 +22,7 @@ from llvmlite import binding as llvm
 from numba import njit
 from numba.core import caching, registry
 from numba.core.ccallback import CFunc
+from numba.core.runtime import rtsys
 
 __all__ = [
     "Target",
@@ -144,9 +145,16 @@ class _KernelCache(caching.FunctionCache):
         super().__init__(function)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """As Numba's, but a damaged file is a file that is not there."""
+        """As Numba's, but a damaged file is a file that is not there, and what only compiling needs is not loaded.
+
+        Numba's own would first `refresh` the target's registries, and for that import half of Numba and SciPy, which
+        takes a second.
+        """
         try:
-            return super().load_overload(sig, target_context)
+            rtsys.initialize(target_context)  # symbols that machine code may refer to
+            with self._guard_against_spurious_io_errors():
+                return self._load_overload(sig, target_context)
+            return None
         except Exception as error:  # what unpickling rubbish raises can be anything
             _warn_once(f"dwcpu: a cached kernel cannot be read and is compiled anew ({type(error).__name__}: {error})")
             with contextlib.suppress(Exception):
