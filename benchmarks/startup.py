@@ -96,9 +96,14 @@ def cold(names: Sequence[str], progress: Callable[[str], None]) -> Iterator[Figu
 
 
 def _run(code: str, cache: str | None = None) -> float:
-    """The number that a new process prints, which has this copy of the package and, if named, a cache of its own."""
+    """The number that a new process prints, which has this copy of the package and, if named, a cache of its own.
+
+    Modules are compiled once, as those of an installed package are, even where the environment forbids it.
+    """
     root = str(Path(dwcpu.__file__).resolve().parents[1])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
+    if environment.pop("PYTHONDONTWRITEBYTECODE", ""):
+        environment["PYTHONPYCACHEPREFIX"] = str(Path(tempfile.gettempdir()) / f"dwcpu-bytecode-{os.getpid()}")
     if cache is not None:
         environment["NUMBA_CACHE_DIR"] = cache
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)

@@ -152,9 +152,7 @@ class _KernelCache(caching.FunctionCache):
         """
         try:
             rtsys.initialize(target_context)  # symbols that machine code may refer to
-            with self._guard_against_spurious_io_errors():
-                return self._load_overload(sig, target_context)
-            return None
+            return self._load_overload(sig, target_context)
         except Exception as error:  # what unpickling rubbish raises can be anything
             _warn_once(f"dwcpu: a cached kernel cannot be read and is compiled anew ({type(error).__name__}: {error})")
             with contextlib.suppress(Exception):
