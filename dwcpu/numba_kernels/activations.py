@@ -18,9 +18,9 @@ import numpy as np
 from numba import types
 
 from dwcpu.abi import ACTIVATION_CODES, ERFC_CENTRE, ERFC_TERMS, EXP_LOWEST, EXP_TERMS, LN2
+from dwcpu.numba_kernels.memory import REAL
 from dwcpu.numba_kernels.scalar import fma, polynomial, power_of_two
 from dwcpu.numba_kernels.target import compile_kernel, part
-from dwcpu.numba_kernels.tile import REAL
 
 __all__ = ["address"]
 

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from dwcpu.numba_kernels.memory import call, is_null, new_record, offset
 from dwcpu.numba_kernels.pointwise import GEMM, kernel_signature, run_panel, tile_shape
 from dwcpu.numba_kernels.target import compile_kernel, part, target
-from dwcpu.numba_kernels.tile import call, is_null, new_record, offset
 
 __all__ = ["address"]
 

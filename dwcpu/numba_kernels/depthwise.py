@@ -33,23 +33,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import types
 
+from dwcpu.numba_kernels.memory import REAL, Record, as_pointer, call, integer_at, is_null, new_record, offset, stack
 from dwcpu.numba_kernels.pointwise import kernel_signature
 from dwcpu.numba_kernels.target import compile_kernel, inlined, part, target
 from dwcpu.numba_kernels.tile import (
-    REAL,
-    Record,
     add,
     add_part,
-    as_pointer,
     bits,
-    call,
     clamp,
-    integer_at,
     interleave,
-    is_null,
-    new_record,
-    offset,
-    stack,
     store,
     store_part,
     tile_columns,

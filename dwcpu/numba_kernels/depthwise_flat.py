@@ -20,20 +20,9 @@ import numpy as np
 from numba import types
 
 from dwcpu.numba_kernels.depthwise import DEPTHWISE, Shape, Window
+from dwcpu.numba_kernels.memory import REAL, as_pointer, is_null, offset
 from dwcpu.numba_kernels.target import compile_kernel, part
-from dwcpu.numba_kernels.tile import (
-    REAL,
-    add_part,
-    as_pointer,
-    bits,
-    clamp,
-    flat_fma,
-    is_null,
-    offset,
-    store_part,
-    tile_repeat,
-    window_fma_masked,
-)
+from dwcpu.numba_kernels.tile import add_part, bits, clamp, flat_fma, store_part, tile_repeat, window_fma_masked
 
 __all__ = ["TILE", "micro_kernels", "tile_columns"]
 

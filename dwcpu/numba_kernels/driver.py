@@ -8,8 +8,8 @@ from functools import cache
 import numba
 from numba import njit, prange, types
 
+from dwcpu.numba_kernels.memory import call
 from dwcpu.numba_kernels.target import compile_function
-from dwcpu.numba_kernels.tile import call
 
 __all__ = ["parallel", "serial", "threading_layer"]
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from dwcpu.numba_kernels.memory import offset
 from dwcpu.numba_kernels.pointwise import kernel_signature
 from dwcpu.numba_kernels.target import compile_kernel
-from dwcpu.numba_kernels.tile import clamp, offset, store, tile_repeat, vector_fma
+from dwcpu.numba_kernels.tile import clamp, store, tile_repeat, vector_fma
 
 __all__ = ["ACCUMULATORS", "address"]
 

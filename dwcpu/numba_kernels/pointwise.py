@@ -19,26 +19,22 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from dwcpu.numba_kernels.target import compile_kernel, part, target
-from dwcpu.numba_kernels.tile import (
+from dwcpu.numba_kernels.memory import (
     PLAN,
     REAL,
     Record,
-    add,
     as_pointer,
     call,
-    clamp,
     copy_block,
     integer_at,
     is_null,
     new_record,
     offset,
-    outer_fma,
     prefetch,
     stack,
-    store,
-    tile_rows,
 )
+from dwcpu.numba_kernels.target import compile_kernel, part, target
+from dwcpu.numba_kernels.tile import add, clamp, outer_fma, store, tile_rows
 
 __all__ = ["GEMM", "address", "kernel_signature", "micro_kernel", "micro_kernel_table", "run_panel", "tile_shape"]
 

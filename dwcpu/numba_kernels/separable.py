@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from dwcpu.abi import FIELDS
+from dwcpu.numba_kernels.memory import as_pointer, call, integer_at, offset
 from dwcpu.numba_kernels.pointwise import kernel_signature
 from dwcpu.numba_kernels.target import compile_kernel
-from dwcpu.numba_kernels.tile import as_pointer, call, integer_at, offset
 
 __all__ = ["address"]
 

@@ -1,4 +1,4 @@
-"""The SIMD register tile as a Numba type: with `scalar`, the only file that emits LLVM IR.
+"""The SIMD register tile as a Numba type: with `memory` and `scalar`, the only files that emit LLVM IR.
 
 A `Tile` is a rows x columns arrangement of vectors of `lanes` reals that LLVM keeps in registers. Kernels are written
 with the functions below and stay a few lines of Python; each function is an intrinsic that is unrolled while the IR is
@@ -11,39 +11,24 @@ ever reassociated. Only vectors that are asked for are read or written: not a by
 
 from __future__ import annotations
 
-import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.core.datamodel import models
-from numba.core.typing.templates import AttributeTemplate
-from numba.extending import infer_getattr, intrinsic, lower_getattr_generic, lower_setattr_generic, register_model
+from numba.extending import intrinsic, register_model
 
-from dwcpu.abi import FIELDS
+from dwcpu.numba_kernels.memory import at
 from dwcpu.numba_kernels.target import target
 
 __all__ = [
-    "PLAN",
-    "REAL",
-    "Record",
     "Tile",
     "add",
     "add_part",
-    "as_pointer",
     "bits",
-    "call",
     "clamp",
-    "copy_block",
     "flat_fma",
-    "integer_at",
     "interleave",
-    "is_null",
-    "move",
-    "new_record",
-    "offset",
     "outer_fma",
-    "prefetch",
-    "stack",
     "store",
     "store_part",
     "tile_columns",
@@ -54,165 +39,7 @@ __all__ = [
     "window_fma_masked",
 ]
 
-I1, I8, I32, I64 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64)
-
-#: Numba pointer types of the two element types that kernels are written for.
-REAL = {np.dtype(np.float32): types.CPointer(types.float32), np.dtype(np.float64): types.CPointer(types.float64)}
-
-
-# --- records ----------------------------------------------------------------------------------------------------------
-
-
-class Record(types.Type):
-    """Pointer to a structure of 8-byte fields, read and written as attributes.
-
-    `fields` maps each name to its kind as in `dwcpu.abi.FIELDS`: "p" and "i" are int64, "d" is float64.
-    """
-
-    def __init__(self, name: str, fields: dict[str, str]) -> None:
-        self.fields = fields
-        super().__init__(name=f"Record({name})")
-
-    def place(self, builder, pointer, field):
-        """Typed address of a field."""
-        kind = ir.DoubleType() if self.fields[field] == "d" else I64
-        start = builder.gep(pointer, [I64(8 * list(self.fields).index(field))], source_etype=I8)
-        return builder.bitcast(start, kind.as_pointer()), kind
-
-
-PLAN = Record("Plan", FIELDS)
-
-
-@register_model(Record)
-class _RecordModel(models.PrimitiveModel):
-    def __init__(self, dmm, fe_type):
-        super().__init__(dmm, fe_type, I8.as_pointer())
-
-
-@infer_getattr
-class _RecordAttributes(AttributeTemplate):
-    key = Record
-
-    def generic_resolve(self, typ, attr):
-        kind = typ.fields.get(attr)
-        return None if kind is None else types.float64 if kind == "d" else types.int64
-
-
-@lower_getattr_generic(Record)
-def _get_field(context, builder, typ, value, attr):
-    place, kind = typ.place(builder, value, attr)
-    return builder.load(place, typ=kind)
-
-
-@lower_setattr_generic(Record)
-def _set_field(context, builder, signature, args, attr):
-    place, _ = signature.args[0].place(builder, args[0], attr)
-    builder.store(args[1], place)
-
-
-def new_record(record: Record):
-    """Intrinsic that makes an uninitialised record on the stack of the calling kernel."""
-
-    @intrinsic
-    def make(typingctx):
-        def codegen(context, builder, signature, args):
-            return cgutils.alloca_once(builder, I8, size=8 * len(record.fields))
-
-        return record(), codegen
-
-    return make
-
-
-# --- pointers ---------------------------------------------------------------------------------------------------------
-
-
-def _real(pointer_type):
-    """LLVM type of what a Numba real pointer points to."""
-    return ir.FloatType() if pointer_type.dtype == types.float32 else ir.DoubleType()
-
-
-def _at(builder, pointer, index, real):
-    return builder.gep(pointer, [index], source_etype=real)
-
-
-@intrinsic
-def offset(typingctx, pointer, elements):
-    """Pointer moved by a signed number of elements."""
-
-    def codegen(context, builder, signature, args):
-        return _at(builder, args[0], args[1], _real(signature.args[0]))
-
-    return pointer(pointer, types.int64), codegen
-
-
-@intrinsic
-def as_pointer(typingctx, like, address):
-    """Integer `address` as a pointer of the type of `like`."""
-
-    def codegen(context, builder, signature, args):
-        return builder.inttoptr(args[1], args[0].type)
-
-    return like(like, types.int64), codegen
-
-
-@intrinsic
-def is_null(typingctx, pointer):
-    """Whether a pointer is null."""
-
-    def codegen(context, builder, signature, args):
-        return builder.icmp_unsigned("==", builder.ptrtoint(args[0], I64), I64(0))
-
-    return types.boolean(pointer), codegen
-
-
-@intrinsic
-def prefetch(typingctx, pointer):
-    """Ask for the cache line of `pointer`, into the L2 cache; any address will do."""
-
-    def codegen(context, builder, signature, args):
-        place = builder.bitcast(args[0], I8.as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [place.type, I32, I32, I32])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(function, [place, I32(0), I32(2), I32(1)])
-        return context.get_dummy_value()
-
-    return types.void(pointer), codegen
-
-
-@intrinsic
-def move(typingctx, destination, source, elements):
-    """Copy `elements` reals; the two places may overlap."""
-
-    def codegen(context, builder, signature, args):
-        count = builder.mul(args[2], I64(context.get_abi_sizeof(_real(destination))))
-        cgutils.raw_memmove(builder, args[0], args[1], count, itemsize=1)
-        return context.get_dummy_value()
-
-    return types.void(destination, source, elements), codegen
-
-
-@intrinsic
-def call(typingctx, address, arguments):
-    """Call the C function at `address` with a tuple of pointers, integers and float64s."""
-
-    def codegen(context, builder, signature, args):
-        values = cgutils.unpack_tuple(builder, args[1])
-        kind = ir.FunctionType(ir.VoidType(), [value.type for value in values])
-        builder.call(builder.inttoptr(args[0], kind.as_pointer()), values)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, arguments), codegen
-
-
-@intrinsic
-def integer_at(typingctx, address, index):
-    """int64 number `index` of the array at `address`."""
-
-    def codegen(context, builder, signature, args):
-        place = _at(builder, builder.inttoptr(args[0], I64.as_pointer()), args[1], I64)
-        return builder.load(place, typ=I64)
-
-    return types.int64(types.int64, types.int64), codegen
+I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 
 
 # --- tiles ------------------------------------------------------------------------------------------------------------
@@ -286,7 +113,7 @@ def _where(tile, row_stride, column_stride, builder, pointer, place):
     """Address of vector `place` when rows and columns lie `row_stride` and `column_stride` reals apart."""
     i, j = place
     distance = builder.add(builder.mul(row_stride, I64(i)), builder.mul(column_stride, I64(j)))
-    return _at(builder, pointer, distance, tile.vector.element)
+    return at(builder, pointer, distance, tile.vector.element)
 
 
 @intrinsic(prefer_literal=True)
@@ -309,7 +136,7 @@ def tile_rows(typingctx, pointer, rows, columns, lanes):
     def codegen(context, builder, signature, args):
         real = tile.vector.element
         loaded = [
-            _load(builder, _at(builder, args[0], I64(j * tile.lanes), real), tile.vector) for j in range(tile.columns)
+            _load(builder, at(builder, args[0], I64(j * tile.lanes), real), tile.vector) for j in range(tile.columns)
         ]
         return _pack(builder, tile, {(i, j): loaded[j] for i, j in tile.places})
 
@@ -327,7 +154,7 @@ def tile_columns(typingctx, pointer, rows, lanes):
             builder,
             tile,
             {
-                (i, 0): _load(builder, _at(builder, args[0], I64(i * tile.lanes), real), tile.vector)
+                (i, 0): _load(builder, at(builder, args[0], I64(i * tile.lanes), real), tile.vector)
                 for i in range(tile.rows)
             },
         )
@@ -342,9 +169,9 @@ def outer_fma(typingctx, tile, a, a_stride, b):
     def codegen(context, builder, signature, args):
         _value, a, a_stride, b = args
         real, held = tile.vector.element, _unpack(builder, tile, args[0])
-        columns = [_load(builder, _at(builder, b, I64(j * tile.lanes), real), tile.vector) for j in range(tile.columns)]
+        columns = [_load(builder, at(builder, b, I64(j * tile.lanes), real), tile.vector) for j in range(tile.columns)]
         for i in range(tile.rows):
-            scalar = _load(builder, _at(builder, a, builder.mul(a_stride, I64(i)), real), real)
+            scalar = _load(builder, at(builder, a, builder.mul(a_stride, I64(i)), real), real)
             row = _splat(builder, scalar, tile.vector)
             for j in range(tile.columns):
                 held[i, j] = _fma(builder, row, columns[j], held[i, j])
@@ -389,17 +216,17 @@ def _window(builder, tile, args, kernel, stride, spread, masks, edge=-1):
 
     def weight(tap):
         distance = builder.mul(w_step, I64(tap[0] * kernel[1] + tap[1]))
-        return _load(builder, _at(builder, w, distance, real), tile.vector)
+        return _load(builder, at(builder, w, distance, real), tile.vector)
 
     def column(pointer, q, uses):
-        place = _at(builder, pointer, builder.mul(column_stride, I64(q)), real)
+        place = at(builder, pointer, builder.mul(column_stride, I64(q)), real)
         vector = _load_spread(builder, place, tile.vector, spread)
         for place, tap in uses:
             old = builder.load(cells[place], typ=tile.vector)
             builder.store(_fma(builder, vector, weight(tap), old), cells[place])
 
     def row(r):
-        pointer = _at(builder, x, builder.mul(row_stride, I64(r)), real)
+        pointer = at(builder, x, builder.mul(row_stride, I64(r)), real)
         columns = (tile.columns - 1) * stride[1] + kernel[1]
         for q in range(columns):
             uses = _window_uses(tile, kernel, stride, r, q)
@@ -490,14 +317,14 @@ def flat_fma(typingctx, tile, x, row_stride, w, w_step, kernel_h, kernel_w, stri
             if not uses:
                 continue
             with builder.if_then(_bit(builder, args[-1], r), likely=True):
-                pointer = _at(builder, x, builder.mul(row_stride, I64(r)), real)
+                pointer = at(builder, x, builder.mul(row_stride, I64(r)), real)
                 for kw in range(kernel[1]):
                     for j in range(tile.columns):
-                        place = _at(builder, pointer, I64(j * tile_step + kw * tap_step), real)
+                        place = at(builder, pointer, I64(j * tile_step + kw * tap_step), real)
                         vector = _load(builder, place, tile.vector)
                         for i, kh in uses:
                             distance = builder.mul(w_step, I64(kh * kernel[1] + kw))
-                            weight = _load(builder, _at(builder, w, distance, real), tile.vector)
+                            weight = _load(builder, at(builder, w, distance, real), tile.vector)
                             old = builder.load(cells[i, j], typ=tile.vector)
                             builder.store(_fma(builder, vector, weight, old), cells[i, j])
         return _pack(builder, tile, {place: builder.load(cell, typ=tile.vector) for place, cell in cells.items()})
@@ -638,24 +465,3 @@ def store_part(typingctx, tile, pointer, row_stride, column_stride, rows, column
 
     i = types.int64
     return types.void(tile, pointer, i, i, i, i), codegen
-
-
-@intrinsic(prefer_literal=True)
-def stack(typingctx, like, elements):
-    """Pointer to `elements` reals on the stack, of the type of `like`."""
-
-    def codegen(context, builder, signature, args):
-        real = _real(like)
-        place = cgutils.alloca_once(builder, real, size=elements.literal_value)
-        place.align = 64
-        return builder.bitcast(place, args[0].type)
-
-    return like(like, elements), codegen
-
-
-@njit(error_model="numpy")
-def copy_block(source, source_stride, destination, destination_stride, rows, columns):
-    """Copy a rows x columns block, element by element: for the tails that whole vectors would overrun."""
-    for i in range(rows):
-        for j in range(columns):
-            destination[i * destination_stride + j] = source[i * source_stride + j]
