@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.core.datamodel import models
 from numba.core.typing.templates import AttributeTemplate
@@ -22,7 +22,6 @@ __all__ = [
     "Record",
     "as_pointer",
     "call",
-    "copy_block",
     "at",
     "integer_at",
     "is_null",
@@ -207,11 +206,3 @@ def stack(typingctx, like, elements):
         return builder.bitcast(place, args[0].type)
 
     return like(like, elements), codegen
-
-
-@njit(error_model="numpy")
-def copy_block(source, source_stride, destination, destination_stride, rows, columns):
-    """Copy a rows x columns block, element by element: for the tails that whole vectors would overrun."""
-    for i in range(rows):
-        for j in range(columns):
-            destination[i * destination_stride + j] = source[i * source_stride + j]

@@ -25,16 +25,14 @@ from dwcpu.numba_kernels.memory import (
     Record,
     as_pointer,
     call,
-    copy_block,
     integer_at,
     is_null,
     new_record,
     offset,
     prefetch,
-    stack,
 )
 from dwcpu.numba_kernels.target import compile_kernel, part, target
-from dwcpu.numba_kernels.tile import add, clamp, outer_fma, store, tile_rows
+from dwcpu.numba_kernels.tile import add, add_first, clamp, outer_fma, store, store_first, tile_rows
 
 __all__ = ["GEMM", "address", "kernel_signature", "micro_kernel", "micro_kernel_table", "run_panel", "tile_shape"]
 
@@ -88,7 +86,6 @@ def kernel_signature(dtype: np.dtype) -> Any:
 def _build_micro_kernel(dtype: np.dtype, rows: int, vectors: int) -> tuple[Callable, Any]:
     lanes = target().lanes(dtype.itemsize)
     width = vectors * lanes
-    size = rows * width
 
     def micro_kernel(gemm, tiles, a, residual, out):
         a_stride, length, out_stride, columns = gemm.a_stride, gemm.length, gemm.out_stride, gemm.columns
@@ -113,12 +110,10 @@ def _build_micro_kernel(dtype: np.dtype, rows: int, vectors: int) -> tuple[Calla
                     tile = add(tile, offset(residual, first * out_stride), out_stride, lanes)
                 store(clamp(tile, gemm.low, gemm.high), tile_out, out_stride, lanes)
             else:
-                buffer = stack(out, size)
+                last = columns - (width - lanes)
                 if not is_null(residual):
-                    copy_block(offset(residual, first * out_stride), out_stride, buffer, width, rows, columns)
-                    tile = add(tile, buffer, width, lanes)
-                store(clamp(tile, gemm.low, gemm.high), buffer, width, lanes)
-                copy_block(buffer, width, tile_out, out_stride, rows, columns)
+                    tile = add_first(tile, offset(residual, first * out_stride), out_stride, last)
+                store_first(clamp(tile, gemm.low, gemm.high), tile_out, out_stride, last)
 
     real = REAL[dtype]
     return micro_kernel, types.void(GEMM, types.int64, real, real, real)

@@ -23,6 +23,7 @@ from dwcpu.numba_kernels.target import target
 __all__ = [
     "Tile",
     "add",
+    "add_first",
     "add_part",
     "bits",
     "clamp",
@@ -30,6 +31,7 @@ __all__ = [
     "interleave",
     "outer_fma",
     "store",
+    "store_first",
     "store_part",
     "tile_columns",
     "tile_repeat",
@@ -401,6 +403,32 @@ def add(typingctx, tile, pointer, row_stride, column_stride):
 
 
 @intrinsic
+def add_first(typingctx, tile, pointer, row_stride, count):
+    """`add` of vectors side by side; of each row's last one only the first `count` lanes are read."""
+
+    def codegen(context, builder, signature, args):
+        value, pointer, row_stride, count = args
+        vector = tile.vector
+        lane = ir.Constant(ir.VectorType(I64, vector.count), list(range(vector.count)))
+        wanted = builder.icmp_signed("<", lane, _splat(builder, count, lane.type))
+        kind = [vector.as_pointer(), I32, wanted.type, vector]
+        name = f"llvm.masked.load.v{vector.count}f{32 if vector.element == ir.FloatType() else 64}.p0"
+        load = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, kind), name)
+        align, nothing = I32(4 if vector.element == ir.FloatType() else 8), ir.Constant(vector, None)
+        held = _unpack(builder, tile, value)
+        for place, old in held.items():
+            address = _where(tile, row_stride, I64(tile.lanes), builder, pointer, place)
+            if place[1] < tile.columns - 1:
+                new = _load(builder, address, vector)
+            else:
+                new = builder.call(load, [builder.bitcast(address, vector.as_pointer()), align, wanted, nothing])
+            held[place] = builder.fadd(old, new)
+        return _pack(builder, tile, held)
+
+    return tile(tile, pointer, types.int64, types.int64), codegen
+
+
+@intrinsic
 def add_part(typingctx, tile, pointer, row_stride, column_stride, rows, columns):
     """`add` of the vectors of the first `rows` rows and `columns` columns; the others are not read."""
 
@@ -450,6 +478,41 @@ def store(typingctx, tile, pointer, row_stride, column_stride):
         return context.get_dummy_value()
 
     return types.void(tile, pointer, types.int64, types.int64), codegen
+
+
+@intrinsic
+def store_first(typingctx, tile, pointer, row_stride, count):
+    """`store` of vectors side by side, but only the first `count` lanes of each row's last one: less than all."""
+
+    def codegen(context, builder, signature, args):
+        value, pointer, row_stride, count = args
+        vectors = _unpack(builder, tile, value)
+        cells = []
+        for place, vector in vectors.items():
+            address = _where(tile, row_stride, I64(tile.lanes), builder, pointer, place)
+            if place[1] < tile.columns - 1:
+                _store(builder, vector, address)
+            else:
+                cells.append([cgutils.alloca_once_value(builder, each) for each in (vector, address)])
+        size = tile.lanes // 2
+        while size:  # what is left of the vectors: their first `size` lanes, if so many are wanted, then what follows
+            with builder.if_then(builder.icmp_unsigned("!=", builder.and_(count, I64(size)), I64(0))):
+                for cell, place in cells:
+                    vector, address = builder.load(cell), builder.load(place)
+                    _store(builder, _lanes(builder, vector, 0, size), address)
+                    builder.store(_lanes(builder, vector, size, tile.lanes), cell)
+                    builder.store(at(builder, address, I64(size), tile.vector.element), place)
+            size //= 2
+        return context.get_dummy_value()
+
+    return types.void(tile, pointer, types.int64, types.int64), codegen
+
+
+def _lanes(builder, vector, first, count):
+    """Vector of `count` lanes from `first` on; what lies beyond the last is undefined."""
+    undefined = ir.Constant(vector.type, ir.Undefined)
+    order = [min(first + lane, vector.type.count) for lane in range(count)]
+    return builder.shuffle_vector(vector, undefined, ir.Constant(ir.VectorType(I32, count), order))
 
 
 @intrinsic
