@@ -7,7 +7,7 @@ as layers                 DepthwiseConv2d, PointwiseConv2d, SeparableConv2d, Inv
                           weights packed once, called many times
 helpers                   fold_batchnorm, compare_cost
 networks                  models.load(name): MobileNetV1, MobileNetV2, EfficientNet-Lite0
-control                   set_num_threads, num_threads, get_num_threads, warmup, list_kernels, show_config
+control                   set_num_threads, num_threads, get_num_threads, warmup, autotune, list_kernels, show_config
 on the command line       ``python -m dwcpu classify`` and ``python -m dwcpu info``
 ========================  ==============================================================================================
 
@@ -40,6 +40,7 @@ from .ops import (
     separable_conv2d,
 )
 from .runtime import get_num_threads, num_threads, set_num_threads, show_config
+from .tuning import autotune
 
 __version__ = "0.1.0"
 
@@ -51,6 +52,7 @@ __all__ = [
     "SeparableConv2d",
     "Sequential",
     "__version__",
+    "autotune",
     "compare_cost",
     "conv2d",
     "depthwise_conv1d",

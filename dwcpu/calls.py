@@ -24,7 +24,7 @@ from .prepared import Prepared
 if TYPE_CHECKING:
     from .frontdoor import Compiled, Program
 
-__all__ = ["Apply", "Call", "again", "call_of", "first"]
+__all__ = ["Apply", "Call", "again", "call_of", "first", "forget"]
 
 #: ``apply(x, residual, out)``: the result, or None for the front door.
 Apply = Callable[[object, object, object], np.ndarray | None]
@@ -194,6 +194,12 @@ def _keep(kind: Any, call: Any) -> None:
         if kept <= _MOST_BYTES and len(free) <= _MOST_KINDS:
             break
         kept -= sum(each.size for each in free.pop(oldest, ()))
+
+
+def forget() -> None:
+    """Forget all calls of functions: the next ones choose kernels anew."""
+    if _pool is not None:
+        _pool.free.clear()
 
 
 def _packings(compiled: Compiled, packed: dict[Any, Any], filters_first: bool) -> tuple:

@@ -1,8 +1,9 @@
 """The table of kernels, and the choice among them.
 
 One row a kernel: `kernels()` lists the rows of both families, which describe themselves (`rows` of `numba_kernels` and
-`cython_kernels`). `choose` is a pure function of geometry, dtype, threads and what is available. Since every kernel
-gives the same bits, nobody notices a different choice but by the clock.
+`cython_kernels`). `choose` is a pure function of geometry, dtype, threads and what is available, unless `choices`
+that were measured are asked for. Since every kernel gives the same bits, nobody notices a different choice but by the
+clock.
 
 Names are ``<op>_<dtype>_<window>_<tile>__<backend>``. Tile: rows x columns of the register tile, then vectors (``v``;
 one for depthwise) or, for tensors with fewer channels than a vector has lanes, the lanes (``l``).
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from . import runtime
+from . import choices, runtime
 from .epilogue import Activation
 from .geometry import ConvGeometry, Geometry, InvertedResidualGeometry, SeparableGeometry
 from .grid import run_length
@@ -305,11 +306,31 @@ def _choose_fused(
     return fused, "what lies between the steps stays in cache"
 
 
+def _chosen(geometry: Geometry, dtype: np.dtype, threads: int, backend: str) -> tuple[Kernel, str]:
+    """The kernel and the reason: what `autotune` measured, if that counts, else by the rules."""
+    if backend == "auto":
+        same = canonical(geometry)
+        name = choices.find(same, dtype, threads)
+        kernel = None if name is None else _supporting(name, same, dtype)
+        if kernel is not None:
+            return kernel, "measured by autotune"
+    return _choose(geometry, dtype, threads, backend)
+
+
+@lru_cache(maxsize=4096)
+def _supporting(name: str, geometry: Geometry, dtype: np.dtype) -> Kernel | None:
+    """The kernel of that name, if there is one that supports the geometry."""
+    backend = name.rpartition("__")[2]
+    rows = _family(backend, dtype) if backend in ("numba", "cython") else ()
+    return next((kernel for kernel in rows if kernel.name == name and kernel.supports(geometry)), None)
+
+
 def choose(geometry: Geometry, dtype: Any, threads: int, backend: str = "auto") -> Kernel:
     """The kernel for a geometry.
 
     Depthwise windows of the Cython menu, very large ones and all matrix products run on Cython where it is built, which
-    needs no compilation and is as fast; everything else on Numba, which compiles code for the window.
+    needs no compilation and is as fast; everything else on Numba, which compiles code for the window. Where `autotune`
+    has measured, and "auto" is asked for, its choice counts.
 
     Parameters
     ----------
@@ -323,7 +344,7 @@ def choose(geometry: Geometry, dtype: Any, threads: int, backend: str = "auto") 
     ValueError
         If `backend` is unknown or cannot compute the geometry.
     """
-    return _choose(geometry, np.dtype(dtype), threads, backend)[0]
+    return _chosen(geometry, np.dtype(dtype), threads, backend)[0]
 
 
 # --- explanations -----------------------------------------------------------------------------------------------------
@@ -371,7 +392,7 @@ def explain(geometry: Geometry, dtype: Any, threads: int, backend: str = "auto")
     if backend == "reference":
         name, reason = "reference", "asked for by name: plain NumPy, float64 accumulation"
     else:
-        kernel, reason = _choose(geometry, kind, threads, backend)
+        kernel, reason = _chosen(geometry, kind, threads, backend)
         name = kernel.name
     used = 1 if backend == "reference" else threads_used(kernel, geometry, threads)
     moved = geometry.bytes(kind.itemsize)

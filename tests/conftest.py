@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import numpy as np
 import pytest
+
+from dwcpu import choices
 
 # Kernels compile on first use, so deadlines would measure the compiler. Cases are the same in every run.
 hypothesis.settings.register_profile(
@@ -25,6 +29,22 @@ def pytest_report_header() -> str:
     folder = Path(spec.origin).parent
     compiled = sorted(path.name.partition(".")[0] for path in folder.rglob("*.so"))
     return f"dwcpu: {folder}, compiled modules: {', '.join(compiled) or 'none'}"
+
+
+@pytest.fixture(autouse=True)
+def own_choices(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Let no test see what `autotune` measured in another one or for the user, nor write into the user's file."""
+    folder = tmp_path_factory.getbasetemp() / "choices"
+
+    def made() -> Path:
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    monkeypatch.setattr(choices, "cache_directory", made)
+    monkeypatch.delenv("DWCPU_AUTOTUNE", raising=False)
+    yield folder
+    choices.reset()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

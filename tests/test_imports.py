@@ -38,27 +38,32 @@ ALLOWED: dict[str, set[str]] = {
     "reference": FOUNDATION,
     "packing": FOUNDATION | {"arrays"},
     "grid": FOUNDATION,
-    "numba_kernels": {"abi"},
+    "folders": set(),
+    "numba_kernels": {"abi", "folders"},
     "cython_kernels": {"abi"},
     "runtime": {"abi", "numba_kernels", "cython_kernels"},
-    "dispatch": BELOW_DISPATCH | {"prepared"},
+    "choices": {"folders", "geometry", "runtime"},
+    "dispatch": BELOW_DISPATCH | {"choices", "prepared"},
     "calls": {"arrays", "geometry", "prepared", "runtime"},
     "pipeline": {"abi", "grid", "runtime"},
     "prepared": BELOW_DISPATCH | {"pipeline"},
     "frontdoor": BELOW_DISPATCH | {"dispatch", "pipeline", "prepared"},
     "ops": FRONT_DOOR,
     "layers": FRONT_DOOR,
+    "tuning": FRONT_DOOR | {"choices"},
     "models": {"abi", "arrays", "grid", "ops", "layers", "pipeline", "runtime", "geometry"},
     "bench_command": set(),
     "cli": {"models", "ops", "layers", "runtime", "bench_command"},
     "__main__": {"cli"},
     "benchmarks": FRONT_DOOR | {"models", "__init__"},  # there in an installed copy only
-    "__init__": FRONT_DOOR | {"models"},
+    "__init__": FRONT_DOOR | {"models", "tuning"},
 }
 
 #: What they may import besides, inside functions only: `warmup` and `show_config` look at everything.
 LATER: dict[str, set[str]] = {
+    "choices": {"__init__"},
     "runtime": {"dispatch", "__init__"},
+    "tuning": {"models"},
     "cli": {"__init__"},
 }
 

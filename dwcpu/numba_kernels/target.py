@@ -24,6 +24,8 @@ from numba.core import caching, registry
 from numba.core.ccallback import CFunc
 from numba.core.runtime import rtsys
 
+from .. import folders
+
 __all__ = [
     "Target",
     "cache_directory",
@@ -91,24 +93,12 @@ def source_hash() -> str:
 
 
 def cache_directory() -> Path | None:
-    """Folder of compiled kernels, made if needed; None where no safe place can be written.
-
-    `NUMBA_CACHE_DIR`, else `XDG_CACHE_HOME`, else `~/.cache`. Cached code is loaded with pickle, so the folder must
-    belong to this user and be writable by nobody else.
-    """
-    base = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME")
+    """Folder of compiled kernels, which pickle loads; None where no safe place can be written: see `folders`."""
     try:
-        folder = (Path(base) if base else Path.home() / ".cache") / "dwcpu"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = folder.stat()
-        if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o022):
-            raise PermissionError(f"{folder} is not this user's alone")
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(f"{folder} is not writable")
+        return folders.cache_directory()
     except (OSError, RuntimeError) as error:
         _warn_once(f"dwcpu: compiled kernels are not cached ({error}); set NUMBA_CACHE_DIR to a private folder")
         return None
-    return folder
 
 
 @cache
