@@ -27,7 +27,7 @@ import roofline
 import shapes
 import startup
 from results import Results, Row
-from timing import race
+from timing import Gauge, race
 
 from dwcpu import runtime
 
@@ -109,6 +109,10 @@ class _Run:
     raced: dict[str, list[shapes.Shape]]
     networks: list[str]
     progress: _Progress = field(default_factory=_Progress)
+    gauge: Gauge = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.gauge = Gauge(self.options.patience)
 
     def all(self) -> int:
         """Measure, print and write everything."""
@@ -131,6 +135,9 @@ class _Run:
                     self.regret(threads)
             if suite in ("overhead", "cold"):
                 self.figures(suite)
+        results.turns, results.disturbed = self.gauge.turns, self.gauge.disturbed
+        if results.turns:
+            print("\n" + report.disturbance(results))
         self.write()
         return 0
 
@@ -149,7 +156,7 @@ class _Run:
             error = problem.agree(ours.result(), peer.result())
             if not error <= (NETWORK_TOLERANCE if row.suite in BATCHES else TOLERANCE):
                 raise SystemExit(f"{row.id}: dwcpu and {peer.name} differ by {error:.1e} of the largest value")
-        times = race([contender.run for contender in ready], rounds, row.threads)
+        times = race([contender.run for contender in ready], rounds, row.threads, self.gauge)
         return replace(row, times=dict(zip((contender.name for contender in ready), times, strict=True)))
 
     def layers(self, suite: str, threads: int) -> None:
@@ -198,7 +205,8 @@ class _Run:
             chosen = _chosen(suite, self.options)
             for at, shape in enumerate(chosen, 1):
                 self.progress(f"regret {suite} {at}/{len(chosen)} {shape.id}")
-                found.append(regret.measure(shape, threads, self.options.dtype, min(self.options.rounds, 10)))
+                rounds = min(self.options.rounds, 10)
+                found.append(regret.measure(shape, threads, self.options.dtype, rounds, self.gauge))
                 self.progress.clear()
                 print(report.regret_line(found[-1]), flush=True)
         if found:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import problem
 from results import Regret
 from shapes import Shape
-from timing import race
+from timing import Gauge, race
 
 from dwcpu import list_kernels
 
@@ -15,7 +15,9 @@ __all__ = ["SUITES", "measure"]
 SUITES = ("depthwise", "pointwise", "separable", "conv")
 
 
-def measure(shape: Shape, threads: int = 1, dtype: str = "float32", rounds: int = 10) -> Regret:
+def measure(
+    shape: Shape, threads: int = 1, dtype: str = "float32", rounds: int = 10, gauge: Gauge | None = None
+) -> Regret:
     """Race the chosen kernel against all others of its operation and dtype that take the shape."""
     made = problem.make(shape, dtype)
     chosen = problem.ours(made, threads)
@@ -29,7 +31,7 @@ def measure(shape: Shape, threads: int = 1, dtype: str = "float32", rounds: int 
             except ValueError:  # the kernel does not compute this geometry
                 continue
             ready[name] = other
-    times = race([each.run for each in ready.values()], rounds, threads)
+    times = race([each.run for each in ready.values()], rounds, threads, gauge)
     best = {name: each.best for name, each in zip(ready, times, strict=True)}
     fastest = min(best, key=lambda name: best[name])
     return Regret(shape.suite, threads, shape.id, chosen.note, best[chosen.note], fastest, best[fastest])

@@ -80,6 +80,12 @@ def figure_line(figure: Figure) -> str:
     return f"{figure.name:<66}{figure.value:>10.2f} {figure.unit}{target}"
 
 
+def disturbance(results: Results) -> str:
+    """How much of a run the machine was not ours."""
+    share = results.disturbed / results.turns
+    return f"The machine was not at rest (a probe ran below full speed) in {share:.1%} of {results.turns} turns."
+
+
 # --- Markdown ---------------------------------------------------------------------------------------------------------
 
 
@@ -105,6 +111,8 @@ def markdown(results: Results, plots: Sequence[str] = ()) -> str:
         "",
         *_grid(["", "machine and versions"], [[name, value] for name, value in results.machine.items()]),
     ]
+    if results.turns:
+        text += ["", disturbance(results)]
     if results.limits:
         text += ["", "## Limits", "", *_limits(results.limits)]
     if results.rows:

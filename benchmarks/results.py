@@ -84,7 +84,7 @@ class Figure:
 
 @dataclass
 class Results:
-    """Everything that a run found."""
+    """Everything that a run found; of its `turns` of measuring the machine was not at rest in `disturbed` ones."""
 
     command: str
     machine: dict[str, str]
@@ -92,6 +92,8 @@ class Results:
     rows: list[Row] = field(default_factory=list)
     regrets: list[Regret] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
+    turns: int = 0
+    disturbed: int = 0
 
     def tables(self) -> list[tuple[str, int, list[Row]]]:
         """Rows by suite and thread count, in the order in which they were measured."""

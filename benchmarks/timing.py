@@ -1,4 +1,9 @@
-"""Interleaved timing: contenders take turns, so that a disturbance of the machine hits all of them alike."""
+"""Interleaved timing: contenders take turns, so that a disturbance of the machine hits all of them alike.
+
+On a shared machine that is not enough: for seconds at a time both of our "cores" may be the two hardware threads of
+one, or a neighbour's. Then what leaves its execution units idle loses least. With patience, a turn counts only if a
+probe of pure multiply-adds runs at full speed on all threads before and after it.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Times", "quickest", "race"]
+from dwcpu import runtime
+
+__all__ = ["Gauge", "Times", "quickest", "race"]
 
 #: One turn lasts about this long, in seconds: far above the clock's grain, far below the scheduler's patience.
 TURN = 2e-3
@@ -31,7 +38,50 @@ def _turn(run: Callable[[], object], inner: int) -> float:
     return (time.perf_counter() - start) / inner * 1e6
 
 
-def race(runs: Sequence[Callable[[], object]], rounds: int = 30, threads: int = 1) -> list[Times]:
+class Gauge:
+    """Whether the machine is at rest: whether it computes as fast, on every thread, as it was ever seen to.
+
+    `patience` is the number of seconds that one race may last longer for that. `turns` and `disturbed` count, over all
+    races, the turns that were taken into account and those among them when the machine was not at rest.
+    """
+
+    #: A probe that takes this much longer than the shortest has been disturbed.
+    SLACK = 1.06
+
+    def __init__(self, patience: float) -> None:
+        self.patience = patience
+        self.turns = self.disturbed = 0
+        self._probes: dict[int, Callable[[], None]] = {}
+        self._shortest = float("inf")
+
+    def at_rest(self, threads: int) -> bool:
+        """Probe now, some times, since the first may have to wake a thread."""
+        return self._probe(threads, 4)
+
+    def await_rest(self, threads: int, seconds: float) -> bool:
+        """Probe until the machine is at rest, for so long at most: load makes a host give us cores of our own."""
+        end = time.perf_counter() + seconds
+        while not self._probe(threads, 100):
+            if time.perf_counter() > end:
+                return False
+        return True
+
+    def _probe(self, threads: int, times: int) -> bool:
+        if threads not in self._probes:
+            for known in (1, threads):
+                probe = self._probes[known] = runtime.peak_job("float32", known)[0]
+                self._shortest = min(self._shortest, *(_turn(probe, 1) for _ in range(30)))
+        for _ in range(times):
+            took = _turn(self._probes[threads], 1)
+            self._shortest = min(self._shortest, took)
+            if took <= self.SLACK * self._shortest:
+                return True
+        return False
+
+
+def race(
+    runs: Sequence[Callable[[], object]], rounds: int = 30, threads: int = 1, gauge: Gauge | None = None
+) -> list[Times]:
     """Time calls round by round, each in turn, the first one changing from round to round.
 
     Every turn starts with one call that is not timed: it brings the contender's own data back into the caches.
@@ -41,15 +91,32 @@ def race(runs: Sequence[Callable[[], object]], rounds: int = 30, threads: int = 
         run()
         once = min(_turn(run, 1) for _ in range(3))
         inner.append(max(1, round(TURN * 1e6 / max(once, 0.1))))
+    patience = gauge.patience if gauge else 0.0
     times: list[list[float]] = [[] for _ in runs]
     for turn in range(rounds):
         for at in range(len(runs)):
             which = (at + turn) % len(runs)
-            if threads > 1:
-                time.sleep(SETTLE)
-            runs[which]()
-            times[which].append(_turn(runs[which], inner[which]))
+            while True:
+                start = time.perf_counter()
+                _settle(threads)
+                undisturbed = not gauge or gauge.await_rest(threads, patience)
+                runs[which]()
+                took = _turn(runs[which], inner[which])
+                _settle(threads)
+                undisturbed = undisturbed and (not gauge or gauge.at_rest(threads))
+                if undisturbed or patience <= 0:
+                    break
+                patience -= time.perf_counter() - start
+            times[which].append(took)
+            if gauge:
+                gauge.turns += 1
+                gauge.disturbed += not undisturbed
     return [Times(min(series), statistics.median(series)) for series in times]
+
+
+def _settle(threads: int) -> None:
+    if threads > 1:
+        time.sleep(SETTLE)
 
 
 def quickest(ways: Mapping[str, Callable[[], object]], rounds: int = 15) -> str:

@@ -28,6 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser, positive: Callable[[str], int
     add("--dtype", choices=["float32", "float64"], default="float32")
     add("--backend", default="auto", metavar="NAME", help="ours: auto, numba, cython or the name of a kernel")
     add("--rounds", type=positive, default=30, metavar="N", help="turns of each contender (30)")
+    add(
+        "--patience", type=float, default=0.0, metavar="SECONDS",
+        help="how much longer each race may last to repeat turns in which the machine was not at rest (0)",
+    )  # fmt: skip
     add("--json", type=Path, metavar="FILE", help="write everything that was measured to this file")
     add("--markdown", type=Path, metavar="FILE", help="write the tables to this file")
     add("--plot", type=Path, metavar="FILE.png", help="draw FILE-roofline.png and FILE-speedup.png")
