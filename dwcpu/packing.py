@@ -14,7 +14,7 @@ __all__ = ["depthwise_panels", "gemm_panels"]
 
 def _packed(*pieces: np.ndarray) -> np.ndarray:
     """The pieces, flattened and one after the other, in aligned memory."""
-    result = arrays.empty(sum(piece.size for piece in pieces), pieces[0].dtype)
+    result = arrays.aligned(sum(piece.size for piece in pieces), pieces[0].dtype)
     first = 0
     for piece in pieces:
         result[first : first + piece.size].reshape(piece.shape)[...] = piece
@@ -88,8 +88,8 @@ def gemm_panels(
     rows = w.reshape(-1, groups, outputs)
     padded = -(-outputs // lanes) * lanes
     width = lanes * vectors
-    weights = arrays.empty(rows.shape[0] * groups * padded, w.dtype)
-    packed_bias = arrays.empty(groups * padded, w.dtype)
+    weights = arrays.aligned(rows.shape[0] * groups * padded, w.dtype)
+    packed_bias = arrays.aligned(groups * padded, w.dtype)
     packed_bias[:] = 0
     if bias is not None:
         packed_bias.reshape(groups, padded)[:, :outputs] = bias.reshape(groups, outputs)
