@@ -159,7 +159,7 @@ def first(
     """
     kind = _kind(options, x, num_threads, weights)
     result = program(x, residual, out, num_threads)
-    if kind is not None and program.made is not None:
+    if kind is not None and program.made is not None and program.made[0].job is None:
         compiled, packed = program.made
         packings = _packings(compiled, packed, filters_first)
         if packings:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import arrays, dispatch, reference, runtime
+from . import arrays, background, dispatch, reference, runtime
 from .epilogue import Activation, parse_activation
 from .geometry import ConvGeometry, Geometry, InvertedResidualGeometry, SeparableGeometry
 from .padding import normalise_int, normalise_pair, parse_padding, parse_padding_1d
@@ -247,10 +247,13 @@ class Compiled:
     operation : Prepared or callable
         The kernel, or ``run(x, residual, out, threads)`` on arrays that kernels can take; a batch of one may lack its
         axis.
+    job : background.Job, optional
+        What makes the kernel that was chosen ready, if `operation` only stands in for it.
     """
 
     geometry: Geometry
     operation: Prepared | Run
+    job: background.Job | None = None
 
     @property
     def run(self) -> Run:
@@ -260,7 +263,7 @@ class Compiled:
     @property
     def nodes(self) -> list[Node]:
         """The same as operations of a pipeline; none for an empty batch."""
-        return [Node(self.operation, self.geometry.out_shape)] if self.geometry.batch else []
+        return [Node(self.operation, self.geometry.out_shape, job=self.job)] if self.geometry.batch else []
 
 
 class Program:
@@ -306,7 +309,7 @@ class Program:
         """Check the shapes of the weights, the options and the backend before there is an image."""
         geometry = self.step.geometry(self.step.smallest_input())
         if self.backend not in ("auto", "numba"):  # these two compute everything: no need to load numba yet
-            self._choose(geometry, 1)
+            self._choose(geometry, 1, self.backend)
 
     def threads(self, num_threads: object) -> int:
         """The thread count of a call: `num_threads`, checked, or the current default."""
@@ -328,14 +331,29 @@ class Program:
         ValueError
             If the backend that was asked for does not compute this.
         """
-        kernel = self._choose(geometry, threads)
-        return Compiled(geometry, self.step.operation_with(kernel, geometry, packed) if geometry.batch else _nothing)
+        kernel = self._choose(geometry, threads, self.backend)
+        if not geometry.batch:
+            return Compiled(geometry, _nothing)
 
-    def _choose(self, geometry: Geometry, threads: int) -> dispatch.Kernel | None:
-        if self.backend == "reference":
+        if self.backend == "auto" and kernel and kernel.backend == "numba" and runtime.cython_kernels() is not None:
+            # Cython has a general kernel for everything: it stands in where the better one must be compiled first.
+            other = self._choose(geometry, threads, "cython")
+
+            def made(kernel: dispatch.Kernel | None) -> Prepared | Run:
+                operation = self.step.operation_with(kernel, geometry, packed)
+                assert isinstance(operation, Prepared)
+                operation.passes(threads)  # all machine code for this number of threads
+                return operation
+
+            key = (kernel.name, geometry, threads, *(part.activation.code for part in self.step.parts))
+            return Compiled(geometry, *background.ready(key, lambda: made(kernel), lambda: made(other)))
+        return Compiled(geometry, self.step.operation_with(kernel, geometry, packed))
+
+    def _choose(self, geometry: Geometry, threads: int, backend: str) -> dispatch.Kernel | None:
+        if backend == "reference":
             return None
         try:
-            return dispatch.choose(geometry, self.dtype, threads, self.backend)
+            return dispatch.choose(geometry, self.dtype, threads, backend)
         except ValueError as error:
             # The dispatcher does not know for whom it chooses.
             raise ValueError(str(error).replace("choose: ", f"{self.operation}: ", 1)) from None

@@ -11,13 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from math import prod
 from time import perf_counter
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
 from . import runtime
 from .abi import STEP_FIELDS
 from .grid import Grid
+
+if TYPE_CHECKING:
+    from .background import Job
 
 __all__ = ["GIVEN", "Arenas", "Node", "Pass", "Pipeline"]
 
@@ -65,11 +68,14 @@ class Node(NamedTuple):
     out_shape : tuple of int
     residual : int or None
         Number of the node whose *input* is added (0: the pipeline's input), or `GIVEN`.
+    job : background.Job, optional
+        For the kernel that the operation stands in for. Pipelines do not look at it.
     """
 
     operation: Kernels | Run
     out_shape: tuple[int, ...]
     residual: int | None = None
+    job: Job | None = None
 
 
 class Arenas:

@@ -17,6 +17,7 @@ PACKAGE = Path(find_spec("dwcpu").origin).parent
 FOUNDATION = {"abi", "padding", "epilogue", "geometry"}
 BELOW_DISPATCH = FOUNDATION | {"arrays", "grid", "packing", "reference", "runtime", "numba_kernels", "cython_kernels"}
 FRONT_DOOR = BELOW_DISPATCH | {
+    "background",
     "pipeline",
     "prepared",
     "dispatch",
@@ -43,15 +44,16 @@ ALLOWED: dict[str, set[str]] = {
     "cython_kernels": {"abi"},
     "runtime": {"abi", "numba_kernels", "cython_kernels"},
     "choices": {"folders", "geometry", "runtime"},
+    "background": {"numba_kernels"},
     "dispatch": BELOW_DISPATCH | {"choices", "prepared"},
     "calls": {"arrays", "geometry", "prepared", "runtime"},
-    "pipeline": {"abi", "grid", "runtime"},
+    "pipeline": {"abi", "background", "grid", "runtime"},
     "prepared": BELOW_DISPATCH | {"pipeline"},
-    "frontdoor": BELOW_DISPATCH | {"dispatch", "pipeline", "prepared"},
+    "frontdoor": BELOW_DISPATCH | {"background", "dispatch", "pipeline", "prepared"},
     "ops": FRONT_DOOR,
     "layers": FRONT_DOOR,
     "tuning": FRONT_DOOR | {"choices"},
-    "models": {"abi", "arrays", "grid", "ops", "layers", "pipeline", "runtime", "geometry"},
+    "models": {"abi", "arrays", "background", "grid", "ops", "layers", "pipeline", "runtime", "geometry"},
     "bench_command": set(),
     "cli": {"models", "ops", "layers", "runtime", "bench_command"},
     "__main__": {"cli"},

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import arrays, runtime
+from .. import arrays, background, runtime
 from ..abi import plan_dtype
 from ..grid import cut
 from ..layers import Conv2d, InvertedResidual, PointwiseConv2d, SeparableConv2d, fold_batchnorm
@@ -93,11 +93,15 @@ class Step:
 
 
 class _Plan(NamedTuple):
-    """A network made ready for one input shape and number of threads; `layers` says of each node whose it is."""
+    """A network made ready for one input shape and number of threads.
+
+    `layers` says of each node whose it is, and `jobs` which kernels some of them only stand in for.
+    """
 
     pipeline: Pipeline
     out_shapes: list[tuple[int, ...]]
     layers: list[int]
+    jobs: list[background.Job]
 
 
 class Network:
@@ -214,8 +218,9 @@ class Network:
             Called as ``progress(done, total, name)`` before each layer and once at the end.
         """
         x = np.zeros(shape, np.float32)
-        self._ready(x, num_threads, progress)
-        self(x, num_threads)
+        with background.waiting():
+            self._ready(x, num_threads, progress)
+            self(x, num_threads)
 
     def explain(self, shape: tuple[int, ...] = (1, 224, 224, 3), num_threads: int | None = None) -> Report:
         """Which kernel each layer takes for an input of this shape, and how fast it could be at best.
@@ -238,7 +243,8 @@ class Network:
             out = step.layer.out_shape(at)
             rows.append(_describe(step, at, out, num_threads))
             at = out
-        pipeline = self._plan(shape, self._threads(num_threads)).pipeline
+        with background.waiting():
+            pipeline = self._plan(shape, self._threads(num_threads)).pipeline
         memory = pipeline.arena_bytes, pipeline.value_bytes
         return Report(f"{self.name}, input {_times(shape)}", tuple(rows), memory=memory)
 
@@ -261,7 +267,8 @@ class Network:
         """
         if runs < 1:
             raise ValueError(f"profile: runs is {runs}; at least 1 is needed")
-        plan = self._ready(x, num_threads)
+        with background.waiting():
+            plan = self._ready(x, num_threads)
         x = arrays.native(x)
         logits = self(x, num_threads)
         times: list[list[float]] = [[] for _ in self._steps]
@@ -313,7 +320,7 @@ class Network:
         # once may lose one of the two, which is then made again.
         plan = self._plans.get((shape, threads))
         total = len(self._steps)
-        if plan is None:
+        if plan is None or any(map(background.over, plan.jobs)):
             at = shape
             nodes: list[Node] = []
             layers: list[int] = []  # of each node, whose it is
@@ -331,7 +338,7 @@ class Network:
                 at = step.layer.out_shape(at)
                 out_shapes.append(at)
             pipeline = Pipeline(nodes, shape, np.dtype(np.float32), threads, self._arenas)
-            plan = _Plan(pipeline, out_shapes, layers)
+            plan = _Plan(pipeline, out_shapes, layers, [node.job for node in nodes if node.job is not None])
             self._plans = dict([*list(self._plans.items())[1 - _MAX_PLANS :], ((shape, threads), plan)])
         elif progress is not None:
             for index, step in enumerate(self._steps):

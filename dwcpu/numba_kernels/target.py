@@ -13,7 +13,7 @@ import os
 import re
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,12 +27,16 @@ from numba.core.runtime import rtsys
 from .. import folders
 
 __all__ = [
+    "ANY",
+    "CACHED",
+    "NotReadyError",
     "Target",
     "cache_directory",
     "compile_function",
     "compile_kernel",
     "compiled_count",
     "inlined",
+    "limited",
     "part",
     "target",
 ]
@@ -162,10 +166,59 @@ class _KernelCache(caching.FunctionCache):
 
 _lock = threading.RLock()
 if hasattr(os, "register_at_fork"):
-    # another thread of the parent may have been compiling
-    os.register_at_fork(after_in_child=lambda: globals().update(_lock=threading.RLock()))
+    # A fork waits for the kernel that another thread is compiling: the child would find Numba's own lock held for ever.
+    os.register_at_fork(
+        before=lambda: _lock.acquire(),
+        after_in_parent=lambda: _lock.release(),
+        after_in_child=lambda: globals().update(_lock=threading.RLock()),
+    )
 _compiled: dict[str, CFunc] = {}  # machine code lives as long as its CFunc
 _building: list[str] = []  # name of the kernel that is being built
+
+
+#: How far a thread goes for a kernel that this process does not have: it loads it from the cache, unless that means
+#: waiting for another thread; or it compiles it.
+CACHED, ANY = range(2)
+
+
+class NotReadyError(Exception):
+    """A kernel cannot be had as quickly as `limited` wants it."""
+
+
+class _Limits(threading.local):
+    """What holds for this thread."""
+
+    most: int = ANY
+    before: Callable[[str], None] | None = None
+
+
+_limits = _Limits()
+
+
+@contextlib.contextmanager
+def limited(most: int, before: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Let this thread go no further than `most` for a kernel, and have it call `before` with the name of each one.
+
+    Raises
+    ------
+    NotReadyError
+        From `compile_kernel`, where that is not far enough.
+    """
+    kept = _limits.most, _limits.before
+    _limits.most, _limits.before = most, before
+    try:
+        yield
+    finally:
+        _limits.most, _limits.before = kept
+
+
+class _Kernel(CFunc):
+    """Numba's function, which is not compiled where only what the cache has is wanted."""
+
+    def _compile_uncached(self) -> Any:
+        if _limits.most < ANY:
+            raise NotReadyError(self._pyfunc.__qualname__)
+        return super()._compile_uncached()
 
 
 def _named(function: Callable, name: str) -> Callable:
@@ -197,24 +250,40 @@ def compile_kernel(name: str, build: Callable[[], tuple[Callable, Any]]) -> int:
     name : str
         Identifies the kernel among all others, tile sizes included: it is the cache key.
     build : callable
-        Returns the Python function and its Numba signature; called at most once.
+        Returns the Python function and its Numba signature; called until the kernel is there.
+
+    Raises
+    ------
+    NotReadyError
+        If `limited` does not let this thread go as far as it would have to.
     """
-    with _lock:
+    known = _compiled.get(name)
+    if known is not None:
+        return known.address
+    if not _lock.acquire(blocking=_limits.most == ANY):
+        raise NotReadyError(name)
+    try:
         if name not in _compiled:
-            _building.append(name)
-            try:
-                function, signature = build()
-            finally:
-                _building.pop()
-            kernel = CFunc(
-                _named(function, name), (signature.args, signature.return_type), {}, {"error_model": "numpy"}
-            )
-            folder = cache_directory()
-            if folder is not None:
-                kernel._cache = _KernelCache(function, folder, name)
-            kernel.compile()
-            _compiled[name] = kernel
+            if _limits.before is not None:
+                _limits.before(name)
+            _compiled[name] = _compile(name, build)
         return _compiled[name].address
+    finally:
+        _lock.release()
+
+
+def _compile(name: str, build: Callable[[], tuple[Callable, Any]]) -> CFunc:
+    _building.append(name)
+    try:
+        function, signature = build()
+    finally:
+        _building.pop()
+    kernel = _Kernel(_named(function, name), (signature.args, signature.return_type), {}, {"error_model": "numpy"})
+    folder = cache_directory()
+    if folder is not None:
+        kernel._cache = _KernelCache(function, folder, name)
+    kernel.compile()
+    return kernel
 
 
 def compile_function(name: str, function: Callable, signature: Any, **options: Any) -> Callable[..., Any]:
