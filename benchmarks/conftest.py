@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import shapes
+
+os.environ["DWCPU_BACKGROUND_COMPILE"] = "0"  # the kernels that are chosen, not those that stand in for them
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

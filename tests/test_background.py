@@ -270,7 +270,7 @@ def run(code: str, cache: Path, **environment: str) -> str:
     cache.chmod(0o700)
     mine = {name: value for name, value in os.environ.items() if name != "DWCPU_BACKGROUND_COMPILE"}
     mine |= {"NUMBA_CACHE_DIR": str(cache), **environment}
-    done = subprocess.run([sys.executable, "-c", code], env=mine, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", code], env=mine, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
@@ -287,8 +287,23 @@ print(kernel())
 """
 
 
+#: Goes on when a kernel is being compiled.
+MEANWHILE = """
+import sys, time
+target = sys.modules["dwcpu.numba_kernels.target"]
+while target._lock.acquire(blocking=False):
+    target._lock.release()
+    time.sleep(1e-3)
+"""
+
+
 def test_a_process_that_ends_at_once_ends_well(tmp_path: Path) -> None:
     assert run(PROGRAM, tmp_path).split() == ["cython"]
+
+
+def test_a_process_that_ends_meanwhile_finishes_one_kernel(tmp_path: Path) -> None:
+    assert run(PROGRAM + MEANWHILE, tmp_path).split() == ["cython"]
+    assert len(list(tmp_path.rglob("*.nbi"))) == 1
 
 
 def test_what_was_compiled_is_there_at_once_in_the_next_process(tmp_path: Path) -> None:
@@ -299,7 +314,7 @@ def test_what_was_compiled_is_there_at_once_in_the_next_process(tmp_path: Path) 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_child_forked_meanwhile_compiles_for_itself(tmp_path: Path) -> None:
     code = """
-import os, sys, warnings
+import os, warnings
 warnings.simplefilter("ignore", DeprecationWarning)  # that this process has threads
 child = os.fork()
 if child == 0:
@@ -307,4 +322,4 @@ if child == 0:
     os._exit(0)
 sys.exit(os.waitpid(child, 0)[1])
 """
-    assert run(PROGRAM + code, tmp_path).split() == ["cython", "numba", "False", "None"]
+    assert run(PROGRAM + MEANWHILE + code, tmp_path).split() == ["cython", "numba", "False", "None"]
