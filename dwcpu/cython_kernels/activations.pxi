@@ -13,81 +13,143 @@ cdef enum:
     SILU = 5
     GELU = 6
 
+cdef enum:
+    TOGETHER = 6  # vectors, step by step: one alone is a chain of operations that wait for each other
 
-cdef inline vec exp_of(vec v) noexcept nogil:
+
+cdef inline void exp_of(const int count, vec *v) noexcept nogil:
     """exp(v) for v <= 0."""
-    cdef vec shift = v_splat(EXP_SHIFT), shifted, n, r, y
-    cdef int k
-    v = v_select_less(v, v_splat(EXP_LOWEST), v_splat(EXP_LOWEST), v)
-    shifted = v_fma(v, v_splat(INVERSE_LN2), shift)
-    n = v_neg(v_sub(shifted, shift))
-    r = v_fma(n, v_splat(LN2_TAIL), v_fma(n, v_splat(LN2_HEAD), v))
-    y = v_splat(EXP_SERIES[EXP_COUNT - 1])
+    cdef vec shifted[TOGETHER]
+    cdef vec r[TOGETHER]
+    cdef int i, k
+    for i in range(count):
+        r[i] = v_select_less(v[i], v_splat(EXP_LOWEST), v_splat(EXP_LOWEST), v[i])
+    for i in range(count):
+        shifted[i] = v_fma(r[i], v_splat(INVERSE_LN2), v_splat(EXP_SHIFT))
+    for i in range(count):
+        v[i] = v_neg(v_sub(shifted[i], v_splat(EXP_SHIFT)))
+    for i in range(count):
+        r[i] = v_fma(v[i], v_splat(LN2_HEAD), r[i])
+    for i in range(count):
+        r[i] = v_fma(v[i], v_splat(LN2_TAIL), r[i])
+    for i in range(count):
+        v[i] = v_splat(EXP_SERIES[EXP_COUNT - 1])
     for k in range(EXP_COUNT - 1):
-        y = v_fma(y, r, v_splat(EXP_SERIES[EXP_COUNT - 2 - k]))
-    return v_scale(shifted, y)
+        for i in range(count):
+            v[i] = v_fma(v[i], r[i], v_splat(EXP_SERIES[EXP_COUNT - 2 - k]))
+    for i in range(count):
+        v[i] = v_scale(shifted[i], v[i])
 
 
-cdef inline vec sigmoid_of(vec v) noexcept nogil:
+cdef inline void sigmoid_of(const int count, vec *v) noexcept nogil:
+    cdef vec e[TOGETHER]
     cdef vec one = v_splat(1)
-    cdef vec e = exp_of(v_select_less(v_zero(), v, v_neg(v), v))
-    return v_div(v_select_less(v, v_zero(), e, one), v_add(one, e))
+    cdef int i
+    for i in range(count):
+        e[i] = v_select_less(v_zero(), v[i], v_neg(v[i]), v[i])
+    exp_of(count, e)
+    for i in range(count):
+        v[i] = v_div(v_select_less(v[i], v_zero(), e[i], one), v_add(one, e[i]))
 
 
-cdef inline vec gelu_of(vec v) noexcept nogil:
-    cdef vec one = v_splat(1), minus_half = v_splat(-0.5), farthest = v_splat(64)
-    cdef vec w, z, square, rest, e, t, y, tail
-    cdef int k
-    w = v_select_less(v, v_zero(), v_neg(v), v)
-    w = v_select_less(farthest, w, farthest, w)
-    z = v_mul(w, v_splat(INVERSE_SQRT2))
-    square = v_mul(w, w)
-    rest = v_fma(w, w, v_neg(square))
-    e = exp_of(v_mul(minus_half, square))
-    e = v_fma(v_mul(minus_half, rest), e, e)
-    t = v_div(v_sub(z, v_splat(ERFC_CENTRE)), v_add(z, v_splat(ERFC_CENTRE)))
-    y = v_splat(ERFC_SERIES[ERFC_COUNT - 1])
+cdef inline void gelu_of(const int count, vec *v) noexcept nogil:
+    cdef vec e[TOGETHER]
+    cdef vec t[TOGETHER]
+    cdef vec y[TOGETHER]
+    cdef vec w, z, square
+    cdef vec one = v_splat(1), minus_half = v_splat(-0.5)
+    cdef int i, k
+    for i in range(count):
+        z = v_mul(gelu_size(v[i]), v_splat(INVERSE_SQRT2))
+        t[i] = v_div(v_sub(z, v_splat(ERFC_CENTRE)), v_add(z, v_splat(ERFC_CENTRE)))
+        y[i] = v_splat(ERFC_SERIES[ERFC_COUNT - 1])
     for k in range(ERFC_COUNT - 1):
-        y = v_fma(y, t, v_splat(ERFC_SERIES[ERFC_COUNT - 2 - k]))
-    tail = v_div(v_mul(e, y), v_add(one, v_mul(v_splat(2), z)))  # erfc(z) / 2
-    return v_mul(v, v_select_less(v, v_zero(), tail, v_sub(one, tail)))
+        for i in range(count):
+            y[i] = v_fma(y[i], t[i], v_splat(ERFC_SERIES[ERFC_COUNT - 2 - k]))
+    for i in range(count):
+        w = gelu_size(v[i])
+        e[i] = v_mul(minus_half, v_mul(w, w))
+    exp_of(count, e)
+    for i in range(count):
+        w = gelu_size(v[i])
+        square = v_mul(w, w)
+        e[i] = v_fma(v_mul(minus_half, v_fma(w, w, v_neg(square))), e[i], e[i])
+        z = v_mul(w, v_splat(INVERSE_SQRT2))
+        t[i] = v_div(v_mul(e[i], y[i]), v_add(one, v_mul(v_splat(2), z)))  # erfc(z) / 2
+        v[i] = v_mul(v[i], v_select_less(v[i], v_zero(), t[i], v_sub(one, t[i])))
+
+
+cdef inline vec gelu_size(vec v) noexcept nogil:
+    """|v|, at most 64: beyond that gelu is v or 0."""
+    v = v_select_less(v, v_zero(), v_neg(v), v)
+    return v_select_less(v_splat(64), v, v_splat(64), v)
 
 
 cdef inline vec hardsigmoid_of(vec v) noexcept nogil:
     return v_mul(v_clamp(v_add(v, v_splat(3)), v_zero(), v_splat(6)), v_splat(<real> (1.0 / 6.0)))
 
 
-cdef inline vec activation_of(const int code, vec v, vec alpha) noexcept nogil:
-    if code == HARDSWISH:
-        return v_mul(v, hardsigmoid_of(v))
-    elif code == HARDSIGMOID:
-        return hardsigmoid_of(v)
-    elif code == LEAKY_RELU:
-        return v_select_less(v, v_zero(), v_mul(alpha, v), v)
+cdef inline void activation_of(const int code, const int count, vec *v, vec alpha) noexcept nogil:
+    cdef vec x[TOGETHER]
+    cdef int i
+    if code == GELU:
+        gelu_of(count, v)
     elif code == SIGMOID:
-        return sigmoid_of(v)
+        sigmoid_of(count, v)
     elif code == SILU:
-        return v_mul(v, sigmoid_of(v))
+        for i in range(count):
+            x[i] = v[i]
+        sigmoid_of(count, x)
+        for i in range(count):
+            v[i] = v_mul(v[i], x[i])
     else:
-        return gelu_of(v)
+        for i in range(count):
+            if code == HARDSWISH:
+                v[i] = v_mul(v[i], hardsigmoid_of(v[i]))
+            elif code == HARDSIGMOID:
+                v[i] = hardsigmoid_of(v[i])
+            else:
+                v[i] = v_select_less(v[i], v_zero(), v_mul(alpha, v[i]), v[i])
 
 
 cdef inline void activate_all(
     const int code, real *values, i64 rows, i64 row_stride, i64 columns, double slope
 ) noexcept nogil:
     cdef vec alpha = v_splat(<real> slope)
-    cdef i64 row, column
-    cdef int rest
-    for row in range(rows):
-        column = 0
-        while column + LANES <= columns:
-            v_store(values + column, activation_of(code, v_load(values + column), alpha))
-            column += LANES
-        rest = <int> (columns - column)
-        if rest > 0:
-            v_store_first(
-                values + column, activation_of(code, v_load_part(values + column, 0, rest), alpha), rest)
-        values += row_stride
+    cdef vec v[TOGETHER]
+    cdef real *places[TOGETHER]
+    cdef real *place = values
+    cdef i64 whole = columns // LANES, left = rows * whole, in_row = whole, turn = row_stride - whole * LANES
+    cdef int count, i, rest = <int> (columns - whole * LANES)
+    while left > 0:
+        count = TOGETHER if left >= TOGETHER else 1
+        for i in range(TOGETHER):
+            if i < count:
+                places[i] = place
+                place += LANES
+                in_row -= 1
+                if in_row == 0:
+                    place += turn
+                    in_row = whole
+        if count == TOGETHER:
+            for i in range(TOGETHER):
+                v[i] = v_load(places[i])
+            activation_of(code, TOGETHER, v, alpha)
+            for i in range(TOGETHER):
+                v_store(places[i], v[i])
+        else:
+            v[0] = v_load(places[0])
+            activation_of(code, 1, v, alpha)
+            v_store(places[0], v[0])
+        left -= count
+    values += whole * LANES
+    if rest:
+        while rows > 0:
+            v[0] = v_load_part(values, 0, rest)
+            activation_of(code, 1, v, alpha)
+            v_store_first(values, v[0], rest)
+            values += row_stride
+            rows -= 1
 
 
 cdef void hardswish(real *values, i64 rows, i64 row_stride, i64 columns, double alpha) noexcept nogil:
