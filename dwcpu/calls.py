@@ -1,11 +1,11 @@
 """The short way of a call whose like was seen before; `frontdoor` is the long one, and knows every rule.
 
 A `Call` belongs to one shape and thread count. It takes arrays that kernels can take as they are and answers None to
-all others, which then go through the front door. Layers keep a few. Functions get their weights with every call, so
-theirs also own memory for packed weights, which each call fills anew: a bounded pool keeps them by shapes and options
-(`again`, `first`), and each is used by one thread at a time.
+all others, which then go through the front door. Layers are `Caller`s, which keep a few. Functions get their weights
+with every call, so theirs also own memory for packed weights, which each call fills anew: a bounded pool keeps them by
+shapes and options (`again`, `first`), and each is used by one thread at a time.
 
-All of that is compiled (`cython_kernels/_calls.pyx`). Where it is not, layers have the `Call` of this file, and
+All of that is compiled (`cython_kernels/_calls.pyx`). Where it is not, layers have the classes of this file, and
 functions go the long way.
 """
 
@@ -16,6 +16,7 @@ from math import lcm
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from . import arrays, runtime
 from .geometry import ConvGeometry
@@ -24,10 +25,7 @@ from .prepared import Prepared
 if TYPE_CHECKING:
     from .frontdoor import Compiled, Program
 
-__all__ = ["Apply", "Call", "again", "call_of", "first", "forget"]
-
-#: ``apply(x, residual, out)``: the result, or None for the front door.
-Apply = Callable[[object, object, object], np.ndarray | None]
+__all__ = ["Call", "Caller", "again", "call_of", "first", "forget"]
 
 #: Kinds of calls that functions remember, spare calls of one kind (for threads that make it at once), and bytes of
 #: packed weights in all of them.
@@ -35,6 +33,9 @@ _MOST_KINDS, _MOST_SPARE, _MOST_BYTES = 256, 8, 32 << 20
 
 _READY = arrays.CONTIGUOUS | arrays.ALIGNED
 _READY_OUT = _READY | arrays.WRITEABLE
+
+
+_compiled: Any = runtime.compiled_calls()
 
 
 class Call:
@@ -74,13 +75,13 @@ class Call:
         scratch_of: Callable[[int], int],
         packings: tuple = (),
     ) -> None:
-        self._x_shape, self._out_shape, self._turned, self._dtype = x_shape, out_shape, turned, dtype
-        self._runner, self._threads = runner, threads
+        self.x_shape, self._out_shape, self._turned, self._dtype = x_shape, out_shape, turned, dtype
+        self._runner, self.threads = runner, threads
 
     def apply(self, x: Any, residual: Any, out: Any) -> np.ndarray | None:
         """The result, or None where something is not plainly right; nothing has been done then."""
         shape = self._out_shape
-        if self._turned or not self._fits(x, self._x_shape, _READY):
+        if self._turned or not self._fits(x, self.x_shape, _READY):
             return None
         if residual is not None and not self._fits(residual, shape, _READY):
             return None
@@ -90,7 +91,7 @@ class Call:
                 return None
             if residual is not None and np.may_share_memory(out, residual):
                 return None
-        self._runner(x, residual, target, self._threads)
+        self._runner(x, residual, target, self.threads)
         return target
 
     def _fits(self, array: Any, shape: tuple[int, ...], flags: int) -> bool:
@@ -102,12 +103,50 @@ class Call:
         )
 
 
+class Caller:
+    """What layers do when they are called: `Call.apply`, where one of those that are known fits; else `_long_way`.
+
+    Attributes
+    ----------
+    known : tuple of Call
+        Replaced as a whole, never changed, so that reading it needs no lock.
+    """
+
+    known: tuple[Any, ...] = ()
+
+    def _remember(self, known: tuple[Any, ...], default_threads: Callable[[], int]) -> None:
+        """Know these from now on; `default_threads` gives the number of threads where a call does not."""
+        self.known, self._default_threads = known, default_threads
+
+    def _long_way(self, x: Any, residual: Any, out: Any, num_threads: Any) -> np.ndarray:
+        """Through the front door."""
+        raise NotImplementedError  # by each subclass
+
+    def __call__(
+        self,
+        x: ArrayLike,
+        *,
+        out: np.ndarray | None = None,
+        residual: ArrayLike | None = None,
+        num_threads: int | None = None,
+    ) -> np.ndarray:
+        """See `dwcpu.layers.Layer`."""
+        if self.known and type(x) is np.ndarray:
+            threads = self._default_threads() if num_threads is None else num_threads
+            for call in self.known if type(threads) is int else ():
+                if call.threads == threads and call.x_shape == x.shape:
+                    result: np.ndarray | None = call.apply(x, residual, out)
+                    if result is not None:
+                        return result
+                    break
+        return self._long_way(x, residual, out, num_threads)
+
+
 def call_of(program: Program, compiled: Compiled, x_shape: tuple[int, ...], threads: int, packings: tuple = ()) -> Any:
     """The `Call` of a compiled program for `x` of that shape, as the user sees it."""
-    made = runtime.compiled_calls()
     operation = compiled.operation
     x_image, out_image = compiled.geometry.x_shape, compiled.geometry.out_shape
-    return (Call if made is None else made.Call)(
+    return (Call if _compiled is None else _compiled.Call)(
         x_shape,
         arrays.user_shape(out_image, program.layout, program.spatial, len(x_shape)),
         x_image,
@@ -120,6 +159,10 @@ def call_of(program: Program, compiled: Compiled, x_shape: tuple[int, ...], thre
         runtime.scratch,
         packings,
     )
+
+
+if not TYPE_CHECKING and _compiled is not None:
+    Caller = _compiled.Caller
 
 
 # --- functions --------------------------------------------------------------------------------------------------------
@@ -170,11 +213,10 @@ def first(
 def _kind(options: tuple, x: Any, num_threads: Any, weights: tuple) -> Any:
     """The key of the pool that lacks a call of this kind; None if it has one, or can have none."""
     global _pool, again
-    module = runtime.compiled_calls()
-    if module is None:
+    if _compiled is None:
         return None
     if _pool is None:
-        _pool = module.Pool(runtime.get_num_threads)
+        _pool = _compiled.Pool(runtime.get_num_threads)
         again = _pool.again
     key = _pool.key(options, x, num_threads, weights)
     return None if key is None or _pool.free.get(key) else key

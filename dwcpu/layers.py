@@ -37,8 +37,12 @@ __all__ = [
 _REMEMBERED = 16
 
 
-class Layer:
+class Layer(calls.Caller):
     """What all layers have in common; see the subclasses.
+
+    Called as ``layer(x, *, out=None, residual=None, num_threads=None)`` with images of the layout that the layer was
+    made with, with or without a batch axis. `out` is where to write; it is returned. `residual`, of the result's shape,
+    is added before the (last) activation. Raises TypeError and ValueError as the functions of `dwcpu.ops` do.
 
     Attributes
     ----------
@@ -58,50 +62,13 @@ class Layer:
         # Both maps are replaced, never changed in place, so that reading them needs no lock. Two threads that add an
         # entry at once may lose one of the two; it is then made again.
         self._compiled: dict[tuple[tuple[int, ...], int], Compiled] = {}
-        #: By the shape of `x` as the user sees it.
-        self._fast: dict[tuple[tuple[int, ...], int], calls.Apply] = {}
+        #: By the shape of `x` as the user sees it: what `Caller` knows.
+        self._short: dict[tuple[tuple[int, ...], int], Any] = {}
+        self._remember((), runtime.get_num_threads)
         #: Packed weights, whatever the shape.
         self._packed: dict[Any, Any] = {}
 
-    def __call__(
-        self,
-        x: ArrayLike,
-        *,
-        out: np.ndarray | None = None,
-        residual: ArrayLike | None = None,
-        num_threads: int | None = None,
-    ) -> np.ndarray:
-        """Apply the layer.
-
-        Parameters
-        ----------
-        x : ndarray
-            Of the layout that the layer was made with, with or without a batch axis.
-        out : ndarray, optional
-            Where to write.
-        residual : ndarray of the shape of the result, optional
-            Added before the (last) activation.
-        num_threads : int, optional
-
-        Returns
-        -------
-        ndarray
-            `out` itself where it was given.
-
-        Raises
-        ------
-        TypeError, ValueError
-            See `dwcpu.ops`.
-        """
-        # The short way: a shape seen before and arrays that kernels can take. Everything else goes through the front
-        # door, which checks every detail; so whatever is not plainly right here is just sent there.
-        threads = runtime.get_num_threads() if num_threads is None else num_threads
-        if type(x) is np.ndarray and type(threads) is int:
-            apply = self._fast.get((x.shape, threads))
-            if apply is not None:
-                result = apply(x, residual, out)
-                if result is not None:
-                    return result
+    def _long_way(self, x: Any, residual: Any, out: Any, num_threads: Any) -> np.ndarray:
         return self._program(x, residual, out, num_threads, self._compile)
 
     def _compile(self, x_shape: tuple[int, ...], threads: int) -> Compiled:
@@ -114,16 +81,16 @@ class Layer:
             kept = list(self._compiled.items())[1 - _REMEMBERED :]
             entries = dict([*kept, (key, compiled)])
             self._compiled = entries
-            fast: dict[tuple[tuple[int, ...], int], calls.Apply] = {}
-            for (shape, count), entry in entries.items():
+            short: dict[tuple[tuple[int, ...], int], Any] = {}
+            for (shape, count), entry in reversed(entries.items()):
                 if entry.job is not None:  # comes here with every call, so that the better kernel is taken in time
                     continue
                 # an image without a batch axis is the same bytes
                 for axes in (4, 3) if shape[0] == 1 else (4,):
                     seen = arrays.user_shape(shape, program.layout, program.spatial, axes)
-                    known = self._fast.get((seen, count))
-                    fast[seen, count] = known or calls.call_of(program, entry, seen, count).apply
-            self._fast = fast
+                    short[seen, count] = self._short.get((seen, count)) or calls.call_of(program, entry, seen, count)
+            self._short = short
+            self._remember(tuple(short.values()), runtime.get_num_threads)
         return compiled
 
     def nodes(self, x_shape: tuple[int, ...], threads: int) -> list[Node]:
@@ -166,7 +133,8 @@ class Layer:
 
     def __getstate__(self) -> dict[str, Any]:
         kept = self.__dict__.copy()
-        del kept["_compiled"], kept["_fast"], kept["_packed"]
+        for name in ("_compiled", "_packed", "_short", "known", "_default_threads"):
+            kept.pop(name, None)
         return kept
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -91,13 +91,13 @@ def test_a_layer_moves_to_the_better_kernel(compiler: Any, rng: np.random.Genera
     x, made = cases.normal(rng, (1, 9, 10, 32), F32), layer()
     first = made(x, num_threads=1)
     assert running(made).endswith("__cython")
-    assert not made._fast
+    assert not made.known
     again = made(x, num_threads=1)
     compiler.finish()
     last = made(x, num_threads=1)
     assert running(made) == best(made, x)
     assert running(made).endswith("__numba")
-    assert len(made._fast) == 2  # with and without a batch axis
+    assert len(made.known) == 2  # with and without a batch axis
     assert np.array_equal(first, again) and np.array_equal(first, last)
 
 
@@ -221,7 +221,7 @@ def test_errors_leave_the_stand_in_where_it_is(compiler: Any, capfd: pytest.Capt
     background.wait()
     assert np.array_equal(before, made(x, num_threads=1))
     assert running(made).endswith("__cython")
-    assert made._fast  # for good: the short way again
+    assert made.known  # for good: the short way again
     assert capfd.readouterr() == ("", "")
 
 
@@ -233,7 +233,7 @@ def test_no_thread_can_be_had(compiler: Any, monkeypatch: pytest.MonkeyPatch) ->
     made = layer()
     made(np.ones((1, 9, 10, 32), F32), num_threads=1)
     assert running(made).endswith("__cython")
-    assert made._fast and not background._queue
+    assert made.known and not background._queue
 
 
 def test_layers_with_a_stand_in_can_be_copied_and_pickled(compiler: Any) -> None:

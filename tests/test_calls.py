@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import cases
@@ -308,23 +311,19 @@ def test_what_goes_through_the_front_door_for_its_form_is_kept_once(rng) -> None
     assert len(kept()) == 1
 
 
-@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
-@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "Python"])
-def test_layers_with_and_without_the_compiled_calls(rng, monkeypatch, closed_door, compiled, layout) -> None:
-    if compiled and runtime.compiled_calls() is None:
-        pytest.skip("the compiled calls were not built")
-    if not compiled:
-        monkeypatch.setattr(runtime, "compiled_calls", lambda: None)
+def check_layer(layout: str, close_door: Callable[[], None]) -> None:
+    """A layer's second calls are short and right."""
+    rng = np.random.default_rng(0)
     x, w = cases.normal(rng, (1, 20, 8, 20), F32), cases.normal(rng, (3, 3, 20), F32)
     layer = layers.DepthwiseConv2d(w, padding=1, layout=layout, activation="relu6")
     wanted = ops.depthwise_conv2d(x, w, padding=1, layout=layout, activation="relu6")
     residual = cases.normal(rng, wanted.shape, F32)
     with_residual = ops.depthwise_conv2d(x, w, padding=1, layout=layout, activation="relu6", residual=residual)
     assert np.array_equal(layer(x), wanted)
-    if compiled or layout == "NHWC":
-        closed_door()
+    close_door()
     for given, right, more in (
         (x, wanted, {}),
+        (x, wanted, {"num_threads": runtime.get_num_threads()}),
         (x[0], wanted[0], {}),
         (x, with_residual, {"residual": residual}),
         (x[0], with_residual[0], {"residual": residual[0], "out": np.empty_like(wanted[0])}),
@@ -334,6 +333,31 @@ def test_layers_with_and_without_the_compiled_calls(rng, monkeypatch, closed_doo
         assert np.array_equal(result, right)
         assert result.flags.c_contiguous and result.flags.writeable
         assert more or result.nbytes < 4096 or result.ctypes.data % 64 == 0
+
+
+@compiled_only
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+def test_layers_with_the_compiled_calls(closed_door, layout) -> None:
+    check_layer(layout, closed_door)
+
+
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+def test_layers_without_the_compiled_calls(layout) -> None:
+    """They were not built: a process of its own. What is channel-first then always goes the long way."""
+    code = f"""if True:
+        import pickle, sys
+        sys.modules["dwcpu.cython_kernels._calls"] = None
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        import test_calls as tests
+        assert tests.calls.Caller.__module__ == "dwcpu.calls"
+        def close(door=tests.frontdoor.Program):
+            door.__call__ = lambda *arguments: 1 / 0
+        tests.check_layer({layout!r}, close if {layout!r} == "NHWC" else lambda: None)
+        layer = tests.layers.DepthwiseConv2d(tests.np.ones((3, 3, 4), "f4"), padding=1)
+        assert pickle.loads(pickle.dumps(layer)).dtype == layer.dtype
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @compiled_only

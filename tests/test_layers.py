@@ -244,7 +244,7 @@ def test_remembers_a_bounded_number_of_shapes(x) -> None:
     for rows in range(1, 41):
         layer(image[:, :rows])
     assert len(layer._compiled) == layers._REMEMBERED
-    assert len(layer._fast) == 2 * layers._REMEMBERED  # with and without the batch axis
+    assert len(layer.known) == 2 * layers._REMEMBERED  # with and without the batch axis
     kept = layer._compiled
     assert layer(image).shape == (1, 40, 1, 9)
     assert layer._compiled is kept

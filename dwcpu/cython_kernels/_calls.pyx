@@ -1,11 +1,13 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, binding=False
 """The short way of a call whose like was seen before: arrays checked, weights packed and the kernel run, all in C.
 
-`Call` is one operation on one shape; `Pool` keeps those of functions, which bring their weights along. Both answer None
-to whatever is not plainly right, without having touched anything: the front door then does it, or says what is wrong.
+`Call` is one operation on one shape; a `Caller`, which every layer is, keeps its own, and `Pool` those of functions,
+which bring their weights along. A `Call` answers None to whatever is not plainly right, without having touched
+anything: the front door then does it, or says what is wrong.
 Compiled for the baseline instruction set.
 """
 
+cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.long cimport PyLong_AsLongLong, PyLong_CheckExact
 from cpython.object cimport PyObject
@@ -253,6 +255,7 @@ cdef class Call:
     cdef int type_number
     cdef i64 itemsize
     cdef object runner, threads, scratch_of, scratch_size
+    cdef i64 thread_count
     cdef dwcpu_kernel kernel
     cdef void *plan
     cdef i64 rows, blocks
@@ -270,7 +273,7 @@ cdef class Call:
         self.x_image, self.out_image = shape_of(x_image), shape_of(out_image)
         self.turned = turned
         self.type_number, self.itemsize = (NPY_FLOAT, 4) if dtype.char == "f" else (NPY_DOUBLE, 8)
-        self.runner, self.threads = runner, threads
+        self.runner, self.threads, self.thread_count = runner, threads, threads
         self.kernel, self.scratch_size = NULL, 0
         if launch is not None:
             self.kernel = <dwcpu_kernel> <void *> <i64> launch[0]
@@ -363,6 +366,43 @@ cdef class Call:
             with nogil:
                 turn_images(out_given, out_data, self.itemsize, images, out_pixels, out_channels)
         return result
+
+
+@cython.auto_pickle(False)  # of what is here, nothing; subclasses see to the rest
+cdef class Caller:
+    """See `dwcpu.calls.Caller`."""
+
+    cdef readonly tuple known
+    cdef object default_threads
+
+    def __cinit__(self, *_, **__):
+        self.known = ()
+
+    def _remember(self, tuple known not None, default_threads):
+        for call in known:
+            if not isinstance(call, Call):
+                raise TypeError(f"Caller: got a {type(call).__name__}; known calls are of the class Call; pass those")
+        self.known, self.default_threads = known, default_threads
+
+    def __call__(self, x, *, out=None, residual=None, num_threads=None):
+        """See `dwcpu.layers.Layer`."""
+        cdef tuple known = self.known
+        cdef object threads = num_threads
+        cdef Call call
+        cdef i64 count
+        if len(known) > 0 and PyArray_CheckExact(x):
+            if threads is None:
+                threads = self.default_threads()
+            if PyLong_CheckExact(threads) and 0 < threads < MOST_THREADS:
+                count = PyLong_AsLongLong(threads)
+                for each in known:
+                    call = <Call> each
+                    if call.thread_count == count and fits(x, &call.x_shape, call.type_number, False):
+                        result = call.run(x, residual, out, ())
+                        if result is not None:
+                            return result
+                        break
+        return self._long_way(x, residual, out, num_threads)
 
 
 cdef bint plain(tuple options, bint floats) noexcept:
