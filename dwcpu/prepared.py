@@ -30,6 +30,8 @@ _L1_CACHES = 8
 _WAYS, _LINE, _PAGE = 8, 64, 4096
 #: Channel vectors that are copied aside at a time: as many as fit.
 _COPIED = 8, 4
+#: Columns of the tiles that compute two neighbouring vectors at once: HALF in `depthwise.pxi`.
+_WIDE_COLUMNS = 2
 #: Share of the L2 cache for what passes stay in: pixels of a GEMM block, rows of a fused block.
 _L2_SHARE = 0.5
 #: The same for the window of expanded rows and the block of depthwise rows of an inverted residual together.
@@ -177,7 +179,11 @@ class PreparedSingle(Prepared):
         elif kernel.op == "conv":
             plan["block_rows"] = max(1, rows_in_l2 // (geometry.stride_h * geometry.width * geometry.in_channels))
         else:
-            plan["block_channels"], plan["copy_rows"] = self._copy() or (self._block_channels(), 0)
+            copy = self._copy() if self._crowded else None
+            plan["block_channels"], plan["copy_rows"] = copy or (self._block_channels(), 0)
+            if self._crowded and copy is None and geometry.effective_window[3] == 2:
+                plan["tile_columns"] = _WIDE_COLUMNS
+                plan["block_channels"] = self._block_channels() // 2 * 2
         self._address = kernel.address()
         self._table: np.ndarray | None = None
         if kernel.micro_kernels is not None:
@@ -212,22 +218,27 @@ class PreparedSingle(Prepared):
         rows, columns = self.kernel.tile_rows, self.kernel.tile_columns
         return (rows - 1) * stride_h + kernel_h, (columns - 1) * stride_w + kernel_w
 
-    def _copy(self) -> tuple[int, int] | None:
-        """Channel vectors and output rows of a pass that is computed from a copy of its inputs; None: better not.
+    @property
+    def _crowded(self) -> bool:
+        """Whether lines of a depthwise tile's patch are gone from the cache before all vectors of theirs had a turn.
 
-        Lines that lie a multiple of 4096 bytes apart share a set of the cache. Where a tile's are more than the set
-        holds, and hold several vectors each, they are gone when the next vector needs them.
+        Lines that lie a multiple of 4096 bytes apart share a set of the cache. A few more than the set holds cost less
+        than what `_copy` and `_WIDE_COLUMNS` do about it.
         """
         kernel, geometry = self.kernel, self.geometry
         vector = kernel.lanes * kernel.dtype.itemsize
         if not kernel.copies or vector >= _LINE or geometry.in_channels % kernel.lanes:
-            return None
+            return False
         pixel = geometry.in_channels * kernel.dtype.itemsize
         rows, columns = self._patch
         row, column = geometry.dilation_h * geometry.width * pixel, geometry.dilation_w * pixel
         sets = [(r * row + q * column) % _PAGE // _LINE for r in range(rows) for q in range(columns)]
-        if max(map(sets.count, sets)) < 1.5 * _WAYS:  # below that, copies of whole rows cost more than they save
-            return None
+        return max(map(sets.count, sets)) >= 1.5 * _WAYS
+
+    def _copy(self) -> tuple[int, int] | None:
+        """Channel vectors and output rows of a pass that is computed from a copy of its inputs, if enough rows fit."""
+        kernel, geometry = self.kernel, self.geometry
+        vector = kernel.lanes * kernel.dtype.itemsize
         kernel_h, _, stride_h, _ = geometry.effective_window
         for vectors in _COPIED:
             width = -(-geometry.width // geometry.dilation_w) * vectors * vector

@@ -169,6 +169,53 @@ cdef inline void inner_tiles(
         tile.residual = moved(tile.residual, WINDOW_COLUMNS * out_column)
 
 
+cdef inline void wide_tiles(
+    const int size, const int stride, const Job *job, const Tile *start, i64 block_begin, i64 block_end
+) noexcept nogil:
+    """As `inner_tiles`, with HALF columns and two blocks at a time, whose number is even.
+
+    A vector and its neighbour share cache lines. Where the lines of a tile are more than their sets hold, they are gone
+    before the neighbour's turn comes, unless both are computed at once.
+    """
+    cdef vec first[WINDOW_ROWS * HALF]
+    cdef vec second[WINDOW_ROWS * HALF]
+    cdef vec v, w
+    cdef i64 x_row = job.x_row, x_column = job.x_column, out_row = job.out_row, out_column = job.out_column, t
+    cdef const real *x
+    cdef Tile tile = start[0]
+    cdef Block block
+    cdef int r, i, j, k
+    for t in range(start.count):
+        first_block(&block, size * size, job, &tile, block_begin, block_end)
+        while block.left > 0:
+            v = v_load(block.bias)
+            w = v_load(block.bias + LANES)
+            for i in range(WINDOW_ROWS * HALF):
+                first[i] = v
+                second[i] = w
+            x = block.x
+            for r in range(size):
+                x = v_anew(x)
+                for k in range(size):
+                    v = v_load(block.weights + (r * size + k) * LANES)
+                    w = v_load(block.weights + (size * size + r * size + k) * LANES)
+                    for i in range(WINDOW_ROWS):
+                        for j in range(HALF):
+                            first[i * HALF + j] = v_fma(
+                                v_load(x + i * stride * x_row + (k + j * stride) * x_column), v, first[i * HALF + j])
+                            second[i * HALF + j] = v_fma(
+                                v_load(x + i * stride * x_row + (k + j * stride) * x_column + LANES), w,
+                                second[i * HALF + j])
+                x += x_row
+            finish(HALF, job, out_row, out_column, WINDOW_ROWS, HALF, first, block.residual, block.out)
+            next_block(&block, size * size)
+            finish(HALF, job, out_row, out_column, WINDOW_ROWS, HALF, second, block.residual, block.out)
+            next_block(&block, size * size)
+        tile.x += HALF * stride * x_column
+        tile.out += HALF * out_column
+        tile.residual = moved(tile.residual, HALF * out_column)
+
+
 cdef inline void masked_tile(
     const int size, const int stride, const int columns, const int edge, const Job *job, const Tile *tile,
     i64 block_begin, i64 block_end
@@ -231,16 +278,21 @@ cdef void compute(
 
 
 cdef void tile_row(
-    i64 size, i64 stride, i64 edge, Micro inner, Micro border, Micro half, Micro other, const Plan *plan, const Job *job,
-    const Phase *phase, const Tile *start, i64 block_begin, i64 block_end
+    i64 size, i64 stride, i64 edge, Micro inner, Micro wide, Micro border, Micro half, Micro other, const Plan *plan,
+    const Job *job, const Phase *phase, const Tile *start, i64 block_begin, i64 block_end
 ) noexcept nogil:
     """The tiles of a row of tiles, of one column phase; start.x and start.out are in its first column.
 
+    `inner` computes whole tiles; `wide` in its place pairs of blocks, on HALF columns, where the plan wants that.
     `border` computes whole tiles with up to `edge` columns of the patch outside on each side, `half` the same with HALF
     columns, and single columns are left to `other`. If `edge` is 0, `border` computes any part of a tile.
     """
     cdef i64 step = plan.block_channels if plan.block_channels > 0 else block_end - block_begin
     cdef i64 block = block_begin, end, column, at, left, patch, sure
+    cdef bint paired = (
+        plan.tile_columns == HALF and wide != NULL and (block_end - block_begin) % 2 == 0 and step % 2 == 0
+        and phase.outputs >= HALF)
+    cdef i64 wanted = HALF if paired else WINDOW_COLUMNS
     cdef bint whole = start.row_mask == (<i64> 1 << ((WINDOW_ROWS - 1) * stride + size)) - 1
     cdef Tile tile = start[0]
     cdef Micro micro
@@ -257,7 +309,7 @@ cdef void tile_row(
                 tile.columns = smaller(WINDOW_COLUMNS, phase.outputs - column)
             else:
                 tile.columns = WINDOW_COLUMNS
-                if phase.outputs - column <= HALF and phase.outputs >= HALF:
+                if paired or (phase.outputs - column <= HALF and phase.outputs >= HALF):
                     micro = half
                     tile.columns = HALF
                 at = smaller(column, phase.outputs - tile.columns)
@@ -265,11 +317,10 @@ cdef void tile_row(
             patch = (tile.columns - 1) * stride + size
             tile.column_mask = mask_of(left, phase.inputs, patch)
             sure = ((<i64> 1 << (patch - 2 * edge)) - 1) << edge
-            if whole and tile.columns == WINDOW_COLUMNS and tile.column_mask == (<i64> 1 << patch) - 1:
-                micro = inner
+            if whole and tile.columns == wanted and tile.column_mask == (<i64> 1 << patch) - 1:
+                micro = wide if paired else inner
                 tile.count = smaller(
-                    (phase.inputs - left - patch) // (WINDOW_COLUMNS * stride) + 1,
-                    (phase.outputs - at) // WINDOW_COLUMNS)
+                    (phase.inputs - left - patch) // (wanted * stride) + 1, (phase.outputs - at) // wanted)
             elif edge > 0 and (at < 0 or tile.column_mask & sure != sure):
                 micro = other
                 tile.columns = 1
@@ -314,8 +365,8 @@ cdef void copy_rows(
 
 
 cdef void phase_rows(
-    i64 size, i64 stride, i64 edge, Micro inner, Micro border, Micro half, Micro other, const Plan *plan, Job *job,
-    const Phase *rows, const Phase *columns, const real *x, const real *residual, real *out,
+    i64 size, i64 stride, i64 edge, Micro inner, Micro wide, Micro border, Micro half, Micro other, const Plan *plan,
+    Job *job, const Phase *rows, const Phase *columns, const real *x, const real *residual, real *out,
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
     """Output rows of one phase of one image; x, residual and out are at the phase's first input and output.
@@ -352,14 +403,14 @@ cdef void phase_rows(
                 tile.x = origin + top * job.x_row
                 tile.out = out + t * job.out_row
                 tile.residual = moved(residual, t * job.out_row)
-                tile_row(size, stride, edge, inner, border, half, other, plan, job, columns, &tile, block, end)
+                tile_row(size, stride, edge, inner, wide, border, half, other, plan, job, columns, &tile, block, end)
                 t += WINDOW_ROWS
         block = end
 
 
 cdef void window(
-    i64 size, i64 stride, i64 edge, Micro inner, Micro border, Micro half, Micro other, const Plan *plan, const real *x,
-    const real *residual, real *out, i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
+    i64 size, i64 stride, i64 edge, Micro inner, Micro wide, Micro border, Micro half, Micro other, const Plan *plan,
+    const real *x, const real *residual, real *out, i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
     cdef i64 channels = plan.in_channels, width = plan.out_width
     cdef i64 row_phases = plan.dilation_h // gcd(plan.stride_h, plan.dilation_h)
@@ -387,7 +438,7 @@ cdef void window(
                     &columns, c, column_phases, plan.stride_w, plan.dilation_w, plan.pad_left, plan.width, width)
                 place = ((image * plan.out_height + a) * width + c) * channels
                 phase_rows(
-                    size, stride, edge, inner, border, half, other, plan, &job, &rows, &columns,
+                    size, stride, edge, inner, wide, border, half, other, plan, &job, &rows, &columns,
                     x + ((image * plan.height + rows.first) * plan.width + columns.first) * channels,
                     moved(residual, place), out + place,
                     ceil_div(begin - a, row_phases), ceil_div(end - a, row_phases), block_begin, block_end)
@@ -414,12 +465,16 @@ cdef void depthwise_3x3s1(
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
     window(
-        3, 1, 1, inner_3x3s1, border_3x3s1, half_3x3s1, other_3x3s1, plan, x, residual, out,
+        3, 1, 1, inner_3x3s1, NULL, border_3x3s1, half_3x3s1, other_3x3s1, plan, x, residual, out,
         row_begin, row_end, block_begin, block_end)
 
 
 cdef void inner_3x3s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
     inner_tiles(3, 2, job, tile, block_begin, block_end)
+
+
+cdef void wide_3x3s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    wide_tiles(3, 2, job, tile, block_begin, block_end)
 
 
 cdef void border_3x3s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
@@ -439,7 +494,7 @@ cdef void depthwise_3x3s2(
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
     window(
-        3, 2, 1, inner_3x3s2, border_3x3s2, half_3x3s2, other_3x3s2, plan, x, residual, out,
+        3, 2, 1, inner_3x3s2, wide_3x3s2, border_3x3s2, half_3x3s2, other_3x3s2, plan, x, residual, out,
         row_begin, row_end, block_begin, block_end)
 
 
@@ -464,12 +519,16 @@ cdef void depthwise_5x5s1(
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
     window(
-        5, 1, 2, inner_5x5s1, border_5x5s1, half_5x5s1, other_5x5s1, plan, x, residual, out,
+        5, 1, 2, inner_5x5s1, NULL, border_5x5s1, half_5x5s1, other_5x5s1, plan, x, residual, out,
         row_begin, row_end, block_begin, block_end)
 
 
 cdef void inner_5x5s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
     inner_tiles(5, 2, job, tile, block_begin, block_end)
+
+
+cdef void wide_5x5s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    wide_tiles(5, 2, job, tile, block_begin, block_end)
 
 
 cdef void border_5x5s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
@@ -489,7 +548,7 @@ cdef void depthwise_5x5s2(
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
     window(
-        5, 2, 2, inner_5x5s2, border_5x5s2, half_5x5s2, other_5x5s2, plan, x, residual, out,
+        5, 2, 2, inner_5x5s2, wide_5x5s2, border_5x5s2, half_5x5s2, other_5x5s2, plan, x, residual, out,
         row_begin, row_end, block_begin, block_end)
 
 
@@ -506,7 +565,7 @@ cdef void depthwise_7x7s1(
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
     window(
-        7, 1, 0, inner_7x7s1, border_7x7s1, NULL, NULL, plan, x, residual, out,
+        7, 1, 0, inner_7x7s1, NULL, border_7x7s1, NULL, NULL, plan, x, residual, out,
         row_begin, row_end, block_begin, block_end)
 
 
@@ -523,5 +582,5 @@ cdef void depthwise_7x7s2(
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
     window(
-        7, 2, 0, inner_7x7s2, border_7x7s2, NULL, NULL, plan, x, residual, out,
+        7, 2, 0, inner_7x7s2, NULL, border_7x7s2, NULL, NULL, plan, x, residual, out,
         row_begin, row_end, block_begin, block_end)
