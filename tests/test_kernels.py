@@ -33,9 +33,13 @@ KERNELS = dispatch.kernels()
 EVERY_KERNEL = pytest.mark.parametrize("kernel", [pytest.param(kernel, id=kernel.name) for kernel in KERNELS])
 
 #: Every window is compiled by Numba, half a second each. Where that says little that other rows of the table have not
-#: said already, in float64 and in fused operations, a few windows do, unless ``DWCPU_TEST_EVERY_CASE=1`` asks for all.
+#: said already, in float64, in fused operations and on narrower vectors, a few windows do, unless
+#: ``DWCPU_TEST_EVERY_CASE=1`` asks for all.
 QUICK_WINDOWS = ((1, 1), (2, 4), (3, 3))
 EVERY_CASE = os.environ.get("DWCPU_TEST_EVERY_CASE", "") not in ("", "0")
+
+#: float32 lanes of the CPU's vectors: Numba's kernels of matrix products have no others.
+WIDEST = max((kernel.lanes for kernel in KERNELS if kernel.backend == "numba" and kernel.op == "pointwise"), default=0)
 
 #: Margin on both sides of `out` that no kernel may touch.
 MARGIN = 64
@@ -49,7 +53,8 @@ def share_even_the_smallest_work(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def takes(kernel: Kernel, case: Case) -> bool:
     """Whether the kernel is tested on the case; an empty batch never reaches a kernel (`test_layers` has it)."""
-    reduced = kernel.backend == "numba" and (kernel.dtype == np.float64 or case.op in FUSED) and not EVERY_CASE
+    said = kernel.dtype == np.float64 or case.op in FUSED or kernel.lanes < WIDEST
+    reduced = said and kernel.backend == "numba" and not EVERY_CASE
     if reduced and kernel.window[:2] != case.window and case.window not in QUICK_WINDOWS:
         return False
     return case.x_shape[0] > 0 and kernel.supports(case.geometry)
