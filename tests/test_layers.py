@@ -332,7 +332,7 @@ def normalised(y: np.ndarray, gamma, beta, mean, var, eps) -> np.ndarray:
         (ops.conv2d, (3, 3, 6, 4), 4),
         (ops.conv2d, (3, 3, 6, 6), 6),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 @pytest.mark.parametrize("with_bias", [False, True])
 def test_fold_batchnorm(rng, run, shape, outputs, with_bias) -> None:
