@@ -29,7 +29,7 @@ import startup
 from results import Results, Row
 from timing import Gauge, race
 
-from dwcpu import runtime
+from dwcpu import list_kernels, runtime
 
 __all__ = ["prepare"]
 
@@ -58,11 +58,22 @@ def prepare(options: argparse.Namespace) -> Callable[[], int]:
     for path in (options.json, options.markdown, options.plot):
         if path is not None and not path.parent.is_dir():
             raise ValueError(f"{path}: there is no directory {path.parent}")
+        if path is not None and path.is_dir():
+            raise ValueError(f"{path}: this is a directory; the name of a file in it is needed")
+    if not 0 <= options.patience < float("inf"):
+        raise ValueError(f"--patience: {options.patience} seconds; it must be 0 or more")
+    groups = {group for suite in shapes.SUITES for shape in shapes.select(suite) for group in shape.groups}
+    groups |= set(networks.NAMES)
+    if options.group is not None and options.group not in groups:
+        raise ValueError(f"--group: {options.group} is not known; there are {', '.join(sorted(groups))}")
+    if options.backend not in ("auto", "numba", "cython", *list_kernels()):
+        raise ValueError(f"--backend: {options.backend} is not known; there are auto, numba, cython and list_kernels()")
     raced = {suite: _chosen(suite, options) for suite in suites if suite in shapes.SUITES}
     named = [name for name in networks.NAMES if options.group in (None, name) and options.filter in name]
     rest = set(suites) - raced.keys() - BATCHES.keys()
     if not (any(raced.values()) or rest or (named and BATCHES.keys() & set(suites))):
-        raise ValueError(f"no shape of {', '.join(suites)} is in group {options.group} with {options.filter!r} in it")
+        group = f" of group {options.group}" if options.group else ""
+        raise ValueError(f"--filter: no shape{group} in {', '.join(suites)} has {options.filter!r} in its name")
     return _Run(options, suites, raced, named).all
 
 
@@ -123,24 +134,44 @@ class _Run:
         )
         for name, value in results.machine.items():
             print(f"{name:<16} {value}")
-        for threads in options.threads:
+        try:
+            self.measure(results)
+        except KeyboardInterrupt:
+            self.progress.clear()
+            print("interrupted: what was measured so far follows, and is written", file=sys.stderr)
+            self.finish(results)
+            raise
+        self.finish(results)
+        return 0
+
+    def measure(self, results: Results) -> None:
+        """Measure everything, into `results`."""
+        for threads in self.options.threads:
             results.limits.append(roofline.limits(threads))
             print(report.limits_text(results.limits[-1]), flush=True)
         for suite in self.suites:
-            for threads in options.threads:
+            for threads in self.options.threads:
                 if suite in self.raced:
                     self.layers(suite, threads)
                 elif suite in BATCHES:
-                    self.whole_networks(suite, threads, BATCHES[suite] or options.batch)
+                    self.whole_networks(suite, threads, BATCHES[suite] or self.options.batch)
                 elif suite == "regret":
                     self.regret(threads)
             if suite in ("overhead", "cold"):
                 self.figures(suite)
+
+    def finish(self, results: Results) -> None:
+        """Say how disturbed the machine was, and write the files that were asked for."""
         results.turns, results.disturbed = self.gauge.turns, self.gauge.disturbed
         if results.turns:
             print("\n" + report.disturbance(results))
-        self.write()
-        return 0
+        options = self.options
+        drawn: list[Path] = [] if options.plot is None else plots.draw(results, options.plot)
+        if options.json is not None:
+            options.json.write_text(json.dumps(results.to_json(), indent=1) + "\n", encoding="utf-8")
+        if options.markdown is not None:
+            beside = [Path(os.path.relpath(path, options.markdown.parent)).as_posix() for path in drawn]
+            options.markdown.write_text(report.markdown(results, beside), encoding="utf-8")
 
     def race(self, row: Row, ours: problem.Prepared, graph: Callable[[str], problem.Prepared], rounds: int) -> Row:
         """Race ours against every peer that can do it, all of them with the same result; returns `row` with times."""
@@ -175,10 +206,10 @@ class _Run:
             bound = roofline.bound_of(made.flops, made.bytes, options.dtype, threads)
             row = Row(suite, threads, shape.id, made.flops, made.bytes, bound, ours.note, {})
             rows.append(self.race(row, ours, partial(peers.prepare, graph=made.graph, threads=threads), options.rounds))
+            self.results.rows.append(rows[-1])
             self.progress.clear()
             table.add(rows[-1])
         table.close(rows)
-        self.results.rows += rows
 
     def whole_networks(self, suite: str, threads: int, batch: int) -> None:
         """Race whole networks, 224 x 224, with weights made up."""
@@ -193,10 +224,10 @@ class _Run:
             row = Row(suite, threads, title, made.flops, made.bytes, made.bound(threads), "", {})
             prepare = partial(peers.prepare, graph=made.graph, threads=threads)
             rows.append(self.race(row, made.ours(threads), prepare, self.options.rounds))
+            self.results.rows.append(rows[-1])
             self.progress.clear()
             table.add(rows[-1])
         table.close(rows)
-        self.results.rows += rows
 
     def regret(self, threads: int) -> None:
         """Time every kernel that can compute a shape against the one that is chosen."""
@@ -208,11 +239,11 @@ class _Run:
                 self.progress(f"regret {suite} {at}/{len(chosen)} {shape.id}")
                 rounds = min(self.options.rounds, 10)
                 found.append(regret.measure(shape, threads, self.options.dtype, rounds, self.gauge))
+                self.results.regrets.append(found[-1])
                 self.progress.clear()
                 print(report.regret_line(found[-1]), flush=True)
         if found:
             print(report.regret_summary(found))
-        self.results.regrets += found
 
     def figures(self, suite: str) -> None:
         """Measure what is no race: the overhead of calls, or cold starts."""
@@ -222,16 +253,6 @@ class _Run:
             self.progress.clear()
             print(report.figure_line(figure), flush=True)
             self.results.figures.append(figure)
-
-    def write(self) -> None:
-        """Write the files that were asked for."""
-        options = self.options
-        drawn: list[Path] = [] if options.plot is None else plots.draw(self.results, options.plot)
-        if options.json is not None:
-            options.json.write_text(json.dumps(self.results.to_json(), indent=1) + "\n", encoding="utf-8")
-        if options.markdown is not None:
-            beside = [Path(os.path.relpath(path, options.markdown.parent)).as_posix() for path in drawn]
-            options.markdown.write_text(report.markdown(self.results, beside), encoding="utf-8")
 
 
 def _title(suite: str, threads: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import problem
 from results import Regret
 from shapes import Shape
@@ -11,8 +12,8 @@ from dwcpu import list_kernels
 
 __all__ = ["SUITES", "measure"]
 
-#: Suites of one kernel each.
-SUITES = ("depthwise", "pointwise", "separable", "conv")
+#: Those of `shapes`: in every one a kernel is chosen for each shape.
+SUITES = ("depthwise", "pointwise", "separable", "inverted_residual", "conv")
 
 
 def measure(
@@ -21,10 +22,11 @@ def measure(
     """Race the chosen kernel against all others of its operation and dtype that take the shape."""
     made = problem.make(shape, dtype)
     chosen = problem.ours(made, threads)
-    operation, kind, *_ = chosen.note.split("_")
+    # suites are named after their operations
+    of_its_kind = f"{shape.suite}_f{np.dtype(dtype).itemsize * 8}_"
     ready = {chosen.note: chosen}
     for name in list_kernels():
-        if name.startswith(f"{operation}_{kind}_") and name != chosen.note:
+        if name.startswith(of_its_kind) and name != chosen.note:
             try:
                 other = problem.ours(made, threads, name)
                 other.run()
