@@ -52,7 +52,8 @@ def prepare(options: argparse.Namespace) -> Callable[[], int]:
     _known("--peers", options.peers, peers.PEERS)
     missing = [name for name in options.peers if name not in peers.available()]
     if missing:
-        raise ValueError(f"--peers: {', '.join(missing)} cannot be imported: pip install 'dwcpu[bench]'")
+        advice = "pip install torch" if missing == ["torch"] else "pip install 'dwcpu[bench]'"
+        raise ValueError(f"--peers: {', '.join(missing)} cannot be imported: {advice}")
     if options.plot is not None:
         plots.check(options.plot)
     for path in (options.json, options.markdown, options.plot):

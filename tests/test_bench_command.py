@@ -64,7 +64,14 @@ def test_batch_and_nobody_to_race(capfd):
     [
         (["--suite", "deepwise"], "--suite: deepwise is not known; there are depthwise, pointwise"),
         (["--peers", "mkl"], "--peers: mkl is not known; there are onnxruntime"),
-        (["--filter", "no such shape"], "no shape of depthwise"),
+        (
+            ["--filter", "no such shape"],
+            "--filter: no shape of group small in depthwise has 'no such shape' in its name",
+        ),
+        (["--group", "mobilenetv2"], "--group: mobilenetv2 is not known; there are audio"),
+        (["--backend", "numpy"], "--backend: numpy is not known; there are auto"),
+        (["--patience", "-1"], "--patience: -1.0 seconds"),
+        (["--markdown", "."], ".: this is a directory"),
         (["--plot", "f.gif"], "must end in .png"),
         (["--json", "none/f.json"], "there is no directory none"),
         (["--threads", "0"], "--threads: '0'"),
