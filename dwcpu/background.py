@@ -56,7 +56,8 @@ class _Here(threading.local):
 
 
 _here = _Here()
-_lock = threading.Lock()
+#: A handler of signals may come here again while its thread is here.
+_lock = threading.RLock()
 #: By kernel and geometry; those that were successful are taken out.
 _jobs: dict[Hashable, Job] = {}
 _queue: deque[Job] = deque()
@@ -68,7 +69,7 @@ _forked = False
 def _after_fork_in_child() -> None:
     global _lock, _jobs, _queue, _worker, _forked
     pending, _forked = list(_jobs.values()), True
-    _lock, _jobs, _queue, _worker = threading.Lock(), {}, deque(), None
+    _lock, _jobs, _queue, _worker = threading.RLock(), {}, deque(), None
     for job in pending:  # the thread is gone: who waits for it asks again
         job.done = True
 
@@ -133,6 +134,7 @@ def ready(key: Hashable, make: Callable[[], T], stand_in: Callable[[], T]) -> tu
         if made is not None:
             return made, None
         job = _start(key, make)
+    _see_to_a_worker()
     return stand_in(), None if job.failed else job
 
 
@@ -149,24 +151,35 @@ def _made(make: Callable[[], T]) -> T | None:
 
 def _start(key: Hashable, work: Callable[[], object]) -> Job:
     """The job for a key, new or already there."""
-    global _worker
     with _lock:
         job = _jobs.get(key)
         if job is None:
             job = _jobs[key] = Job(key, work)
             _queue.append(job)
-            if _worker is None:
-                atexit.unregister(_stop)
-                atexit.register(_stop)  # the last to be registered is the first to run, before Numba's own
-                worker = threading.Thread(target=_work, name="dwcpu-compile", daemon=True)
-                try:
-                    worker.start()
-                except RuntimeError:  # there can be no more threads
-                    _queue.pop()
-                    job.failed = job.done = True
-                else:
-                    _worker = worker
-        return job
+    return job
+
+
+def _see_to_a_worker() -> None:
+    """Start one if there are jobs and nobody does them, be it that an interrupt prevented it last time."""
+    global _worker
+    with _lock:
+        if _worker is not None or not _queue:
+            return
+        worker = _worker = threading.Thread(target=_work, name="dwcpu-compile", daemon=True)
+    try:
+        atexit.unregister(_stop)
+        atexit.register(_stop)  # the last to be registered is the first to run, before Numba's own
+        worker.start()  # without the lock, since it waits for the thread
+    except RuntimeError:  # there can be no more threads
+        with _lock:
+            _worker = None
+            for job in _queue:
+                job.failed = job.done = True
+            _queue.clear()
+    finally:
+        with _lock:
+            if _worker is worker and worker.ident is None:
+                _worker = None
 
 
 def _work() -> None:
@@ -209,11 +222,12 @@ def _stop() -> None:
     global _stopping
     _stopping = True
     worker = _worker
-    if worker is not None:
+    if worker is not None and worker.ident is not None:
         worker.join()
 
 
 def wait() -> None:
     """Until no job is left."""
     while (worker := _worker) is not None:
-        worker.join()
+        if worker.ident is not None:
+            worker.join()

@@ -236,6 +236,38 @@ def test_no_thread_can_be_had(compiler: Any, monkeypatch: pytest.MonkeyPatch) ->
     assert made.known and not background._queue
 
 
+def test_an_interrupt_while_the_thread_starts_is_made_up_for(compiler: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(thread: threading.Thread) -> None:
+        raise KeyboardInterrupt
+
+    x, made = np.ones((1, 9, 10, 32), F32), layer()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            made(x, num_threads=1)
+    assert background._worker is None and len(background._queue) == 1
+    made(x, num_threads=1)
+    compiler.finish()
+    made(x, num_threads=1)
+    assert running(made).endswith("__numba")
+
+
+def test_a_handler_that_comes_back_while_the_thread_starts(compiler: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Signals are handled there: the lock must not be held, or not by a thread that wants it again."""
+    start, x = threading.Thread.start, np.ones((1, 9, 10, 32), F32)
+
+    def handled(thread: threading.Thread) -> None:
+        monkeypatch.setattr(threading.Thread, "start", start)
+        layer(stride=2)(x, num_threads=1)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", handled)
+    layer()(x, num_threads=1)
+    compiler.door.set()
+    background.wait()
+    assert not background._jobs and background._worker is None
+
+
 def test_layers_with_a_stand_in_can_be_copied_and_pickled(compiler: Any) -> None:
     x, made = np.ones((1, 9, 10, 32), F32), layer()
     before = made(x, num_threads=1)
