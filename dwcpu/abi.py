@@ -38,7 +38,10 @@ __all__ = [
     "EXP_LOWEST",
     "EXP_TERMS",
     "FIELDS",
+    "HALF_COLUMNS",
     "LN2",
+    "MOST_MULTIPLES",
+    "MOST_UNROLLED_TAPS",
     "STEP_FIELDS",
     "plan_dtype",
 ]
@@ -126,6 +129,14 @@ STEP_FIELDS: tuple[str, ...] = (
 
 #: Size of the buffer, on the stack, for copies of inputs: most of an L1 cache of 32 KiB, the smallest of today's.
 COPY_BYTES = 24 * 1024
+
+#: Columns of half a depthwise tile; a plan that has them as `tile_columns` wants two vectors of channels at a time.
+HALF_COLUMNS = 2
+
+#: Taps of the largest window that Numba unrolls, and most outputs a channel of depthwise kernels, whose vectors
+#: unrolled code interleaves: both together fit the instruction cache and compile in about a second. With more outputs a
+#: channel a depthwise convolution runs as a grouped one.
+MOST_UNROLLED_TAPS, MOST_MULTIPLES = 49, 8
 
 #: Activations that are not a clamp: they run as a second pass over values that are still in the L1 cache.
 ACTIVATION_CODES: dict[str, int] = {

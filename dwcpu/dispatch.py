@@ -20,15 +20,13 @@ from typing import Any
 import numpy as np
 
 from . import choices, runtime
+from .abi import MOST_MULTIPLES, MOST_UNROLLED_TAPS
 from .epilogue import Activation
 from .geometry import ConvGeometry, Geometry, InvertedResidualGeometry, SeparableGeometry
 from .grid import run_length
 from .prepared import Prepared, PreparedInverted, PreparedSeparable, PreparedSingle, PreparedSplit, threads_used
 
 __all__ = ["Choice", "Kernel", "choose", "explain", "kernels", "list_kernels", "warmup"]
-
-#: Larger windows are not unrolled by Numba either.
-_MOST_UNROLLED_TAPS = 49
 
 
 @dataclass(frozen=True)
@@ -226,17 +224,13 @@ def list_kernels() -> list[str]:
     return [kernel.name for kernel in kernels()]
 
 
-#: Outputs of a channel up to which depthwise kernels are unrolled; with more, a channel is a group of a conv.
-_MOST_MULTIPLES = 8
-
-
 def canonical(geometry: Geometry) -> Geometry:
     """The same computation as the operation that suits it best: conv, depthwise and pointwise overlap."""
     if not isinstance(geometry, ConvGeometry) or geometry.op == "pointwise":
         return geometry
     sizes = {name: getattr(geometry, name) for name in ConvGeometry.__dataclass_fields__}
     if geometry.groups == geometry.in_channels:
-        few = geometry.out_channels // geometry.in_channels <= _MOST_MULTIPLES
+        few = geometry.out_channels // geometry.in_channels <= MOST_MULTIPLES
         return ConvGeometry(**{**sizes, "op": "depthwise" if few else "conv"})
     padded = geometry.pad_top or geometry.pad_bottom or geometry.pad_left or geometry.pad_right
     if geometry.groups == geometry.taps == geometry.stride_h == geometry.stride_w == 1 and not padded:
@@ -285,7 +279,7 @@ def _as_good(kernel: Kernel, geometry: Geometry) -> bool:
     if geometry.op != "depthwise" or kernel.window[0]:
         return True
     assert isinstance(geometry, ConvGeometry)
-    large = geometry.taps > _MOST_UNROLLED_TAPS
+    large = geometry.taps > MOST_UNROLLED_TAPS
     return large and geometry.multiplier == 1 and geometry.in_channels >= kernel.lanes
 
 

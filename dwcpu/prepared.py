@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import packing, runtime
-from .abi import COPY_BYTES, FIELDS, plan_dtype
+from .abi import COPY_BYTES, FIELDS, HALF_COLUMNS, plan_dtype
 from .epilogue import Activation
 from .geometry import ConvGeometry, Geometry, InvertedResidualGeometry, SeparableGeometry
 from .grid import Grid, cut, run_length, worth_threads
@@ -30,8 +30,6 @@ _L1_CACHES = 8
 _WAYS, _LINE, _PAGE = 8, 64, 4096
 #: Channel vectors that are copied aside at a time: as many as fit.
 _COPIED = 8, 4
-#: Columns of the tiles that compute two neighbouring vectors at once: HALF in `depthwise.pxi`.
-_WIDE_COLUMNS = 2
 #: Share of the L2 cache for what passes stay in: pixels of a GEMM block, rows of a fused block.
 _L2_SHARE = 0.5
 #: The same for the window of expanded rows and the block of depthwise rows of an inverted residual together.
@@ -54,15 +52,11 @@ class Prepared:
         """Compute `out` from C-contiguous channel-last arrays of the kernel's dtype."""
         grid = self.grid(threads)
         address_of = self._address_of
-        runtime.driver(grid.threads)(
-            self._address,
-            self._plan_address,
-            address_of(x),
-            0 if residual is None else address_of(residual),
-            address_of(out),
-            runtime.scratch(grid.scratch * grid.tasks),
-            *grid.arguments,
-        )
+        drive, arguments = runtime.driver(grid.threads), grid.arguments
+        given, added, made = address_of(x), 0 if residual is None else address_of(residual), address_of(out)
+        # Scratch last: a handler of signals that ran between here and the kernel might replace it by a larger one.
+        scratch = runtime.scratch(grid.scratch * grid.tasks)
+        drive(self._address, self._plan_address, given, added, made, scratch, *arguments)
 
     def serial(self, threads: int) -> tuple[int, ...] | None:
         """Kernel, plan, bytes of scratch, rows and blocks, if a call on `threads` threads is one task; else None.
@@ -182,7 +176,7 @@ class PreparedSingle(Prepared):
             copy = self._copy() if self._crowded else None
             plan["block_channels"], plan["copy_rows"] = copy or (self._block_channels(), 0)
             if self._crowded and copy is None and geometry.effective_window[3] == 2:
-                plan["tile_columns"] = _WIDE_COLUMNS
+                plan["tile_columns"] = HALF_COLUMNS
                 plan["block_channels"] = self._block_channels() // 2 * 2
         self._address = kernel.address()
         self._table: np.ndarray | None = None
@@ -223,7 +217,7 @@ class PreparedSingle(Prepared):
         """Whether lines of a depthwise tile's patch are gone from the cache before all vectors of theirs had a turn.
 
         Lines that lie a multiple of 4096 bytes apart share a set of the cache. A few more than the set holds cost less
-        than what `_copy` and `_WIDE_COLUMNS` do about it.
+        than what `_copy` and tiles of `HALF_COLUMNS` do about it.
         """
         kernel, geometry = self.kernel, self.geometry
         vector = kernel.lanes * kernel.dtype.itemsize

@@ -15,10 +15,6 @@
 # dilation * ((stride / g) * t + k): for each phase a an undilated convolution of stride stride / g on every
 # dilation-th input. So dilated outputs share their inputs in a register tile as others do.
 
-cdef enum:
-    HALF = 2          # columns of half a tile
-
-
 cdef struct Phase:
     i64 outputs       # of this phase
     i64 first         # first input

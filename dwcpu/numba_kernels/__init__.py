@@ -10,19 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from dwcpu.abi import MOST_MULTIPLES, MOST_UNROLLED_TAPS
 from dwcpu.numba_kernels import conv, depthwise, depthwise_flat, inverted_residual, pointwise, separable
 from dwcpu.numba_kernels.target import target
 
 __all__ = ["rows"]
 
-#: Windows with rows of their own; any other window up to `MOST_TAPS` is unrolled on demand.
+#: Windows with rows of their own; any other window up to `MOST_UNROLLED_TAPS` is unrolled on demand.
 MENU = [(size, size, stride, stride) for size in (3, 5, 7) for stride in (1, 2)]
-
-#: Largest unrolled window: 49 taps times 8 outputs still fit the instruction cache and compile in about a second.
-MOST_TAPS = 49
-
-#: Most outputs of a channel: their vectors are interleaved by unrolled code. With more, `conv` is the better kernel.
-MOST_MULTIPLES = 8
 
 _NO_LIMIT = 2**62
 
@@ -76,7 +71,7 @@ def _flat_row(dtype: np.dtype, channels: int, lanes: int) -> dict[str, Any]:
         "lanes": lanes,
         "channels": (channels, channels),
         "multipliers": (1, 1),
-        "most_taps": MOST_TAPS,
+        "most_taps": MOST_UNROLLED_TAPS,
         "layout": "flat",
         "address": partial(depthwise.address, dtype),
         "micro_kernels": partial(_flat_micro_kernels, dtype, channels, lanes),
@@ -94,15 +89,21 @@ def rows(dtype_name: str) -> list[dict[str, Any]]:
     full = target().lanes(dtype.itemsize)
     result: list[dict[str, Any]] = [_flat_row(dtype, channels, full) for channels in range(1, full)]
     for window in ((1, 0, 0, 0), (0, 0, 0, 0)):
-        row = _depthwise_row(dtype, "spread", window, full, MOST_TAPS)
+        row = _depthwise_row(dtype, "spread", window, full, MOST_UNROLLED_TAPS)
         result.append({**row, "channels": (1, _NO_LIMIT), "multipliers": (2, MOST_MULTIPLES), "layout": "spread"})
     line = 64 // dtype.itemsize
     if line > full:
-        row = _depthwise_row(dtype, "line", (1, 0, 0, 0), line, MOST_TAPS, depthwise.wide_line_tile(line // full))
+        row = _depthwise_row(
+            dtype, "line", (1, 0, 0, 0), line, MOST_UNROLLED_TAPS, depthwise.wide_line_tile(line // full)
+        )
         result.append({**row, "channels": (4 * line, _NO_LIMIT), "multipliers": (1, 1), "layout": "line"})
     for lanes in (full >> shift for shift in range(full.bit_length())):
-        windows = [("{}x{}s{}".format(*window), window, MOST_TAPS) for window in MENU] if lanes == full else []
-        windows += [("line", (1, 0, 0, 0), MOST_TAPS), ("small", (0, 0, 0, 0), MOST_TAPS), ("any", (0, 0, 0, 0), 0)]
+        windows = [("{}x{}s{}".format(*window), window, MOST_UNROLLED_TAPS) for window in MENU] if lanes == full else []
+        windows += [
+            ("line", (1, 0, 0, 0), MOST_UNROLLED_TAPS),
+            ("small", (0, 0, 0, 0), MOST_UNROLLED_TAPS),
+            ("any", (0, 0, 0, 0), 0),
+        ]
         channels = (lanes, _NO_LIMIT if lanes == full else 2 * lanes - 1)
         result += [{**_depthwise_row(dtype, *window[:2], lanes, window[2]), "channels": channels} for window in windows]
     tile = pointwise.tile_shape()
