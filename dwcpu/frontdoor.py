@@ -372,8 +372,8 @@ class Program:
         operation = self.operation
         if not isinstance(shape, (tuple, list)):
             raise TypeError(
-                f"{operation}: shape is {shape!r} of type {type(shape).__name__}; it must be a tuple of integers; "
-                f"give the shape of an input"
+                f"{operation}: shape is of type {type(shape).__name__}; it must be a tuple of integers; "
+                f"give the shape of an input, x.shape"
             )
         sizes = tuple(normalise_int(size, f"shape[{at}]", operation, 0) for at, size in enumerate(shape))
         return arrays.nhwc_shape(sizes, self.step.image, self.layout, operation, self.spatial)

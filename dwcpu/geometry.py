@@ -122,7 +122,7 @@ class ConvGeometry:
         if w_channels != channels:
             raise ValueError(
                 f"{operation}: {w} has {w_channels} channels but {x} has {channels}; "
-                f"the third axis of {w} must equal the channels of {x}"
+                f"the third axis of {w} must equal the channels of {x}" + _advice(tuple(w_shape), x_shape, names)
             )
         return cls._windowed(
             "depthwise", (batch, height, width, channels), channels * multiplier, (kernel_h, kernel_w),
@@ -604,6 +604,16 @@ def _image(x_shape: tuple[int, ...], operation: str, x: str) -> tuple[int, int, 
             f"each must be at least 1 (only the batch may be empty); enlarge {x}"
         )
     return batch, height, width, channels
+
+
+def _advice(w_shape: tuple[int, ...], x_shape: tuple[int, ...], names: tuple[str, str]) -> str:
+    """What probably happened where the channels of depthwise weights are not the image's."""
+    x, w = names
+    if len(w_shape) == 4 and w_shape[1] == 1 and w_shape[0] == x_shape[-1]:
+        return f"; if these are PyTorch's weights, (C, 1, KH, KW), pass {w}[:, 0].transpose(1, 2, 0)"
+    if w_shape[2] in x_shape[1:-1]:
+        return f"; if {x} has its channels on another axis, say so with layout='NCHW' or 'NHWC'"
+    return ""
 
 
 def _nonempty_weights(w_shape: tuple[int, ...], operation: str, w: str) -> None:

@@ -197,6 +197,10 @@ def _layers(thing: Any, shape: tuple[int, ...]) -> list[tuple[Layer, tuple[int, 
                 f"autotune: layer_or_model is of type {type(thing).__name__}; it must be a layer, a Sequential or a "
                 f"network of dwcpu.models; make a layer of what is to be measured"
             )
+        if not isinstance(shape, (tuple, list)):
+            raise TypeError(
+                f"autotune: x_shape is of type {type(shape).__name__}; it must be a tuple of integers; give x.shape"
+            )
         if len(shape) != 4:
             raise ValueError(f"autotune: x_shape is {shape}; {thing.name} needs (N, H, W, 3); add the batch axis")
         rows = [layer for _, layer in thing.layers]

@@ -53,7 +53,7 @@ ALLOWED: dict[str, set[str]] = {
     "ops": FRONT_DOOR,
     "layers": FRONT_DOOR,
     "tuning": FRONT_DOOR | {"choices"},
-    "models": {"abi", "arrays", "background", "grid", "ops", "layers", "pipeline", "runtime", "geometry"},
+    "models": {"abi", "arrays", "background", "grid", "ops", "layers", "padding", "pipeline", "runtime", "geometry"},
     "bench_command": set(),
     "cli": {"models", "ops", "layers", "runtime", "bench_command"},
     "__main__": {"cli"},

@@ -14,6 +14,7 @@ from .. import arrays, background, runtime
 from ..abi import plan_dtype
 from ..grid import cut
 from ..layers import Conv2d, InvertedResidual, PointwiseConv2d, SeparableConv2d, fold_batchnorm
+from ..padding import normalise_int
 from ..pipeline import Arenas, Node, Pass, Pipeline
 from . import pictures
 from .architectures import Architecture, Convolution
@@ -217,13 +218,15 @@ class Network:
         progress : callable, optional
             Called as ``progress(done, total, name)`` before each layer and once at the end.
         """
-        x = np.zeros(shape, np.float32)
+        x = np.zeros(self._check_shape(shape), np.float32)
         with background.waiting():
             self._ready(x, num_threads, progress)
             self(x, num_threads)
 
     def explain(self, shape: tuple[int, ...] = (1, 224, 224, 3), num_threads: int | None = None) -> Report:
         """Which kernel each layer takes for an input of this shape, and how fast it could be at best.
+
+        Kernels that are missing are compiled first.
 
         Parameters
         ----------
@@ -237,14 +240,15 @@ class Network:
         Report
             Prints as a table; `rows` holds its numbers.
         """
-        at = shape = tuple(int(size) for size in shape)
+        at = shape = self._check_shape(shape)
+        threads = self._threads(num_threads)
         rows = []
         for step in self._steps:
             out = step.layer.out_shape(at)
-            rows.append(_describe(step, at, out, num_threads))
+            rows.append(_describe(step, at, out, threads))
             at = out
         with background.waiting():
-            pipeline = self._plan(shape, self._threads(num_threads)).pipeline
+            pipeline = self._plan(shape, threads).pipeline
         memory = pipeline.arena_bytes, pipeline.value_bytes
         return Report(f"{self.name}, input {_times(shape)}", tuple(rows), memory=memory)
 
@@ -265,8 +269,7 @@ class Network:
         Report
             Prints as a table; `rows` holds its numbers.
         """
-        if runs < 1:
-            raise ValueError(f"profile: runs is {runs}; at least 1 is needed")
+        runs = normalise_int(runs, "runs", "profile")
         with background.waiting():
             plan = self._ready(x, num_threads)
         x = arrays.native(x)
@@ -294,13 +297,28 @@ class Network:
             raise TypeError(
                 f"{self.name}: x has dtype {x.dtype}; float32 is needed; network.preprocess(image) makes it"
             )
-        if x.ndim != 4 or x.shape[3] != 3:
-            raise ValueError(
-                f"{self.name}: x has shape {x.shape}; (N, H, W, 3) is needed; add the batch axis with x[None]"
+        self._check_shape(x.shape)
+
+    def _check_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        if not isinstance(shape, (tuple, list)):
+            raise TypeError(
+                f"{self.name}: shape is of type {type(shape).__name__}; it must be a tuple of integers; give x.shape"
             )
+        sizes = tuple(normalise_int(size, f"shape[{axis}]", self.name, 0) for axis, size in enumerate(shape))
+        if len(sizes) != 4 or sizes[3] != 3:
+            advice = "add the batch axis with x[None]"
+            if len(sizes) == 4:
+                advice = "give channels last" + (": x.transpose(0, 2, 3, 1)" if sizes[1] == 3 else "")
+            raise ValueError(f"{self.name}: x has shape {sizes}; (N, H, W, 3) is needed; {advice}")
+        return sizes
 
     def _threads(self, num_threads: int | None) -> int:
-        return self._steps[0].layer.threads(num_threads)
+        layer = self._steps[0].layer
+        try:
+            return layer.threads(num_threads)
+        except (TypeError, ValueError) as error:
+            # The layer does not know in whose name it checks.
+            raise type(error)(str(error).replace(f"{type(layer).__name__}: ", f"{self.name}: ", 1)) from None
 
     def _ready(
         self,
