@@ -201,7 +201,6 @@ def cython_kernels() -> ModuleType | None:
 @cache
 def compiled_calls() -> ModuleType | None:
     """The compiled short way of calls (`dwcpu.calls`), or None where it was not built."""
-    cython_kernels()  # first, so that OpenMP finds our spin count
     return import_module("dwcpu.cython_kernels").calls
 
 
@@ -432,20 +431,6 @@ def fma_peak(dtype: Any = np.float32, threads: int = 1, vector_bytes: int | None
     """
     from time import perf_counter
 
-    run, flops = peak_job(dtype, 1, vector_bytes)
-    best = float("inf")
-    for _ in range(30):
-        start = perf_counter()
-        run()
-        best = min(best, perf_counter() - start)
-    return threads * flops / best / 1e9
-
-
-def peak_job(dtype: Any, threads: int, vector_bytes: int | None = None) -> tuple[Callable[[], None], int]:
-    """Some tenths of a millisecond of multiply-adds on registers for each of `threads` threads, and how many FLOP each.
-
-    Where the machine is at rest, the job takes as long on many threads as on one.
-    """
     from dwcpu.abi import plan_dtype
     from dwcpu.numba_kernels import peak
     from dwcpu.numba_kernels.target import target
@@ -455,14 +440,15 @@ def peak_job(dtype: Any, threads: int, vector_bytes: int | None = None) -> tuple
     plan: Any = np.zeros(1, plan_dtype())
     plan["height"], plan["low"], plan["high"] = 20_000, -np.inf, np.inf
     x = np.full(lanes, 0.5, kind)
-    out = np.empty((threads, peak.ACCUMULATORS * lanes), kind)
-    where = (peak.address(kind, lanes), plan.ctypes.data, x.ctypes.data, 0, out.ctypes.data)
-    drive = driver(threads)
-
-    def run(arrays: object = (plan, x, out)) -> None:
-        drive(*where, 0, 0, threads, 1, threads, 1, 1, threads)
-
-    return run, 2 * 20_000 * out.shape[1]
+    out = np.empty(peak.ACCUMULATORS * lanes, kind)
+    arguments = (peak.address(kind, lanes), plan.ctypes.data, x.ctypes.data, 0, out.ctypes.data, 0, 0, 1, 1, 1, 1, 1)
+    run = driver(1)
+    best = float("inf")
+    for _ in range(30):
+        start = perf_counter()
+        run(*arguments, 1)
+        best = min(best, perf_counter() - start)
+    return threads * 2 * 20_000 * out.size / best / 1e9
 
 
 def show_config() -> None:
