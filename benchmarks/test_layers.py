@@ -1,14 +1,15 @@
-"""Every layer shape through pytest-benchmark: our two backends and every peer that is installed.
+"""The suites of ``python -m dwcpu bench`` through pytest-benchmark: our two backends and every peer that is installed.
 
-``pytest benchmarks --benchmark-only --benchmark-group-by=param:shape`` puts the contenders of one shape side by side;
-`compare.py` prints ratios and geometric means instead. ``extra_info`` of each entry has GFLOP/s, the share of the peak
-measured in the same process and the share of the roofline bound.
+``pytest benchmarks --benchmark-only --benchmark-group-by=param:shape`` puts the contenders of one shape side by side.
+``extra_info`` of each entry has GFLOP/s, the share of the peak measured in the same process and the share of the
+roofline bound.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import networks
 import peers
 import problem
 import pytest
@@ -21,28 +22,32 @@ CONTENDERS = ["numba", *(["cython"] if runtime.cython_kernels() is not None else
 contenders = pytest.mark.parametrize("contender", CONTENDERS)
 
 
-def measure(benchmark: Any, shape: Shape, contender: str, threads: int) -> None:
-    made = problem.make(shape)
-    if contender in peers.PEERS:
-        ready = peers.prepare(contender, made.graph, threads)
-    else:
-        ready = problem.ours(made, threads, backend=contender)
+def measure(benchmark: Any, ready: problem.Prepared, flops: int, bound: float, dtype: str, threads: int) -> None:
     ready.run()  # kernels compile here
     benchmark(ready.run)
     if benchmark.stats is None:  # --benchmark-disable
         return
     microseconds = benchmark.stats.stats.min * 1e6
-    gflops = made.flops / microseconds * 1e-3
-    bound = roofline.bound_of(made.flops, made.bytes, str(made.x.dtype), threads)
+    gflops, peak = flops / microseconds * 1e-3, roofline.peak(dtype, threads)
     benchmark.extra_info |= {
         "threads": threads,
         "note": ready.note,
         "gflops": round(gflops, 2),
-        "peak_gflops": round(roofline.peak(str(made.x.dtype), threads), 2),
-        "share_of_peak": round(gflops / roofline.peak(str(made.x.dtype), threads), 4),
+        "peak_gflops": round(peak, 2),
+        "share_of_peak": round(gflops / peak, 4),
         "bound_us": round(bound, 2),
         "share_of_bound": round(bound / microseconds, 4),
     }
+
+
+def measure_shape(benchmark: Any, shape: Shape, contender: str, threads: int) -> None:
+    made = problem.make(shape)
+    if contender in peers.PEERS:
+        ready = peers.prepare(contender, made.graph, threads)
+    else:
+        ready = problem.ours(made, threads, backend=contender)
+    dtype = str(made.x.dtype)
+    measure(benchmark, ready, made.flops, roofline.bound_of(made.flops, made.bytes, dtype, threads), dtype, threads)
 
 
 @pytest.fixture
@@ -52,24 +57,38 @@ def threads(request: pytest.FixtureRequest) -> int:
 
 @contenders
 def test_depthwise(benchmark: Any, shape: Shape, contender: str, threads: int) -> None:
-    measure(benchmark, shape, contender, threads)
+    measure_shape(benchmark, shape, contender, threads)
 
 
 @contenders
 def test_pointwise(benchmark: Any, shape: Shape, contender: str, threads: int) -> None:
-    measure(benchmark, shape, contender, threads)
+    measure_shape(benchmark, shape, contender, threads)
 
 
 @contenders
 def test_separable(benchmark: Any, shape: Shape, contender: str, threads: int) -> None:
-    measure(benchmark, shape, contender, threads)
+    measure_shape(benchmark, shape, contender, threads)
 
 
 @contenders
 def test_inverted_residual(benchmark: Any, shape: Shape, contender: str, threads: int) -> None:
-    measure(benchmark, shape, contender, threads)
+    measure_shape(benchmark, shape, contender, threads)
 
 
 @contenders
 def test_conv(benchmark: Any, shape: Shape, contender: str, threads: int) -> None:
-    measure(benchmark, shape, contender, threads)
+    measure_shape(benchmark, shape, contender, threads)
+
+
+@contenders
+@pytest.mark.parametrize("batch", [1, 8])
+@pytest.mark.parametrize("name", networks.NAMES)
+def test_networks(benchmark: Any, name: str, batch: int, contender: str, threads: int, request: Any) -> None:
+    if request.config.getoption("smoke") and batch > 1:
+        pytest.skip("a smoke run takes one image")
+    if request.config.getoption("group") not in (None, name):
+        pytest.skip("another group was asked for")
+    peer = contender in peers.PEERS
+    made = networks.make(name, batch, "auto" if peer else contender)
+    ready = peers.prepare(contender, made.graph, threads) if peer else made.ours(threads)
+    measure(benchmark, ready, made.flops, made.bound(threads), "float32", threads)
