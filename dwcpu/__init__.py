@@ -8,7 +8,7 @@ as layers                 DepthwiseConv2d, PointwiseConv2d, SeparableConv2d, Inv
 helpers                   fold_batchnorm, compare_cost
 networks                  models.load(name): MobileNetV1, MobileNetV2, EfficientNet-Lite0
 control                   set_num_threads, num_threads, get_num_threads, warmup, autotune, list_kernels, show_config
-on the command line       ``python -m dwcpu classify`` and ``python -m dwcpu info``
+on the command line       ``python -m dwcpu`` classify, info and bench
 ========================  ==============================================================================================
 
 Inside: `ops` and `layers` describe, `frontdoor` validates, `dispatch` chooses a kernel, `numba_kernels` and
