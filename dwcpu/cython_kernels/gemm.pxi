@@ -52,7 +52,7 @@ cdef inline void gemm_tiles(
     cdef const real *w
     cdef const real *ahead
     cdef i64 step, ahead_step, out_step, k, h, g
-    cdef int i, j, last = <int> panel.last
+    cdef int i, j, u, last = <int> panel.last
     while tiles > 0:
         for j in range(vectors):
             b[j] = v_load(panel.bias + j * LANES)
@@ -73,10 +73,29 @@ cdef inline void gemm_tiles(
                 for i in range(3, rows, 3):
                     p[i // 3] = v_anew(p[i // 3 - 1] + 3 * step)
                 k = run if run > ONE_RUN else panel.depth
-                while True:
-                    if run == ONE_RUN:
-                        v_prefetch(ahead)
-                        ahead += ahead_step
+                if run == ONE_RUN and k >= UNROLLED:
+                    k //= UNROLLED
+                    while True:
+                        for i in range(AHEAD_LINES(vectors)):
+                            v_prefetch(ahead + i * LINE)
+                        ahead += UNROLLED * ahead_step
+                        for i in range(0, rows, 3):
+                            p[i // 3] += UNROLLED
+                        for u in range(UNROLLED):
+                            step = v_anew_step(step)
+                            w = v_anew(w)
+                            for j in range(vectors):
+                                b[j] = v_load(w + (u * vectors + j) * LANES)
+                            for i in range(rows):
+                                x = v_splat(p[i // 3][i % 3 * step + u - UNROLLED])
+                                for j in range(vectors):
+                                    acc[i][j] = v_fma_onto(x, b[j], acc[i][j])
+                        w += UNROLLED * vectors * LANES
+                        k -= 1
+                        if k == 0:
+                            break
+                    k = panel.depth % UNROLLED
+                while k > 0:
                     for j in range(vectors):
                         b[j] = v_load(w + j * LANES)
                     for i in range(rows):
@@ -87,8 +106,6 @@ cdef inline void gemm_tiles(
                         p[i // 3] += 1
                     w += vectors * LANES
                     k -= 1
-                    if k == 0:
-                        break
                 g += 1
                 if run == ONE_RUN or g == panel.column_taps:
                     break
@@ -169,46 +186,90 @@ cdef inline void gemm_tiles_of(
             gemm_tiles(14, vectors, run, panel, tiles, a, residual, out)
 
 
-cdef void gemm_tiles_1(
+cdef void gemm_one_1(
     i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
 ) noexcept nogil:
-    if panel.row_taps == 1 and panel.column_taps == 1:
-        gemm_tiles_of(1, ONE_RUN, rows, panel, tiles, a, residual, out)
-    else:
-        gemm_tiles_of(1, 0, rows, panel, tiles, a, residual, out)
+    gemm_tiles_of(1, ONE_RUN, rows, panel, tiles, a, residual, out)
 
 
-cdef void gemm_tiles_2(
+cdef void gemm_one_2(
     i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
 ) noexcept nogil:
-    if panel.row_taps == 1 and panel.column_taps == 1:
-        gemm_tiles_of(2, ONE_RUN, rows, panel, tiles, a, residual, out)
-    elif panel.column_taps == 1 and panel.depth == COLOUR_RUN:
-        gemm_tiles_of(2, COLOUR_RUN, rows, panel, tiles, a, residual, out)
-    else:
-        gemm_tiles_of(2, 0, rows, panel, tiles, a, residual, out)
+    gemm_tiles_of(2, ONE_RUN, rows, panel, tiles, a, residual, out)
 
 
-cdef void gemm_tiles_3(
+cdef void gemm_one_3(
     i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
 ) noexcept nogil:
     if GEMM_VECTORS > 2:
-        if panel.row_taps == 1 and panel.column_taps == 1:
-            gemm_tiles_of(3, ONE_RUN, rows, panel, tiles, a, residual, out)
-        else:
-            gemm_tiles_of(3, 0, rows, panel, tiles, a, residual, out)
+        gemm_tiles_of(3, ONE_RUN, rows, panel, tiles, a, residual, out)
 
 
-cdef void gemm_tiles_4(
+cdef void gemm_one_4(
     i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
 ) noexcept nogil:
     if GEMM_VECTORS > 2:
-        if panel.row_taps == 1 and panel.column_taps == 1:
-            gemm_tiles_of(4, ONE_RUN, rows, panel, tiles, a, residual, out)
-        elif panel.column_taps == 1 and panel.depth == COLOUR_RUN:
-            gemm_tiles_of(4, COLOUR_RUN, rows, panel, tiles, a, residual, out)
-        else:
-            gemm_tiles_of(4, 0, rows, panel, tiles, a, residual, out)
+        gemm_tiles_of(4, ONE_RUN, rows, panel, tiles, a, residual, out)
+
+
+cdef void gemm_colour_2(
+    i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
+) noexcept nogil:
+    gemm_tiles_of(2, COLOUR_RUN, rows, panel, tiles, a, residual, out)
+
+
+cdef void gemm_colour_4(
+    i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
+) noexcept nogil:
+    if GEMM_VECTORS > 2:
+        gemm_tiles_of(4, COLOUR_RUN, rows, panel, tiles, a, residual, out)
+
+
+cdef void gemm_runs_1(
+    i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
+) noexcept nogil:
+    gemm_tiles_of(1, 0, rows, panel, tiles, a, residual, out)
+
+
+cdef void gemm_runs_2(
+    i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
+) noexcept nogil:
+    gemm_tiles_of(2, 0, rows, panel, tiles, a, residual, out)
+
+
+cdef void gemm_runs_3(
+    i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
+) noexcept nogil:
+    if GEMM_VECTORS > 2:
+        gemm_tiles_of(3, 0, rows, panel, tiles, a, residual, out)
+
+
+cdef void gemm_runs_4(
+    i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
+) noexcept nogil:
+    if GEMM_VECTORS > 2:
+        gemm_tiles_of(4, 0, rows, panel, tiles, a, residual, out)
+
+
+ctypedef void (*Tiles)(
+    i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out) noexcept nogil
+
+
+cdef inline Tiles tiles_of(const Panel *panel) noexcept nogil:
+    """The function for tiles of this panel."""
+    if panel.row_taps == 1 and panel.column_taps == 1:
+        if panel.vectors == 1:
+            return gemm_one_1
+        if panel.vectors == 2:
+            return gemm_one_2
+        return gemm_one_3 if panel.vectors == 3 else gemm_one_4
+    if panel.vectors == 1:
+        return gemm_runs_1
+    if panel.column_taps == 1 and panel.depth == COLOUR_RUN and panel.vectors != 3:
+        return gemm_colour_2 if panel.vectors == 2 else gemm_colour_4
+    if panel.vectors == 2:
+        return gemm_runs_2
+    return gemm_runs_3 if panel.vectors == 3 else gemm_runs_4
 
 
 cdef void gemm_run(
@@ -221,14 +282,8 @@ cdef void gemm_run(
         some = tiles if plan.activation == NULL else smaller(tiles, ACTIVATION_TILES)
         if panel.row_taps <= 0 or panel.column_taps <= 0 or panel.depth <= 0:
             gemm_nothing(panel, some * rows, residual, out)
-        elif panel.vectors == 1:
-            gemm_tiles_1(rows, panel, some, a, residual, out)
-        elif panel.vectors == 2:
-            gemm_tiles_2(rows, panel, some, a, residual, out)
-        elif panel.vectors == 3:
-            gemm_tiles_3(rows, panel, some, a, residual, out)
         else:
-            gemm_tiles_4(rows, panel, some, a, residual, out)
+            tiles_of(panel)(rows, panel, some, a, residual, out)
         activate(plan, out, some * rows, panel.out_step, columns)
         tiles -= some
         a += some * rows * panel.a_step

@@ -79,6 +79,9 @@ typedef real vec_in_memory __attribute__((vector_size(DWCPU_VECTOR_BYTES), align
 #define ACTIVATION_TILES 8 /* tiles between second passes */
 #define ONE_RUN 1
 #define COLOUR_RUN 9
+#define UNROLLED 4 /* inputs */
+#define LINE (int)(64 / sizeof(real))
+#define AHEAD_LINES(vectors) ((vectors) * DWCPU_VECTOR_BYTES < 64 ? 1 : (vectors) * DWCPU_VECTOR_BYTES / 64)
 #define AHEAD_TILES 4 /* tiles of a panel that share in asking for the next panel's cache lines */
 #define WINDOW_ROWS 2
 #define WINDOW_COLUMNS 4
@@ -130,6 +133,16 @@ V_INLINE vec v_fma(vec a, vec b, vec c) {
     return c;
 #else
     return a * b + c;
+#endif
+}
+
+/* The same, in the register of c: left to itself the compiler also takes those of a and b, and then lacks them. */
+V_INLINE vec v_fma_onto(vec a, vec b, vec c) {
+#if V_AVX512 || V_AVX2
+    __asm__(V_FORM("vfmadd231ps", "vfmadd231pd") " %2, %1, %0" : "+v"(c) : "v"(a), "v"(b));
+    return c;
+#else
+    return v_fma(a, b, c);
 #endif
 }
 

@@ -25,9 +25,12 @@ cdef extern from "tile.h" nogil:
         ONE_RUN
         COLOUR_RUN
         AHEAD_TILES
+        UNROLLED
+        LINE
         WINDOW_ROWS
         WINDOW_COLUMNS
         COPY_VECTORS
+    int AHEAD_LINES(int vectors) noexcept
     const real *v_anew(const real *p) noexcept
     real *v_anew_out "(real *)v_anew"(real *p) noexcept
     i64 v_anew_step(i64 n) noexcept
@@ -46,6 +49,7 @@ cdef extern from "tile.h" nogil:
     vec v_div(vec a, vec b) noexcept
     vec v_neg(vec a) noexcept
     vec v_fma(vec a, vec b, vec c) noexcept
+    vec v_fma_onto(vec a, vec b, vec c) noexcept
     vec v_select_less(vec a, vec b, vec yes, vec no) noexcept
     vec v_scale(vec shifted, vec v) noexcept
     vec v_clamp(vec v, vec low, vec high) noexcept
