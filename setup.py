@@ -87,7 +87,9 @@ def abi_declarations(abi: dict[str, Any]) -> tuple[str, str]:
     pxi = 'cdef extern from "tile.h":\n    ctypedef struct Plan:\n' + "".join(f"        {m}\n" for m in members)
     pxi += "    enum:\n        EXP_COUNT\n        ERFC_COUNT\n        HALF\n"
     pxi += "    const real EXP_SERIES[]\n    const real ERFC_SERIES[]\n"
-    for name in ("EXP_LOWEST", "EXP_SHIFT", "INVERSE_LN2", "LN2_HEAD", "LN2_TAIL", "INVERSE_SQRT2", "ERFC_CENTRE"):
+    for name in (
+        "EXP_LOWEST", "EXP_NORMAL", "EXP_SHIFT", "INVERSE_LN2", "LN2_HEAD", "LN2_TAIL", "INVERSE_SQRT2", "ERFC_CENTRE",
+    ):  # fmt: skip
         pxi += f"    const real {name}\n"
     return header, pxi
 
@@ -97,6 +99,7 @@ def constants(abi: dict[str, Any], dtype: str) -> str:
     double = dtype == "float64"
     scalars = {
         "EXP_LOWEST": abi["EXP_LOWEST"][dtype],
+        "EXP_NORMAL": abi["EXP_NORMAL"][dtype],
         "EXP_SHIFT": 1.5 * 2.0 ** (52 if double else 23),  # adding it rounds to an integer
         "INVERSE_LN2": 1 / math.log(2),
         "LN2_HEAD": abi["LN2"][dtype][0],

@@ -36,6 +36,7 @@ __all__ = [
     "ERFC_CENTRE",
     "ERFC_TERMS",
     "EXP_LOWEST",
+    "EXP_NORMAL",
     "EXP_TERMS",
     "FIELDS",
     "HALF_COLUMNS",
@@ -160,6 +161,9 @@ LN2: dict[str, tuple[float, float]] = {
 
 #: At and below these arguments exp is zero, rounded.
 EXP_LOWEST: dict[str, float] = {"float32": -104.0, "float64": -746.0}
+
+#: At and above these arguments exp is a normal number.
+EXP_NORMAL: dict[str, float] = {"float32": -86.0, "float64": -707.0}
 
 #: (1 + 2z) exp(z^2) erfc(z) / 2 for z >= 0 as a polynomial, constant term first, in t = (z - centre) / (z + centre):
 #: the mapping of M. M. Shepherd and J. G. Laframboise, "Chebyshev approximation of (1 + 2x) exp(x^2) erfc x in

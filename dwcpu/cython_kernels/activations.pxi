@@ -18,16 +18,19 @@ cdef enum:
 
 
 cdef inline void exp_of(const int count, vec *v) noexcept nogil:
-    """exp(v) for v <= 0."""
+    """exp(v) for v <= 0 with the sign bit set."""
     cdef vec shifted[TOGETHER]
     cdef vec r[TOGETHER]
+    cdef vec lowest = v[0]
     cdef int i, k
+    for i in range(1, count):
+        lowest = v_more_bits(lowest, v[i])
     for i in range(count):
-        r[i] = v_select_less(v[i], v_splat(EXP_LOWEST), v_splat(EXP_LOWEST), v[i])
+        r[i] = v_at_least(v[i], v_splat(EXP_LOWEST))
     for i in range(count):
         shifted[i] = v_fma(r[i], v_splat(INVERSE_LN2), v_splat(EXP_SHIFT))
     for i in range(count):
-        v[i] = v_neg(v_sub(shifted[i], v_splat(EXP_SHIFT)))
+        v[i] = v_sub(v_splat(EXP_SHIFT), shifted[i])
     for i in range(count):
         r[i] = v_fma(v[i], v_splat(LN2_HEAD), r[i])
     for i in range(count):
@@ -37,8 +40,12 @@ cdef inline void exp_of(const int count, vec *v) noexcept nogil:
     for k in range(EXP_COUNT - 1):
         for i in range(count):
             v[i] = v_fma(v[i], r[i], v_splat(EXP_SERIES[EXP_COUNT - 2 - k]))
-    for i in range(count):
-        v[i] = v_scale(shifted[i], v[i])
+    if v_any_more_bits(lowest, v_splat(EXP_NORMAL)):
+        for i in range(count):
+            v[i] = v_scale(shifted[i], v[i])
+    else:
+        for i in range(count):
+            v[i] = v_scale_normal(shifted[i], v[i])
 
 
 cdef inline void sigmoid_of(const int count, vec *v) noexcept nogil:
@@ -46,10 +53,10 @@ cdef inline void sigmoid_of(const int count, vec *v) noexcept nogil:
     cdef vec one = v_splat(1)
     cdef int i
     for i in range(count):
-        e[i] = v_select_less(v_zero(), v[i], v_neg(v[i]), v[i])
+        e[i] = v_neg_abs(v[i])
     exp_of(count, e)
     for i in range(count):
-        v[i] = v_div(v_select_less(v[i], v_zero(), e[i], one), v_add(one, e[i]))
+        v[i] = v_div(v_select_negative(v[i], e[i], one), v_add(one, e[i]))
 
 
 cdef inline void gelu_of(const int count, vec *v) noexcept nogil:
@@ -75,14 +82,13 @@ cdef inline void gelu_of(const int count, vec *v) noexcept nogil:
         square = v_mul(w, w)
         e[i] = v_fma(v_mul(minus_half, v_fma(w, w, v_neg(square))), e[i], e[i])
         z = v_mul(w, v_splat(INVERSE_SQRT2))
-        t[i] = v_div(v_mul(e[i], y[i]), v_add(one, v_mul(v_splat(2), z)))  # erfc(z) / 2
-        v[i] = v_mul(v[i], v_select_less(v[i], v_zero(), t[i], v_sub(one, t[i])))
+        t[i] = v_div(v_mul(e[i], y[i]), v_fma(v_splat(2), z, one))  # erfc(z) / 2
+        v[i] = v_mul(v[i], v_select_negative(v[i], t[i], v_sub(one, t[i])))
 
 
 cdef inline vec gelu_size(vec v) noexcept nogil:
     """|v|, at most 64: beyond that gelu is v or 0."""
-    v = v_select_less(v, v_zero(), v_neg(v), v)
-    return v_select_less(v_splat(64), v, v_splat(64), v)
+    return v_at_most(v_abs(v), v_splat(64))
 
 
 cdef inline vec hardsigmoid_of(vec v) noexcept nogil:

@@ -167,6 +167,67 @@ V_INLINE vec v_clamp(vec v, vec low, vec high) {
 #endif
 }
 
+/* v, but not below low; NaN stays. One instruction on x86: see v_clamp. */
+V_INLINE vec v_at_least(vec v, vec low) {
+#if V_AVX512
+    return V_FORM(_mm512_max_ps, _mm512_max_pd)(low, v);
+#elif V_AVX2
+    return V_FORM(_mm256_max_ps, _mm256_max_pd)(low, v);
+#else
+    return v_select_less(v, low, low, v);
+#endif
+}
+
+/* v, but not above high; NaN stays. */
+V_INLINE vec v_at_most(vec v, vec high) {
+#if V_AVX512
+    return V_FORM(_mm512_min_ps, _mm512_min_pd)(high, v);
+#elif V_AVX2
+    return V_FORM(_mm256_min_ps, _mm256_min_pd)(high, v);
+#else
+    return v_select_less(high, v, high, v);
+#endif
+}
+
+V_INLINE vec v_abs(vec v) { return (vec)((vec_bits)v & ~(vec_bits)v_splat((real)-0.0)); }
+V_INLINE vec v_neg_abs(vec v) { return (vec)((vec_bits)v | (vec_bits)v_splat((real)-0.0)); }
+
+/* yes where the sign bit of v is set, else no */
+V_INLINE vec v_select_negative(vec v, vec yes, vec no) {
+#if V_AVX2
+    return V_FORM(_mm256_blendv_ps, _mm256_blendv_pd)(no, yes, v);
+#else
+    vec_bits mask = (vec_bits)v < 0;
+    return (vec)(((vec_bits)yes & mask) | ((vec_bits)no & ~mask));
+#endif
+}
+
+/* The larger one, both taken for integers. Of values with the sign bit set that is the lower one, or a NaN. */
+V_INLINE vec v_more_bits(vec a, vec b) {
+#if V_AVX2 && !DWCPU_DOUBLE
+    return (vec)_mm256_max_epi32((__m256i)a, (__m256i)b);
+#elif V_AVX512
+    return (vec)V_FORM(_mm512_max_epi32, _mm512_max_epi64)((__m512i)a, (__m512i)b);
+#else
+    vec_bits mask = (vec_bits)a > (vec_bits)b;
+    return (vec)(((vec_bits)a & mask) | ((vec_bits)b & ~mask));
+#endif
+}
+
+/* Whether a, taken for an integer, is more than b in any lane. */
+V_INLINE int v_any_more_bits(vec a, vec b) {
+#if V_AVX512
+    return V_FORM(_mm512_cmpgt_epi32_mask, _mm512_cmpgt_epi64_mask)((__m512i)a, (__m512i)b) != 0;
+#elif V_AVX2
+    return V_FORM(_mm256_movemask_ps, _mm256_movemask_pd)((vec)((vec_bits)a > (vec_bits)b)) != 0;
+#else
+    vec_bits more = (vec_bits)a > (vec_bits)b;
+    bits any = 0;
+    for (int i = 0; i < LANES; i++) any |= more[i];
+    return any != 0;
+#endif
+}
+
 /* v * 2^n, where `shifted` is n + EXP_SHIFT: n stands in its low bits. In two factors, each a normal number, so that
    only the last product rounds. */
 V_INLINE vec v_scale(vec shifted, vec v) {
@@ -175,6 +236,11 @@ V_INLINE vec v_scale(vec shifted, vec v) {
     vec_bits n = (vec_bits)shifted - (vec_bits)v_splat(EXP_SHIFT);
     vec_bits half = n >> 1;
     return v * (vec)((half + bias) << mantissa) * (vec)((n - half + bias) << mantissa);
+}
+
+/* The same where v and the result are normal: n goes to the exponent, and what else is in `shifted` is shifted out. */
+V_INLINE vec v_scale_normal(vec shifted, vec v) {
+    return (vec)((vec_bits)v + ((vec_bits)shifted << (DWCPU_DOUBLE ? 52 : 23)));
 }
 
 #if V_AVX512

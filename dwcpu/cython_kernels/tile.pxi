@@ -51,7 +51,15 @@ cdef extern from "tile.h" nogil:
     vec v_fma(vec a, vec b, vec c) noexcept
     vec v_fma_onto(vec a, vec b, vec c) noexcept
     vec v_select_less(vec a, vec b, vec yes, vec no) noexcept
+    vec v_at_least(vec v, vec low) noexcept
+    vec v_at_most(vec v, vec high) noexcept
+    vec v_abs(vec v) noexcept
+    vec v_neg_abs(vec v) noexcept
+    vec v_select_negative(vec v, vec yes, vec no) noexcept
+    vec v_more_bits(vec a, vec b) noexcept
+    bint v_any_more_bits(vec a, vec b) noexcept
     vec v_scale(vec shifted, vec v) noexcept
+    vec v_scale_normal(vec shifted, vec v) noexcept
     vec v_clamp(vec v, vec low, vec high) noexcept
 
 include "abi.pxi"
