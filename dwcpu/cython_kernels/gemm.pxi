@@ -52,7 +52,7 @@ cdef inline void gemm_tiles(
     cdef const real *w
     cdef const real *ahead
     cdef i64 step, ahead_step, out_step, k, h, g
-    cdef int i, j, u, last = <int> panel.last
+    cdef int i, j, u, turn = run if run > ONE_RUN else UNROLLED, last = <int> panel.last
     while tiles > 0:
         for j in range(vectors):
             b[j] = v_load(panel.bias + j * LANES)
@@ -72,29 +72,31 @@ cdef inline void gemm_tiles(
                     w += h * panel.w_row + g * panel.w_column
                 for i in range(3, rows, 3):
                     p[i // 3] = v_anew(p[i // 3 - 1] + 3 * step)
-                k = run if run > ONE_RUN else panel.depth
-                if run == ONE_RUN and k >= UNROLLED:
-                    k //= UNROLLED
+                k = panel.depth
+                if run != 0 and k >= turn:
+                    k //= turn
                     while True:
-                        for i in range(AHEAD_LINES(vectors)):
-                            v_prefetch(ahead + i * LINE)
-                        ahead += UNROLLED * ahead_step
+                        if run == ONE_RUN:
+                            for i in range(AHEAD_LINES(vectors)):
+                                v_prefetch(ahead + i * LINE)
+                            ahead += turn * ahead_step
                         for i in range(0, rows, 3):
-                            p[i // 3] += UNROLLED
-                        for u in range(UNROLLED):
+                            p[i // 3] += turn
+                        for u in range(turn):
                             step = v_anew_step(step)
                             w = v_anew(w)
                             for j in range(vectors):
                                 b[j] = v_load(w + (u * vectors + j) * LANES)
                             for i in range(rows):
-                                x = v_splat(p[i // 3][i % 3 * step + u - UNROLLED])
+                                x = v_splat(p[i // 3][i % 3 * step + u - turn])
                                 for j in range(vectors):
-                                    acc[i][j] = v_fma_onto(x, b[j], acc[i][j])
-                        w += UNROLLED * vectors * LANES
+                                    acc[i][j] = v_fma(x, b[j], acc[i][j]) if vectors == 1 else v_fma_onto(
+                                        x, b[j], acc[i][j])
+                        w += turn * vectors * LANES
                         k -= 1
                         if k == 0:
                             break
-                    k = panel.depth % UNROLLED
+                    k = panel.depth % turn
                 while k > 0:
                     for j in range(vectors):
                         b[j] = v_load(w + j * LANES)

@@ -31,7 +31,7 @@ from dwcpu.numba_kernels.memory import (
     offset,
     prefetch,
 )
-from dwcpu.numba_kernels.target import compile_kernel, part, target
+from dwcpu.numba_kernels.target import compile_kernel, inlined, part, target
 from dwcpu.numba_kernels.tile import add, add_first, clamp, outer_fma, store, store_first, tile_rows
 
 __all__ = ["GEMM", "address", "kernel_signature", "micro_kernel", "micro_kernel_table", "run_panel", "tile_shape"]
@@ -86,6 +86,18 @@ def kernel_signature(dtype: np.dtype) -> Any:
 def _build_micro_kernel(dtype: np.dtype, rows: int, vectors: int) -> tuple[Callable, Any]:
     lanes = target().lanes(dtype.itemsize)
     width = vectors * lanes
+    # With few registers tiles are small, and what a turn of the loop costs beside arithmetic counts; with many, LLVM
+    # fills them with addresses if it sees several inputs.
+    turn = 4 if target().registers == 16 else 1
+
+    @inlined
+    def add_turn(tile, x, a_stride, w):
+        tile = outer_fma(tile, x, a_stride, w)
+        if turn > 1:
+            tile = outer_fma(tile, offset(x, 1), a_stride, offset(w, width))
+            tile = outer_fma(tile, offset(x, 2), a_stride, offset(w, 2 * width))
+            tile = outer_fma(tile, offset(x, 3), a_stride, offset(w, 3 * width))
+        return tile
 
     def micro_kernel(gemm, tiles, a, residual, out):
         a_stride, length, out_stride, columns = gemm.a_stride, gemm.length, gemm.out_stride, gemm.columns
@@ -97,9 +109,12 @@ def _build_micro_kernel(dtype: np.dtype, rows: int, vectors: int) -> tuple[Calla
                 for kw in range(gemm.n_w):
                     x = offset(a, first * a_stride + kh * gemm.a_h + kw * gemm.a_w)
                     w = offset(as_pointer(a, gemm.weights), kh * gemm.b_h + kw * gemm.b_w)
-                    for k in range(length):
+                    for _ in range(length // turn):
                         prefetch(as_pointer(a, ahead))
-                        ahead += ahead_step
+                        ahead += turn * ahead_step
+                        tile = add_turn(tile, x, a_stride, w)
+                        x, w = offset(x, turn), offset(w, turn * width)
+                    for k in range(length % turn):
                         tile = outer_fma(tile, offset(x, k), a_stride, offset(w, k * width))
             gemm.ahead = ahead
             if ahead >= gemm.ahead_end:  # all is asked for; a line that is in L1 anyway costs least
