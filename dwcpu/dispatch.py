@@ -273,12 +273,14 @@ def _as_good(kernel: Kernel, geometry: Geometry) -> bool:
     """Whether a Cython kernel is as fast as what Numba would compile: then it wins, being ready at once.
 
     Time of Cython over Numba on the shapes of benchmarks/shapes.py, one AVX2 core, float32: windows of the menu 0.5 to
-    1.03, geometric mean 0.90; pointwise 1.01; conv 0.88; 11x11 0.50 and 13x13 0.50. But any other window 1.2 to 3,
-    several outputs a channel 2 to 9, fewer channels than lanes 2 to 17: there constants pay.
+    1.03, geometric mean 0.90; pointwise 1.01; conv 0.88; 11x11 0.50 and 13x13 0.50. But 7x7 1.02 to 1.17, any other
+    window 1.2 to 3, several outputs a channel 2 to 9, fewer channels than lanes 2 to 17: there constants pay.
     """
-    if geometry.op != "depthwise" or kernel.window[0]:
+    if geometry.op != "depthwise":
         return True
     assert isinstance(geometry, ConvGeometry)
+    if kernel.window[0]:
+        return kernel.window[0] < 7
     large = geometry.taps > MOST_UNROLLED_TAPS
     return large and geometry.multiplier == 1 and geometry.in_channels >= kernel.lanes
 
@@ -295,7 +297,13 @@ def _choose_fused(
     between = max(prod(part.out_shape) for part in geometry.parts[:-1]) * dtype.itemsize
     if canonical(depthwise).op == "conv":
         return split, "so many outputs a channel are computed as a grouped convolution"
-    if threads > 1 and rows < 8 * threads and between <= threads * runtime.cache_sizes().l2:
+    l2 = runtime.cache_sizes().l2
+    if isinstance(geometry, InvertedResidualGeometry) and between <= 2 * l2:
+        matrices = sum(part.in_channels * part.out_channels for part in (geometry.parts[0], geometry.parts[-1]))
+        # One core of 512 KiB: 0.99 to 1.05 times as fast, on 14x14 and 7x7 pixels of 384 to 1152 expanded channels.
+        if matrices * dtype.itemsize > l2 // 2:
+            return split, "the weights are more than stays in L2 from block to block: each is read once"
+    if threads > 1 and rows < 8 * threads and between <= threads * l2:
         return split, f"{rows} rows are too few to share among {threads} threads; what is between stays in L2"
     return fused, "what lies between the steps stays in cache"
 

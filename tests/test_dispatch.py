@@ -37,7 +37,7 @@ PINNED = {
     "3x3 stride 2": (depthwise(56, 128, 3, 2), "depthwise_f32_3x3s2_", "cython"),
     "5x5": (depthwise(28, 240, 5), "depthwise_f32_5x5s1_", "cython"),
     "5x5 stride 2": (depthwise(28, 240, 5, 2), "depthwise_f32_5x5s2_", "cython"),
-    "7x7": (depthwise(14, 384, 7), "depthwise_f32_7x7s1_", "cython"),
+    "7x7": (depthwise(14, 384, 7), "depthwise_f32_7x7s1_", "numba"),
     "dilated like undilated": (depthwise(56, 128, 3, dilation=2), "depthwise_f32_3x3s1_", "cython"),
     "stride shared with dilation": (depthwise(56, 128, 3, 2, dilation=2), "depthwise_f32_3x3s1_", "cython"),
     "4x4": (depthwise(56, 128, 4), "depthwise_f32_small_", "numba"),
@@ -76,6 +76,19 @@ def test_shape_to_kernel(name: str) -> None:
     assert (chosen.name + "_").startswith(label)
     if runtime.cython_kernels() is not None:
         assert chosen.backend == family
+
+
+def test_inverted_residuals_with_more_weights_than_stay_in_cache_run_as_three_passes() -> None:
+    def block(size: int, channels: int) -> InvertedResidualGeometry:
+        middle = 6 * channels
+        shapes = (1, size, size, channels), (channels, middle), (3, 3, middle), (middle, channels)
+        return InvertedResidualGeometry.of(*shapes, padding=1)
+
+    l2 = runtime.cache_sizes().l2
+    channels = int((l2 / 4 / 24) ** 0.5) // 16 * 16  # weights are a quarter of L2
+    assert "_fused_" in dispatch.choose(block(7, channels), np.float32, 1).name
+    assert "_split_" in dispatch.choose(block(7, 2 * channels), np.float32, 1).name
+    assert "_fused_" in dispatch.choose(block(112, 2 * channels), np.float32, 1).name
 
 
 def test_few_rows_on_several_threads_run_as_two_passes() -> None:
