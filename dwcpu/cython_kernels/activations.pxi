@@ -118,10 +118,40 @@ cdef inline void activation_of(const int code, const int count, vec *v, vec alph
                 v[i] = v_select_less(v[i], v_zero(), v_mul(alpha, v[i]), v[i])
 
 
-cdef inline void activate_all(
+cdef inline void activate_rows(
     const int code, real *values, i64 rows, i64 row_stride, i64 columns, double slope
 ) noexcept nogil:
-    cdef vec alpha = v_splat(<real> slope)
+    """Short chains of operations, one vector after the other."""
+    cdef vec alpha = v_splat(<real> slope), v
+    cdef real *place
+    cdef i64 left
+    cdef int rest
+    if row_stride == columns:  # one long row
+        columns *= rows
+        rows = 1
+    rest = <int> (columns % LANES)
+    while rows > 0:
+        place = values
+        left = columns // LANES
+        while left > 0:
+            v = v_load(place)
+            activation_of(code, 1, &v, alpha)
+            v_store(place, v)
+            place += LANES
+            left -= 1
+        if rest:
+            v = v_load_part(place, 0, rest)
+            activation_of(code, 1, &v, alpha)
+            v_store_first(place, v, rest)
+        values += row_stride
+        rows -= 1
+
+
+cdef inline void activate_together(
+    const int code, real *values, i64 rows, i64 row_stride, i64 columns
+) noexcept nogil:
+    """Long chains of operations, TOGETHER vectors step by step, from row to row."""
+    cdef vec alpha = v_zero()
     cdef vec v[TOGETHER]
     cdef real *places[TOGETHER]
     cdef real *place = values
@@ -159,24 +189,24 @@ cdef inline void activate_all(
 
 
 cdef void hardswish(real *values, i64 rows, i64 row_stride, i64 columns, double alpha) noexcept nogil:
-    activate_all(HARDSWISH, values, rows, row_stride, columns, alpha)
+    activate_rows(HARDSWISH, values, rows, row_stride, columns, alpha)
 
 
 cdef void hardsigmoid(real *values, i64 rows, i64 row_stride, i64 columns, double alpha) noexcept nogil:
-    activate_all(HARDSIGMOID, values, rows, row_stride, columns, alpha)
+    activate_rows(HARDSIGMOID, values, rows, row_stride, columns, alpha)
 
 
 cdef void leaky_relu(real *values, i64 rows, i64 row_stride, i64 columns, double alpha) noexcept nogil:
-    activate_all(LEAKY_RELU, values, rows, row_stride, columns, alpha)
+    activate_rows(LEAKY_RELU, values, rows, row_stride, columns, alpha)
 
 
 cdef void sigmoid(real *values, i64 rows, i64 row_stride, i64 columns, double alpha) noexcept nogil:
-    activate_all(SIGMOID, values, rows, row_stride, columns, alpha)
+    activate_together(SIGMOID, values, rows, row_stride, columns)
 
 
 cdef void silu(real *values, i64 rows, i64 row_stride, i64 columns, double alpha) noexcept nogil:
-    activate_all(SILU, values, rows, row_stride, columns, alpha)
+    activate_together(SILU, values, rows, row_stride, columns)
 
 
 cdef void gelu(real *values, i64 rows, i64 row_stride, i64 columns, double alpha) noexcept nogil:
-    activate_all(GELU, values, rows, row_stride, columns, alpha)
+    activate_together(GELU, values, rows, row_stride, columns)
