@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from statistics import geometric_mean
 
-from results import Figure, Regret, Results, Row, mean_ratio, names
+from results import LONG, Figure, Regret, Results, Row, Scaling, mean_ratio, names, scaling
 from roofline import Limits
 
 __all__ = ["Table", "figure_line", "limits_text", "markdown", "regret_line", "regret_summary"]
@@ -117,6 +117,8 @@ def markdown(results: Results, plots: Sequence[str] = ()) -> str:
         text += ["", "## Limits", "", *_limits(results.limits)]
     if results.rows:
         text += ["", "## Summary", "", *_summary(results)]
+    if gains := scaling(results):
+        text += ["", "## Several threads against one", "", *_scaling(gains)]
     text += [line for name in plots for line in ("", f"![{name}]({name})")]
     for suite, threads, rows in results.tables():
         text += ["", f"## {suite}, {_threads(threads)}", "", *_rows(rows)]
@@ -149,9 +151,32 @@ def _summary(results: Results) -> list[str]:
         mean = mean_ratio(rows)
         lost = [row for row in rows if row.ratio is not None and row.ratio < 1]
         ratio = "-" if mean is None else f"{mean:.3f}"
+        medians = [row.median_ratio for row in rows if row.median_ratio is not None]
+        typical = f"{geometric_mean(medians):.3f}" if medians else "-"
         share = f"{geometric_mean(row.share for row in rows):.0%}"
-        lines.append([suite, str(threads), str(len(rows)), ratio, str(len(lost)), share, _worst(rows)])
-    return _grid(["suite", "threads", "rows", "ratio, mean", "lost", "share, mean", "worst ratios"], lines)
+        lines.append([suite, str(threads), str(len(rows)), ratio, typical, str(len(lost)), share, _worst(rows)])
+    head = ["suite", "threads", "rows", "ratio, mean", "of medians", "lost", "share, mean", "worst ratios"]
+    return _grid(head, lines)
+
+
+def _scaling(gains: Sequence[Scaling]) -> list[str]:
+    contenders = list(dict.fromkeys(name for each in gains for name in each.gains))
+    lines = [
+        [
+            each.suite,
+            str(each.threads),
+            str(each.rows),
+            *(f"{each.gains[name]:.2f}" if name in each.gains else "-" for name in contenders),
+            ", ".join(each.slower),
+        ]
+        for each in gains
+    ]
+    return [
+        f"Time on one thread over that on several: geometric mean of rows that take more than {LONG:.0f} us on one,",
+        "and all rows, short ones included, on which several threads take us at least 5 % longer than one.",
+        "",
+        *_grid(["suite", "threads", "rows", *contenders, "slower"], lines),
+    ]
 
 
 def _rows(rows: Sequence[Row]) -> list[str]:

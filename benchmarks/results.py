@@ -10,7 +10,7 @@ from typing import Any
 from roofline import Limits
 from timing import Times
 
-__all__ = ["Figure", "Regret", "Results", "Row", "mean_ratio", "names"]
+__all__ = ["Figure", "Regret", "Results", "Row", "Scaling", "mean_ratio", "names", "scaling"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,12 @@ class Row:
     def ratio(self) -> float | None:
         """Best peer's time over ours: above 1 we are faster."""
         return None if self.best_peer is None else self.times[self.best_peer].best / self.mine.best
+
+    @property
+    def median_ratio(self) -> float | None:
+        """The same for median rounds, of the peer whose median is lowest: what a shared machine makes of it."""
+        mine, *others = (each.median for each in self.times.values())
+        return min(others) / mine if others else None
 
     @property
     def share(self) -> float:
@@ -110,6 +116,37 @@ class Results:
         for regret, entry in zip(self.regrets, made["regrets"], strict=True):
             entry["ratio"] = regret.ratio
         return made
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """What several threads gain in one suite: one thread's time over theirs, by contender."""
+
+    suite: str
+    threads: int
+    rows: int
+    gains: dict[str, float]
+    slower: list[str]
+
+
+#: Microseconds on one thread above which several are expected to gain.
+LONG = 200.0
+
+
+def scaling(results: Results) -> list[Scaling]:
+    """Geometric means over rows above `LONG`, and all rows on which several threads are slower for us than one."""
+    one = {(row.suite, row.id): row for row in results.rows if row.threads == 1}
+    found = []
+    for suite, threads, rows in results.tables():
+        pairs = [(one[suite, row.id], row) for row in rows if threads > 1 and (suite, row.id) in one]
+        long = [pair for pair in pairs if pair[0].mine.best > LONG]
+        if not long:
+            continue
+        both = [name for name in names(results.rows) if all(name in a.times and name in b.times for a, b in long)]
+        gains = {name: geometric_mean(a.times[name].best / b.times[name].best for a, b in long) for name in both}
+        slower = [b.id for a, b in pairs if b.mine.best > 1.05 * a.mine.best]
+        found.append(Scaling(suite, threads, len(long), gains, slower))
+    return found
 
 
 def mean_ratio(rows: Sequence[Row], peer: str | None = None) -> float | None:

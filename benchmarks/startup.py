@@ -95,6 +95,7 @@ def cold(names: Sequence[str], progress: Callable[[str], None]) -> Iterator[Figu
         what = "mobilenet_v2, from arrays to logits, Numba kernels"
         if dwcpu.runtime.cython_kernels() is not None:
             progress("first call while its kernel is compiled")
+            _run(_IMPORT.format("numba"))  # its byte code, which nobody has needed yet
             wait = _run(_FIRST_STAND_IN, folder)
             yield Figure(section, "first call whose Numba kernel is not compiled yet", wait * 1e3, "ms", None)
         progress("compiling everything that MobileNetV2 needs")

@@ -330,7 +330,7 @@ def _supporting(name: str, geometry: Geometry, dtype: np.dtype) -> Kernel | None
 def choose(geometry: Geometry, dtype: Any, threads: int, backend: str = "auto") -> Kernel:
     """The kernel for a geometry.
 
-    Depthwise windows of the Cython menu, very large ones and all matrix products run on Cython where it is built, which
+    Depthwise windows of 3x3 and 5x5, very large ones and all matrix products run on Cython where it is built, which
     needs no compilation and is as fast; everything else on Numba, which compiles code for the window. Where `autotune`
     has measured, and "auto" is asked for, its choice counts.
 

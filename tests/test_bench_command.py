@@ -9,6 +9,9 @@ from importlib.util import find_spec
 
 import peers
 import pytest
+from report import markdown
+from results import Results, Row, scaling
+from timing import Times
 
 from dwcpu.cli import main
 
@@ -49,6 +52,20 @@ def test_a_run_writes_tables_and_figures(tmp_path, capfd):
     drawn = ["r-roofline.png", *(["r-speedup.png", "r-speedup-2-threads.png"] if names else [])]
     assert sorted(path.name for path in tmp_path.glob("*.png")) == sorted(drawn)
     assert all(f"![{name}]({name})" in page for name in drawn)
+
+
+def test_scaling_compares_several_threads_with_one():
+    def row(name, threads, **microseconds):
+        times = {contender: Times(best, best) for contender, best in microseconds.items()}
+        return Row("conv", threads, name, 1, 1, 1.0, "", times)
+
+    found = Results("", {})
+    found.rows = [row("a", 1, dwcpu=400, peer=600), row("b", 1, dwcpu=900, peer=800), row("c", 1, dwcpu=5, peer=5)]
+    found.rows += [row("a", 2, dwcpu=200, peer=300), row("b", 2, dwcpu=1800, peer=400), row("c", 2, dwcpu=6, peer=5)]
+    (gains,) = scaling(found)
+    assert (gains.suite, gains.threads, gains.rows, gains.slower) == ("conv", 2, 2, ["b", "c"])
+    assert gains.gains == pytest.approx({"dwcpu": 1, "peer": 2})
+    assert "| conv | 2 | 2 | 1.00 | 2.00 | b, c |" in markdown(found)
 
 
 def test_batch_and_nobody_to_race(capfd):

@@ -33,6 +33,7 @@ __all__ = [
     "available",
     "calls",
     "compiled",
+    "fused",
     "isa",
     "pool_address",
     "rows",
@@ -116,6 +117,11 @@ def available() -> bool:
 def isa() -> str | None:
     """Name of the instruction set that is used, e.g. "x86-64-v3"; None if there are no compiled kernels to use."""
     return None if _isa is None else _shown(_isa)
+
+
+def fused() -> bool:
+    """Whether a multiply-add rounds once, so that results are the same bits as those of Numba's kernels."""
+    return _isa in ("neon", "x86_64_v3", "x86_64_v4")
 
 
 def compiled() -> list[str]:
