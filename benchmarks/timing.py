@@ -22,8 +22,9 @@ __all__ = ["Gauge", "Times", "quickest", "race"]
 #: One turn lasts about this long, in seconds: far above the clock's grain, far below the scheduler's patience.
 TURN = 2e-3
 
-#: Thread pools spin for a while after their call; the next contender must not have to share its cores with them.
-SETTLE = 5e-3
+#: Thread pools spin for a while after their call, and the next contender must not have to share its cores with them.
+#: That time, in seconds, is spent at work on all cores: a host takes away those that sleep.
+SETTLE = 8e-3
 
 
 @dataclass(frozen=True)
@@ -80,13 +81,23 @@ class Gauge:
                 return False
         return True
 
-    def _probe(self, threads: int, times: int) -> bool:
+    def settle(self, threads: int) -> None:
+        """Wait for the end of others' spinning, if there are several threads, with all of ours at work."""
+        end = time.perf_counter() + SETTLE
+        while threads > 1 and time.perf_counter() < end:
+            self._known(threads)()
+
+    def _known(self, threads: int) -> Callable[[], object]:
         if threads not in self._probes:
             for known in (1, threads):
                 probe = self._probes[known] = self._probe_of(known)
                 self._shortest = min(self._shortest, *(_turn(probe, 1) for _ in range(30)))
+        return self._probes[threads]
+
+    def _probe(self, threads: int, times: int) -> bool:
+        probe = self._known(threads)
         for _ in range(times):
-            took = _turn(self._probes[threads], 1)
+            took = _turn(probe, 1)
             self._shortest = min(self._shortest, took)
             if took <= self.SLACK * self._shortest:
                 return True
@@ -105,32 +116,27 @@ def race(
         run()
         once = min(_turn(run, 1) for _ in range(3))
         inner.append(max(1, round(TURN * 1e6 / max(once, 0.1))))
-    patience = gauge.patience if gauge else 0.0
+    gauge = gauge or Gauge(0.0)
+    patience = gauge.patience
     times: list[list[float]] = [[] for _ in runs]
     for turn in range(rounds):
         for at in range(len(runs)):
             which = (at + turn) % len(runs)
             while True:
                 start = time.perf_counter()
-                _settle(threads)
-                undisturbed = not gauge or gauge.await_rest(threads, patience)
+                gauge.settle(threads)
+                undisturbed = gauge.await_rest(threads, patience)
                 runs[which]()
                 took = _turn(runs[which], inner[which])
-                _settle(threads)
-                undisturbed = undisturbed and (not gauge or gauge.at_rest(threads))
+                gauge.settle(threads)
+                undisturbed = undisturbed and gauge.at_rest(threads)
                 if undisturbed or patience <= 0:
                     break
                 patience -= time.perf_counter() - start
             times[which].append(took)
-            if gauge:
-                gauge.turns += 1
-                gauge.disturbed += not undisturbed
+            gauge.turns += 1
+            gauge.disturbed += not undisturbed
     return [Times(min(series), statistics.median(series)) for series in times]
-
-
-def _settle(threads: int) -> None:
-    if threads > 1:
-        time.sleep(SETTLE)
 
 
 def quickest(ways: Mapping[str, Callable[[], object]], rounds: int = 15) -> str:

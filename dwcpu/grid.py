@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from .geometry import ConvGeometry, Geometry
 
-__all__ = ["Grid", "cut", "run_length", "worth_threads"]
+__all__ = ["BETTER_WINDOWS", "Grid", "cut", "run_length", "worth_threads"]
 
 #: Serial microseconds below which a call stays on the calling thread. Sharing costs about 1 us where helpers are awake,
 #: 3 us where one has to be woken, and then nothing may come of it.
@@ -16,6 +16,9 @@ _WORTH_US = 16.0
 _GFLOPS, _GBYTES = 60.0, 20.0
 #: A split that leaves this much less imbalance than the split by rows is worth reading inputs twice for.
 _BETTER = 0.97
+#: The same for windows. Half of the channels of a pixel is a short run: two threads do 14x14x480 in 0.76 to 0.88 of the
+#: time if they take eight and six rows in place of half of the channels each.
+BETTER_WINDOWS = 0.8
 
 
 class Grid(NamedTuple):
@@ -57,11 +60,19 @@ class Grid(NamedTuple):
             yield min(last, self.rows) - min(first, self.rows)
 
 
-def cut(rows: int, granule: int, blocks: int, threads: int, divisible: bool, blocks_first: bool = False) -> Grid:
+def cut(
+    rows: int,
+    granule: int,
+    blocks: int,
+    threads: int,
+    divisible: bool,
+    blocks_first: bool = False,
+    better: float = _BETTER,
+) -> Grid:
     """The most even sharing of rows x blocks among `threads`; blocks are only split where `divisible`.
 
     Of about equally even ones, the split by rows: each thread then reads its own inputs and writes whole rows. With
-    `blocks_first` the split by blocks: each thread then reads its own weights.
+    `blocks_first` the split by blocks: each thread then reads its own weights. About equal: within the factor `better`.
     """
     if -(-rows // granule) * (blocks if divisible else 1) < threads:
         granule = 1  # tiles cut in two are better than idle threads
@@ -73,7 +84,7 @@ def cut(rows: int, granule: int, blocks: int, threads: int, divisible: bool, blo
         parts = min(row_parts, granules)
         grid = Grid(rows, granule, parts, blocks, block_parts, min(threads, parts * block_parts))
         share = grid.most_rows / max(rows, 1) * -(-blocks // block_parts) / blocks
-        if share < best_share * (_BETTER if best.tasks > 1 else 1.0):
+        if share < best_share * (better if best.tasks > 1 else 1.0):
             best, best_share = grid, share
     return best
 

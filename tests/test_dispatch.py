@@ -178,8 +178,10 @@ def test_rows_are_cut_finer_rather_than_leave_threads_idle() -> None:
         # more weights than pixels
         (ConvGeometry.pointwise((1, 7, 7, 160), (160, 960)), (1, 2)),
         (ConvGeometry.pointwise((1, 56, 56, 24), (24, 144)), (2, 1)),
-        # 4 rows and 3
+        # 4 rows and 3: better half of the channels each, but only where pixels are copied anyway
         (depthwise(7, 1024, 3), (1, 2)),
+        (depthwise(7, 960, 3), (2, 1)),
+        (depthwise(14, 480, 3), (2, 1)),
         (depthwise(56, 128, 3), (2, 1)),
     ],
 )

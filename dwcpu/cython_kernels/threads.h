@@ -16,6 +16,7 @@ have jobs of their own at a time. After fork the child begins anew, without help
 
 enum {
     SPINS = 2000,      /* looks before a thread sleeps: tens of microseconds, as long as a short step */
+    TRIES = 1000,      /* to take the pool's mutex before a thread sleeps for it: it is held for some nanoseconds */
     GRACE = 50,        /* looks before a member takes tasks of others: a microsecond, so that results stay in the cache
                           of the core that reads them next */
     MOST_TASKS = 1024, /* of a step */
@@ -45,7 +46,8 @@ typedef struct {
 static struct {
     pthread_mutex_t mutex;
     pthread_cond_t posted;
-    unsigned posts;  /* jobs so far: what free helpers look at */
+    unsigned posts;  /* jobs so far: what sleeping helpers look at, with the mutex */
+    unsigned news;   /* the same, without: it changes once the mutex is free */
     int helpers, asleep;
     int needed;      /* helpers, by all callers together */
     Job jobs[MOST_JOBS];
@@ -59,6 +61,18 @@ static void pause_briefly(void) {
 #endif
 }
 
+/* Members come for the mutex at the same moments, when a job is posted and when it is over. To sleep for it costs tens of
+   microseconds where a core has to be woken. */
+static void lock_pool(void) {
+    for (int i = 0; i < TRIES; ++i) {
+        if (pthread_mutex_trylock(&pool.mutex) == 0) return;
+        pause_briefly();
+    }
+    pthread_mutex_lock(&pool.mutex);
+}
+
+static void unlock_pool(void) { pthread_mutex_unlock(&pool.mutex); }
+
 static int is_over(Job *job, int64_t target) { return __atomic_load_n(&job->done, __ATOMIC_SEQ_CST) >= target; }
 
 /* Look `spins` times whether `target` tasks are done. */
@@ -70,20 +84,20 @@ static int is_over_soon(Job *job, int64_t target, int spins) {
 
 static void await_end(Job *job, int64_t target) {
     if (is_over_soon(job, target, SPINS)) return;
-    pthread_mutex_lock(&pool.mutex);
+    lock_pool();
     __atomic_add_fetch(&job->sleepers, 1, __ATOMIC_SEQ_CST);
     while (!is_over(job, target)) pthread_cond_wait(&job->over, &pool.mutex);
     __atomic_sub_fetch(&job->sleepers, 1, __ATOMIC_SEQ_CST);
-    pthread_mutex_unlock(&pool.mutex);
+    unlock_pool();
 }
 
 /* Note `count` more tasks as done; at `target` the step is over. */
 static void finish(Job *job, int count, int64_t target) {
     if (__atomic_add_fetch(&job->done, count, __ATOMIC_SEQ_CST) == target
         && __atomic_load_n(&job->sleepers, __ATOMIC_SEQ_CST)) {
-        pthread_mutex_lock(&pool.mutex);
+        lock_pool();
         pthread_cond_broadcast(&job->over);
-        pthread_mutex_unlock(&pool.mutex);
+        unlock_pool();
     }
 }
 
@@ -130,22 +144,23 @@ static Job *joined(int *me) {
 
 static void *help(void *unused) {
     (void)unused;
-    pthread_mutex_lock(&pool.mutex);
+    lock_pool();
     for (;;) {
         int me;
         Job *job = joined(&me);
         if (job) {
-            pthread_mutex_unlock(&pool.mutex);
+            unlock_pool();
             take_part(job, me);
-            pthread_mutex_lock(&pool.mutex);
+            lock_pool();
             --job->users;
             continue;
         }
-        unsigned seen = pool.posts;
-        pthread_mutex_unlock(&pool.mutex);
-        for (int spin = 0; spin < SPINS && __atomic_load_n(&pool.posts, __ATOMIC_ACQUIRE) == seen; ++spin)
-            pause_briefly();
-        pthread_mutex_lock(&pool.mutex);
+        unsigned seen = pool.posts, heard = __atomic_load_n(&pool.news, __ATOMIC_ACQUIRE);
+        unlock_pool();
+        int spin = 0;
+        for (; spin < SPINS && __atomic_load_n(&pool.news, __ATOMIC_ACQUIRE) == heard; ++spin) pause_briefly();
+        lock_pool();
+        if (spin < SPINS) continue;
         ++pool.asleep;
         while (pool.posts == seen) pthread_cond_wait(&pool.posted, &pool.mutex);
         --pool.asleep;
@@ -174,10 +189,10 @@ static void start_helpers(void) {
 /* Do `steps` steps of tasks[step] tasks on at most `team` threads; 0 where there is no slot and nothing was done. */
 static int share(do_task_t do_task, const void *context, int steps, const int *tasks, int team) {
     Job *job = pool.jobs;
-    pthread_mutex_lock(&pool.mutex);
+    lock_pool();
     while (job < pool.jobs + MOST_JOBS && job->users) ++job;
     if (job == pool.jobs + MOST_JOBS) {
-        pthread_mutex_unlock(&pool.mutex);
+        unlock_pool();
         return 0;
     }
     int most = 0;
@@ -196,18 +211,19 @@ static int share(do_task_t do_task, const void *context, int steps, const int *t
     job->done = 0;
     int helpers = job->team - 1;
     pool.needed += helpers;
-    __atomic_add_fetch(&pool.posts, 1, __ATOMIC_RELEASE);
+    ++pool.posts;
     start_helpers();
     for (int wake = pool.asleep < helpers ? pool.asleep : helpers; wake > 0; --wake) pthread_cond_signal(&pool.posted);
-    pthread_mutex_unlock(&pool.mutex);
+    unlock_pool();
+    __atomic_add_fetch(&pool.news, 1, __ATOMIC_RELEASE);
 
     take_part(job, 0);
 
-    pthread_mutex_lock(&pool.mutex);
+    lock_pool();
     job->wanted = 0;
     pool.needed -= helpers;
     --job->users;
-    pthread_mutex_unlock(&pool.mutex);
+    unlock_pool();
     return 1;
 }
 
