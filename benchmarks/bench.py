@@ -166,7 +166,7 @@ class _Run:
 
     def finish(self, results: Results) -> None:
         """Say how disturbed the machine was, and write the files that were asked for."""
-        results.turns, results.disturbed = self.gauge.turns, self.gauge.disturbed
+        results.turns, results.disturbed = dict(self.gauge.turns), dict(self.gauge.disturbed)
         if results.turns:
             print("\n" + report.disturbance(results))
         options = self.options

@@ -82,8 +82,11 @@ def figure_line(figure: Figure) -> str:
 
 def disturbance(results: Results) -> str:
     """How much of a run the machine was not ours."""
-    share = results.disturbed / results.turns
-    return f"The machine was not at rest (a probe ran below full speed) in {share:.1%} of {results.turns} turns."
+    parts = [
+        f"{results.disturbed.get(threads, 0) / turns:.0%} of {turns} turns on {_threads(threads)}"
+        for threads, turns in results.turns.items()
+    ]
+    return f"The machine was not at rest (a probe ran below full speed) in {' and '.join(parts)}."
 
 
 # --- Markdown ---------------------------------------------------------------------------------------------------------

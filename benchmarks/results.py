@@ -90,7 +90,10 @@ class Figure:
 
 @dataclass
 class Results:
-    """Everything that a run found; of its `turns` of measuring the machine was not at rest in `disturbed` ones."""
+    """Everything that a run found.
+
+    By number of threads, `turns` counts the turns of measuring, and `disturbed` those when the machine was not at rest.
+    """
 
     command: str
     machine: dict[str, str]
@@ -98,8 +101,8 @@ class Results:
     rows: list[Row] = field(default_factory=list)
     regrets: list[Regret] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
-    turns: int = 0
-    disturbed: int = 0
+    turns: dict[int, int] = field(default_factory=dict)
+    disturbed: dict[int, int] = field(default_factory=dict)
 
     def tables(self) -> list[tuple[str, int, list[Row]]]:
         """Rows by suite and thread count, in the order in which they were measured."""
@@ -112,7 +115,8 @@ class Results:
         """As objects that JSON has, with ratios and shares."""
         made = asdict(self)
         for row, entry in zip(self.rows, made["rows"], strict=True):
-            entry |= {"ratio": row.ratio, "best_peer": row.best_peer, "share": row.share}
+            entry |= {"ratio": row.ratio, "median_ratio": row.median_ratio}
+            entry |= {"best_peer": row.best_peer, "share": row.share}
         for regret, entry in zip(self.regrets, made["regrets"], strict=True):
             entry["ratio"] = regret.ratio
         return made
@@ -140,9 +144,10 @@ def scaling(results: Results) -> list[Scaling]:
     for suite, threads, rows in results.tables():
         pairs = [(one[suite, row.id], row) for row in rows if threads > 1 and (suite, row.id) in one]
         long = [pair for pair in pairs if pair[0].mine.best > LONG]
-        if not long:
+        if not pairs:
             continue
         both = [name for name in names(results.rows) if all(name in a.times and name in b.times for a, b in long)]
+        both = both if long else []
         gains = {name: geometric_mean(a.times[name].best / b.times[name].best for a, b in long) for name in both}
         slower = [b.id for a, b in pairs if b.mine.best > 1.05 * a.mine.best]
         found.append(Scaling(suite, threads, len(long), gains, slower))

@@ -7,6 +7,8 @@ roofline bound.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import networks
@@ -22,12 +24,15 @@ CONTENDERS = ["numba", *(["cython"] if runtime.cython_kernels() is not None else
 contenders = pytest.mark.parametrize("contender", CONTENDERS)
 
 
-def measure(benchmark: Any, ready: problem.Prepared, flops: int, bound: float, dtype: str, threads: int) -> None:
+def measure(
+    benchmark: Any, ready: problem.Prepared, flops: int, bound_of: Callable[[], float], dtype: str, threads: int
+) -> None:
     ready.run()  # kernels compile here
     benchmark(ready.run)
     if benchmark.stats is None:  # --benchmark-disable
         return
     microseconds = benchmark.stats.stats.min * 1e6
+    bound = bound_of()
     gflops, peak = flops / microseconds * 1e-3, roofline.peak(dtype, threads)
     benchmark.extra_info |= {
         "threads": threads,
@@ -47,7 +52,8 @@ def measure_shape(benchmark: Any, shape: Shape, contender: str, threads: int) ->
     else:
         ready = problem.ours(made, threads, backend=contender)
     dtype = str(made.x.dtype)
-    measure(benchmark, ready, made.flops, roofline.bound_of(made.flops, made.bytes, dtype, threads), dtype, threads)
+    bound = partial(roofline.bound_of, made.flops, made.bytes, dtype, threads)
+    measure(benchmark, ready, made.flops, bound, dtype, threads)
 
 
 @pytest.fixture
@@ -91,4 +97,4 @@ def test_networks(benchmark: Any, name: str, batch: int, contender: str, threads
     peer = contender in peers.PEERS
     made = networks.make(name, batch, "auto" if peer else contender)
     ready = peers.prepare(contender, made.graph, threads) if peer else made.ours(threads)
-    measure(benchmark, ready, made.flops, made.bound(threads), "float32", threads)
+    measure(benchmark, ready, made.flops, partial(made.bound, threads), "float32", threads)

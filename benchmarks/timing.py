@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +26,10 @@ TURN = 2e-3
 #: Thread pools spin for a while after their call, and the next contender must not have to share its cores with them.
 #: That time, in seconds, is spent at work on all cores: a host takes away those that sleep.
 SETTLE = 8e-3
+
+#: So long each contender runs, in seconds and at least once, before its turn is timed: its own data comes back into the
+#: caches, its own threads awake, and whatever worked before goes to sleep.
+WARM = 0.3e-3
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class Gauge:
     """Whether the machine is at rest: whether it computes as fast, on every thread, as it was ever seen to.
 
     `patience` is the number of seconds that one race may last longer for that. `turns` and `disturbed` count, over all
-    races, the turns that were taken into account and those among them when the machine was not at rest.
+    races and by number of threads, the turns that were taken into account and those when the machine was not at rest.
     """
 
     #: A probe that takes this much longer than the shortest has been disturbed.
@@ -54,19 +59,20 @@ class Gauge:
 
     def __init__(self, patience: float) -> None:
         self.patience = patience
-        self.turns = self.disturbed = 0
+        self.turns: Counter[int] = Counter()
+        self.disturbed: Counter[int] = Counter()
         self._probes: dict[int, Callable[[], object]] = {}
         self._shortest = float("inf")
 
     def _probe_of(self, threads: int) -> Callable[[], object]:
-        """A 3x3 window on an image for each thread, about 20 us.
+        """A 3x3 window on four images for each thread, about 80 us: far more than it takes to hand work over.
 
         It needs multiply-adds, both caches and what keeps instructions in flight; multiply-adds alone run at full speed
         beside many a neighbour.
         """
         ones = np.ones((3, 3, 64), np.float32)
-        layer, x = DepthwiseConv2d(ones), np.ones((threads, 34, 34, 64), np.float32)
-        out = np.empty((threads, 32, 32, 64), np.float32)
+        layer, x = DepthwiseConv2d(ones), np.ones((4 * threads, 34, 34, 64), np.float32)
+        out = np.empty((4 * threads, 32, 32, 64), np.float32)
         return partial(layer, x, out=out, num_threads=threads)
 
     def at_rest(self, threads: int) -> bool:
@@ -89,7 +95,7 @@ class Gauge:
 
     def _known(self, threads: int) -> Callable[[], object]:
         if threads not in self._probes:
-            for known in (1, threads):
+            for known in {1, threads} - self._probes.keys():
                 probe = self._probes[known] = self._probe_of(known)
                 self._shortest = min(self._shortest, *(_turn(probe, 1) for _ in range(30)))
         return self._probes[threads]
@@ -109,7 +115,7 @@ def race(
 ) -> list[Times]:
     """Time calls round by round, each in turn, the first one changing from round to round.
 
-    Every turn starts with one call that is not timed: it brings the contender's own data back into the caches.
+    Every turn starts with calls that are not timed: see `WARM`.
     """
     inner = []
     for run in runs:
@@ -126,7 +132,7 @@ def race(
                 start = time.perf_counter()
                 gauge.settle(threads)
                 undisturbed = gauge.await_rest(threads, patience)
-                runs[which]()
+                _warm(runs[which])
                 took = _turn(runs[which], inner[which])
                 gauge.settle(threads)
                 undisturbed = undisturbed and gauge.at_rest(threads)
@@ -134,9 +140,16 @@ def race(
                     break
                 patience -= time.perf_counter() - start
             times[which].append(took)
-            gauge.turns += 1
-            gauge.disturbed += not undisturbed
+            gauge.turns[threads] += 1
+            gauge.disturbed[threads] += not undisturbed
     return [Times(min(series), statistics.median(series)) for series in times]
+
+
+def _warm(run: Callable[[], object]) -> None:
+    end = time.perf_counter() + WARM
+    run()
+    while time.perf_counter() < end:
+        run()
 
 
 def quickest(ways: Mapping[str, Callable[[], object]], rounds: int = 15) -> str:

@@ -16,6 +16,7 @@ import atexit
 import contextlib
 import os
 import threading
+import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator
@@ -154,19 +155,21 @@ def _start(key: Hashable, work: Callable[[], object]) -> Job:
     with _lock:
         job = _jobs.get(key)
         if job is None:
-            job = _jobs[key] = Job(key, work)
-            _queue.append(job)
+            job = Job(key, work)
+            _queue.append(job)  # first: an interrupt in between must not leave a job that nobody does
+            _jobs[key] = job
     return job
 
 
 def _see_to_a_worker() -> None:
     """Start one if there are jobs and nobody does them, be it that an interrupt prevented it last time."""
     global _worker
-    with _lock:
-        if _worker is not None or not _queue:
-            return
-        worker = _worker = threading.Thread(target=_work, name="dwcpu-compile", daemon=True)
+    worker = None
     try:
+        with _lock:
+            if _worker is not None or not _queue:
+                return
+            worker = _worker = threading.Thread(target=_work, name="dwcpu-compile", daemon=True)
         atexit.unregister(_stop)
         atexit.register(_stop)  # the last to be registered is the first to run, before Numba's own
         worker.start()  # without the lock, since it waits for the thread
@@ -178,7 +181,7 @@ def _see_to_a_worker() -> None:
             _queue.clear()
     finally:
         with _lock:
-            if _worker is worker and worker.ident is None:
+            if worker is not None and _worker is worker and worker.ident is None:
                 _worker = None
 
 
@@ -222,12 +225,14 @@ def _stop() -> None:
     global _stopping
     _stopping = True
     worker = _worker
-    if worker is not None and worker.ident is not None:
+    if worker is not None and worker.is_alive():
         worker.join()
 
 
 def wait() -> None:
-    """Until no job is left."""
+    """Until no job is left; not for handlers of signals, which may have come while the thread is started."""
     while (worker := _worker) is not None:
-        if worker.ident is not None:
+        if worker.is_alive():
             worker.join()
+        else:
+            time.sleep(1e-3)  # it is about to start, or to say that it has ended

@@ -272,8 +272,8 @@ def _choose(geometry: Geometry, dtype: np.dtype, threads: int, backend: str) -> 
 def _as_good(kernel: Kernel, geometry: Geometry) -> bool:
     """Whether a Cython kernel is as fast as what Numba would compile: then it wins, being ready at once.
 
-    Time of Cython over Numba on the shapes of benchmarks/shapes.py, one AVX2 core, float32: windows of the menu 0.5 to
-    1.03, geometric mean 0.90; pointwise 1.01; conv 0.88; 11x11 0.50 and 13x13 0.50. But 7x7 1.02 to 1.17, any other
+    Time of Cython over Numba on the shapes of benchmarks/shapes.py, one AVX2 core, float32: 3x3 and 5x5 windows 0.5 to
+    1.1, geometric mean 0.9; pointwise 1.01; conv 0.88; 11x11 0.50 and 13x13 0.50. But 7x7 1.02 to 1.17, any other
     window 1.2 to 3, several outputs a channel 2 to 9, fewer channels than lanes 2 to 17: there constants pay.
     """
     if geometry.op != "depthwise":

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from .geometry import ConvGeometry, Geometry
 
-__all__ = ["BETTER_WINDOWS", "Grid", "cut", "run_length", "worth_threads"]
+__all__ = ["BETTER", "BETTER_WINDOWS", "Grid", "cut", "run_length", "worth_threads"]
 
 #: Serial microseconds below which a call stays on the calling thread. Sharing costs about 1 us where helpers are awake,
 #: 3 us where one has to be woken, and then nothing may come of it.
@@ -15,7 +15,7 @@ _WORTH_US = 16.0
 #: Rates for that estimate, deliberately those of a modest core: GFLOP/s and GB/s.
 _GFLOPS, _GBYTES = 60.0, 20.0
 #: A split that leaves this much less imbalance than the split by rows is worth reading inputs twice for.
-_BETTER = 0.97
+BETTER = 0.97
 #: The same for windows. Half of the channels of a pixel is a short run: two threads do 14x14x480 in 0.76 to 0.88 of the
 #: time if they take eight and six rows in place of half of the channels each.
 BETTER_WINDOWS = 0.8
@@ -67,7 +67,7 @@ def cut(
     threads: int,
     divisible: bool,
     blocks_first: bool = False,
-    better: float = _BETTER,
+    better: float = BETTER,
 ) -> Grid:
     """The most even sharing of rows x blocks among `threads`; blocks are only split where `divisible`.
 

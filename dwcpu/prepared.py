@@ -15,7 +15,7 @@ from . import packing, runtime
 from .abi import COPY_BYTES, FIELDS, HALF_COLUMNS, plan_dtype
 from .epilogue import Activation
 from .geometry import ConvGeometry, Geometry, InvertedResidualGeometry, SeparableGeometry
-from .grid import BETTER_WINDOWS, Grid, cut, run_length, worth_threads
+from .grid import BETTER, BETTER_WINDOWS, Grid, cut, run_length, worth_threads
 from .pipeline import GIVEN, Node, Pass, Pipeline
 
 if TYPE_CHECKING:
@@ -121,11 +121,10 @@ def _grid(kernel: Kernel, geometry: ConvGeometry, threads: int) -> Grid:
         threads = 1
     # More weights than pixels: better to read the pixels twice.
     blocks_first = kernel.op == "pointwise" and geometry.out_channels > rows
-    options = {}
-    # Pixels that share sets of the cache are computed from copies of some channels at a time, whichever these are.
-    if kernel.op == "depthwise" and geometry.in_channels * kernel.dtype.itemsize % (_PAGE // 2):
-        options["better"] = BETTER_WINDOWS
-    return cut(rows, granule, _blocks(kernel, geometry), threads, divisible, blocks_first, **options)
+    # Pixels that share sets of the cache are mostly computed from copies of some channels at a time: any will do.
+    alone = geometry.in_channels * kernel.dtype.itemsize % (_PAGE // 2) > 0
+    better = BETTER_WINDOWS if kernel.op == "depthwise" and alone else BETTER
+    return cut(rows, granule, _blocks(kernel, geometry), threads, divisible, blocks_first, better)
 
 
 def _fused_grid(geometry: Geometry, tile_rows: int, itemsize: int, threads: int) -> Grid:

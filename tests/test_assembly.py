@@ -162,6 +162,9 @@ def test_the_checker_sees_what_it_looks_for(listing: str) -> None:
         check(loops(functions(listing.replace("%ymm", "%xmm"))["sum"]), 2, 32)
     with pytest.raises(AssertionError, match="no loop of 3"):
         check(loops(functions(listing)["sum"]), 3, 32)
+    check(loops(functions(listing)["sum"]), 2, 32, 0, 2.5)
+    with pytest.raises(AssertionError, match="5 for 2"):
+        check(loops(functions(listing)["sum"]), 2, 32, 0, 2.0)
 
 
 # Compiled modules

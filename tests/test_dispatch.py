@@ -85,7 +85,7 @@ def test_inverted_residuals_with_more_weights_than_stay_in_cache_run_as_three_pa
         return InvertedResidualGeometry.of(*shapes, padding=1)
 
     l2 = runtime.cache_sizes().l2
-    channels = int((l2 / 4 / 24) ** 0.5) // 16 * 16  # weights are a quarter of L2
+    channels = int((l2 / 4 / 24) ** 0.5) // 16 * 16  # weights are at most half of L2
     assert "_fused_" in dispatch.choose(block(7, channels), np.float32, 1).name
     assert "_split_" in dispatch.choose(block(7, 2 * channels), np.float32, 1).name
     assert "_fused_" in dispatch.choose(block(112, 2 * channels), np.float32, 1).name

@@ -90,16 +90,17 @@ def test_all_with_a_fused_multiply_add_give_the_same_bits(results: dict[str, lis
         assert total == pytest.approx(widest[what][1], rel=1e-4), what
 
 
-@pytest.mark.parametrize("isa", [*COMPILED, "none"])
+@pytest.mark.parametrize("isa", [*COMPILED[:-1], "none"])
 def test_numba_kernels_do_not_depend_on_the_instruction_set(isa: str) -> None:
     """Although second passes of their activations are compiled ones, where those round alike."""
     code = """
 import hashlib, numpy as np, dwcpu
 rng = np.random.default_rng(0)
-x, w = rng.normal(0, 4, (1, 9, 9, 20)), rng.normal(0, 4, (3, 3, 20))
-for activation in ("silu", "gelu"):
-    out = dwcpu.depthwise_conv2d(x, w, activation=activation, backend="numba")
-    print(hashlib.sha256(out.tobytes()).hexdigest())
+for dtype in ("float32", "float64"):
+    x, w = (rng.normal(0, 4, shape).astype(dtype) for shape in ((1, 9, 9, 20), (3, 3, 20)))
+    for activation in ("silu", "gelu"):
+        out = dwcpu.depthwise_conv2d(x, w, activation=activation, backend="numba")
+        print(hashlib.sha256(out.tobytes()).hexdigest())
 """
     pytest.importorskip("numba")
     results = [run(code, name) for name in (isa, COMPILED[-1])]

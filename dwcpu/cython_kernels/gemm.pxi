@@ -25,7 +25,7 @@ cdef struct Panel:
     i64 depth
     const real *ahead          # what the next tile prefetches: the part of the next panel where the last one stopped
     const real *ahead_end
-    i64 ahead_step             # for each input; the whole panel is asked for by the first tiles
+    i64 ahead_step             # for each input: the first AHEAD_TILES tiles ask for a part of the panel each
     real low
     real high
 
@@ -42,8 +42,8 @@ cdef inline void gemm_tiles(
     """`tiles` tiles of `rows` pixels and `vectors` vectors of output channels, one below the other.
 
     `run` is what is known of the runs: ONE_RUN leaves out the loops over taps, since what they keep at hand costs short
-    sums a tenth of their time; more is the length of each, which is unrolled: that of a 3x3 window on three colours, the
-    first layer of most networks; 0 is nothing.
+    sums a tenth of their time, and takes UNROLLED inputs a turn; more is the length of each, which is one turn: that of a
+    3x3 window on three colours, the first layer of most networks; 0 is nothing.
     """
     cdef vec acc[ROWS_LIMIT][GEMM_VECTORS]
     cdef vec b[GEMM_VECTORS]

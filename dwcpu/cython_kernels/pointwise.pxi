@@ -23,7 +23,7 @@ cdef void pointwise(
             if block + 1 < block_end:
                 panel.ahead += panel.vectors * LANES * panel.depth
                 panel.ahead_end = panel.ahead + panel.vectors * LANES * panel.depth
-                panel.ahead_step = panel.vectors * LANES // smaller(AHEAD_TILES, ceil_div(rows, GEMM_ROWS))
+                panel.ahead_step = panel.vectors * LANES // AHEAD_TILES
             place = row * plan.out_channels + block * GEMM_VECTORS * LANES
             if rows == 1 and (block + PIXEL_PANELS) * GEMM_VECTORS * LANES <= plan.out_channels and (
                 block + PIXEL_PANELS <= block_end and panel.depth > 0

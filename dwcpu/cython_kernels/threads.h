@@ -16,7 +16,8 @@ have jobs of their own at a time. After fork the child begins anew, without help
 
 enum {
     SPINS = 2000,      /* looks before a thread sleeps: tens of microseconds, as long as a short step */
-    TRIES = 1000,      /* to take the pool's mutex before a thread sleeps for it: it is held for some nanoseconds */
+    TRIES = 1000,      /* to take the pool's mutex before a thread sleeps for it: it is held for some nanoseconds,
+                          but while helpers are started */
     GRACE = 50,        /* looks before a member takes tasks of others: a microsecond, so that results stay in the cache
                           of the core that reads them next */
     MOST_TASKS = 1024, /* of a step */

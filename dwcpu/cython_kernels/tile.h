@@ -79,7 +79,7 @@ typedef real vec_in_memory __attribute__((vector_size(DWCPU_VECTOR_BYTES), align
 #define ACTIVATION_TILES 8 /* tiles between second passes */
 #define ONE_RUN 1
 #define COLOUR_RUN 9
-#define UNROLLED 4 /* inputs */
+#define UNROLLED 4 /* inputs that a turn of the loop of a plain sum takes */
 #define LINE (int)(64 / sizeof(real))
 #define AHEAD_LINES(vectors) ((vectors) * DWCPU_VECTOR_BYTES < 64 ? 1 : (vectors) * DWCPU_VECTOR_BYTES / 64)
 #define AHEAD_TILES 4 /* tiles of a panel that share in asking for the next panel's cache lines */

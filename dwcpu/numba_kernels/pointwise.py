@@ -38,7 +38,7 @@ __all__ = ["GEMM", "address", "kernel_signature", "micro_kernel", "micro_kernel_
 
 #: What a GEMM micro-kernel needs to know of one panel: sum over n_h x n_w taps of `length` consecutive inputs, `a`
 #: moving by a_h and a_w a tap and the weights by b_h and b_w. A pointwise convolution is one tap. `ahead` is what the
-#: next tile prefetches, by `ahead_step` bytes an input up to `ahead_end`: the next panel, shared among the first tiles.
+#: next tile prefetches, by `ahead_step` bytes an input up to `ahead_end`: the next panel, in parts, one a tile.
 GEMM = Record(
     "Gemm",
     {
@@ -198,7 +198,6 @@ def run_panel(dtype: np.dtype) -> Callable:
 
 def _build(dtype: np.dtype) -> tuple[Callable, Any]:
     run = run_panel(dtype)
-    tallest = tile_shape()[0]
     width = tile_shape()[1] * target().lanes(dtype.itemsize)
     itemsize = dtype.itemsize
     new_gemm = new_record(GEMM)
@@ -221,7 +220,7 @@ def _build(dtype: np.dtype) -> tuple[Callable, Any]:
                 if panel + 1 < block_end:
                     size = length * width * itemsize
                     gemm.ahead, gemm.ahead_end = gemm.weights + size, gemm.weights + 2 * size
-                    gemm.ahead_step = width * itemsize // min(AHEAD_TILES, (rows + tallest - 1) // tallest)
+                    gemm.ahead_step = width * itemsize // AHEAD_TILES
                 place = first * channels + column
                 panel_residual = residual if is_null(residual) else offset(residual, place)
                 panel_out = offset(out, place)
