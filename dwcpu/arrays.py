@@ -104,9 +104,12 @@ def same_dtype(array: np.ndarray, what: str, dtype: np.dtype, operation: str, ag
         If it has another type.
     """
     if array.dtype.char != dtype.char:
+        advice = f"convert it with {what}.astype(np.{dtype.name})"
+        if array.dtype == np.float32 and dtype == np.float64:  # most likely nobody meant the wider type
+            advice = f"convert {against} with {against}.astype(np.float32), or {what} with {what}.astype(np.float64)"
         raise TypeError(
             f"{operation}: {what} has dtype {array.dtype} but {against} has {dtype}; all arrays must share one dtype; "
-            f"convert it with {what}.astype(np.{dtype.name})"
+            f"{advice}"
         )
 
 

@@ -267,6 +267,14 @@ MISTAKES = {
             "x.astype(np.float32)"
         ),
     ),
+    "x and wider w": (
+        lambda: ops.depthwise_conv2d(X, DW.astype(np.float64)),
+        TypeError,
+        (
+            "depthwise_conv2d: x has dtype float32 but w has float64; all arrays must share one dtype; convert w with "
+            "w.astype(np.float32), or x with x.astype(np.float64)"
+        ),
+    ),
     "bias type": (
         lambda: ops.depthwise_conv2d(X, DW, ones(16, dtype=np.float64)),
         TypeError,
