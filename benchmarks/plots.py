@@ -9,7 +9,7 @@ from results import Results, Row
 
 __all__ = ["check", "draw"]
 
-_COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown")
+_COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink")
 
 
 def check(path: Path) -> None:
@@ -64,7 +64,7 @@ def _roofline(results: Results) -> Any:
         for bits, value in peaks.items():
             axes.axhline(value, color="0.6", linewidth=1)
             axes.annotate(f"{bits}-bit FMA", (high, value), fontsize=8, color="0.3", ha="right", va="bottom")
-        for suite, color in zip(suites, _COLORS * 2, strict=False):
+        for suite, color in zip(suites, _COLORS, strict=False):
             points = [(row.flops / row.bytes, row.gflops) for row in rows if row.suite == suite]
             if points:
                 axes.scatter(*zip(*points, strict=True), s=14, color=color, label=suite)
