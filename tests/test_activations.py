@@ -93,14 +93,14 @@ def test_same_bits_from_every_family(name: str, dtype: type, rng: np.random.Gene
     limits = np.finfo(dtype)
     values = [rng.normal(0, 5, 4000), rng.normal(0, 40, 2000), rng.uniform(-120, 0, 2000), rng.uniform(-760, 0, 2000)]
     values += [np.array([0, -0.0, np.inf, -np.inf, np.nan, limits.max, limits.tiny, -limits.smallest_subnormal])]
-    values += [np.array([1, 2, 3])]  # which are left alone
-    x = np.concatenate(values).astype(dtype)
+    values += [np.array([1, 2, 3, 4])]  # which are left alone, as is the end of the other row
+    x = np.concatenate(values).astype(dtype).reshape(2, -1)
     code, results = ACTIVATION_CODES[name], []
     for address in (family.activations(limits.dtype.name)[code], numba_activations.address(limits.dtype, code)):
         out = x.copy()
         second_pass = ctypes.CFUNCTYPE(None, ctypes.c_void_p, *[ctypes.c_int64] * 3, ctypes.c_double)(address)
-        second_pass(out.ctypes.data, 1, out.size, out.size - 3, 0.25)
-        assert (out[-3:].tobytes() == x[-3:].tobytes()), "values that are not named were written"
+        second_pass(out.ctypes.data, 2, out.shape[1], out.shape[1] - 4, 0.25)
+        assert out[:, -4:].tobytes() == x[:, -4:].tobytes(), "values that are not named were written"
         results.append(out)
     np.testing.assert_array_equal(*results)
     numbers = ~np.isnan(results[0])

@@ -152,42 +152,34 @@ V_INLINE vec v_select_less(vec a, vec b, vec yes, vec no) {
     return (vec)(((vec_bits)yes & mask) | ((vec_bits)no & ~mask));
 }
 
-/* v < low ? low : v, then v > high ? high : v. On x86 that is one instruction each: max and min return their second
-   operand when either is NaN. */
-V_INLINE vec v_clamp(vec v, vec low, vec high) {
-#if V_AVX512
-    return V_FORM(_mm512_min_ps, _mm512_min_pd)(high, V_FORM(_mm512_max_ps, _mm512_max_pd)(low, v));
-#elif V_AVX2
-    return V_FORM(_mm256_min_ps, _mm256_min_pd)(high, V_FORM(_mm256_max_ps, _mm256_max_pd)(low, v));
-#elif V_SSE
-    return V_FORM(_mm_min_ps, _mm_min_pd)(high, V_FORM(_mm_max_ps, _mm_max_pd)(low, v));
-#else
-    v = v_select_less(v, low, low, v);
-    return v_select_less(high, v, high, v);
-#endif
-}
-
-/* v, but not below low; NaN stays. One instruction on x86: see v_clamp. */
+/* v < low ? low : v, so that NaN stays. On x86 that is one instruction: max and min return their second operand when
+   either is NaN. */
 V_INLINE vec v_at_least(vec v, vec low) {
 #if V_AVX512
     return V_FORM(_mm512_max_ps, _mm512_max_pd)(low, v);
 #elif V_AVX2
     return V_FORM(_mm256_max_ps, _mm256_max_pd)(low, v);
+#elif V_SSE
+    return V_FORM(_mm_max_ps, _mm_max_pd)(low, v);
 #else
     return v_select_less(v, low, low, v);
 #endif
 }
 
-/* v, but not above high; NaN stays. */
+/* v > high ? high : v, likewise. */
 V_INLINE vec v_at_most(vec v, vec high) {
 #if V_AVX512
     return V_FORM(_mm512_min_ps, _mm512_min_pd)(high, v);
 #elif V_AVX2
     return V_FORM(_mm256_min_ps, _mm256_min_pd)(high, v);
+#elif V_SSE
+    return V_FORM(_mm_min_ps, _mm_min_pd)(high, v);
 #else
     return v_select_less(high, v, high, v);
 #endif
 }
+
+V_INLINE vec v_clamp(vec v, vec low, vec high) { return v_at_most(v_at_least(v, low), high); }
 
 V_INLINE vec v_abs(vec v) { return (vec)((vec_bits)v & ~(vec_bits)v_splat((real)-0.0)); }
 V_INLINE vec v_neg_abs(vec v) { return (vec)((vec_bits)v | (vec_bits)v_splat((real)-0.0)); }
