@@ -17,6 +17,7 @@ Inside: `ops` and `layers` describe, `frontdoor` validates, `dispatch` chooses a
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 from .dispatch import list_kernels, warmup
@@ -44,13 +45,18 @@ from .tuning import autotune
 
 __version__ = "0.1.0"
 
+#: What comes from `dwcpu.graph`.
+_GRAPH = ("Model", "UnsupportedOperator", "load_model", "load_onnx")
+
 __all__ = [
     "Conv2d",
     "DepthwiseConv2d",
     "InvertedResidual",
+    "Model",
     "PointwiseConv2d",
     "SeparableConv2d",
     "Sequential",
+    "UnsupportedOperator",
     "__version__",
     "autotune",
     "compare_cost",
@@ -62,6 +68,8 @@ __all__ = [
     "get_num_threads",
     "inverted_residual",
     "list_kernels",
+    "load_model",
+    "load_onnx",
     "models",
     "num_threads",
     "pointwise_conv2d",
@@ -75,9 +83,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # Networks, their readers and labels are loaded when they are asked for.
     if name == "models":
-        from importlib import import_module
-
         return import_module("dwcpu.models")
+    if name in _GRAPH:
+        return getattr(import_module("dwcpu.graph"), name)
     raise AttributeError(f"module 'dwcpu' has no attribute {name!r}")
 
 

@@ -25,7 +25,7 @@ from .padding import normalise_int, normalise_pair, parse_padding, parse_padding
 from .pipeline import Node
 from .prepared import Prepared
 
-__all__ = ["Compiled", "Part", "Program", "Step"]
+__all__ = ["Compiled", "Part", "Program", "Step", "thread_count"]
 
 #: ``run(x, residual, out, threads)`` on arrays that kernels can take.
 Run = Callable[[np.ndarray, np.ndarray | None, np.ndarray, int], object]
@@ -266,6 +266,19 @@ class Compiled:
         return [Node(self.operation, self.geometry.out_shape, job=self.job)] if self.geometry.batch else []
 
 
+def thread_count(num_threads: object, operation: str) -> int:
+    """The thread count of a call: `num_threads`, checked, or the current default if it is None."""
+    if num_threads is None:
+        return runtime.get_num_threads()
+    count = normalise_int(num_threads, "num_threads", operation)
+    if count > runtime.MAX_THREADS:
+        raise ValueError(
+            f"{operation}: num_threads is {count}; it must be at most {runtime.MAX_THREADS}; "
+            f"more threads than CPUs only cost time"
+        )
+    return count
+
+
 class Program:
     """A step with checked weights, ready for any input.
 
@@ -313,15 +326,7 @@ class Program:
 
     def threads(self, num_threads: object) -> int:
         """The thread count of a call: `num_threads`, checked, or the current default."""
-        if num_threads is None:
-            return runtime.get_num_threads()
-        count = normalise_int(num_threads, "num_threads", self.operation)
-        if count > runtime.MAX_THREADS:
-            raise ValueError(
-                f"{self.operation}: num_threads is {count}; it must be at most {runtime.MAX_THREADS}; "
-                f"more threads than CPUs only cost time"
-            )
-        return count
+        return thread_count(num_threads, self.operation)
 
     def compile(self, geometry: Geometry, threads: int, packed: dict[Any, Any]) -> Compiled:
         """Choose a kernel and pack weights, which are found and kept in `packed`.

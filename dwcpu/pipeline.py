@@ -1,8 +1,8 @@
 """Several operations as one run: their results in one planned piece of memory, and one call for all of their kernels.
 
-A `Pipeline` belongs to one input shape and number of threads. Every value that is neither its input nor its output has
-a place in the arena for as long as somebody still reads it, and so has the kernels' scratch: places are assigned once,
-and two values share memory where their lives do not meet. A run takes an arena, calls the driver once for each row of
+A `Pipeline` belongs to one input shape and number of threads. Every buffer that a run is not given has a place in the
+arena for as long as somebody still reads it, and so has the kernels' scratch: places are assigned once, and two
+buffers share memory where their lives do not meet. A run takes an arena, calls the driver once for each row of
 consecutive kernels, and gives the arena back; nothing else is allocated.
 """
 
@@ -22,7 +22,7 @@ from .grid import Grid
 if TYPE_CHECKING:
     from .background import Job
 
-__all__ = ["GIVEN", "Arenas", "Node", "Pass", "Pipeline"]
+__all__ = ["GIVEN", "Arenas", "Builder", "Call", "Node", "Pass", "Pipeline", "Value", "chain", "given"]
 
 #: ``run(x, residual, out, threads)``
 Run = Callable[[np.ndarray, np.ndarray | None, np.ndarray, int], object]
@@ -108,17 +108,109 @@ _NO_ARENA = (np.empty(0, np.uint8), 0)
 _shared = Arenas()
 
 
+class Value(NamedTuple):
+    """An array that steps read or write: a view of a buffer.
+
+    Attributes
+    ----------
+    buffer : int
+        Number of a buffer of the arena, from 0 on; or `given`: an array that each run is given.
+    shape : tuple of int
+    dtype : dtype
+    offset : int
+        Bytes from the buffer's beginning.
+    strides : tuple of int or None
+        In bytes; None for C-contiguous ones, which are all that kernels take.
+    """
+
+    buffer: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    offset: int = 0
+    strides: tuple[int, ...] | None = None
+
+
+def given(number: int) -> int:
+    """The buffer number that stands for array `number` of those that every run is given.
+
+    Kernels take the first three of them: they are what `Pipeline.run` calls x, residual and out.
+    """
+    return -1 - number
+
+
+class Call(NamedTuple):
+    """A function of arrays as a step: ``function(*read, *written)``."""
+
+    function: Callable[..., object]
+
+
 class _Step(NamedTuple):
-    """A pass or a call, with the numbers of the values that it reads and writes."""
+    """A pass or a call, and the values that it reads and writes. A pass reads its input and perhaps a residual."""
 
     node: int
-    operation: Pass | Run
-    x: int
-    residual: int | None
-    out: int
+    operation: Pass | Call
+    reads: tuple[Value | None, ...]
+    writes: tuple[Value, ...]
 
 
-class Pipeline:
+class Builder:
+    """Steps and buffers of a pipeline that is being put together.
+
+    Attributes
+    ----------
+    sizes : list of int
+        Bytes of every buffer.
+    """
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.steps: list[_Step] = []
+
+    def buffer(self, size: int) -> int:
+        """A new buffer of that many bytes: its number."""
+        self.sizes.append(size)
+        return len(self.sizes) - 1
+
+    def value(self, shape: tuple[int, ...], dtype: np.dtype) -> Value:
+        """A C-contiguous value in a buffer of its own."""
+        return Value(self.buffer(prod(shape) * dtype.itemsize), tuple(shape), dtype)
+
+    def call(self, node: int, function: Callable[..., object], reads: Sequence[Value], writes: Sequence[Value]) -> None:
+        """Add a call of ``function(*read arrays, *written arrays)``, which belongs to node number `node`."""
+        self.steps.append(_Step(node, Call(function), tuple(reads), tuple(writes)))
+
+    def operate(self, number: int, node: Node, x: Value, residual: Value | None, out: Value, threads: int) -> None:
+        """Add the steps of `node`, the pipeline's node number `number`, from `x` to `out`."""
+        if callable(node.operation):
+            run = node.operation
+            if residual is None:
+                self.call(number, lambda source, target: run(source, None, target, threads), (x,), (out,))
+            else:
+                self.call(number, lambda source, r, target: run(source, r, target, threads), (x, residual), (out,))
+            return
+        passes = node.operation.passes(threads)
+        for each in passes:
+            last = each is passes[-1]
+            target = out if last else self.value(each.out_shape, x.dtype)
+            self.steps.append(_Step(number, each, (x, residual if last else None), (target,)))
+            x = target
+
+    def replace(self, buffer: int, other: int) -> None:
+        """Let all steps use `other` in place of `buffer`, which is then nobody's."""
+
+        def moved(value: Value | None) -> Value | None:
+            return value._replace(buffer=other) if value is not None and value.buffer == buffer else value
+
+        self.steps = [
+            step._replace(reads=tuple(map(moved, step.reads)), writes=tuple(map(moved, step.writes)))  # type: ignore[arg-type]
+            for step in self.steps
+        ]
+        self.sizes[buffer] = 0
+
+
+def chain(
+    nodes: Sequence[Node], x_shape: tuple[int, ...], dtype: np.dtype, threads: int, arenas: Arenas = _shared
+) -> Pipeline:
     """Operations one after the other, planned for one shape of input and number of threads.
 
     Parameters
@@ -133,6 +225,38 @@ class Pipeline:
     arenas : Arenas, optional
         Where arenas come from; by default layers share theirs.
 
+    Returns
+    -------
+    Pipeline
+        It is given x, residual and out.
+    """
+    builder = Builder()
+    value = Value(given(0), x_shape, dtype)
+    inputs: list[Value] = []
+    for number, node in enumerate(nodes):
+        inputs.append(value)
+        residual = None if node.residual in (None, GIVEN) else inputs[node.residual]
+        if node.residual == GIVEN:
+            residual = Value(given(1), node.out_shape, dtype)
+        last = number == len(nodes) - 1
+        out = Value(given(2), node.out_shape, dtype) if last else builder.value(node.out_shape, dtype)
+        builder.operate(number, node, value, residual, out, threads)
+        value = out
+    return Pipeline(builder, len(nodes), arenas)
+
+
+class Pipeline:
+    """Steps planned to run one after the other; see `chain`, or `Builder` for those that are no chain.
+
+    Parameters
+    ----------
+    builder : Builder
+        What has been gathered; nothing may be added to it afterwards.
+    nodes : int
+        How many nodes the steps belong to.
+    arenas : Arenas
+        Where arenas come from.
+
     Attributes
     ----------
     arena_bytes : int
@@ -141,83 +265,75 @@ class Pipeline:
         What the values and the scratch in it would take if each had its own memory.
     """
 
-    def __init__(
-        self,
-        nodes: Sequence[Node],
-        x_shape: tuple[int, ...],
-        dtype: np.dtype,
-        threads: int,
-        arenas: Arenas = _shared,
-    ) -> None:
-        self._dtype, self._threads, self._arenas = dtype, threads, arenas
-        steps, self._shapes = _flatten(nodes, x_shape, threads)
-        self._steps, self._nodes = steps, len(nodes)
-        last = len(self._shapes) - 1
-        wanted = []  # bytes, first and last step of a life
-        for value in range(1, last):
-            readers = [at for at, step in enumerate(steps) if value in (step.x, step.residual)]
-            wanted.append((prod(self._shapes[value]) * dtype.itemsize, value - 1, max(readers)))
+    def __init__(self, builder: Builder, nodes: int, arenas: Arenas = _shared) -> None:
+        self._arenas, self._nodes = arenas, nodes
+        steps = self._steps = builder.steps
+        lives: dict[int, list[int]] = {}  # buffer -> first and last step that has to do with it
+        for at, step in enumerate(steps):
+            for value in (*step.reads, *step.writes):
+                if value is not None and value.buffer >= 0:
+                    lives.setdefault(value.buffer, [at, at])[1] = at
+        wanted = [(size, *lives.get(buffer, (0, 0))) for buffer, size in enumerate(builder.sizes)]
+        wanted = [(size if buffer in lives else 0, *life) for buffer, (size, *life) in enumerate(wanted)]
         scratch = [
             (step.operation.grid.scratch * step.operation.grid.tasks if isinstance(step.operation, Pass) else 0, at, at)
             for at, step in enumerate(steps)
         ]
         offsets, self.arena_bytes = places(wanted + scratch)
         self.value_bytes = sum(size for size, _, _ in wanted + scratch)
-        self._offsets = dict(enumerate(offsets[: len(wanted)], 1))
-        #: base and offset of every value
-        where = {0: (_X, 0), last: (_OUT, 0)} | {value: (_ARENA, at) for value, at in self._offsets.items()}
+        self._offsets = offsets[: len(wanted)]
         self._records = np.zeros((len(steps), len(STEP_FIELDS)), np.int64)
         self._team = 1
         for record, step, scratch_at in zip(self._records, steps, offsets[len(wanted) :], strict=True):
             if isinstance(step.operation, Pass):
                 kernel, plan, grid = step.operation[:3]
-                residual = (_NONE, 0) if step.residual is None else where.get(step.residual, (_RESIDUAL, 0))
                 self._team = max(self._team, grid.threads)
+                where = (self._where(value) for value in (*step.reads, *step.writes))
                 record[:] = (
-                    kernel, plan, *where[step.x], *residual, *where[step.out], scratch_at, *grid.arguments[:-1]
+                    kernel, plan, *(part for pair in where for part in pair), scratch_at, *grid.arguments[:-1]
                 )  # fmt: skip
         self._address = self._records.ctypes.data
         self._sections = _sections(steps)
         self._address_of = runtime.address_finder()
 
-    def run(self, x: np.ndarray, residual: np.ndarray | None, out: np.ndarray) -> None:
-        """Compute `out` from arrays that kernels can take."""
+    def _where(self, value: Value | None) -> tuple[int, int]:
+        """Base and offset of a value that a kernel reads or writes."""
+        if value is None:
+            return _NONE, 0
+        if value.buffer < 0:
+            return (_X, _RESIDUAL, _OUT)[-1 - value.buffer], value.offset
+        return _ARENA, self._offsets[value.buffer] + value.offset
+
+    def run(self, x: np.ndarray, residual: np.ndarray | None, out: np.ndarray, *more: np.ndarray) -> None:
+        """Compute `out` from arrays that kernels can take; calls may read and write `more` arrays."""
         arena = self._arenas.take(self.arena_bytes)
+        arrays = x, residual, out, *more
         for first, last in self._sections:
-            self._run_section(first, last, arena, x, residual, out)
+            self._run_section(first, last, arena, arrays)
         self._arenas.give(arena)
 
-    def timed(self, x: np.ndarray, residual: np.ndarray | None, out: np.ndarray) -> list[float]:
+    def timed(self, x: np.ndarray, residual: np.ndarray | None, out: np.ndarray, *more: np.ndarray) -> list[float]:
         """As `run`, kernel by kernel; gives the seconds of every node."""
         arena = self._arenas.take(self.arena_bytes)
+        arrays = x, residual, out, *more
         seconds = [0.0] * self._nodes
         for at, step in enumerate(self._steps):
             begin = perf_counter()
-            self._run_section(at, at + 1, arena, x, residual, out)
+            self._run_section(at, at + 1, arena, arrays)
             seconds[step.node] += perf_counter() - begin
         self._arenas.give(arena)
         return seconds
 
     def _run_section(
-        self,
-        first: int,
-        last: int,
-        arena: tuple[np.ndarray, int],
-        x: np.ndarray,
-        residual: np.ndarray | None,
-        out: np.ndarray,
+        self, first: int, last: int, arena: tuple[np.ndarray, int], arrays: tuple[np.ndarray | None, ...]
     ) -> None:
         """Steps `first` to `last`, that one left out: kernels, or one call."""
         step = self._steps[first]
-        if not isinstance(step.operation, Pass):
-            source, target = (self._array(value, arena[0], x, out) for value in (step.x, step.out))
-            added = residual
-            if step.residual != GIVEN:
-                added = None if step.residual is None else self._array(step.residual, arena[0], x, out)
-            step.operation(source, added, target, self._threads)
+        if isinstance(step.operation, Call):
+            step.operation.function(*[self._array(value, arena[0], arrays) for value in (*step.reads, *step.writes)])
             return
         address_of = self._address_of
-        where = arena[1], address_of(x), 0 if residual is None else address_of(residual), address_of(out)
+        where = arena[1], *(0 if array is None else address_of(array) for array in arrays[:3])
         run_steps = runtime.steps_driver()
         if run_steps is not None:
             run_steps(self._address + first * self._records.strides[0], last - first, self._team, *where)
@@ -232,33 +348,21 @@ class Pipeline:
                 bases[_ARENA] + scratch, *cut, threads,
             )  # fmt: skip
 
-    def _array(self, value: int, arena: np.ndarray, x: np.ndarray, out: np.ndarray) -> np.ndarray:
-        """A value as an array."""
-        shape = self._shapes[value]
-        if value == 0:
-            return x.reshape(shape)
-        if value == len(self._shapes) - 1:
-            return out.reshape(shape)
-        at = self._offsets[value]
-        return arena[at : at + prod(shape) * self._dtype.itemsize].view(self._dtype).reshape(shape)
-
-
-def _flatten(
-    nodes: Sequence[Node], x_shape: tuple[int, ...], threads: int
-) -> tuple[list[_Step], list[tuple[int, ...]]]:
-    """The passes of all nodes, and the shapes of all values: value 0 is the input, value i + 1 what step i writes."""
-    steps: list[_Step] = []
-    shapes = [x_shape]
-    inputs = []  # node -> the value that it reads
-    for number, node in enumerate(nodes):
-        inputs.append(len(steps))
-        residual = inputs[node.residual] if node.residual not in (None, GIVEN) else node.residual
-        passes: Sequence[Pass | Run] = (node.operation,) if callable(node.operation) else node.operation.passes(threads)
-        for operation in passes:
-            at = len(steps)
-            shapes.append(operation.out_shape if isinstance(operation, Pass) else node.out_shape)
-            steps.append(_Step(number, operation, at, residual if operation is passes[-1] else None, at + 1))
-    return steps, shapes
+    def _array(
+        self, value: Value | None, arena: np.ndarray, arrays: tuple[np.ndarray | None, ...]
+    ) -> np.ndarray | None:
+        """A value as an array; None for what this run was not given."""
+        if value is None:
+            return None
+        buffer, shape, dtype, offset, strides = value
+        if buffer >= 0:
+            return np.ndarray(shape, dtype, arena, self._offsets[buffer] + offset, strides)
+        array = arrays[-1 - buffer]
+        if array is None:
+            return None
+        if array.shape == shape and offset == 0 and strides is None:
+            return array
+        return np.ndarray(shape, dtype, array, offset, strides)
 
 
 def _sections(steps: list[_Step]) -> list[tuple[int, int]]:

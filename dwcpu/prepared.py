@@ -16,7 +16,7 @@ from .abi import COPY_BYTES, FIELDS, HALF_COLUMNS, plan_dtype
 from .epilogue import Activation
 from .geometry import ConvGeometry, Geometry, InvertedResidualGeometry, SeparableGeometry
 from .grid import BETTER, BETTER_WINDOWS, Grid, cut, run_length, worth_threads
-from .pipeline import GIVEN, Node, Pass, Pipeline
+from .pipeline import GIVEN, Node, Pass, Pipeline, chain
 
 if TYPE_CHECKING:
     from .dispatch import Kernel
@@ -409,6 +409,6 @@ class PreparedSplit(Prepared):
         pipeline = self._pipelines.get(threads)
         if pipeline is None:
             nodes = [Node(self, self.geometry.out_shape, GIVEN)]
-            pipeline = Pipeline(nodes, self.geometry.x_shape, self.kernel.dtype, threads)
+            pipeline = chain(nodes, self.geometry.x_shape, self.kernel.dtype, threads)
             self._pipelines[threads] = pipeline
         pipeline.run(x, residual, out)

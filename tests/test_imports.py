@@ -53,12 +53,28 @@ ALLOWED: dict[str, set[str]] = {
     "ops": FRONT_DOOR,
     "layers": FRONT_DOOR,
     "tuning": FRONT_DOOR | {"choices"},
-    "models": {"abi", "arrays", "background", "grid", "ops", "layers", "padding", "pipeline", "runtime", "geometry"},
+    "pooling": {"abi", "grid", "pipeline", "runtime"},
+    "report": set(),
+    "models": {"arrays", "background", "layers", "padding", "pipeline", "pooling", "report", "runtime"},
+    "graph": {
+        "arrays",
+        "background",
+        "epilogue",
+        "frontdoor",
+        "layers",
+        "models",
+        "ops",
+        "padding",
+        "pipeline",
+        "pooling",
+        "report",
+        "runtime",
+    },
     "bench_command": set(),
     "cli": {"models", "ops", "layers", "runtime", "bench_command"},
     "__main__": {"cli"},
     "benchmarks": FRONT_DOOR | {"models", "__init__"},  # there in an installed copy only
-    "__init__": FRONT_DOOR | {"models", "tuning"},
+    "__init__": FRONT_DOOR | {"graph", "models", "tuning"},
 }
 
 #: What they may import besides, inside functions only: `warmup` and `show_config` look at everything.

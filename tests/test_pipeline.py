@@ -137,7 +137,7 @@ def test_an_exception_costs_an_arena_and_nothing_else() -> None:
         np.multiply(x, 2, out=out)
 
     nodes = [pipeline.Node(double, x.shape)] * 3
-    line = pipeline.Pipeline(nodes, x.shape, x.dtype, 1, arenas)
+    line = pipeline.chain(nodes, x.shape, x.dtype, 1, arenas)
     with pytest.raises(KeyboardInterrupt):
         line.run(x, None, out)
     fail[0] = False
@@ -159,7 +159,7 @@ def test_calls_and_kernels_mix() -> None:
     doubled = pipeline.Node(double, x.shape)
     own = layer.nodes(x.shape, 2)
     nodes = [*own, doubled._replace(residual=0), *own, doubled._replace(residual=pipeline.GIVEN)]
-    line = pipeline.Pipeline(nodes, x.shape, x.dtype, 2)
+    line = pipeline.chain(nodes, x.shape, x.dtype, 2)
     out = np.empty_like(x)
     line.run(x, given_residual, out)
     np.testing.assert_array_equal(out, 2 * layer(2 * layer(x) + x) + given_residual)

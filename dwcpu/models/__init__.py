@@ -7,7 +7,6 @@ architectures.py    the networks as data: convolutions and the names of their we
 network.py          `Network`: layers, forward pass, explain, profile, warmup
 pictures.py         from a picture to an input
 weights.py          safetensors and npz; torch_files.py: PyTorch state dicts, read without PyTorch
-report.py           the tables that explain and profile give
 imagenet_labels.txt name of each of the 1000 classes, one a line
 ==================  ===================================================================================
 """
@@ -23,10 +22,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..report import LayerRow, Report
 from . import architectures
 from .architectures import Architecture
 from .network import Network, build
-from .report import LayerRow, Report
 from .weights import read_weights
 
 __all__ = [

@@ -97,6 +97,18 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         raise ValueError(f"read_weights: {os.fspath(path)}: {error}") from None
 
 
+def read_arrays(content: bytes) -> dict[str, np.ndarray]:
+    """The arrays of an npz file, given its contents.
+
+    Raises
+    ------
+    ValueError
+        It is damaged or holds something other than arrays of numbers.
+    """
+    with open_archive(content) as archive:
+        return _read_npz(archive, len(content))
+
+
 def open_archive(content: bytes) -> zipfile.ZipFile:
     """Open a zip file whose table of contents holds no surprises: no member twice, none encrypted."""
     try:

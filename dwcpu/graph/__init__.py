@@ -1,0 +1,26 @@
+"""Networks from ONNX files.
+
+==================  ===================================================================================
+file                what is in it
+==================  ===================================================================================
+model.py            `load_onnx`, `load_model`, `Model`: what users see
+reader.py           from a file to a graph; the only file that needs the onnx package
+versions.py         older operator sets, brought to the newest
+ir.py               the graph
+passes/             what makes a graph smaller: one file each, listed in its ``__init__``
+planner.py          from a graph and the shapes of its inputs to a pipeline
+lowering.py         which nodes run on kernels
+operators/          what every operator computes, on NumPy arrays
+eager.py            running a graph node by node, where shapes depend on values
+store.py            the file format of `Model.save`
+errors.py           `UnsupportedOperator`
+==================  ===================================================================================
+"""
+
+from __future__ import annotations
+
+from .errors import UnsupportedOperator
+from .ir import Spec
+from .model import Model, load_model, load_onnx
+
+__all__ = ["Model", "Spec", "UnsupportedOperator", "load_model", "load_onnx"]

@@ -1,0 +1,344 @@
+"""Which nodes run on kernels, and how: each function plans one node, or gives None to leave it to NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from ..epilogue import parse_activation
+from ..layers import Conv2d, DepthwiseConv2d, InvertedResidual, PointwiseConv2d, SeparableConv2d
+from ..pooling import GlobalAveragePool
+from .ir import Node
+from .operators.convolution import conv_windows, scatter, transposed_shape
+from .operators.elementwise import activate
+from .operators.moving import integers
+from .planner import Operand, Planner, Symbol, channel_last, is_channel_last
+
+__all__ = ["LOWERINGS"]
+
+Lowering = Callable[[Planner, Node, list[Operand]], "list[Operand] | None"]
+
+#: Elements below which a kernel for an activation alone costs more to call than NumPy takes.
+_FEW = 1024
+
+
+def _known(*operands: Operand) -> bool:
+    return not any(isinstance(operand, Symbol) for operand in operands)
+
+
+def _floats(x: Operand, w: Operand) -> bool:
+    """Whether x is to be computed and w known, of one type that kernels have."""
+    return (
+        isinstance(x, Symbol)
+        and isinstance(w, np.ndarray)
+        and x.array.dtype == w.dtype
+        and w.dtype.char in "fd"
+        and x.array.size > 0
+    )
+
+
+def _filters(w: np.ndarray) -> np.ndarray:
+    """Weights (Cout, Cin / groups, KH, KW) or of a signal, as (KH, KW, Cin / groups, Cout)."""
+    if w.ndim == 3:
+        w = w[:, :, None]
+    return w.transpose(2, 3, 1, 0)
+
+
+def _depthwise(w: np.ndarray, groups: int) -> np.ndarray:
+    """Weights (C * M, 1, KH, KW) as (KH, KW, C, M)."""
+    filters = _filters(w)[:, :, 0]
+    return filters.reshape(*filters.shape[:2], groups, -1)
+
+
+def _vector(bias: Operand) -> Any:
+    return None if bias is None else np.asarray(bias).reshape(-1)
+
+
+def _both(pair: tuple[int, ...], default: int) -> tuple[int, int]:
+    """A number for each of two axes of pixels, of signals too."""
+    return (pair[0], pair[1]) if len(pair) == 2 else (default, pair[0])
+
+
+def _options(node: Node, x: np.ndarray, w: np.ndarray) -> dict[str, Any]:
+    """stride, padding and dilation of a Conv, as layers take them."""
+    windows = conv_windows(node, x, w)
+    begins, ends = _both(windows.begins, 0), _both(windows.ends, 0)
+    if min(*begins, *ends) < 0:
+        raise ValueError(f"padding {begins}, {ends} is negative; cut the image first")
+    return {
+        "stride": _both(windows.strides, 1),
+        "padding": tuple(zip(begins, ends, strict=True)),
+        "dilation": _both(windows.dilations, 1),
+    }
+
+
+def _out_array(x: np.ndarray, layer: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """A fresh array for what a layer makes of images or signals x, whose shape it sees as `shape`."""
+    batch, height, width, channels = layer.out_shape(shape)
+    sizes = (batch, channels, height, width) if x.ndim == 4 else (batch, channels, width)
+    return channel_last(sizes, x.dtype)
+
+
+def _run(
+    planner: Planner, node: Node, key: tuple, make: Callable[..., Any], x: Symbol, residual: Operand
+) -> list[Operand]:
+    """Run the layer that ``make(activation)`` gives; a residual of another shape is added afterwards."""
+    spec = node.get("activation")
+    image = planner.image(x)
+    layer = planner.layer((*key, spec), lambda: make(spec))
+    array = _out_array(x.array, layer, image.shape)
+    if residual is None:
+        return [planner.run_layer(layer, image, None, array)]
+    if isinstance(residual, Symbol) and residual.array.shape == array.shape and residual.array.dtype == array.dtype:
+        return [planner.run_layer(layer, image, planner.image(residual), array)]
+    bare = planner.layer((*key, None), lambda: make(None))
+    before = planner.run_layer(bare, image, None, array)
+    added = residual.array if isinstance(residual, Symbol) else residual
+    sizes = np.broadcast_shapes(array.shape, added.shape)
+    out = planner.symbol(channel_last(sizes, array.dtype) if len(sizes) in (3, 4) else np.empty(sizes, array.dtype))
+    activation = parse_activation(spec, node.name)
+
+    def add(first: np.ndarray, *others: np.ndarray) -> None:
+        second, target = others if len(others) == 2 else (added, *others)
+        np.add(first, second, out=target)
+        if spec is not None:
+            activate(target.copy(), activation, target)
+
+    reads = [before.value()] + ([residual.value()] if isinstance(residual, Symbol) else [])
+    planner.call(add, reads, [out.value()])
+    return [out]
+
+
+def _conv(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
+    x, w, bias, residual = (*operands, None, None, None)[:4]
+    if not _floats(x, w) or not _known(bias):
+        if node.input(3) or node.get("activation") is not None:
+            raise ValueError("its weights must be constant, of the type of its input")
+        return None
+    assert isinstance(x, Symbol) and isinstance(w, np.ndarray)
+    if w.ndim not in (3, 4):
+        return None
+    options = _options(node, x.array, w)
+    groups = int(node.get("group", 1))
+    key = node.outputs[0], options["padding"]
+
+    def make(activation: Any) -> Any:
+        plain = options["stride"] == (1, 1) and not any(map(any, options["padding"]))
+        if groups > 1 and w.shape[1] == 1:
+            return DepthwiseConv2d(_depthwise(w, groups), _vector(bias), activation=activation, **options)
+        if groups == 1 and prod(w.shape[2:]) == 1 and plain:
+            return PointwiseConv2d(_filters(w)[0, 0], _vector(bias), activation=activation)
+        return Conv2d(_filters(w), _vector(bias), groups=groups, activation=activation, **options)
+
+    return _run(planner, node, key, make, x, residual)
+
+
+def _chain(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
+    """Separable and InvertedResidual."""
+    x, *weights = operands
+    parts = node.get("parts")
+    residual = weights[2 * len(parts)] if len(weights) > 2 * len(parts) else None
+    pairs = [(weights[2 * at], weights[2 * at + 1]) for at in range(len(parts))]
+    arrays = [w for w, _ in pairs if isinstance(w, np.ndarray)]
+    if not all(_floats(x, w) for w, _ in pairs) or {w.ndim for w in arrays} not in ({3}, {4}):
+        return _one_by_one(planner, node, operands)
+    assert isinstance(x, Symbol)
+    *expand, depthwise, pointwise = zip(parts, arrays, (bias for _, bias in pairs), strict=True)
+    options = _options(depthwise[0], x.array if not expand else _expanded(x.array, expand[0][1]), depthwise[1])
+    if expand:
+        _options(expand[0][0], x.array, expand[0][1])  # checks that they fit
+    dw = _depthwise(depthwise[1], int(depthwise[0].get("group", 1)))
+    if options["dilation"] != (1, 1) and expand:
+        return _one_by_one(planner, node, operands)
+    pw = _filters(pointwise[1])[0, 0]
+    biases = [_vector(bias) for _, bias in pairs]
+    activations = [part.get("activation") for part in parts]
+    key = node.outputs[0], options["padding"]
+
+    def make(activation: Any) -> Any:
+        if expand:
+            del options["dilation"]
+            return InvertedResidual(
+                _filters(expand[0][1])[0, 0], dw, pw, *biases, expand_activation=activations[0],
+                dw_activation=activations[1], **options,
+            )  # fmt: skip
+        return SeparableConv2d(dw, pw, *biases, dw_activation=activations[0], pw_activation=activation, **options)
+
+    return _run(planner, node, key, make, x, residual)
+
+
+def _expanded(x: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """Images as a pointwise convolution leaves them: shape alone counts."""
+    return np.broadcast_to(np.empty((), x.dtype), (x.shape[0], w.shape[0], *x.shape[2:]))
+
+
+def _one_by_one(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
+    """The Convs of a chain each on its own, where no layer does them together."""
+    x, *weights = operands
+    parts = node.get("parts")
+    for at, part in enumerate(parts):
+        inputs: list[Operand] = [x, *weights[2 * at : 2 * at + 2]]
+        if at == len(parts) - 1 and len(weights) > 2 * len(parts):
+            inputs.append(weights[2 * len(parts)])
+        made = _conv(planner, part, inputs)
+        if made is None:
+            raise ValueError(f"{part.name!r} needs images of {np.asarray(weights[0]).dtype} with two axes of pixels")
+        x = made[0]
+    return [x]
+
+
+def _product(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
+    """Gemm and MatMul with constant weights."""
+    a, b, c = (*operands, None)[:3]
+    fits = _floats(a, b) and _known(c) and isinstance(b, np.ndarray) and b.ndim == 2
+    if not fits or (node.op == "Gemm" and node.get("transA", 0)):
+        return _epilogue_apart(planner, node, operands)
+    assert isinstance(a, Symbol) and isinstance(b, np.ndarray)
+    w, bias = b, None
+    if node.op == "Gemm":
+        w = w.T if node.get("transB", 0) else w
+        w = w if node.get("alpha", 1.0) == 1 else (w * node.get("alpha")).astype(w.dtype)
+    if c is not None:
+        assert isinstance(c, np.ndarray)
+        if c.size not in (1, w.shape[1]) or c.shape[-1:] not in ((), (1,), (w.shape[1],)):
+            return _epilogue_apart(planner, node, operands)
+        bias = np.ascontiguousarray(np.broadcast_to(c.reshape(-1) * c.dtype.type(node.get("beta", 1.0)), w.shape[1]))
+    if a.array.ndim < 1 or a.array.shape[-1] != w.shape[0] or (node.op == "Gemm" and a.array.ndim != 2):
+        raise ValueError(f"matrices of shapes {a.array.shape} and {w.shape} cannot be multiplied")
+    rows = prod(a.array.shape[:-1])
+    layer = planner.layer(
+        (node.outputs[0],), lambda: PointwiseConv2d(w, bias, activation=node.get("activation"))
+    )  # fmt: skip
+    out = np.empty((*a.array.shape[:-1], w.shape[1]), w.dtype)
+    return [planner.run_layer(layer, planner.matrix(a), None, out, (1, 1, rows, w.shape[0]))]
+
+
+def _epilogue_apart(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
+    """A product that NumPy computes, with the bias and activation that passes have put into the node."""
+    spec = node.get("activation")
+    biased = node.op == "MatMul" and len(operands) > 2
+    if spec is None and not biased:
+        return None
+    bare = Node(
+        node.op, node.name, node.inputs, node.outputs, {k: v for k, v in node.attributes.items() if k != "activation"}
+    )
+    [out] = planner._by_numpy(_operator(node.op), bare, operands[:2] if biased else operands)
+    assert isinstance(out, Symbol)
+    bias = operands[2] if biased else None
+    activation = parse_activation(spec, node.name)
+
+    def finish(source: np.ndarray, target: np.ndarray) -> None:
+        summed = source if bias is None else source + bias
+        activate(summed, activation, target)
+
+    target = planner.symbol(np.empty_like(out.array))
+    planner.call(finish, [out.value()], [target.value()])
+    return [target]
+
+
+def _operator(name: str) -> Any:
+    from .operators import OPERATORS
+
+    return OPERATORS[name]
+
+
+def _conv_transpose(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
+    x, w, bias = (*operands, None)[:3]
+    if not _floats(x, w) or not _known(bias):
+        return None
+    assert isinstance(x, Symbol) and isinstance(w, np.ndarray)
+    if w.ndim not in (3, 4):
+        return None
+    shape, begins, strides, dilations = transposed_shape(node, x.array, w)
+    groups, kernel, each = int(node.get("group", 1)), w.shape[2:], w.shape[1]
+
+    def make() -> Any:
+        apart = w.reshape(groups, -1, each, *kernel)
+        filters = np.moveaxis(apart, (1, 0, 2), (0, 1, -1)).reshape(1, 1, w.shape[0] // groups, -1)
+        return Conv2d(filters, groups=groups) if groups > 1 else PointwiseConv2d(filters[0, 0])
+
+    image = planner.image(x)
+    layer = planner.layer((node.outputs[0],), make)
+    made = layer.out_shape(image.shape)
+    columns = planner.run_layer(layer, image, None, np.empty(made, w.dtype))
+    out = planner.symbol(channel_last(shape, w.dtype))
+    bias_vector = _vector(bias)
+    pixels = x.array.shape[:1] + x.array.shape[2:]
+
+    def put(products: np.ndarray, target: np.ndarray) -> None:
+        apart = products.reshape(*pixels, groups, *kernel, each)
+        taps = np.moveaxis(apart, len(pixels), -2).reshape(*pixels, *kernel, groups * each)
+        scatter(taps, begins, strides, dilations, bias_vector, target)
+
+    planner.call(put, [columns.value()], [out.value()])
+    return [out]
+
+
+def _activation(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
+    """Those that take NumPy several steps: a depthwise kernel of one tap, of weight 1, does them in one."""
+    x = operands[0]
+    spec = node.get("activation")
+    activation = parse_activation(spec, node.name)
+    if not isinstance(x, Symbol) or not activation.code or x.array.dtype.char not in "fd" or x.array.size < _FEW:
+        return None
+    target = np.empty_like(x.array)
+    lanes = next((lanes for lanes in (256, 128, 64, 32, 16, 8) if x.array.size % lanes == 0), None)
+    source = x.value()
+    compact = x.buffer >= -1 and x.array.nbytes == target.nbytes and x.array.strides == target.strides
+    if lanes is None or not compact:
+        return None
+    dtype = x.array.dtype
+    layer = planner.layer(
+        ("activation", lanes, dtype.name, spec),
+        lambda: DepthwiseConv2d(np.ones((1, 1, lanes), dtype), activation=spec),
+    )
+    flat = source._replace(strides=None)
+    return [planner.run_layer(layer, flat, None, target, (1, 1, x.array.size // lanes, lanes))]
+
+
+def _affine(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
+    x, factor, shift = operands
+    if not _floats(x, factor) or not _known(shift):
+        return None
+    assert isinstance(x, Symbol) and isinstance(factor, np.ndarray)
+    if x.array.ndim not in (3, 4) or x.array.shape[1] != factor.size or not is_channel_last(x.array):
+        return None
+
+    def make(activation: Any) -> Any:
+        return DepthwiseConv2d(factor.reshape(1, 1, -1), _vector(shift), activation=activation)
+
+    return _run(planner, node, (node.outputs[0],), make, x, None)
+
+
+def _mean(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
+    """GlobalAveragePool, and ReduceMean over all pixels."""
+    x = operands[0]
+    if not isinstance(x, Symbol) or x.array.dtype != np.float32 or x.array.ndim != 4 or not is_channel_last(x.array):
+        return None
+    keep = True
+    if node.op == "ReduceMean":
+        axes = operands[1] if len(operands) > 1 else None
+        if not isinstance(axes, np.ndarray) or sorted(axis % 4 for axis in integers(axes)) != [2, 3]:
+            return None
+        keep = bool(node.get("keepdims", 1))
+    out = planner.run_layer(
+        GlobalAveragePool(), planner.image(x), None, channel_last((*x.array.shape[:2], 1, 1), x.array.dtype)
+    )
+    return [out if keep else out.view(out.array[:, :, 0, 0])]
+
+
+LOWERINGS: dict[str, Lowering] = {
+    "Activation": _activation,
+    "Affine": _affine,
+    "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
+    "Gemm": _product,
+    "GlobalAveragePool": _mean,
+    "InvertedResidual": _chain,
+    "MatMul": _product,
+    "ReduceMean": _mean,
+    "Separable": _chain,
+}

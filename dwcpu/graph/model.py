@@ -1,0 +1,462 @@
+"""`Model`: a network from a file, called with NumPy arrays."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .. import arrays, background, runtime
+from ..frontdoor import thread_count
+from ..padding import normalise_int
+from ..pipeline import Arenas
+from ..report import Report
+from . import eager, reader, store
+from .ir import Graph, Spec
+from .passes import optimise
+from .planner import Dynamic, Plan, is_channel_last, make_plan
+
+__all__ = ["Model", "load_model", "load_onnx"]
+
+#: Shapes of inputs, with layouts and numbers of threads, whose plans a model remembers.
+_MAX_PLANS = 16
+_LAYOUTS = ("NCHW", "NHWC")
+
+Progress = Callable[[int, int, str], None]
+
+
+class Model:
+    """A network from an ONNX file. Make one with `dwcpu.load_onnx` or `dwcpu.load_model`.
+
+    Called as ``model(x)``, ``model(x, y)``, ``model(name=x)`` or ``model({"name": x})``; gives an array, or a tuple of
+    arrays if the network has several outputs. For every combination of input shapes a plan is made once and remembered.
+
+    Attributes
+    ----------
+    name : str
+    inputs, outputs : tuple of Spec
+        Name, dtype and declared shape of each.
+
+    Notes
+    -----
+    A model can be pickled, copied, and called from many threads at once.
+
+    Examples
+    --------
+    >>> import numpy as np, dwcpu
+    >>> from onnx import TensorProto, helper
+    >>> a, b, c = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N"]) for name in "abc")
+    >>> graph = helper.make_graph([helper.make_node("Add", ["a", "b"], ["c"])], "sum", [a, b], [c])
+    >>> model = dwcpu.load_onnx(helper.make_model(graph).SerializeToString())
+    >>> model
+    <Model 'sum': (a: float32 (N); b: float32 (N)) -> (c: float32 (N)), 1 nodes>
+    >>> model(np.ones(2, np.float32), b=np.arange(2, dtype=np.float32))
+    array([1., 2.], dtype=float32)
+    """
+
+    def __init__(self, graph: Graph, threads: int | None = None, without: Collection[str] = ()) -> None:
+        self._graph, self._without = graph, tuple(without)
+        self._threads = None if threads is None else thread_count(threads, "load_onnx")
+        self._optimised = optimise(graph, without)
+        self.name = graph.name
+        self.inputs: tuple[Spec, ...] = tuple(graph.inputs)
+        self.outputs: tuple[Spec, ...] = tuple(graph.outputs)
+        self._layers: dict[Any, Any] = {}
+        # Replaced, never changed in place: reading it needs no lock, and two threads that add a plan at once may lose
+        # one of the two, which is then made again. None: shapes depend on values, nothing can be planned.
+        self._plans: dict[Any, Plan | None] = {}
+        self._arenas = Arenas()
+
+    def __reduce__(self) -> tuple:
+        return _revived, (store.dump(self._graph), self._threads, self._without)
+
+    def __repr__(self) -> str:
+        inputs, outputs = ("; ".join(map(str, specs)) for specs in (self.inputs, self.outputs))
+        return f"<Model {self.name!r}: ({inputs}) -> ({outputs}), {len(self._optimised.nodes)} nodes>"
+
+    def __call__(
+        self,
+        *args: ArrayLike | Mapping[str, ArrayLike],
+        layout: str = "NCHW",
+        num_threads: int | None = None,
+        **named: ArrayLike,
+    ) -> Any:
+        """Run the network.
+
+        Parameters
+        ----------
+        *args : array_like
+            The inputs in order; or one mapping of names to arrays.
+        layout : {"NCHW", "NHWC"}
+            "NHWC" says that inputs and outputs with four axes have their channels last, whatever the file says.
+        num_threads : int, optional
+            By default `threads` of `load_onnx`, or else the setting of `dwcpu.set_num_threads`.
+        **named : array_like
+            Inputs by name.
+
+        Returns
+        -------
+        ndarray or tuple of ndarray
+            New arrays, C-contiguous.
+
+        Raises
+        ------
+        TypeError, ValueError
+            An input is missing, unknown, of another dtype, or of a shape that the network cannot take.
+        """
+        given = self._given(args, named)
+        last = self._channels_last(layout)
+        threads = self._count(num_threads)
+        plan = self._plan(given, last, threads)
+        if plan is None:
+            results = self._dynamic(given, last)
+        else:
+            bases, results = self._memory(plan, given, last)
+            plan.pipeline.run(*bases)
+        return self._finished(results, last)
+
+    # --- inputs and outputs -------------------------------------------------------------------------------------------
+
+    def _count(self, num_threads: object) -> int:
+        return thread_count(self._threads if num_threads is None else num_threads, self.name)
+
+    def _channels_last(self, layout: str) -> bool:
+        if layout not in _LAYOUTS:
+            raise ValueError(f"{self.name}: layout is {layout!r}; it must be 'NCHW' or 'NHWC'; use one of these")
+        return layout == "NHWC"
+
+    def _given(self, args: Sequence[Any], named: Mapping[str, Any]) -> list[np.ndarray]:
+        """The inputs in order, as arrays."""
+        if len(args) == 1 and isinstance(args[0], Mapping):
+            named = {**args[0], **named}
+            args = ()
+        names = [spec.name for spec in self.inputs]
+        if len(args) > len(names):
+            raise TypeError(
+                f"{self.name}: {len(args)} inputs are given; it has {len(names)}: {', '.join(names)}; drop some"
+            )
+        found = dict(zip(names, args, strict=False))
+        for name, value in named.items():
+            if name not in names or name in found:
+                what = "is given twice" if name in found else f"is no input; inputs are {', '.join(map(repr, names))}"
+                raise TypeError(f"{self.name}: {name!r} {what}; give each input once, by position or by name")
+            found[name] = value
+        missing = [str(spec) for spec in self.inputs if spec.name not in found]
+        if missing:
+            raise TypeError(f"{self.name}: inputs are missing: {'; '.join(missing)}; give all of them")
+        return [self._array(spec, found[spec.name]) for spec in self.inputs]
+
+    def _array(self, spec: Spec, value: Any) -> np.ndarray:
+        if type(value) is not np.ndarray:
+            if isinstance(value, np.ma.MaskedArray):
+                raise TypeError(f"{self.name}: {spec.name} is a masked array; fill it with {spec.name}.filled(value)")
+            value = np.asarray(value)
+        if spec.dtype is not None and value.dtype.type != spec.dtype.type:
+            raise TypeError(
+                f"{self.name}: {spec.name} has dtype {value.dtype}; the network takes {spec.dtype}; "
+                f"convert it with {spec.name}.astype(np.{spec.dtype.name})"
+            )
+        return value if value.dtype.isnative else value.astype(value.dtype.newbyteorder("="))
+
+    def _memory(self, plan: Plan, given: list[np.ndarray], last: bool) -> tuple[list[Any], list[np.ndarray]]:
+        """What the pipeline is given, C-contiguous every one, and the outputs with the axes of ONNX."""
+        bases = [_base(array, last) for array in given]
+        results: list[np.ndarray] = []
+        targets: list[np.ndarray | None] = []
+        for array, known in zip(plan.outputs, plan.known, strict=True):
+            if known:
+                results.append(np.array(array, order="C"))
+                targets.append(None)
+            elif array.ndim == 4 and is_channel_last(array) and not array.flags.c_contiguous:
+                fresh = arrays.empty(np.moveaxis(array, 1, -1).shape, array.dtype)
+                results.append(np.moveaxis(fresh, -1, 1))
+                targets.append(fresh)
+            else:
+                fresh = (
+                    np.empty(array.shape, array.dtype)
+                    if array.dtype.hasobject
+                    else arrays.empty(array.shape, array.dtype)
+                )
+                results.append(fresh)
+                targets.append(fresh)
+        return [bases[0] if bases else None, None, targets[0], *bases[1:], *targets[1:]], results
+
+    def _finished(self, results: Sequence[np.ndarray], last: bool) -> Any:
+        """The outputs as the caller wants them."""
+        turned = [array.transpose(0, 2, 3, 1) if last and array.ndim == 4 else array for array in results]
+        turned = [array if array.flags.c_contiguous else array.copy() for array in turned]
+        return turned[0] if len(turned) == 1 else tuple(turned)
+
+    def _dynamic(self, given: list[np.ndarray], last: bool) -> list[np.ndarray]:
+        """Node by node: for shapes that depend on values."""
+        inputs = [_logical(array, last) for array in given]
+        with self._told(inputs):
+            return eager.run(self._graph, dict(zip((spec.name for spec in self.inputs), inputs, strict=True)))
+
+    @contextmanager
+    def _told(self, inputs: Sequence[np.ndarray]) -> Iterator[None]:
+        """Say with which inputs a node failed, and what the file declares."""
+        try:
+            yield
+        except ValueError as error:
+            shapes = ", ".join(f"{spec.name} {array.shape}" for spec, array in zip(self.inputs, inputs, strict=True))
+            declared = "; ".join(map(str, self.inputs))
+            raise ValueError(f"{self.name}: {error}; given: {shapes}; the file declares: {declared}") from error
+
+    # --- plans --------------------------------------------------------------------------------------------------------
+
+    def _plan(self, given: list[np.ndarray], last: bool, threads: int, progress: Progress | None = None) -> Plan | None:
+        """The plan for inputs like these, in the memory order that they have or are copied to; see `_base`."""
+        key = last, threads, *((array.shape, array.dtype.str, _is_turned(array, last)) for array in given)
+        plans = self._plans
+        plan = plans.get(key)
+        if key in plans and (plan is None or not any(map(background.over, plan.jobs))):
+            return plan
+        inputs = [_without_contents(array, last) for array in given]
+        plan = None
+        if all(array.size for array in given):
+            with self._told(inputs):
+                try:
+                    plan = make_plan(self._optimised, self._layers, inputs, threads, last, self._arenas, progress)
+                except Dynamic:
+                    plan = None
+        self._plans = dict([*list(self._plans.items())[1 - _MAX_PLANS :], (key, plan)])
+        return plan
+
+    def warmup(
+        self, x_shape: Any, *, layout: str = "NCHW", num_threads: int | None = None, progress: Progress | None = None
+    ) -> None:
+        """Plan for inputs of a shape and compile what that needs, now rather than with the first call.
+
+        Parameters
+        ----------
+        x_shape : tuple of int, or mapping of str to tuple
+            Shape of the input; of several by name.
+        layout, num_threads
+            As in a call.
+        progress : callable, optional
+            Called as ``progress(done, total, name)`` before each node and once at the end.
+        """
+        given = self._zeros(x_shape)
+        with background.waiting():
+            self._plan(given, self._channels_last(layout), self._count(num_threads), progress)
+            if progress is not None:
+                total = len(self._optimised.nodes)
+                progress(total, total, "")
+            self(*given, layout=layout, num_threads=num_threads)
+
+    def _zeros(self, x_shape: Any) -> list[np.ndarray]:
+        if not isinstance(x_shape, Mapping):
+            if len(self.inputs) != 1:
+                names = ", ".join(spec.name for spec in self.inputs)
+                raise TypeError(
+                    f"{self.name}: it has {len(self.inputs)} inputs ({names}); give {{name: shape}} for all"
+                )
+            x_shape = {self.inputs[0].name: x_shape}
+        given = []
+        for spec in self.inputs:
+            if spec.name not in x_shape:
+                raise TypeError(
+                    f"{self.name}: the shape of {spec.name!r} is missing; give {{name: shape}} for all inputs"
+                )
+            shape = x_shape[spec.name]
+            if not isinstance(shape, (tuple, list)):
+                raise TypeError(f"{self.name}: shape is of type {type(shape).__name__}; give a tuple of integers")
+            sizes = [normalise_int(size, f"shape[{axis}]", self.name, 0) for axis, size in enumerate(shape)]
+            given.append(np.zeros(sizes, spec.dtype or np.float32))
+        return given
+
+    def explain(self, x_shape: Any, num_threads: int | None = None, *, layout: str = "NCHW") -> Report:
+        """What runs each node for an input of this shape, how it was fused, and how fast it could be at best.
+
+        Parameters
+        ----------
+        x_shape : tuple of int, or mapping of str to tuple
+            Shape of the input; of several by name.
+        num_threads, layout
+            As in a call.
+
+        Returns
+        -------
+        Report
+            Prints as a table; `rows` holds its numbers.
+        """
+        threads = self._count(num_threads)
+        given = self._zeros(x_shape)
+        plan = self._planned(given, self._channels_last(layout), threads)
+        shapes = ", ".join("x".join(map(str, array.shape)) for array in given)
+        memory = plan.pipeline.arena_bytes, plan.pipeline.value_bytes
+        return Report(f"{self.name}, input {shapes}", tuple(plan.rows), memory=memory)
+
+    def _planned(self, given: list[np.ndarray], last: bool, threads: int) -> Plan:
+        with background.waiting():
+            plan = self._plan(given, last, threads)
+        if plan is None:
+            raise ValueError(
+                f"{self.name}: shapes within the network depend on the values of its inputs; only plans can be "
+                f"explained, and there can be none; call the model instead"
+            )
+        return plan
+
+    def profile(self, *args: Any, layout: str = "NCHW", num_threads: int | None = None, runs: int = 15) -> Report:
+        """Time every node while the whole network runs.
+
+        Parameters
+        ----------
+        *args : array_like
+            The inputs, as in a call.
+        layout, num_threads
+            As in a call.
+        runs : int
+            How often the network runs, after one run that warms it up. Times are medians.
+
+        Returns
+        -------
+        Report
+            Prints as a table; `rows` holds its numbers.
+        """
+        runs = normalise_int(runs, "runs", "profile")
+        given, last, threads = self._given(args, {}), self._channels_last(layout), self._count(num_threads)
+        plan = self._planned(given, last, threads)
+        times: list[list[float]] = [[] for _ in plan.rows]
+        for run in range(runs + 1):
+            bases, _ = self._memory(plan, given, last)
+            for all_runs, seconds in zip(times, plan.pipeline.timed(*bases), strict=True):
+                all_runs += [seconds] if run else []
+        peak = runtime.fma_peak(np.float32, threads)
+        rows = [row.timed(median(all_runs), peak) for row, all_runs in zip(plan.rows, times, strict=True)]
+        shapes = ", ".join("x".join(map(str, array.shape)) for array in given)
+        title = f"{self.name}, input {shapes}, {threads} thread{'s' * (threads != 1)}, median of {runs} runs"
+        return Report(title, tuple(rows), peak)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the network into a file that `dwcpu.load_model` reads, without the onnx package.
+
+        Parameters
+        ----------
+        path : path
+            An existing file is replaced, at once and as a whole.
+        """
+        target = Path(path)
+        aside = target.with_name(f"{target.name}.{os.getpid()}.part")
+        try:
+            aside.write_bytes(store.dump(self._graph))
+            aside.replace(target)
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+def _revived(content: bytes, threads: int | None, without: tuple[str, ...]) -> Model:
+    return Model(store.parse(content), threads, without)
+
+
+def _logical(array: np.ndarray, last: bool) -> np.ndarray:
+    """An input with the axes of ONNX."""
+    return array.transpose(0, 3, 1, 2) if last and array.ndim == 4 else array
+
+
+def _is_turned(array: np.ndarray, last: bool) -> bool:
+    """Whether an input lies in memory with its channels last, and so need not be turned."""
+    logical = _logical(array, last)
+    return logical.ndim == 4 and not logical.flags.c_contiguous and is_channel_last(logical)
+
+
+def _without_contents(array: np.ndarray, last: bool) -> np.ndarray:
+    """An array with the axes of ONNX that says how an input lies in memory, once it is given to a pipeline."""
+    logical = _logical(array, last)
+    if (last and array.ndim == 4) or _is_turned(array, last):
+        return np.moveaxis(np.empty(np.moveaxis(logical, 1, -1).shape, array.dtype), -1, 1)
+    return np.empty(array.shape, array.dtype)
+
+
+def _base(array: np.ndarray, last: bool) -> np.ndarray:
+    """The memory of an input as a C-contiguous array, copied if it is not one as `_without_contents` says."""
+    if not last and _is_turned(array, last):
+        return np.moveaxis(array, 1, -1)
+    return np.ascontiguousarray(array)
+
+
+def load_onnx(
+    source: str | os.PathLike[str] | bytes,
+    *,
+    threads: int | None = None,
+    external_data_dir: str | os.PathLike[str] | None = None,
+    without: Collection[str] = (),
+) -> Model:
+    """Load a network from an ONNX file. Needs the extra ``dwcpu[onnx]``.
+
+    Parameters
+    ----------
+    source : path or bytes
+        The file, or its contents.
+    threads : int, optional
+        Threads for calls that do not say otherwise; by default the setting of `dwcpu.set_num_threads`.
+    external_data_dir : path, optional
+        Folder in which weights lie that the model keeps in files of their own. Nothing outside it is read, and without
+        it no other file at all.
+    without : collection of str
+        Passes to leave out when the graph is simplified, for finding out what one of them does: "constants", "affine",
+        "activations", "residuals", "epilogues", "chains".
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    UnsupportedOperator
+        The network needs operators, attribute values or types that are not there; the text lists all of them.
+    ValueError
+        The file is damaged or no ONNX model.
+    OSError
+        The file cannot be read.
+    ImportError
+        The onnx package is not installed.
+
+    Examples
+    --------
+    >>> import numpy as np, dwcpu
+    >>> from onnx import TensorProto, helper
+    >>> x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, "H", "W"])
+    >>> y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    >>> graph = helper.make_graph([helper.make_node("GlobalAveragePool", ["x"], ["y"])], "tiny", [x], [y])
+    >>> model = dwcpu.load_onnx(helper.make_model(graph).SerializeToString())
+    >>> model(np.ones((2, 3, 8, 8), np.float32)).shape
+    (2, 3, 1, 1)
+    """
+    return Model(reader.read(source, external_data_dir), threads, without)
+
+
+def load_model(path: str | os.PathLike[str], *, threads: int | None = None) -> Model:
+    """Load a network that `Model.save` wrote.
+
+    Parameters
+    ----------
+    path : path
+    threads : int, optional
+        As for `load_onnx`.
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    ValueError
+        The file is damaged or something else. Nothing in it can run code.
+    OSError
+        The file cannot be read.
+
+    Examples
+    --------
+    >>> import dwcpu
+    >>> dwcpu.load_model("net.dwcpu")  # doctest: +SKIP
+    <Model 'net': (x: float32 (N, 3, 224, 224)) -> (y: float32 (N, 1000)), 22 nodes>
+    """
+    return Model(store.read(path), threads)

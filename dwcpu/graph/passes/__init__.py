@@ -1,0 +1,51 @@
+"""Passes: each makes a graph that computes the same, up to rounding, with less to do. Any of them can be left out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from ..ir import Graph
+from .activations import recognise_activations
+from .affine import fold_affine
+from .chains import fuse_chains
+from .constants import fold_constants
+from .epilogues import fuse_activations, fuse_residuals
+
+__all__ = ["PASSES", "optimise"]
+
+#: Name -> pass, in the order in which they run.
+PASSES = {
+    "constants": fold_constants,
+    "affine": fold_affine,
+    "activations": recognise_activations,
+    "residuals": fuse_residuals,
+    "epilogues": fuse_activations,
+    "chains": fuse_chains,
+}
+
+
+def optimise(graph: Graph, without: Collection[str] = ()) -> Graph:
+    """A graph that computes the same with fewer nodes; `graph` itself stays as it is.
+
+    Parameters
+    ----------
+    graph : Graph
+    without : collection of str
+        Passes to leave out.
+
+    Raises
+    ------
+    ValueError
+        If there is no pass of such a name.
+    """
+    for name in without:
+        if name not in PASSES:
+            raise ValueError(
+                f"load_onnx: there is no pass {name!r}; passes are {', '.join(PASSES)}; name some of these"
+            )
+    graph = graph.copy()
+    graph.sweep()
+    for name, change in PASSES.items():
+        if name not in without:
+            change(graph)
+    return graph

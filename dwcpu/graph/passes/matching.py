@@ -1,0 +1,51 @@
+"""What passes ask of a graph: who makes and reads a value, and which constants are numbers or one number a channel."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..ir import Graph, Node
+
+__all__ = ["Links", "channel_values", "scalar"]
+
+
+class Links:
+    """Who makes and who reads each value of a graph, as it was when this was made."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.made = graph.producers()
+        self.read = graph.consumers()
+
+    def maker(self, name: str, *ops: str) -> Node | None:
+        """The node that makes a value, if it is one of these operators."""
+        node = self.made.get(name)
+        return node if node is not None and (not ops or node.op in ops) else None
+
+    def only_for(self, name: str, reader: Node) -> bool:
+        """Whether a value is read by that node alone, however often, and is no output."""
+        return all(node is reader for node in self.read.get(name, ()))
+
+    def single(self, name: str) -> bool:
+        """Whether a value is read once, and is no output."""
+        readers = self.read.get(name, ())
+        return len(readers) == 1 and readers[0] is not None
+
+
+def scalar(graph: Graph, name: str) -> float | None:
+    """A constant that is one number, whatever its axes."""
+    array = graph.constants.get(name)
+    if array is None or array.size != 1 or array.dtype.kind not in "fiu":
+        return None
+    return float(array.reshape(-1)[0])
+
+
+def channel_values(array: np.ndarray, axes: int, channels: int, axis: int = 1) -> np.ndarray | None:
+    """A constant that is one number for each channel of tensors with `axes` axes, as (channels,); else None."""
+    if array.dtype.kind != "f" or array.ndim > axes:
+        return None
+    shape = (1,) * (axes - array.ndim) + array.shape
+    if any(size != 1 for at, size in enumerate(shape) if at != axis % axes):
+        return None
+    values = array.reshape(-1)
+    return np.broadcast_to(values, (channels,)) if values.size in (1, channels) else None

@@ -1,0 +1,396 @@
+"""From a graph to a pipeline for inputs of given shapes.
+
+Every value is followed through the graph as an array that nobody has filled: NumPy itself works out shapes, strides and
+which results are views of others. Images keep the axes that ONNX gives them, but lie in memory with their channels
+last, which is how kernels read and write them; so transposes between the two layouts, reshapes, slices and splits
+mostly cost nothing. What depends on shapes alone is computed while planning.
+
+`lowering` says which nodes run on kernels. All others run on NumPy, writing into the arena where they can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .. import arrays, background
+from ..layers import Layer
+from ..pipeline import Arenas, Builder, Pipeline, Value, given
+from ..report import LayerRow
+from .ir import Graph, Node
+from .operators import OPERATORS, Operator
+
+__all__ = ["Dynamic", "Plan", "Planner", "Symbol", "is_channel_last", "make_plan"]
+
+
+class Dynamic(Exception):
+    """The shape of something depends on values that are only known when the graph runs."""
+
+
+class Symbol:
+    """A value that is known when the plan runs: an array without contents, and where its bytes will lie.
+
+    Attributes
+    ----------
+    array : ndarray
+        With the axes of ONNX.
+    buffer : int
+        As in `pipeline.Value`.
+    start : int
+        Address of the buffer's first byte, as far as `array` is concerned.
+    """
+
+    __slots__ = ("_memory", "array", "buffer", "start")
+
+    def __init__(self, array: np.ndarray, buffer: int, start: int, memory: Any) -> None:
+        self.array, self.buffer, self.start, self._memory = array, buffer, start, memory
+
+    def view(self, array: np.ndarray) -> Symbol:
+        """A symbol for another view of the same bytes."""
+        return Symbol(array, self.buffer, self.start, self._memory)
+
+    def value(self, array: np.ndarray | None = None) -> Value:
+        """What steps read or write: all of it, or another view of the same bytes."""
+        array = self.array if array is None else array
+        strides = None if array.flags.c_contiguous else array.strides
+        return Value(self.buffer, array.shape, array.dtype, _address(array) - self.start, strides)
+
+
+#: What a node reads: a symbol, an array that is known already, or nothing.
+Operand = Symbol | np.ndarray | None
+
+
+def _address(array: np.ndarray) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+def is_channel_last(array: np.ndarray) -> bool:
+    """Whether images (N, C, H, W), or signals (N, C, T), lie in memory with their channels last."""
+    return array.ndim in (3, 4) and np.moveaxis(array, 1, -1).flags.c_contiguous
+
+
+def channel_last(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An uninitialised array (N, C, …) that has its channels last in memory."""
+    return np.moveaxis(np.empty((shape[0], *shape[2:], shape[1]), dtype), -1, 1)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A graph made ready for inputs of given shapes and a number of threads.
+
+    Attributes
+    ----------
+    pipeline : Pipeline
+        It is given the first input, None, the first output, then the other inputs and outputs.
+    outputs : list of ndarray
+        Arrays without contents, of the shapes, dtypes and memory orders of the outputs; or with contents, where an
+        output is known already: `known` says so.
+    known : list of bool
+    rows : list of LayerRow
+        What each node does.
+    jobs : list of background.Job
+        For kernels that others stand in for.
+    """
+
+    pipeline: Pipeline
+    outputs: list[np.ndarray]
+    known: list[bool]
+    rows: list[LayerRow]
+    jobs: list[background.Job]
+
+
+class Planner:
+    """One plan that is being made.
+
+    Parameters
+    ----------
+    graph : Graph
+    layers : dict
+        Layers made for this graph, by what they are for; shared among its plans.
+    threads : int
+    """
+
+    def __init__(self, graph: Graph, layers: dict[Any, Any], threads: int) -> None:
+        self.graph, self.threads = graph, threads
+        self._layers = layers
+        self.builder = Builder()
+        self.operands: dict[str, Operand] = {"": None, **graph.constants}
+        self.rows: list[LayerRow] = []
+        self.jobs: list[background.Job] = []
+        self._images: dict[Any, Symbol] = {}
+        self._number = 0
+        self._row: dict[str, Any] = {}
+
+    # --- what lowering uses -------------------------------------------------------------------------------------------
+
+    def layer(self, key: Any, make: Callable[[], Any]) -> Any:
+        """The layer for a key, made if there is none yet."""
+        layer = self._layers.get(key)
+        if layer is None:
+            layer = self._layers.setdefault(key, make())
+        return layer
+
+    def symbol(self, array: np.ndarray) -> Symbol:
+        """A symbol with bytes of its own for a fresh array without contents."""
+        base = array
+        return Symbol(array, self.builder.buffer(array.nbytes), _address(base), array)
+
+    def call(self, function: Callable[..., object], reads: Sequence[Value], writes: Sequence[Value]) -> None:
+        """Add a call to the plan, for the node at hand."""
+        self.builder.call(self._number, function, reads, writes)
+
+    def image(self, symbol: Symbol) -> Value:
+        """Images or signals as kernels read them, ``(N, H, W, C)``: copied if they do not lie like that."""
+        turned = np.moveaxis(symbol.array, 1, -1)
+        readable = symbol.buffer >= given(0)  # the arena, or the first input
+        if not (turned.flags.c_contiguous and readable):
+            symbol = self._copied(symbol, channel_last(symbol.array.shape, symbol.array.dtype))
+            turned = np.moveaxis(symbol.array, 1, -1)
+        value = symbol.value(turned)
+        return value if len(value.shape) == 4 else value._replace(shape=(value.shape[0], 1, *value.shape[1:]))
+
+    def matrix(self, symbol: Symbol) -> Value:
+        """A tensor as one C-contiguous block: copied if it is not."""
+        if not (symbol.array.flags.c_contiguous and symbol.buffer >= given(0)):
+            symbol = self._copied(symbol, np.empty(symbol.array.shape, symbol.array.dtype))
+        return symbol.value()
+
+    def _copied(self, symbol: Symbol, array: np.ndarray) -> Symbol:
+        """A copy in another order of memory; the same one for everybody who wants it."""
+        source = symbol.value()
+        key = source, array.strides
+        copy = self._images.get(key)
+        if copy is None:
+            copy = self._images[key] = self.symbol(array)
+            self.call(copy_array, [source], [copy.value()])
+        return copy
+
+    def run_layer(self, layer: Any, x: Value, residual: Value | None, array: np.ndarray, x_shape: Any = None) -> Symbol:
+        """Run a layer on an image; `array` is a fresh one for the result, with the axes of ONNX."""
+        shape = tuple(x_shape or x.shape)
+        out = self.symbol(array)
+        target = Value(out.buffer, layer.out_shape(shape), array.dtype)
+        [node] = layer.nodes(shape, self.threads)
+        self.builder.operate(self._number, node, x._replace(shape=shape), residual, target, self.threads)
+        if node.job is not None:
+            self.jobs.append(node.job)
+        if isinstance(layer, Layer):
+            self._row["layer"] = layer, shape
+        else:
+            self._row["kernel"] = "pool"
+        return out
+
+    def describe(self, kernel: str) -> None:
+        """Say what computes the node at hand."""
+        self._row["kernel"] = kernel
+
+    # --- nodes --------------------------------------------------------------------------------------------------------
+
+    def add(self, number: int, node: Node) -> None:
+        """Plan one node.
+
+        Raises
+        ------
+        Dynamic, ValueError
+        """
+        from .lowering import LOWERINGS
+
+        self._number, self._row = number, {}
+        operands = [self.operands[name] for name in node.inputs]
+        operator = OPERATORS[node.op]
+        first = len(self.builder.steps)
+        try:
+            with np.errstate(all="ignore"):
+                lower = LOWERINGS.get(node.op)
+                results = lower(self, node, operands) if lower is not None else None
+                if results is None:
+                    del self.builder.steps[first:]
+                    self._row = {}
+                    results = self._by_numpy(operator, node, operands)
+        except (TypeError, IndexError, AttributeError, ValueError) as error:
+            shapes = [
+                each.array.shape if isinstance(each, Symbol) else np.shape(each)
+                for each in operands
+                if each is not None
+            ]
+            raise ValueError(
+                f"node {node.name!r} ({node.op}) cannot run on tensors of shapes {shapes}: "
+                f"{(str(error).splitlines() or [''])[0]:.200}"
+            ) from error
+        for name, result in zip(node.outputs, results, strict=False):
+            if name:
+                self.operands[name] = result
+        self.rows.append(self._described(node, operands, results))
+
+    def _by_numpy(self, operator: Operator, node: Node, operands: list[Operand]) -> list[Operand]:
+        symbols = [operand for operand in operands if isinstance(operand, Symbol)]
+        if node.op in ("Shape", "Size") and symbols:
+            # The only operators that ask nothing about values.
+            return list(operator(node, [symbols[0].array]))
+        if not symbols:
+            self.describe("constant")
+            return list(operator(node, list(operands)))  # type: ignore[arg-type]
+        for index in operator.shaping:
+            if index < len(operands) and isinstance(operands[index], Symbol):
+                raise Dynamic
+        if operator.way == "view":
+            return self._views(operator, node, operands)
+        self.describe("numpy")
+        if operator.way == "into":
+            targets = [self.symbol(array) for array in operator.targets(node, self._arrays(operands))]
+            self._call_operator(lambda read, write: operator.function(node, read, write), operands, targets)
+            return list(targets)
+        tried = [np.zeros_like(each.array) if isinstance(each, Symbol) else each for each in operands]
+        targets = [self.symbol(np.empty_like(result)) for result in operator(node, tried)]
+
+        def compute(read: list[Any], write: list[np.ndarray]) -> None:
+            for target, result in zip(write, operator(node, read), strict=True):
+                np.copyto(target, result)
+
+        self._call_operator(compute, operands, targets)
+        return list(targets)
+
+    @staticmethod
+    def _arrays(operands: list[Operand]) -> list[np.ndarray | None]:
+        return [operand.array if isinstance(operand, Symbol) else operand for operand in operands]
+
+    def _call_operator(
+        self, function: Callable[[list[Any], list[np.ndarray]], None], operands: list[Operand], targets: list[Symbol]
+    ) -> None:
+        """Add a call of ``function(arrays, outs)``; arrays that are known are in it from the beginning."""
+        places = [at for at, operand in enumerate(operands) if isinstance(operand, Symbol)]
+        fixed: list[Any] = [None if isinstance(operand, Symbol) else operand for operand in operands]
+        count = len(places)
+
+        def run(*given_arrays: np.ndarray) -> None:
+            read = fixed.copy()
+            for at, array in zip(places, given_arrays, strict=False):
+                read[at] = array
+            with np.errstate(all="ignore"):
+                function(read, list(given_arrays[count:]))
+
+        reads = [operand.value() for operand in operands if isinstance(operand, Symbol)]
+        self.call(run, reads, [target.value() for target in targets])
+
+    def _views(self, operator: Operator, node: Node, operands: list[Operand]) -> list[Operand]:
+        source = operands[0]
+        if not isinstance(source, Symbol):  # a constant, looked at by shapes of others
+            self.describe("constant")
+            return list(operator(node, self._arrays(operands)))
+        self.describe("view")
+        results: list[Operand] = []
+        start, size = source.start, max(self._size(source), 1)
+        for result in operator(node, self._arrays(operands)):
+            if start <= _address(result) < start + size and result.size:
+                results.append(source.view(result))
+            elif result.size == source.array.size and result.dtype == source.array.dtype:
+                self.describe("copy")
+                results.append(self._reshaped(source, result.shape))
+            else:
+                results.append(result)  # the mask of a Dropout: known
+        return results
+
+    @staticmethod
+    def _size(symbol: Symbol) -> int:
+        return int(symbol._memory.nbytes)
+
+    def _reshaped(self, source: Symbol, shape: tuple[int, ...]) -> Symbol:
+        """A copy with another shape; its channels are last if those of the source are and that takes one copy."""
+        array = source.array
+        made = np.empty(shape, array.dtype)
+        if len(shape) > 2 and array.ndim > 2 and array.strides[1] < array.strides[-1]:
+            turned = channel_last(shape, array.dtype)
+            seen = turned.reshape(array.shape)
+            if np.may_share_memory(seen, turned):
+                made = turned
+        target = self.symbol(made)
+        self.call(copy_array, [source.value()], [target.value(made.reshape(array.shape))])
+        return target
+
+    def _described(self, node: Node, operands: list[Operand], results: Sequence[Operand]) -> LayerRow:
+        shapes = [each.shape for each in self._arrays([*operands[:1], *list(results)[:1]]) if each is not None]
+        in_shape, out_shape = (shapes[0], shapes[-1]) if shapes else ((), ())
+        if "layer" in self._row:
+            layer, shape = self._row["layer"]
+            choice = layer.explain(shape, self.threads)
+            return LayerRow(node.name, choice.kernel, in_shape, out_shape, choice.flops, choice.bytes, choice.bound_us)
+        touched = [each.array.nbytes for each in (*operands, *results) if isinstance(each, Symbol)]
+        kernel = self._row.get("kernel", "shape")
+        busy = kernel in ("numpy", "copy", "pool")
+        elements = sum(each.array.size for each in results if isinstance(each, Symbol))
+        return LayerRow(node.name, kernel, in_shape, out_shape, elements if busy else 0, sum(touched) if busy else 0)
+
+    # --- inputs and outputs -------------------------------------------------------------------------------------------
+
+    def take(self, name: str, number: int, array: np.ndarray) -> None:
+        """An input of the graph: `array` has no contents, but shape, dtype and order of memory."""
+        buffer = given(0) if number == 0 else given(2 + number)
+        self.operands[name] = Symbol(array, buffer, _address(array), array)
+
+    def give(self, number: int, inputs: int, name: str, channels_last: bool) -> tuple[np.ndarray, bool]:
+        """An output of the graph: an array of its shape, dtype and order of memory; whether its contents are known."""
+        operand = self.operands[name]
+        if not isinstance(operand, Symbol):
+            assert operand is not None
+            return operand, True
+        source = operand.array
+        wanted = np.empty(source.shape, source.dtype)
+        if channels_last and source.ndim == 4:
+            wanted = channel_last(source.shape, source.dtype)
+        buffer = given(2) if number == 0 else given(2 + inputs - 1 + number)
+        target = Symbol(wanted, buffer, _address(wanted), wanted)
+        value, other = operand.value(), target.value()
+        whole = value.offset == 0 and self._size(operand) == wanted.nbytes and _same_order(source, wanted)
+        if number == 0 and whole and value.buffer >= 0:
+            self.builder.replace(value.buffer, given(2))
+            for key, each in self.operands.items():
+                if isinstance(each, Symbol) and each.buffer == value.buffer:
+                    self.operands[key] = Symbol(each.array, given(2), each.start, each._memory)
+        else:
+            self.call(copy_array, [value], [other])
+        return wanted, False
+
+
+def _same_order(a: np.ndarray, b: np.ndarray) -> bool:
+    return all(one == two for one, two, size in zip(a.strides, b.strides, a.shape, strict=True) if size > 1)
+
+
+def copy_array(source: np.ndarray, target: np.ndarray) -> None:
+    """Copy, in tiles where images change between channels first and channels last."""
+    if source.ndim == 4:
+        arrays.copy(target.transpose(0, 2, 3, 1), source.transpose(0, 2, 3, 1))
+    else:
+        np.copyto(target, source)
+
+
+def make_plan(
+    graph: Graph,
+    layers: dict[Any, Any],
+    inputs: Sequence[np.ndarray],
+    threads: int,
+    channels_last: bool,
+    arenas: Arenas,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Plan:
+    """Plan a graph for inputs of these shapes, dtypes and orders of memory; their contents are not looked at.
+
+    Raises
+    ------
+    Dynamic
+        The shape of something depends on contents.
+    ValueError
+        Shapes or types do not fit; the text names the node.
+    """
+    planner = Planner(graph, layers, threads)
+    for number, (spec, array) in enumerate(zip(graph.inputs, inputs, strict=True)):
+        planner.take(spec.name, number, np.empty_like(array))
+    for number, node in enumerate(graph.nodes):
+        if progress is not None:
+            progress(number, len(graph.nodes), node.name)
+        planner.add(number, node)
+    outputs = [planner.give(at, len(inputs), spec.name, channels_last) for at, spec in enumerate(graph.outputs)]
+    pipeline = Pipeline(planner.builder, max(len(graph.nodes), 1), arenas)
+    return Plan(pipeline, [array for array, _ in outputs], [known for _, known in outputs], planner.rows, planner.jobs)

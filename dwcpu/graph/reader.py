@@ -1,0 +1,282 @@
+"""From an ONNX file to a `Graph`. The only file that needs the `onnx` package, which parses; nothing here trusts it.
+
+A model is data from somebody else: sizes are checked against the bytes that are there before anything is allocated,
+files outside the one that was given are read only below a folder that the caller names, and nothing is ever executed.
+"""
+
+from __future__ import annotations
+
+import os
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import UnsupportedOperator
+from .ir import Graph, Node, Spec
+from .operators import OPERATORS
+from .versions import OLDEST, modernise
+
+__all__ = ["read"]
+
+#: Largest number of axes that arrays have here; NumPy allows 64.
+_MOST_AXES = 32
+_OURS = ("", "ai.onnx")
+#: Values of this attribute that all operators with windows know.
+_AUTO_PAD = ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
+
+
+def read(source: str | os.PathLike[str] | bytes, external_data_dir: str | os.PathLike[str] | None = None) -> Graph:
+    """Read a model.
+
+    Parameters
+    ----------
+    source : path or bytes
+    external_data_dir : path, optional
+        Folder below which files that the model names may be read.
+
+    Returns
+    -------
+    Graph
+        Sorted, and with every operator in its newest form.
+
+    Raises
+    ------
+    ImportError
+        The `onnx` package is not installed.
+    UnsupportedOperator
+        Something in it is not supported: all of what is missing is named.
+    ValueError
+        The file is damaged, or is no model.
+    OSError
+        A file cannot be read.
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise ImportError(f"load_onnx needs the onnx package ({error}): pip install 'dwcpu[onnx]'") from error
+    name = "the model"
+    if isinstance(source, (str, os.PathLike)):
+        name = Path(source).name
+        content = Path(source).read_bytes()
+    elif isinstance(source, (bytes, bytearray, memoryview)):
+        content = bytes(source)
+    else:
+        raise TypeError(
+            f"load_onnx: the model is of type {type(source).__name__}; it must be a path or bytes; "
+            f"give model.SerializeToString() of an onnx model"
+        )
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(content)
+    except Exception as error:  # protobuf's own class, which differs among its versions
+        raise ValueError(f"load_onnx: {name} is damaged or no ONNX model: {_first_line(error)}") from None
+    if not model.graph.node and not model.graph.output:
+        raise ValueError(f"load_onnx: {name} holds no graph; an ONNX model has nodes and outputs; is it another file?")
+    if model.functions:
+        from onnx import inliner
+
+        try:
+            model = inliner.inline_local_functions(model)
+        except Exception as error:  # of C++, without a common class
+            raise ValueError(f"load_onnx: functions of {name} cannot be inlined: {_first_line(error)}") from None
+    folder = None if external_data_dir is None else Path(external_data_dir)
+    try:
+        return _Reader(onnx, model, name, folder).graph()
+    except UnsupportedOperator:
+        raise
+    except ValueError as error:
+        raise ValueError(f"load_onnx: {name}: {error}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:160]
+
+
+class _Reader:
+    """One model on its way to a graph."""
+
+    def __init__(self, onnx: Any, model: Any, name: str, folder: Path | None) -> None:
+        self._onnx, self._model, self._name, self._folder = onnx, model, name, folder
+        self._problems: list[tuple[str, str]] = []
+        self._constants: dict[str, np.ndarray] = {}
+
+    def graph(self) -> Graph:
+        """The graph, or what is wrong with it."""
+        graph = self._model.graph
+        opset = self._opset()
+        for tensor in graph.initializer:
+            self._constants[tensor.name] = self._array(tensor, f"initializer {tensor.name!r:.80}")
+        if graph.sparse_initializer:
+            self._problems.append(("sparse initializers", graph.sparse_initializer[0].values.name))
+        inputs = [self._spec(value) for value in graph.input if value.name not in self._constants]
+        outputs = [self._spec(value) for value in graph.output]
+        nodes: list[Node] = []
+        for number, proto in enumerate(graph.node):
+            nodes += self._nodes(proto, number, opset)
+        if self._problems:
+            raise UnsupportedOperator(self._name, self._problems)
+        result = Graph(graph.name or Path(self._name).stem, inputs, outputs, nodes, self._constants)
+        result.check()
+        result.sort()
+        return result
+
+    def _opset(self) -> int:
+        newest = int(self._onnx.defs.onnx_opset_version())
+        versions = [entry.version for entry in self._model.opset_import if entry.domain in _OURS]
+        opset = int(versions[0]) if versions else 1
+        if not OLDEST <= opset <= newest:
+            raise ValueError(
+                f"its operator set is version {opset}; {OLDEST} to {newest} are read (the newest is that of the onnx "
+                f"package installed); convert it with onnx.version_converter, or upgrade onnx"
+            )
+        return opset
+
+    def _spec(self, value: Any) -> Spec:
+        kind = value.type.WhichOneof("value")
+        if kind not in ("tensor_type", None):
+            self._problems.append((f"values of type {str(kind).removesuffix('_type')}", value.name))
+            return Spec(value.name, None, None)
+        tensor = value.type.tensor_type
+        dtype = self._dtype(tensor.elem_type, value.name) if tensor.elem_type else None
+        if not tensor.HasField("shape"):
+            return Spec(value.name, dtype, None)
+        sizes: list[int | str | None] = []
+        for size in tensor.shape.dim:
+            given = size.WhichOneof("value")
+            sizes.append(None if given is None else getattr(size, given))
+        # -1 and 0 stand for "any" in files of some exporters.
+        return Spec(value.name, dtype, tuple(None if isinstance(size, int) and size < 1 else size for size in sizes))
+
+    def _dtype(self, number: int, where: str) -> np.dtype | None:
+        if number == self._onnx.TensorProto.STRING:
+            return np.dtype(object)
+        try:
+            return np.dtype(self._onnx.helper.tensor_dtype_to_np_dtype(number))
+        except (KeyError, TypeError, ValueError):
+            self._problems.append((f"element type number {number}", where))
+            return None
+
+    def _array(self, tensor: Any, what: str) -> np.ndarray:
+        """A tensor as a read-only array, its size checked first."""
+        shape = tuple(tensor.dims)
+        if any(size < 0 for size in shape) or len(shape) > _MOST_AXES:
+            raise ValueError(f"{what} has shape {shape}; sizes must not be negative, and {_MOST_AXES} axes at most")
+        types = self._onnx.TensorProto
+        if tensor.data_location == types.EXTERNAL:
+            tensor = self._external(tensor, what)
+        elif tensor.data_type not in (types.STRING, types.UNDEFINED):
+            # Each element takes at least half a byte of raw data, or an entry of one of the lists.
+            lists = (tensor.float_data, tensor.int32_data, tensor.int64_data, tensor.double_data, tensor.uint64_data)
+            if prod(shape) > 2 * max(len(tensor.raw_data), *map(len, lists)):
+                raise ValueError(f"{what} has shape {shape}, for which the file does not hold enough bytes")
+        try:
+            array = self._onnx.numpy_helper.to_array(tensor)
+        except Exception as error:  # the package raises whatever it meets
+            raise ValueError(f"{what} cannot be read: {_first_line(error)}") from None
+        if array.dtype.kind == "O":
+            array = np.array([each.decode() if isinstance(each, bytes) else each for each in array.reshape(-1)], object)
+        array = np.ascontiguousarray(array).reshape(shape)
+        if array.base is not None or not array.flags.owndata:
+            array = array.copy()
+        array.flags.writeable = False
+        return array
+
+    def _external(self, tensor: Any, what: str) -> Any:
+        """The tensor with the bytes of the file that it names."""
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        location = entries.get("location", "")
+        if self._folder is None:
+            raise ValueError(
+                f"{what} lies in another file, {location!r:.80}; other files are read only below a folder that is "
+                f"named; give external_data_dir=FOLDER if you trust the model"
+            )
+        root = self._folder.resolve()
+        path = (root / location).resolve()
+        if not location or not path.is_relative_to(root) or not path.is_file():
+            raise ValueError(f"{what} names {location!r:.80}, which is no file below {root}; nothing else is read")
+        try:
+            offset, length = int(entries.get("offset", 0)), int(entries.get("length", path.stat().st_size))
+        except ValueError:
+            raise ValueError(f"{what} has an offset or length that is no number") from None
+        bits = np.dtype(self._dtype(tensor.data_type, what) or np.uint8).itemsize
+        if (
+            offset < 0
+            or length < 0
+            or offset + length > path.stat().st_size
+            or 2 * length < prod(tensor.dims) * min(bits, 1)
+        ):
+            raise ValueError(f"{what}: {location!r:.80} does not hold bytes {offset} to {offset + length}")
+        with path.open("rb") as file:
+            file.seek(offset)
+            raw = file.read(length)
+        inner = self._onnx.TensorProto()
+        inner.data_type, inner.raw_data = tensor.data_type, raw
+        inner.dims.extend(tensor.dims)
+        return inner
+
+    def _nodes(self, proto: Any, number: int, opset: int) -> list[Node]:
+        """A node in its newest form, with what it needs before it; what is wrong with it goes to the problems."""
+        name = proto.name or (proto.output[0] if proto.output else "") or f"{proto.op_type}_{number}"
+        if proto.domain not in _OURS:
+            self._problems.append((f"operator {proto.domain}.{proto.op_type}", name))
+            return []
+        node = Node(proto.op_type, name, list(proto.input), list(proto.output), self._attributes(proto, name))
+        if node.op == "Constant":
+            return self._constant(node)
+        if node.op == "Cast":
+            node.attributes["to"] = self._dtype(int(node.get("to", 0)), name)
+        made = modernise(node, opset, self._keep)
+        operator = OPERATORS.get(node.op)
+        if operator is None:
+            self._problems.append((f"operator {node.op}", name))
+            return []
+        reason = operator.check(node) if operator.check is not None else None
+        if reason is None and node.get("auto_pad", "NOTSET") not in _AUTO_PAD:
+            reason = f"auto_pad={node.get('auto_pad')!r}"
+        if reason is not None:
+            self._problems.append((f"{node.op} with {reason}", name))
+        while node.inputs and not node.inputs[-1]:
+            node.inputs.pop()
+        return made
+
+    def _attributes(self, proto: Any, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for attribute in proto.attribute:
+            kind = self._onnx.AttributeProto.AttributeType.Name(attribute.type)
+            if kind in ("FLOAT", "INT"):
+                found[attribute.name] = self._onnx.helper.get_attribute_value(attribute)
+            elif kind == "STRING":
+                found[attribute.name] = attribute.s.decode("utf-8", "replace")
+            elif kind in ("FLOATS", "INTS"):
+                found[attribute.name] = list(self._onnx.helper.get_attribute_value(attribute))
+            elif kind == "STRINGS":
+                found[attribute.name] = [each.decode("utf-8", "replace") for each in attribute.strings]
+            elif kind == "TENSOR":
+                found[attribute.name] = self._array(attribute.t, f"attribute {attribute.name!r} of node {name!r:.80}")
+            else:
+                self._problems.append((f"attribute {attribute.name} of type {kind}", name))
+        return found
+
+    def _constant(self, node: Node) -> list[Node]:
+        """Constants are no nodes here."""
+        values = [value for key, value in node.attributes.items() if key.startswith("value")]
+        if len(values) != 1 or not node.outputs:
+            self._problems.append(("Constant without a dense value", node.name))
+            return []
+        dtype = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
+        key = next(key for key in node.attributes if key.startswith("value"))
+        array = values[0] if key == "value" else np.array(values[0], dtype.get(key, object))
+        if node.outputs[0] in self._constants:
+            raise ValueError(f"{node.outputs[0]!r:.80} is made twice; every value must be made by one node")
+        self._constants[node.outputs[0]] = array
+        return []
+
+    def _keep(self, hint: str, array: np.ndarray) -> str:
+        name, number = hint, 0
+        while name in self._constants:
+            number += 1
+            name = f"{hint}.{number}"
+        self._constants[name] = array
+        return name

@@ -1,0 +1,72 @@
+"""Networks from ONNX files compute what onnxruntime computes, whatever passes are left out."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import dwcpu
+from dwcpu.graph.passes import PASSES
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+from onnx_networks import NETWORKS  # noqa: E402
+
+CASES = [(name, shape) for name, (_, shapes) in NETWORKS.items() for shape in shapes]
+
+
+def expected(model: bytes, x: np.ndarray) -> list[np.ndarray]:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 3
+    session = onnxruntime.InferenceSession(model, options, ["CPUExecutionProvider"])
+    return session.run(None, {session.get_inputs()[0].name: x})
+
+
+def assert_close(results, wanted) -> None:
+    results = results if isinstance(results, tuple) else (results,)
+    assert len(results) == len(wanted)
+    for result, each in zip(results, wanted, strict=True):
+        assert result.shape == each.shape
+        assert result.dtype == each.dtype
+        assert result.flags.c_contiguous
+        np.testing.assert_allclose(result, each, rtol=0, atol=2e-5 * max(1.0, np.abs(each).max()))
+
+
+def random(shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(sum(shape)).standard_normal(shape).astype(np.float32)
+
+
+@pytest.mark.parametrize(("name", "shape"), CASES, ids=lambda each: each if isinstance(each, str) else "x".join(map(str, each)))
+@pytest.mark.parametrize("folded", [False, True], ids=["batchnorm", "folded"])
+def test_networks_match_onnxruntime(name, shape, folded) -> None:
+    content, x = NETWORKS[name][0](folded=folded), random(shape)
+    model, wanted = dwcpu.load_onnx(content), expected(content, x)
+    for threads in (1, 2):
+        assert_close(model(x, num_threads=threads), wanted)
+    if x.ndim == 4:
+        turned = np.ascontiguousarray(x.transpose(0, 2, 3, 1))
+        results = model(turned, layout="NHWC")
+        results = results if isinstance(results, tuple) else (results,)
+        assert all(each.flags.c_contiguous for each in results)
+        assert_close(tuple(np.ascontiguousarray(y.transpose(0, 3, 1, 2)) if y.ndim == 4 else y for y in results), wanted)
+        assert_close(model(turned.transpose(0, 3, 1, 2)), wanted)
+
+
+@pytest.mark.parametrize("left_out", [*PASSES, "all"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_passes_change_nothing_but_rounding(name, left_out) -> None:
+    write, shapes = NETWORKS[name]
+    content, x = write(), random(shapes[-1])
+    without = tuple(PASSES) if left_out == "all" else (left_out,)
+    assert_close(dwcpu.load_onnx(content, without=without)(x), expected(content, x))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_weights_may_be_constant_nodes(name) -> None:
+    write, shapes = NETWORKS[name]
+    x = random(shapes[0])
+    assert_close(dwcpu.load_onnx(write(constants_as_nodes=True))(x), expected(write(), x))
