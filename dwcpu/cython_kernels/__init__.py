@@ -35,6 +35,7 @@ __all__ = [
     "compiled",
     "fused",
     "isa",
+    "pixels",
     "pool_address",
     "rows",
     "run",
@@ -193,3 +194,8 @@ def _row(kernel: dict[str, Any]) -> dict[str, Any]:
 def activations(dtype_name: str) -> dict[int, int]:
     """Code of each second-pass activation (`dwcpu.abi.ACTIVATION_CODES`) -> its address."""
     return _modules[dtype_name].activations() if dtype_name in _modules else {}
+
+
+def pixels(dtype_name: str) -> dict[str, int]:
+    """Name of each kernel of `pixels.pxi` -> its address; empty if there are none of this dtype."""
+    return _modules[dtype_name].pixels() if dtype_name in _modules else {}

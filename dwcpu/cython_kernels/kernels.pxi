@@ -9,6 +9,7 @@ include "depthwise.pxi"
 include "separable.pxi"
 include "inverted_residual.pxi"
 include "activations.pxi"
+include "pixels.pxi"
 
 
 def _row(op, uintptr_t address, int kernel, int stride, int tile_rows, int tile_cols, int vectors):

@@ -181,6 +181,12 @@ V_INLINE vec v_at_most(vec v, vec high) {
 
 V_INLINE vec v_clamp(vec v, vec low, vec high) { return v_at_most(v_at_least(v, low), high); }
 
+/* The larger of two; NaN if either is. */
+V_INLINE vec v_maximum(vec a, vec b) {
+    vec_bits nan = (vec_bits)(a != a);
+    return (vec)(((vec_bits)a & nan) | ((vec_bits)v_at_least(b, a) & ~nan));
+}
+
 V_INLINE vec v_abs(vec v) { return (vec)((vec_bits)v & ~(vec_bits)v_splat((real)-0.0)); }
 V_INLINE vec v_neg_abs(vec v) { return (vec)((vec_bits)v | (vec_bits)v_splat((real)-0.0)); }
 

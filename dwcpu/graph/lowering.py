@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from ..epilogue import parse_activation
+from .. import pixels
+from ..epilogue import Activation, parse_activation
 from ..layers import Conv2d, DepthwiseConv2d, InvertedResidual, PointwiseConv2d, SeparableConv2d
-from ..pooling import GlobalAveragePool
+from ..pixels import GlobalAveragePool
 from .ir import Node
 from .operators.convolution import conv_windows, scatter, transposed_shape
 from .operators.elementwise import activate
-from .operators.moving import integers
-from .planner import Operand, Planner, Symbol, channel_last, is_channel_last
+from .operators.moving import axis_of, integers
+from .operators.pooling import window_counts, windows_of
+from .planner import Operand, Planner, Symbol, channel_last, is_channel_last, same_order
 
 __all__ = ["LOWERINGS"]
 
@@ -277,26 +279,48 @@ def _conv_transpose(planner: Planner, node: Node, operands: list[Operand]) -> li
     return [out]
 
 
-def _activation(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
-    """Those that take NumPy several steps: a depthwise kernel of one tap, of weight 1, does them in one."""
-    x = operands[0]
-    spec = node.get("activation")
-    activation = parse_activation(spec, node.name)
-    if not isinstance(x, Symbol) or not activation.code or x.array.dtype.char not in "fd" or x.array.size < _FEW:
-        return None
+def _flat(planner: Planner, x: Symbol, factor: float, shift: float, spec: Any) -> list[Operand] | None:
+    """``activation(factor x + shift)`` of every element: a depthwise kernel of one tap, in any order of memory."""
     target = np.empty_like(x.array)
     lanes = next((lanes for lanes in (256, 128, 64, 32, 16, 8) if x.array.size % lanes == 0), None)
-    source = x.value()
-    compact = x.buffer >= -1 and x.array.nbytes == target.nbytes and x.array.strides == target.strides
-    if lanes is None or not compact:
+    compact = planner.readable(x) and same_order(x.array, target)
+    if lanes is None or not compact or x.array.dtype.char not in "fd":
         return None
     dtype = x.array.dtype
-    layer = planner.layer(
-        ("activation", lanes, dtype.name, spec),
-        lambda: DepthwiseConv2d(np.ones((1, 1, lanes), dtype), activation=spec),
-    )
-    flat = source._replace(strides=None)
-    return [planner.run_layer(layer, flat, None, target, (1, 1, x.array.size // lanes, lanes))]
+
+    def make() -> Any:
+        bias = np.full(lanes, shift, dtype) if shift else None
+        return DepthwiseConv2d(np.full((1, 1, lanes), factor, dtype), bias, activation=spec)
+
+    layer = planner.layer(("flat", lanes, dtype.name, factor, shift, spec), make)
+    shape = (1, 1, x.array.size // lanes, lanes)
+    return [planner.run_layer(layer, x.value()._replace(strides=None), None, target, shape)]
+
+
+def _activation(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
+    """Those that take NumPy several steps."""
+    x, spec = operands[0], node.get("activation")
+    if not isinstance(x, Symbol) or not parse_activation(spec, node.name).code or x.array.size < _FEW:
+        return None
+    return _flat(planner, x, 1.0, 0.0, spec)
+
+
+def _with_number(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
+    """Add, Div, Mul and Sub of a tensor and a number that is known."""
+    first, second = operands
+    x, number = (second, first) if isinstance(second, Symbol) else (first, second)
+    if not isinstance(x, Symbol) or not isinstance(number, np.ndarray) or number.size != 1:
+        return None
+    if number.ndim > x.array.ndim or number.dtype != x.array.dtype or x.array.size < _FEW:
+        return None
+    value = float(number.reshape(-1)[0])
+    if node.op == "Mul":
+        return _flat(planner, x, value, 0.0, None)
+    if node.op == "Add":
+        return _flat(planner, x, 1.0, value, None)
+    if node.op == "Sub":
+        return _flat(planner, x, 1.0, -value, None) if x is first else _flat(planner, x, -1.0, value, None)
+    return _flat(planner, x, 1 / value, 0.0, None) if x is first and value else None
 
 
 def _affine(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
@@ -330,15 +354,99 @@ def _mean(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand
     return [out if keep else out.view(out.array[:, :, 0, 0])]
 
 
+def _sum(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
+    """Add of two tensors of one shape that lie alike in memory, or of a tensor and a number."""
+    if not all(isinstance(each, Symbol) and planner.readable(each) for each in operands):
+        return _with_number(planner, node, operands)
+    a, b = operands
+    assert isinstance(a, Symbol) and isinstance(b, Symbol)
+    if a.array.dtype != b.array.dtype or a.array.dtype.char not in "fd" or a.array.size < _FEW:
+        return None
+    target = np.empty_like(a.array)
+    if a.array.shape != b.array.shape or not (same_order(a.array, b.array) and same_order(a.array, target)):
+        return None
+    kernel = pixels.add(a.array.shape, a.array.dtype, Activation())
+    if kernel is None:
+        return None
+    return [planner.run_kernel("add", kernel, a.value(), b.value(), target)]
+
+
+def _scaled(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
+    """Mul of images and one factor a channel, as squeeze-and-excite ends, or of a tensor and a number."""
+    if not all(isinstance(each, Symbol) and planner.readable(each) for each in operands):
+        return _with_number(planner, node, operands)
+    x, factors = sorted(operands, key=lambda each: -each.array.size)  # type: ignore[union-attr]
+    assert isinstance(x, Symbol) and isinstance(factors, Symbol)
+    fits = x.array.ndim == 4 and factors.array.shape == (*x.array.shape[:2], 1, 1) and is_channel_last(x.array)
+    if not fits or x.array.dtype != factors.array.dtype or x.array.dtype.char not in "fd":
+        return None
+    image = planner.image(x)
+    kernel = pixels.scale(image.shape, image.dtype)
+    if kernel is None:
+        return None
+    out = channel_last(x.array.shape, x.array.dtype)
+    return [planner.run_kernel("scale", kernel, image, planner.image(factors), out)]
+
+
+def _pool(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
+    """MaxPool and AveragePool of images and signals."""
+    x = operands[0]
+    if not isinstance(x, Symbol) or x.array.ndim not in (3, 4) or x.array.dtype.char not in "fd":
+        return None
+    if len([name for name in node.outputs if name]) > 1:
+        return None
+    windows = windows_of(node, x.array.shape[2:], tuple(map(int, node.get("kernel_shape"))))
+    kind = "max_pool"
+    if node.op == "AveragePool":
+        kind = "average_pool"
+        if node.get("count_include_pad", 0):
+            kind = "padded_pool"
+            counts = window_counts(node, windows, x.array.shape[2:])
+            if (counts != prod(windows.kernel)).any():  # `ceil_mode` has added windows that go beyond the padding
+                return None
+    image = planner.image(x)
+    outputs, kernel_size, strides, dilations = (_both(pair, 1) for pair in (windows.outputs, *windows[:3]))
+    begins = _both(windows.begins, 0)
+    kernel = pixels.pool(kind, image.shape, outputs, kernel_size, strides, dilations, begins, image.dtype)
+    if kernel is None:
+        return None
+    out = channel_last((*x.array.shape[:2], *windows.outputs), x.array.dtype)
+    return [planner.run_kernel(kind, kernel, image, None, out)]
+
+
+def _softmax(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
+    """Softmax along the axis that is the last in memory."""
+    x = operands[0]
+    if not isinstance(x, Symbol) or x.array.dtype.char not in "fd" or node.get("flattened", 0) or not x.array.ndim:
+        return None
+    array = x.array
+    axis = axis_of(node, array, -1)
+    if axis == 1 and is_channel_last(array):
+        source, out = planner.image(x), channel_last(array.shape, array.dtype)
+    elif axis == array.ndim - 1 and array.flags.c_contiguous:
+        source, out = planner.matrix(x), np.empty(array.shape, array.dtype)
+    else:
+        return None
+    kernel = pixels.softmax(array.size // array.shape[axis], array.shape[axis], array.dtype)
+    return None if kernel is None else [planner.run_kernel("softmax", kernel, source, None, out)]
+
+
 LOWERINGS: dict[str, Lowering] = {
     "Activation": _activation,
+    "Add": _sum,
     "Affine": _affine,
+    "AveragePool": _pool,
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
     "Gemm": _product,
+    "Div": _with_number,
     "GlobalAveragePool": _mean,
     "InvertedResidual": _chain,
     "MatMul": _product,
+    "MaxPool": _pool,
+    "Mul": _scaled,
     "ReduceMean": _mean,
     "Separable": _chain,
+    "Softmax": _softmax,
+    "Sub": _with_number,
 }

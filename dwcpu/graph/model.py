@@ -118,7 +118,8 @@ class Model:
             results = self._dynamic(given, last)
         else:
             bases, results = self._memory(plan, given, last)
-            plan.pipeline.run(*bases)
+            with np.errstate(all="ignore"):  # infinities and NaN are results like others
+                plan.pipeline.run(*bases)
         return self._finished(results, last)
 
     # --- inputs and outputs -------------------------------------------------------------------------------------------

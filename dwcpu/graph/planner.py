@@ -16,14 +16,19 @@ from typing import Any
 
 import numpy as np
 
-from .. import arrays, background
+from .. import arrays, background, pixels
 from ..layers import Layer
 from ..pipeline import Arenas, Builder, Pipeline, Value, given
+from ..pipeline import Node as Step
 from ..report import LayerRow
 from .ir import Graph, Node
 from .operators import OPERATORS, Operator
 
-__all__ = ["Dynamic", "Plan", "Planner", "Symbol", "is_channel_last", "make_plan"]
+__all__ = ["Dynamic", "Plan", "Planner", "Symbol", "is_channel_last", "make_plan", "same_order"]
+
+
+#: Channels up to which a loop is faster than NumPy at turning images; see `arrays.copy` for more.
+_FEW_CHANNELS = 16
 
 
 class Dynamic(Exception):
@@ -145,16 +150,20 @@ class Planner:
     def image(self, symbol: Symbol) -> Value:
         """Images or signals as kernels read them, ``(N, H, W, C)``: copied if they do not lie like that."""
         turned = np.moveaxis(symbol.array, 1, -1)
-        readable = symbol.buffer >= given(0)  # the arena, or the first input
-        if not (turned.flags.c_contiguous and readable):
+        if not (turned.flags.c_contiguous and self.readable(symbol)):
             symbol = self._copied(symbol, channel_last(symbol.array.shape, symbol.array.dtype))
             turned = np.moveaxis(symbol.array, 1, -1)
         value = symbol.value(turned)
         return value if len(value.shape) == 4 else value._replace(shape=(value.shape[0], 1, *value.shape[1:]))
 
+    @staticmethod
+    def readable(symbol: Symbol) -> bool:
+        """Whether kernels can read from where it lies: in the arena, or in the first input."""
+        return symbol.buffer >= given(0)
+
     def matrix(self, symbol: Symbol) -> Value:
         """A tensor as one C-contiguous block: copied if it is not."""
-        if not (symbol.array.flags.c_contiguous and symbol.buffer >= given(0)):
+        if not (symbol.array.flags.c_contiguous and self.readable(symbol)):
             symbol = self._copied(symbol, np.empty(symbol.array.shape, symbol.array.dtype))
         return symbol.value()
 
@@ -164,9 +173,24 @@ class Planner:
         key = source, array.strides
         copy = self._images.get(key)
         if copy is None:
-            copy = self._images[key] = self.symbol(array)
-            self.call(copy_array, [source], [copy.value()])
+            kernel = self._turning(symbol, array)
+            if kernel is not None:
+                described = self._row.get("kernel")
+                copy = self.run_kernel("turn", kernel, source, None, array)
+                self._row["kernel"] = described
+            else:
+                copy = self.symbol(array)
+                self.call(copy_array, [source], [copy.value()])
+            self._images[key] = copy
         return copy
+
+    def _turning(self, symbol: Symbol, array: np.ndarray) -> Any:
+        """A kernel that copies images of few channels, first in the symbol and last in `array`, if there is one."""
+        source = symbol.array
+        few = source.ndim == 4 and source.shape[1] <= _FEW_CHANNELS and source.dtype.char in "fd"
+        if few and source.flags.c_contiguous and is_channel_last(array) and self.readable(symbol):
+            return pixels.turn(np.moveaxis(array, 1, -1).shape, array.dtype)
+        return None
 
     def run_layer(self, layer: Any, x: Value, residual: Value | None, array: np.ndarray, x_shape: Any = None) -> Symbol:
         """Run a layer on an image; `array` is a fresh one for the result, with the axes of ONNX."""
@@ -180,7 +204,15 @@ class Planner:
         if isinstance(layer, Layer):
             self._row["layer"] = layer, shape
         else:
-            self._row["kernel"] = "pool"
+            self.describe("pool")
+        return out
+
+    def run_kernel(self, name: str, kernel: Any, x: Value, residual: Value | None, array: np.ndarray) -> Symbol:
+        """Run a kernel of `dwcpu.pixels`; `array` is a fresh one for the result, with the axes of ONNX."""
+        out = self.symbol(array)
+        target = Value(out.buffer, kernel.out_shape, array.dtype)
+        self.builder.operate(self._number, Step(kernel, kernel.out_shape), x, residual, target, self.threads)
+        self.describe(name)
         return out
 
     def describe(self, kernel: str) -> None:
@@ -269,8 +301,7 @@ class Planner:
             read = fixed.copy()
             for at, array in zip(places, given_arrays, strict=False):
                 read[at] = array
-            with np.errstate(all="ignore"):
-                function(read, list(given_arrays[count:]))
+            function(read, list(given_arrays[count:]))
 
         reads = [operand.value() for operand in operands if isinstance(operand, Symbol)]
         self.call(run, reads, [target.value() for target in targets])
@@ -318,8 +349,8 @@ class Planner:
             choice = layer.explain(shape, self.threads)
             return LayerRow(node.name, choice.kernel, in_shape, out_shape, choice.flops, choice.bytes, choice.bound_us)
         touched = [each.array.nbytes for each in (*operands, *results) if isinstance(each, Symbol)]
-        kernel = self._row.get("kernel", "shape")
-        busy = kernel in ("numpy", "copy", "pool")
+        kernel = self._row.get("kernel") or "shape"
+        busy = kernel not in ("shape", "view", "constant")
         elements = sum(each.array.size for each in results if isinstance(each, Symbol))
         return LayerRow(node.name, kernel, in_shape, out_shape, elements if busy else 0, sum(touched) if busy else 0)
 
@@ -343,7 +374,7 @@ class Planner:
         buffer = given(2) if number == 0 else given(2 + inputs - 1 + number)
         target = Symbol(wanted, buffer, _address(wanted), wanted)
         value, other = operand.value(), target.value()
-        whole = value.offset == 0 and self._size(operand) == wanted.nbytes and _same_order(source, wanted)
+        whole = value.offset == 0 and self._size(operand) == wanted.nbytes and same_order(source, wanted)
         if number == 0 and whole and value.buffer >= 0:
             self.builder.replace(value.buffer, given(2))
             for key, each in self.operands.items():
@@ -354,7 +385,8 @@ class Planner:
         return wanted, False
 
 
-def _same_order(a: np.ndarray, b: np.ndarray) -> bool:
+def same_order(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two arrays of one shape lie alike in memory."""
     return all(one == two for one, two, size in zip(a.strides, b.strides, a.shape, strict=True) if size > 1)
 
 

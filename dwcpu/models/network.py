@@ -14,7 +14,7 @@ from .. import arrays, background, runtime
 from ..layers import Conv2d, InvertedResidual, PointwiseConv2d, SeparableConv2d, fold_batchnorm
 from ..padding import normalise_int
 from ..pipeline import Arenas, Node, Pipeline, chain
-from ..pooling import GlobalAveragePool
+from ..pixels import GlobalAveragePool
 from ..report import LayerRow, Report
 from . import pictures
 from .architectures import Architecture, Convolution

@@ -16,8 +16,8 @@ __all__ = ["PASSES", "optimise"]
 #: Name -> pass, in the order in which they run.
 PASSES = {
     "constants": fold_constants,
+    "activations": recognise_activations,  # before a shift by 3 that is part of one goes into a bias
     "affine": fold_affine,
-    "activations": recognise_activations,
     "residuals": fuse_residuals,
     "epilogues": fuse_activations,
     "chains": fuse_chains,

@@ -1,0 +1,217 @@
+# What stands between convolutions in a graph: sums, products, pooling, softmax, channels first to channels last.
+#
+# Assumes: channel-last, contiguous images, but for `turn`, whose x has its channels first. There is one block. Rows are
+# output rows (of batch * out_height); for `add_images` they are runs of plan.width elements of plan.height in all.
+# Guarantees: every output is one operation, or one after the other in the order of taps by row and column, taps in the
+# padding left out: the same bits however the rows are shared. NaN passes.
+# What is read comes from memory or L2 once; nothing is blocked.
+
+cdef enum:
+    MAXIMUM = 0
+    AVERAGE = 1     # of the taps in the image
+    PADDED = 2      # of all taps of the window
+    POOLED = 4      # vectors of channels side by side
+
+
+cdef void add_images(
+    const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
+    i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
+) noexcept nogil:
+    """x + residual, clamped and activated."""
+    cdef i64 begin = row_begin * plan.width, end = smaller(row_end * plan.width, plan.height), at = begin
+    cdef vec low = v_splat(<real> plan.low), high = v_splat(<real> plan.high)
+    cdef int rest
+    while at + LANES <= end:
+        v_store(out + at, v_clamp(v_add(v_load(x + at), v_load(residual + at)), low, high))
+        at += LANES
+    if at < end:
+        rest = <int> (end - at)
+        v_store_part(
+            out + at, v_clamp(v_add(v_load_part(x + at, 0, rest), v_load_part(residual + at, 0, rest)), low, high),
+            0, rest)
+    activate(plan, out + begin, 1, 0, end - begin)
+
+
+cdef void scale_images(
+    const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
+    i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
+) noexcept nogil:
+    """x times one factor for each channel of each image: `residual` holds these, (batch, channels)."""
+    cdef i64 channels = plan.in_channels, row, column, at
+    cdef const real *factors
+    cdef const real *source = x + row_begin * plan.out_width * channels
+    cdef real *target = out + row_begin * plan.out_width * channels
+    cdef int rest = <int> (channels % LANES)
+    for row in range(row_begin, row_end):
+        factors = residual + row // plan.out_height * channels
+        for column in range(plan.out_width):
+            at = 0
+            while at + LANES <= channels:
+                v_store(target + at, v_mul(v_load(source + at), v_load(factors + at)))
+                at += LANES
+            if rest:
+                v_store_part(
+                    target + at, v_mul(v_load_part(source + at, 0, rest), v_load_part(factors + at, 0, rest)), 0, rest)
+            source += channels
+            target += channels
+
+
+cdef inline void pool_vectors(
+    const int kind, const int count, const int lanes, const Plan *plan, const real *x,
+    i64 rows, i64 columns, real share, real *out
+) noexcept nogil:
+    """`count` vectors of channels of one output; x is at the first of rows x columns taps. `lanes`: of one vector."""
+    cdef vec acc[POOLED]
+    cdef vec v
+    cdef i64 x_row = plan.dilation_h * plan.width * plan.in_channels, x_column = plan.dilation_w * plan.in_channels
+    cdef i64 h, w
+    cdef const real *p
+    cdef int j
+    for j in range(count):
+        acc[j] = v_splat(<real> plan.low) if kind == MAXIMUM else v_zero()
+    for h in range(rows):
+        p = x + h * x_row
+        for w in range(columns):
+            for j in range(count):
+                v = v_load(p + j * LANES) if lanes == LANES else v_load_part(p, 0, lanes)
+                acc[j] = v_maximum(acc[j], v) if kind == MAXIMUM else v_add(acc[j], v)
+            p += x_column
+    for j in range(count):
+        if kind != MAXIMUM:
+            acc[j] = v_mul(acc[j], v_splat(share))
+        if lanes == LANES:
+            v_store(out + j * LANES, acc[j])
+        else:
+            v_store_part(out, acc[j], 0, lanes)
+
+
+cdef inline void pool_rows(
+    const int kind, const Plan *plan, const real *x, real *out, i64 row_begin, i64 row_end
+) noexcept nogil:
+    cdef i64 channels = plan.in_channels, row, image, column, top, left, h, w, rows, columns, at
+    cdef const real *first
+    cdef real *target = out + row_begin * plan.out_width * channels
+    cdef real share = 1
+    for row in range(row_begin, row_end):
+        image = row // plan.out_height
+        top = (row - image * plan.out_height) * plan.stride_h - plan.pad_top
+        h = first_tap(top, plan.dilation_h, plan.kernel_h)
+        rows = larger(end_tap(top, plan.dilation_h, plan.kernel_h, plan.height) - h, 0)
+        for column in range(plan.out_width):
+            left = column * plan.stride_w - plan.pad_left
+            w = first_tap(left, plan.dilation_w, plan.kernel_w)
+            columns = larger(end_tap(left, plan.dilation_w, plan.kernel_w, plan.width) - w, 0)
+            if kind == PADDED:
+                share = 1 / <real> (plan.kernel_h * plan.kernel_w)
+            elif kind == AVERAGE:
+                share = 1 / <real> larger(rows * columns, 1)
+            first = x + (
+                (image * plan.height + top + h * plan.dilation_h) * plan.width + left + w * plan.dilation_w) * channels
+            at = 0
+            while at + POOLED * LANES <= channels:
+                pool_vectors(kind, POOLED, LANES, plan, first + at, rows, columns, share, target + at)
+                at += POOLED * LANES
+            while at + LANES <= channels:
+                pool_vectors(kind, 1, LANES, plan, first + at, rows, columns, share, target + at)
+                at += LANES
+            if at < channels:
+                pool_vectors(kind, 1, <int> (channels - at), plan, first + at, rows, columns, share, target + at)
+            target += channels
+
+
+cdef void max_pool(
+    const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
+    i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
+) noexcept nogil:
+    pool_rows(MAXIMUM, plan, x, out, row_begin, row_end)
+
+
+cdef void average_pool(
+    const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
+    i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
+) noexcept nogil:
+    pool_rows(AVERAGE, plan, x, out, row_begin, row_end)
+
+
+cdef void padded_pool(
+    const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
+    i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
+) noexcept nogil:
+    pool_rows(PADDED, plan, x, out, row_begin, row_end)
+
+
+cdef void softmax(
+    const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
+    i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
+) noexcept nogil:
+    """exp(x - m) / sum of that, m being the largest of a row of plan.in_channels. One sum, in order."""
+    cdef i64 count = plan.in_channels, row, at
+    cdef int rest = <int> (count % LANES)
+    cdef const real *source
+    cdef real *target
+    cdef real most, total
+    cdef vec v
+    for row in range(row_begin, row_end):
+        source = x + row * count
+        target = out + row * count
+        most = source[0]
+        for at in range(1, count):
+            if source[at] > most or source[at] != source[at]:  # a NaN stays, since nothing is greater
+                most = source[at]
+        at = 0
+        while at < count:
+            if at + LANES <= count:
+                v = v_neg_abs(v_sub(v_load(source + at), v_splat(most)))
+                exp_of(1, &v)
+                v_store(target + at, v)
+            else:
+                v = v_neg_abs(v_sub(v_load_part(source + at, 0, rest), v_splat(most)))
+                exp_of(1, &v)
+                v_store_part(target + at, v, 0, rest)
+            at += LANES
+        total = target[0]
+        for at in range(1, count):
+            total += target[at]
+        for at in range(count):
+            target[at] = target[at] / total
+
+
+cdef inline void turn_row(const int channels, i64 width, i64 plane, const real *x, real *out) noexcept nogil:
+    cdef i64 w
+    cdef int c
+    for w in range(width):
+        for c in range(channels):
+            out[w * channels + c] = x[c * plane + w]
+
+
+cdef void turn(
+    const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
+    i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
+) noexcept nogil:
+    """Few channels, first in x, last in out."""
+    cdef i64 channels = plan.in_channels, width = plan.width, plane = plan.height * width, row, image, c, w
+    cdef const real *source
+    cdef real *target
+    for row in range(row_begin, row_end):
+        image = row // plan.height
+        source = x + image * channels * plane + (row - image * plan.height) * width
+        target = out + row * width * channels
+        if channels == 3:
+            turn_row(3, width, plane, source, target)
+        else:
+            for c in range(channels):
+                for w in range(width):
+                    target[w * channels + c] = source[c * plane + w]
+
+
+def pixels():
+    """Name -> address of each kernel of this file."""
+    return {
+        "add": <uintptr_t> &add_images,
+        "scale": <uintptr_t> &scale_images,
+        "max_pool": <uintptr_t> &max_pool,
+        "average_pool": <uintptr_t> &average_pool,
+        "padded_pool": <uintptr_t> &padded_pool,
+        "softmax": <uintptr_t> &softmax,
+        "turn": <uintptr_t> &turn,
+    }

@@ -1,0 +1,173 @@
+"""What stands between convolutions: means, sums, products and pooling of images, on compiled kernels.
+
+Where these are not there, whoever wants them leaves the work to NumPy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from . import runtime
+from .abi import plan_dtype
+from .epilogue import Activation
+from .grid import cut
+from .pipeline import Node, Pass
+
+__all__ = ["GlobalAveragePool", "PixelKernel", "add", "pool", "scale", "softmax", "turn"]
+
+#: Elements that are one row of the grid of `add`.
+_RUN = 4096
+#: Bytes read and written from which on a second thread gains something.
+_WORTH_BYTES = 1 << 19
+
+
+class PixelKernel:
+    """A kernel of `cython_kernels/pixels.pxi` for one shape: what a pipeline runs.
+
+    Parameters
+    ----------
+    address : int
+        Of the kernel.
+    out_shape : tuple of int
+    rows, blocks : int
+        Of its grid.
+    shared : bool
+        Whether to share the rows among threads.
+    fields : mapping
+        Of the plan.
+    """
+
+    def __init__(
+        self, address: int, out_shape: tuple[int, ...], rows: int, blocks: int, shared: bool, fields: Mapping[str, Any]
+    ) -> None:
+        plan: Any = np.zeros(1, plan_dtype())
+        for name, value in fields.items():
+            plan[name] = value
+        self._address, self._plan, self.out_shape = address, plan, out_shape
+        self._rows, self._blocks, self._shared = rows, blocks, shared
+
+    def passes(self, threads: int) -> tuple[Pass, ...]:
+        """The one kernel."""
+        grid = cut(self._rows, 1, 1, threads if self._shared else 1, False)._replace(blocks=self._blocks)
+        return (Pass(self._address, self._plan.ctypes.data, grid, self.out_shape, self),)
+
+
+def _made(
+    name: str, dtype: np.dtype, x_shape: tuple[int, ...], out_shape: tuple[int, ...], rows: int, fields: dict[str, Any]
+) -> PixelKernel | None:
+    compiled = runtime.cython_kernels()
+    address = None if compiled is None else compiled.pixels(dtype.name).get(name)
+    if address is None:
+        return None
+    shared = (prod(x_shape) + prod(out_shape)) * dtype.itemsize >= _WORTH_BYTES
+    return PixelKernel(address, out_shape, rows, 1, shared, fields)
+
+
+def add(shape: tuple[int, ...], dtype: np.dtype, activation: Activation) -> PixelKernel | None:
+    """``activation(x + residual)`` of two tensors of `shape` that lie in the same order of memory."""
+    fields = {"height": prod(shape), "width": _RUN, "low": activation.low, "high": activation.high}
+    if activation.code:
+        compiled = runtime.cython_kernels()
+        if compiled is None:
+            return None
+        fields |= {"activation": compiled.activations(dtype.name)[activation.code], "alpha": activation.alpha}
+    return _made("add", dtype, shape, shape, -(-prod(shape) // _RUN), fields)
+
+
+def scale(shape: tuple[int, ...], dtype: np.dtype) -> PixelKernel | None:
+    """Images (N, H, W, C) times one factor for each channel of each image: the residual, (N, 1, 1, C)."""
+    batch, height, width, channels = shape
+    fields = {"out_height": height, "out_width": width, "in_channels": channels}
+    return _made("scale", dtype, shape, shape, batch * height, fields)
+
+
+def pool(
+    kind: str,
+    x_shape: tuple[int, ...],
+    outputs: tuple[int, int],
+    window: tuple[int, int],
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
+    begin: tuple[int, int],
+    dtype: np.dtype,
+) -> PixelKernel | None:
+    """Pooling of images (N, H, W, C).
+
+    Parameters
+    ----------
+    kind : {"max_pool", "average_pool", "padded_pool"}
+        The second divides by the number of pixels in the image, the third by that of the whole window.
+    x_shape : tuple of int
+    outputs, window, stride, dilation, begin : (int, int)
+        Vertical and horizontal; `begin` is the padding before the first pixel.
+    dtype : dtype
+    """
+    batch, height, width, channels = x_shape
+    fields = {
+        "height": height, "width": width, "in_channels": channels, "out_height": outputs[0], "out_width": outputs[1],
+        "kernel_h": window[0], "kernel_w": window[1], "stride_h": stride[0], "stride_w": stride[1],
+        "dilation_h": dilation[0], "dilation_w": dilation[1], "pad_top": begin[0], "pad_left": begin[1], "low": -np.inf,
+    }  # fmt: skip
+    return _made(kind, dtype, x_shape, (batch, *outputs, channels), batch * outputs[0], fields)
+
+
+def softmax(rows: int, channels: int, dtype: np.dtype) -> PixelKernel | None:
+    """Softmax of `rows` rows that lie together."""
+    return _made("softmax", dtype, (rows, channels), (rows, channels), rows, {"in_channels": channels})
+
+
+def turn(shape: tuple[int, ...], dtype: np.dtype) -> PixelKernel | None:
+    """Images (N, C, H, W) of few channels as (N, H, W, C), which is `shape`."""
+    batch, height, width, channels = shape
+    fields = {"height": height, "width": width, "in_channels": channels}
+    return _made("turn", dtype, shape, shape, batch * height, fields)
+
+
+class GlobalAveragePool:
+    """Mean over height and width: (N, H, W, C) -> (N, 1, 1, C).
+
+    Pixels are added in memory order, image by image, so the bits depend neither on the batch nor on threads.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> GlobalAveragePool()(np.ones((2, 7, 7, 5), np.float32)).shape
+    (2, 1, 1, 5)
+    """
+
+    def __call__(
+        self,
+        x: np.ndarray,
+        *,
+        out: np.ndarray | None = None,
+        residual: np.ndarray | None = None,
+        num_threads: int | None = None,
+    ) -> np.ndarray:
+        """Pool `x`; the keywords are those of every layer, `residual` and `num_threads` without effect."""
+        batch, height, width, channels = x.shape
+        if out is None:
+            out = np.empty((batch, 1, 1, channels), x.dtype)
+        for image, mean in zip(x, out, strict=True):
+            np.add.reduce(image.reshape(height * width, channels), axis=0, out=mean[0, 0])
+        out *= x.dtype.type(1) / x.dtype.type(height * width)
+        return out
+
+    def out_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of the result for an input of `shape`."""
+        return shape[0], 1, 1, shape[3]
+
+    def nodes(self, shape: tuple[int, ...], threads: int) -> list[Node]:
+        """What a pipeline runs for a float32 input of `shape`: the same sums, compiled where that is possible."""
+        if shape[0] == 0:
+            return []
+        compiled = runtime.cython_kernels()
+        if compiled is None:
+            return [Node(lambda x, residual, out, threads: self(x, out=out), self.out_shape(shape))]
+        batch, height, width, channels = shape
+        sizes = {"batch": batch, "height": height, "width": width, "in_channels": channels}
+        kernel = PixelKernel(compiled.pool_address(), self.out_shape(shape), batch, -(-channels // 16), True, sizes)
+        return [Node(kernel, self.out_shape(shape))]
