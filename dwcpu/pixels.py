@@ -17,7 +17,7 @@ from .epilogue import Activation
 from .grid import cut
 from .pipeline import Node, Pass
 
-__all__ = ["GlobalAveragePool", "PixelKernel", "add", "pool", "scale", "softmax", "turn"]
+__all__ = ["GlobalAveragePool", "PixelKernel", "add", "mapped", "pool", "scale", "softmax", "turn"]
 
 #: Elements that are one row of the grid of `add`.
 _RUN = 4096
@@ -39,16 +39,25 @@ class PixelKernel:
         Whether to share the rows among threads.
     fields : mapping
         Of the plan.
+    kept : object
+        What the plan points to.
     """
 
     def __init__(
-        self, address: int, out_shape: tuple[int, ...], rows: int, blocks: int, shared: bool, fields: Mapping[str, Any]
+        self,
+        address: int,
+        out_shape: tuple[int, ...],
+        rows: int,
+        blocks: int,
+        shared: bool,
+        fields: Mapping[str, Any],
+        kept: object = None,
     ) -> None:
         plan: Any = np.zeros(1, plan_dtype())
         for name, value in fields.items():
             plan[name] = value
         self._address, self._plan, self.out_shape = address, plan, out_shape
-        self._rows, self._blocks, self._shared = rows, blocks, shared
+        self._rows, self._blocks, self._shared, self._kept = rows, blocks, shared, kept
 
     def passes(self, threads: int) -> tuple[Pass, ...]:
         """The one kernel."""
@@ -57,25 +66,43 @@ class PixelKernel:
 
 
 def _made(
-    name: str, dtype: np.dtype, x_shape: tuple[int, ...], out_shape: tuple[int, ...], rows: int, fields: dict[str, Any]
+    name: str,
+    dtype: np.dtype,
+    x_shape: tuple[int, ...],
+    out_shape: tuple[int, ...],
+    rows: int,
+    fields: dict[str, Any],
+    kept: object = None,
 ) -> PixelKernel | None:
     compiled = runtime.cython_kernels()
     address = None if compiled is None else compiled.pixels(dtype.name).get(name)
     if address is None:
         return None
     shared = (prod(x_shape) + prod(out_shape)) * dtype.itemsize >= _WORTH_BYTES
-    return PixelKernel(address, out_shape, rows, 1, shared, fields)
+    return PixelKernel(address, out_shape, rows, 1, shared, fields, kept)
+
+
+def _flat(shape: tuple[int, ...], dtype: np.dtype, activation: Activation) -> dict[str, Any]:
+    """Fields of a plan for tensors that are looked at as rows of elements."""
+    fields = {"height": prod(shape), "width": _RUN, "low": activation.low, "high": activation.high}
+    compiled = runtime.cython_kernels()
+    if activation.code and compiled is not None and compiled.available():
+        fields |= {"activation": compiled.activations(dtype.name)[activation.code], "alpha": activation.alpha}
+    return fields
 
 
 def add(shape: tuple[int, ...], dtype: np.dtype, activation: Activation) -> PixelKernel | None:
     """``activation(x + residual)`` of two tensors of `shape` that lie in the same order of memory."""
-    fields = {"height": prod(shape), "width": _RUN, "low": activation.low, "high": activation.high}
-    if activation.code:
-        compiled = runtime.cython_kernels()
-        if compiled is None:
-            return None
-        fields |= {"activation": compiled.activations(dtype.name)[activation.code], "alpha": activation.alpha}
-    return _made("add", dtype, shape, shape, -(-prod(shape) // _RUN), fields)
+    return _made("add", dtype, shape, shape, -(-prod(shape) // _RUN), _flat(shape, dtype, activation))
+
+
+def mapped(
+    shape: tuple[int, ...], dtype: np.dtype, factor: float, shift: float, activation: Activation
+) -> PixelKernel | None:
+    """``activation(factor x + shift)``, the product rounded before the sum."""
+    numbers = np.array([factor, shift], dtype)
+    fields = _flat(shape, dtype, activation) | {"weights": numbers.ctypes.data}
+    return _made("map", dtype, shape, shape, -(-prod(shape) // _RUN), fields, numbers)
 
 
 def scale(shape: tuple[int, ...], dtype: np.dtype) -> PixelKernel | None:

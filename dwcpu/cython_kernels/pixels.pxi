@@ -1,7 +1,7 @@
 # What stands between convolutions in a graph: sums, products, pooling, softmax, channels first to channels last.
 #
 # Assumes: channel-last, contiguous images, but for `turn`, whose x has its channels first. There is one block. Rows are
-# output rows (of batch * out_height); for `add_images` they are runs of plan.width elements of plan.height in all.
+# output rows (of batch * out_height); for `add_images` and `map_images` they are runs of plan.width elements of plan.height in all.
 # Guarantees: every output is one operation, or one after the other in the order of taps by row and column, taps in the
 # padding left out: the same bits however the rows are shared. NaN passes.
 # What is read comes from memory or L2 once; nothing is blocked.
@@ -29,6 +29,26 @@ cdef void add_images(
         v_store_part(
             out + at, v_clamp(v_add(v_load_part(x + at, 0, rest), v_load_part(residual + at, 0, rest)), low, high),
             0, rest)
+    activate(plan, out + begin, 1, 0, end - begin)
+
+
+cdef void map_images(
+    const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
+    i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
+) noexcept nogil:
+    """x times one number plus another, which plan.weights points to, clamped and activated."""
+    cdef i64 begin = row_begin * plan.width, end = smaller(row_end * plan.width, plan.height), at = begin
+    cdef const real *numbers = <const real *> plan.weights
+    cdef vec low = v_splat(<real> plan.low), high = v_splat(<real> plan.high)
+    cdef vec factor = v_splat(numbers[0]), shift = v_splat(numbers[1])
+    cdef int rest
+    while at + LANES <= end:
+        v_store(out + at, v_clamp(v_add(v_mul(v_load(x + at), factor), shift), low, high))
+        at += LANES
+    if at < end:
+        rest = <int> (end - at)
+        v_store_part(
+            out + at, v_clamp(v_add(v_mul(v_load_part(x + at, 0, rest), factor), shift), low, high), 0, rest)
     activate(plan, out + begin, 1, 0, end - begin)
 
 
@@ -208,6 +228,7 @@ def pixels():
     """Name -> address of each kernel of this file."""
     return {
         "add": <uintptr_t> &add_images,
+        "map": <uintptr_t> &map_images,
         "scale": <uintptr_t> &scale_images,
         "max_pool": <uintptr_t> &max_pool,
         "average_pool": <uintptr_t> &average_pool,

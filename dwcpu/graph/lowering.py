@@ -23,9 +23,6 @@ __all__ = ["LOWERINGS"]
 
 Lowering = Callable[[Planner, Node, list[Operand]], "list[Operand] | None"]
 
-#: Elements below which a kernel for an activation alone costs more to call than NumPy takes.
-_FEW = 1024
-
 
 def _known(*operands: Operand) -> bool:
     return not any(isinstance(operand, Symbol) for operand in operands)
@@ -280,27 +277,19 @@ def _conv_transpose(planner: Planner, node: Node, operands: list[Operand]) -> li
 
 
 def _flat(planner: Planner, x: Symbol, factor: float, shift: float, spec: Any) -> list[Operand] | None:
-    """``activation(factor x + shift)`` of every element: a depthwise kernel of one tap, in any order of memory."""
+    """``activation(factor x + shift)`` of every element, in any order of memory."""
     target = np.empty_like(x.array)
-    lanes = next((lanes for lanes in (256, 128, 64, 32, 16, 8) if x.array.size % lanes == 0), None)
-    compact = planner.readable(x) and same_order(x.array, target)
-    if lanes is None or not compact or x.array.dtype.char not in "fd":
+    if not (planner.readable(x) and same_order(x.array, target)) or x.array.dtype.char not in "fd":
         return None
-    dtype = x.array.dtype
-
-    def make() -> Any:
-        bias = np.full(lanes, shift, dtype) if shift else None
-        return DepthwiseConv2d(np.full((1, 1, lanes), factor, dtype), bias, activation=spec)
-
-    layer = planner.layer(("flat", lanes, dtype.name, factor, shift, spec), make)
-    shape = (1, 1, x.array.size // lanes, lanes)
-    return [planner.run_layer(layer, x.value()._replace(strides=None), None, target, shape)]
+    kernel = pixels.mapped(x.array.shape, x.array.dtype, factor, shift, parse_activation(spec, ""))
+    value = x.value()._replace(strides=None)
+    return None if kernel is None else [planner.run_kernel("map", kernel, value, None, target)]
 
 
 def _activation(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
-    """Those that take NumPy several steps."""
+    """One that no kernel before it could do."""
     x, spec = operands[0], node.get("activation")
-    if not isinstance(x, Symbol) or not parse_activation(spec, node.name).code or x.array.size < _FEW:
+    if not isinstance(x, Symbol):
         return None
     return _flat(planner, x, 1.0, 0.0, spec)
 
@@ -311,7 +300,7 @@ def _with_number(planner: Planner, node: Node, operands: list[Operand]) -> list[
     x, number = (second, first) if isinstance(second, Symbol) else (first, second)
     if not isinstance(x, Symbol) or not isinstance(number, np.ndarray) or number.size != 1:
         return None
-    if number.ndim > x.array.ndim or number.dtype != x.array.dtype or x.array.size < _FEW:
+    if number.ndim > x.array.ndim or number.dtype != x.array.dtype:
         return None
     value = float(number.reshape(-1)[0])
     if node.op == "Mul":
@@ -360,7 +349,7 @@ def _sum(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand]
         return _with_number(planner, node, operands)
     a, b = operands
     assert isinstance(a, Symbol) and isinstance(b, Symbol)
-    if a.array.dtype != b.array.dtype or a.array.dtype.char not in "fd" or a.array.size < _FEW:
+    if a.array.dtype != b.array.dtype or a.array.dtype.char not in "fd":
         return None
     target = np.empty_like(a.array)
     if a.array.shape != b.array.shape or not (same_order(a.array, b.array) and same_order(a.array, target)):
