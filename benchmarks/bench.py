@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 import networks
+import onnx_files
 import peers
 import plots
 import problem
@@ -36,7 +37,7 @@ __all__ = ["prepare"]
 #: Networks by the size of the batch; 0 is what `--batch` says.
 BATCHES = {"networks": 0, "networks_batch8": 8}
 
-SUITES = (*shapes.SUITES, *BATCHES, "regret", "overhead", "cold")
+SUITES = (*shapes.SUITES, *BATCHES, "onnx", "regret", "overhead", "cold")
 
 #: A turn of a network is a single call of many milliseconds, which seldom pass undisturbed: so many times the rounds.
 NETWORK_ROUNDS = 4
@@ -159,6 +160,8 @@ class _Run:
                     self.layers(suite, threads)
                 elif suite in BATCHES:
                     self.whole_networks(suite, threads, BATCHES[suite] or self.options.batch)
+                elif suite == "onnx":
+                    self.onnx_files(suite, threads)
                 elif suite == "regret":
                     self.regret(threads)
             if suite in ("overhead", "cold"):
@@ -177,8 +180,18 @@ class _Run:
             beside = [Path(os.path.relpath(path, options.markdown.parent)).as_posix() for path in drawn]
             options.markdown.write_text(report.markdown(results, beside), encoding="utf-8")
 
-    def race(self, row: Row, ours: problem.Prepared, graph: Callable[[str], problem.Prepared], rounds: int) -> Row:
-        """Race ours against every peer that can do it, all of them with the same result; returns `row` with times."""
+    def race(
+        self,
+        row: Row,
+        ours: problem.Prepared,
+        graph: Callable[[str], problem.Prepared],
+        rounds: int,
+        others: Sequence[problem.Prepared] = (),
+    ) -> Row:
+        """Race ours against every peer that can do it, all of them with the same result; returns `row` with times.
+
+        `others` are no peers but run along.
+        """
         ready = [ours]
         for name in self.options.peers:
             try:
@@ -186,11 +199,12 @@ class _Run:
             except peers.Unsupported as reason:
                 self.progress.clear()
                 print(f"{row.id}: {name} left out: {reason}", file=sys.stderr)
+        ready += others
         for contender in ready:
             contender.run()
         for peer in ready[1:]:
             error = problem.agree(ours.result(), peer.result())
-            if not error <= (NETWORK_TOLERANCE if row.suite in BATCHES else TOLERANCE):
+            if not error <= (NETWORK_TOLERANCE if row.suite in (*BATCHES, "onnx") else TOLERANCE):
                 raise SystemExit(f"{row.id}: dwcpu and {peer.name} differ by {error:.1e} of the largest value")
         times = race([contender.run for contender in ready], rounds, row.threads, self.gauge)
         return replace(row, times=dict(zip((contender.name for contender in ready), times, strict=True)))
@@ -229,6 +243,28 @@ class _Run:
             prepare = partial(peers.prepare, graph=made.graph, threads=threads)
             rounds = self.options.rounds * (NETWORK_ROUNDS if batch == 1 else 1)
             rows.append(self.race(row, made.ours(threads), prepare, rounds))
+            self.results.rows.append(rows[-1])
+            self.progress.clear()
+            table.add(rows[-1])
+        table.close(rows)
+
+    def onnx_files(self, suite: str, threads: int) -> None:
+        """Race models from ONNX files, and the same networks built from layers."""
+        chosen = [name for name in onnx_files.available() if self.options.filter in name]
+        if self.options.smoke:
+            chosen = chosen[:1]
+        contenders = ["dwcpu", *self.options.peers, "dwcpu layers"]
+        table = report.Table(_title(suite, threads), contenders)
+        rows = []
+        for name in chosen:
+            self.progress(f"{suite} {name}")
+            file = onnx_files.make(name)
+            total = file.total(threads)
+            row = Row(suite, threads, name, total.flops, total.bytes, total.bound_us or 0.0, "", {})
+            prepare = partial(peers.prepare_file, file=file, threads=threads)
+            layers = file.layers(threads)
+            rounds = self.options.rounds * NETWORK_ROUNDS
+            rows.append(self.race(row, file.ours(threads), prepare, rounds, [layers] if layers else []))
             self.results.rows.append(rows[-1])
             self.progress.clear()
             table.add(rows[-1])

@@ -10,7 +10,7 @@ from graph import Graph, Node, Unsupported
 from problem import Prepared
 from timing import quickest
 
-__all__ = ["nchw", "oihw", "onnx_model", "prepare"]
+__all__ = ["nchw", "oihw", "onnx_model", "prepare", "prepare_file"]
 
 
 def nchw(array: np.ndarray) -> np.ndarray:
@@ -114,7 +114,8 @@ def _bind(session: Any, x: np.ndarray) -> tuple[Callable[[], object], Callable[[
 
     (source,), (target,) = session.get_inputs(), session.get_outputs()
     inside = onnxruntime.OrtValue.ortvalue_from_numpy(x)
-    outside = onnxruntime.OrtValue.ortvalue_from_numpy(np.empty(target.shape, x.dtype))
+    (made,) = session.run(None, {source.name: x})  # shapes that the file leaves open
+    outside = onnxruntime.OrtValue.ortvalue_from_numpy(np.empty(made.shape, made.dtype))
     binding = session.io_binding()
     binding.bind_ortvalue_input(source.name, inside)
     binding.bind_ortvalue_output(target.name, outside)
@@ -130,7 +131,11 @@ def prepare(graph: Graph, threads: int) -> Prepared:
     """Prepare MLAS through onnxruntime, in its plain or its blocked layout: whichever runs this graph faster."""
     if graph.x.dtype != np.float32:
         raise Unsupported("onnxruntime's Conv runs in float32 only")
-    model, x = onnx_model(graph), nchw(graph.x)
+    return prepare_file(onnx_model(graph), nchw(graph.x), graph.out_shape, threads)
+
+
+def prepare_file(model: bytes, x: np.ndarray, out_shape: tuple[int, ...], threads: int) -> Prepared:
+    """As `prepare`, from the contents of a file; `out_shape` is of no use here."""
     ways = {
         "blocked (NCHWc) inside": _bind(_session(model, threads, blocked=True), x),
         "plain NCHW": _bind(_session(model, threads, blocked=False), x),

@@ -11,18 +11,29 @@ from graph import Graph, Unsupported
 from peer_onnx import onnx_model
 from problem import Prepared
 
-__all__ = ["prepare"]
+__all__ = ["prepare", "prepare_file"]
 
 
 def prepare(graph: Graph, threads: int) -> Prepared:
     """Prepare OpenVINO's CPU plugin, with input and output in memory that is there before."""
-    import openvino
-
     if graph.x.dtype != np.float32:
         raise Unsupported("OpenVINO's CPU plugin computes float64 in float32")
+    return _prepare(onnx_model(graph), graph.x, graph.out_shape, threads)
+
+
+def prepare_file(model: bytes, x: np.ndarray, out_shape: tuple[int, ...], threads: int) -> Prepared:
+    """As `prepare`, from the contents of a file, whose input is NCHW; it gets the pixels in our layout."""
+    return _prepare(model, np.ascontiguousarray(x.transpose(0, 2, 3, 1)), out_shape, threads)
+
+
+def _prepare(model: bytes, x: np.ndarray, out_shape: tuple[int, ...], threads: int) -> Prepared:
+    import openvino
+
     core = openvino.Core()
-    steps = openvino.preprocess.PrePostProcessor(core.read_model(onnx_model(graph)))
-    ends = [steps.input()] + ([steps.output()] if len(graph.out_shape) == 4 else [])
+    read = core.read_model(model)
+    read.reshape({read.input(): [x.shape[0], x.shape[3], *x.shape[1:3]]})
+    steps = openvino.preprocess.PrePostProcessor(read)
+    ends = [steps.input()] + ([steps.output()] if len(out_shape) == 4 else [])
     for end in ends:
         end.tensor().set_layout(openvino.Layout("NHWC"))
         end.model().set_layout(openvino.Layout("NCHW"))
@@ -34,11 +45,11 @@ def prepare(graph: Graph, threads: int) -> Prepared:
         "ENABLE_CPU_PINNING": False,  # whoever measures may have pinned the process
     }
     request = core.compile_model(steps.build(), "CPU", options).create_infer_request()
-    out = np.empty(graph.out_shape, graph.x.dtype)
-    request.set_input_tensor(openvino.Tensor(graph.x, shared_memory=True))
+    out = np.empty(out_shape, x.dtype)
+    request.set_input_tensor(openvino.Tensor(x, shared_memory=True))
     request.set_output_tensor(openvino.Tensor(out, shared_memory=True))
     start, wait = request.start_async, request.wait
-    shared = graph.x, out  # the request writes to their memory but does not keep it
+    shared = x, out  # the request writes to their memory but does not keep it
 
     def run() -> object:
         start()  # and `wait`: they have less to do than `infer`, which makes a dictionary of outputs

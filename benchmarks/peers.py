@@ -11,11 +11,15 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+from typing import TYPE_CHECKING
 
 from graph import Graph, Unsupported
 from problem import Prepared
 
-__all__ = ["PEERS", "Unsupported", "available", "prepare", "version"]
+if TYPE_CHECKING:
+    from onnx_files import File
+
+__all__ = ["PEERS", "Unsupported", "available", "prepare", "prepare_file", "version"]
 
 #: name -> (modules that must be installed, module of this folder with its `prepare`)
 PEERS: dict[str, tuple[tuple[str, ...], str]] = {
@@ -46,3 +50,15 @@ def prepare(name: str, graph: Graph, threads: int = 1) -> Prepared:
     """Make a peer ready for a graph; raises `Unsupported` where it has no implementation."""
     made: Prepared = importlib.import_module(PEERS[name][1]).prepare(graph, threads)
     return made
+
+
+def prepare_file(name: str, file: File, threads: int = 1) -> Prepared:
+    """Make a peer ready for a model: from its ONNX file if the peer reads those, else from the same network's graph."""
+    module = importlib.import_module(PEERS[name][1])
+    if hasattr(module, "prepare_file"):
+        out_shape = file.model.out_shape(file.x.shape)
+        made: Prepared = module.prepare_file(file.content, file.x, out_shape, threads)
+        return made
+    if file.graph is None:
+        raise Unsupported("it does not read ONNX files")
+    return prepare(name, file.graph, threads)

