@@ -17,10 +17,12 @@ from .epilogue import Activation
 from .grid import cut
 from .pipeline import Node, Pass
 
-__all__ = ["GlobalAveragePool", "PixelKernel", "add", "mapped", "pool", "scale", "softmax", "turn"]
+__all__ = ["GlobalAveragePool", "PixelKernel", "add", "copy", "fill", "mapped", "pool", "scale", "softmax", "turn"]
 
 #: Elements that are one row of the grid of `add`.
 _RUN = 4096
+#: As in `pixels.pxi`.
+_COPY_AXES = 5
 #: Bytes read and written from which on a second thread gains something.
 _WORTH_BYTES = 1 << 19
 
@@ -145,6 +147,39 @@ def pool(
 def softmax(rows: int, channels: int, dtype: np.dtype) -> PixelKernel | None:
     """Softmax of `rows` rows that lie together."""
     return _made("softmax", dtype, (rows, channels), (rows, channels), rows, {"in_channels": channels})
+
+
+def copy(
+    shape: tuple[int, ...], dtype: np.dtype, source: tuple[int, ...], target: tuple[int, ...]
+) -> PixelKernel | None:
+    """A copy of a tensor between two orders of memory, which `source` and `target` give as strides in bytes.
+
+    None if it has too many axes that cannot be taken together, or elements of neither 4 nor 8 bytes.
+    """
+    if dtype.itemsize not in (4, 8) or dtype.hasobject:
+        return None
+    kind = np.dtype(np.float32 if dtype.itemsize == 4 else np.float64)
+    axes: list[list[int]] = []  # size, steps of source and target, the innermost in the target last
+    order = sorted((axis for axis, size in enumerate(shape) if size > 1), key=lambda axis: -abs(target[axis]))
+    for axis in order:
+        size, step, other = shape[axis], source[axis] // dtype.itemsize, target[axis] // dtype.itemsize
+        if axes and axes[-1][1] == step * size and axes[-1][2] == other * size:
+            axes[-1] = [axes[-1][0] * size, step, other]
+        else:
+            axes.append([size, step, other])
+    if len(axes) > _COPY_AXES:
+        return None
+    # The outermost axis becomes the rows that threads share, unless it is the only one: that is the innermost.
+    first = 1 if len(axes) > 1 else 0
+    axes = axes[:first] + [[1, 0, 0]] * (_COPY_AXES - len(axes)) + axes[first:]
+    table = np.array(axes, np.int64).T.copy()
+    return _made("copy", kind, shape, shape, int(table[0, 0]), {"weights": table.ctypes.data}, table)
+
+
+def fill(shape: tuple[int, ...], dtype: np.dtype, value: float) -> PixelKernel | None:
+    """One value everywhere."""
+    fields = {"height": prod(shape), "width": _RUN, "low": value}
+    return _made("fill", dtype, shape, shape, -(-prod(shape) // _RUN), fields)
 
 
 def turn(shape: tuple[int, ...], dtype: np.dtype) -> PixelKernel | None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -40,7 +37,7 @@ def random(shape: tuple[int, ...]) -> np.ndarray:
     return np.random.default_rng(sum(shape)).standard_normal(shape).astype(np.float32)
 
 
-@pytest.mark.parametrize(("name", "shape"), CASES, ids=lambda each: each if isinstance(each, str) else "x".join(map(str, each)))
+@pytest.mark.parametrize(("name", "shape"), CASES, ids=[f"{name}-{'x'.join(map(str, shape))}" for name, shape in CASES])
 @pytest.mark.parametrize("folded", [False, True], ids=["batchnorm", "folded"])
 def test_networks_match_onnxruntime(name, shape, folded) -> None:
     content, x = NETWORKS[name][0](folded=folded), random(shape)
@@ -52,7 +49,8 @@ def test_networks_match_onnxruntime(name, shape, folded) -> None:
         results = model(turned, layout="NHWC")
         results = results if isinstance(results, tuple) else (results,)
         assert all(each.flags.c_contiguous for each in results)
-        assert_close(tuple(np.ascontiguousarray(y.transpose(0, 3, 1, 2)) if y.ndim == 4 else y for y in results), wanted)
+        back = [np.ascontiguousarray(y.transpose(0, 3, 1, 2)) if y.ndim == 4 else y for y in results]
+        assert_close(tuple(back), wanted)
         assert_close(model(turned.transpose(0, 3, 1, 2)), wanted)
 
 

@@ -1,4 +1,4 @@
-# What stands between convolutions in a graph: sums, products, pooling, softmax, channels first to channels last.
+# What stands between convolutions in a graph: sums, products, pooling, softmax, copies to another order of memory.
 #
 # Assumes: channel-last, contiguous images, but for `turn`, whose x has its channels first. There is one block. Rows are
 # output rows (of batch * out_height); for `add_images` and `map_images` they are runs of plan.width elements of plan.height in all.
@@ -11,6 +11,7 @@ cdef enum:
     AVERAGE = 1     # of the taps in the image
     PADDED = 2      # of all taps of the window
     POOLED = 4      # vectors of channels side by side
+    COPY_AXES = 5
 
 
 cdef void add_images(
@@ -131,6 +132,9 @@ cdef inline void pool_rows(
             while at + POOLED * LANES <= channels:
                 pool_vectors(kind, POOLED, LANES, plan, first + at, rows, columns, share, target + at)
                 at += POOLED * LANES
+            if at + 2 * LANES <= channels:
+                pool_vectors(kind, 2, LANES, plan, first + at, rows, columns, share, target + at)
+                at += 2 * LANES
             while at + LANES <= channels:
                 pool_vectors(kind, 1, LANES, plan, first + at, rows, columns, share, target + at)
                 at += LANES
@@ -224,15 +228,68 @@ cdef void turn(
                     target[w * channels + c] = source[c * plane + w]
 
 
+cdef inline void copy_run(i64 count, i64 x_step, i64 out_step, const real *x, real *out) noexcept nogil:
+    cdef i64 at = 0
+    if x_step == 1 and out_step == 1:
+        while at + LANES <= count:
+            v_store(out + at, v_load(x + at))
+            at += LANES
+        while at < count:
+            out[at] = x[at]
+            at += 1
+    else:
+        for at in range(count):
+            out[at * out_step] = x[at * x_step]
+
+
+cdef void copy_strided(
+    const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
+    i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
+) noexcept nogil:
+    """A tensor from one order of memory to another. Rows are entries of its outermost axis.
+
+    plan.weights points to COPY_AXES sizes, as many steps in x, and in out, all in elements, the innermost axis last.
+    """
+    cdef const i64 *sizes = <const i64 *> plan.weights
+    cdef const i64 *x_steps = sizes + COPY_AXES
+    cdef const i64 *out_steps = x_steps + COPY_AXES
+    cdef i64 a, b, c, d
+    cdef const real *p
+    cdef real *q
+    cdef const real *source
+    cdef real *target
+    for a in range(row_begin, row_end):
+        for b in range(sizes[1]):
+            for c in range(sizes[2]):
+                source = x + a * x_steps[0] + b * x_steps[1] + c * x_steps[2]
+                target = out + a * out_steps[0] + b * out_steps[1] + c * out_steps[2]
+                for d in range(sizes[3]):
+                    p = source + d * x_steps[3]
+                    q = target + d * out_steps[3]
+                    copy_run(sizes[4], x_steps[4], out_steps[4], p, q)
+
+
+cdef void fill(
+    const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
+    i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
+) noexcept nogil:
+    """plan.low everywhere; rows as for `add_images`."""
+    cdef i64 at
+    for at in range(row_begin * plan.width, smaller(row_end * plan.width, plan.height)):
+        out[at] = <real> plan.low
+
+
 def pixels():
     """Name -> address of each kernel of this file."""
     return {
         "add": <uintptr_t> &add_images,
-        "map": <uintptr_t> &map_images,
-        "scale": <uintptr_t> &scale_images,
-        "max_pool": <uintptr_t> &max_pool,
         "average_pool": <uintptr_t> &average_pool,
+        "copy": <uintptr_t> &copy_strided,
+        "fill": <uintptr_t> &fill,
+        "map": <uintptr_t> &map_images,
+        "max_pool": <uintptr_t> &max_pool,
         "padded_pool": <uintptr_t> &padded_pool,
+        "scale": <uintptr_t> &scale_images,
         "softmax": <uintptr_t> &softmax,
         "turn": <uintptr_t> &turn,
     }

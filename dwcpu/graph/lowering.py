@@ -8,15 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from .. import pixels
+from .. import pixels, runtime
 from ..epilogue import Activation, parse_activation
 from ..layers import Conv2d, DepthwiseConv2d, InvertedResidual, PointwiseConv2d, SeparableConv2d
 from ..pixels import GlobalAveragePool
 from .ir import Node
+from .operators import OPERATORS
 from .operators.convolution import conv_windows, scatter, transposed_shape
 from .operators.elementwise import activate
-from .operators.moving import axis_of, integers
+from .operators.moving import axis_of, integers, sides_of
 from .operators.pooling import window_counts, windows_of
+from .operators.resizing import whole_factors
 from .planner import Operand, Planner, Symbol, channel_last, is_channel_last, same_order
 
 __all__ = ["LOWERINGS"]
@@ -224,7 +226,7 @@ def _epilogue_apart(planner: Planner, node: Node, operands: list[Operand]) -> li
     bare = Node(
         node.op, node.name, node.inputs, node.outputs, {k: v for k, v in node.attributes.items() if k != "activation"}
     )
-    [out] = planner._by_numpy(_operator(node.op), bare, operands[:2] if biased else operands)
+    [out] = planner._by_numpy(OPERATORS[node.op], bare, operands[:2] if biased else operands)
     assert isinstance(out, Symbol)
     bias = operands[2] if biased else None
     activation = parse_activation(spec, node.name)
@@ -236,12 +238,6 @@ def _epilogue_apart(planner: Planner, node: Node, operands: list[Operand]) -> li
     target = planner.symbol(np.empty_like(out.array))
     planner.call(finish, [out.value()], [target.value()])
     return [target]
-
-
-def _operator(name: str) -> Any:
-    from .operators import OPERATORS
-
-    return OPERATORS[name]
 
 
 def _conv_transpose(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
@@ -404,20 +400,89 @@ def _pool(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand
 
 
 def _softmax(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
-    """Softmax along the axis that is the last in memory."""
+    """Softmax along the axis that is the last in memory, or, before version 13, the axes that are."""
     x = operands[0]
-    if not isinstance(x, Symbol) or x.array.dtype.char not in "fd" or node.get("flattened", 0) or not x.array.ndim:
+    if not isinstance(x, Symbol) or x.array.dtype.char not in "fd" or not x.array.ndim:
         return None
     array = x.array
     axis = axis_of(node, array, -1)
-    if axis == 1 and is_channel_last(array):
-        source, out = planner.image(x), channel_last(array.shape, array.dtype)
-    elif axis == array.ndim - 1 and array.flags.c_contiguous:
+    count = prod(array.shape[axis:]) if node.get("flattened", 0) else array.shape[axis]
+    if count == prod(array.shape[axis:]) and (array.flags.c_contiguous or axis > 1):
         source, out = planner.matrix(x), np.empty(array.shape, array.dtype)
+    elif axis == 1 and count == array.shape[1] and is_channel_last(array):
+        source, out = planner.image(x), channel_last(array.shape, array.dtype)
     else:
         return None
-    kernel = pixels.softmax(array.size // array.shape[axis], array.shape[axis], array.dtype)
+    kernel = pixels.softmax(array.size // count, count, array.dtype)
     return None if kernel is None else [planner.run_kernel("softmax", kernel, source, None, out)]
+
+
+def _copied_apart(planner: Planner, *operands: Operand) -> bool:
+    """Whether kernels can copy these: arrays of 4 or 8 bytes an element that they can read."""
+    return all(
+        isinstance(each, Symbol) and planner.readable(each) and each.array.dtype.itemsize in (4, 8) for each in operands
+    )
+
+
+def _concat(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
+    """Concat: every input is copied to its place."""
+    if not _copied_apart(planner, *operands) or runtime.cython_kernels() is None:
+        return None
+    symbols = [each for each in operands if isinstance(each, Symbol)]
+    if len({each.array.dtype for each in symbols}) > 1:
+        return None
+    [array] = OPERATORS["Concat"].targets(node, [each.array for each in symbols])
+    out = planner.symbol(array)
+    axis, start = axis_of(node, array), 0
+    for each in symbols:
+        size = each.array.shape[axis]
+        planner.move(each, each.array, out, np.moveaxis(np.moveaxis(array, axis, 0)[start : start + size], 0, axis))
+        start += size
+    planner.describe("copy")
+    return [out]
+
+
+def _pad(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
+    """Pad with a number: that everywhere, and then the tensor in its place."""
+    x, pads, value, axes = (*operands, None, None)[:4]
+    if node.get("mode", "constant") != "constant" or not _copied_apart(planner, x) or not _known(pads, value, axes):
+        return None
+    assert isinstance(x, Symbol) and isinstance(pads, np.ndarray)
+    array = x.array
+    sides = sides_of(array, pads, axes)
+    number = 0.0 if value is None else float(np.asarray(value).reshape(()))
+    if array.dtype.char not in "fd" or min(min(pair) for pair in sides) < 0:
+        return None
+    [made] = OPERATORS["Pad"].targets(node, [array, pads, None, axes if isinstance(axes, np.ndarray) else None])
+    kernel = pixels.fill(made.shape, made.dtype, number)
+    if kernel is None:
+        return None
+    out = planner.symbol(made)
+    planner.operate(kernel, out.value()._replace(strides=None), None, out.value()._replace(strides=None))
+    inner = tuple(slice(before, before + size) for size, (before, _) in zip(array.shape, sides, strict=True))
+    planner.move(x, array, out, made[inner])
+    planner.describe("copy")
+    return [out]
+
+
+def _resize(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
+    """Resize to the nearest pixel by whole factors: a copy of a view in which every pixel is there several times."""
+    x = operands[0]
+    if node.get("mode", "nearest") != "nearest" or not _copied_apart(planner, x) or not _known(*operands[1:]):
+        return None
+    assert isinstance(x, Symbol)
+    arrays: list[Any] = [x.array, *operands[1:]]
+    factors = whole_factors(node, *arrays)
+    if factors is None:
+        return None
+    [made] = OPERATORS["Resize"].targets(node, arrays)
+    shape = x.array.shape
+    apart = [size for pair in zip(shape, factors, strict=True) for size in pair]
+    seen = np.broadcast_to(x.array.reshape([size for each in shape for size in (each, 1)]), apart)
+    out = planner.symbol(made)
+    planner.move(x, seen, out, made.reshape(apart))
+    planner.describe("copy")
+    return [out]
 
 
 LOWERINGS: dict[str, Lowering] = {
@@ -425,6 +490,7 @@ LOWERINGS: dict[str, Lowering] = {
     "Add": _sum,
     "Affine": _affine,
     "AveragePool": _pool,
+    "Concat": _concat,
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
     "Gemm": _product,
@@ -434,7 +500,9 @@ LOWERINGS: dict[str, Lowering] = {
     "MatMul": _product,
     "MaxPool": _pool,
     "Mul": _scaled,
+    "Pad": _pad,
     "ReduceMean": _mean,
+    "Resize": _resize,
     "Separable": _chain,
     "Softmax": _softmax,
     "Sub": _with_number,

@@ -173,24 +173,28 @@ class Planner:
         key = source, array.strides
         copy = self._images.get(key)
         if copy is None:
-            kernel = self._turning(symbol, array)
-            if kernel is not None:
-                described = self._row.get("kernel")
-                copy = self.run_kernel("turn", kernel, source, None, array)
-                self._row["kernel"] = described
-            else:
-                copy = self.symbol(array)
-                self.call(copy_array, [source], [copy.value()])
-            self._images[key] = copy
+            copy = self._images[key] = self.symbol(array)
+            self.move(symbol, symbol.array, copy, array)
         return copy
 
-    def _turning(self, symbol: Symbol, array: np.ndarray) -> Any:
-        """A kernel that copies images of few channels, first in the symbol and last in `array`, if there is one."""
-        source = symbol.array
-        few = source.ndim == 4 and source.shape[1] <= _FEW_CHANNELS and source.dtype.char in "fd"
-        if few and source.flags.c_contiguous and is_channel_last(array) and self.readable(symbol):
-            return pixels.turn(np.moveaxis(array, 1, -1).shape, array.dtype)
-        return None
+    def move(self, source: Symbol, seen: np.ndarray, target: Symbol, place: np.ndarray) -> None:
+        """Copy `seen`, a view of `source`, to `place`, a view of `target` of the same shape."""
+        kernel = None
+        if self.readable(source) and target.buffer >= 0:
+            turned = seen.ndim == 4 and seen.flags.c_contiguous and is_channel_last(place)
+            if turned and seen.shape[1] <= _FEW_CHANNELS and seen.dtype.char in "fd":
+                kernel = pixels.turn(np.moveaxis(place, 1, -1).shape, place.dtype)
+            elif not (turned or (seen.ndim == 4 and is_channel_last(seen) and place.flags.c_contiguous)):
+                kernel = pixels.copy(seen.shape, seen.dtype, seen.strides, place.strides)
+        if kernel is None:
+            self.call(copy_array, [source.value(seen)], [target.value(place)])
+        else:
+            self.operate(kernel, source.value(seen), None, target.value(place))
+
+    def operate(self, kernel: Any, x: Value, residual: Value | None, out: Value) -> None:
+        """Add a kernel of `dwcpu.pixels` to the plan, for the node at hand."""
+        step = Step(kernel, kernel.out_shape)
+        self.builder.operate(self._number, step, x, residual, out, self.threads)
 
     def run_layer(self, layer: Any, x: Value, residual: Value | None, array: np.ndarray, x_shape: Any = None) -> Symbol:
         """Run a layer on an image; `array` is a fresh one for the result, with the axes of ONNX."""
@@ -210,8 +214,7 @@ class Planner:
     def run_kernel(self, name: str, kernel: Any, x: Value, residual: Value | None, array: np.ndarray) -> Symbol:
         """Run a kernel of `dwcpu.pixels`; `array` is a fresh one for the result, with the axes of ONNX."""
         out = self.symbol(array)
-        target = Value(out.buffer, kernel.out_shape, array.dtype)
-        self.builder.operate(self._number, Step(kernel, kernel.out_shape), x, residual, target, self.threads)
+        self.operate(kernel, x, residual, Value(out.buffer, kernel.out_shape, array.dtype))
         self.describe(name)
         return out
 
@@ -338,7 +341,7 @@ class Planner:
             if np.may_share_memory(seen, turned):
                 made = turned
         target = self.symbol(made)
-        self.call(copy_array, [source.value()], [target.value(made.reshape(array.shape))])
+        self.move(source, array, target, made.reshape(array.shape))
         return target
 
     def _described(self, node: Node, operands: list[Operand], results: Sequence[Operand]) -> LayerRow:

@@ -207,7 +207,8 @@ def gather_elements(node: Node, x: np.ndarray, indices: np.ndarray) -> np.ndarra
     return np.take_along_axis(x, np.where(indices < 0, indices + x.shape[axis], indices), axis)
 
 
-def _sides(node: Node, x: np.ndarray, pads: np.ndarray, axes: Any) -> list[tuple[int, int]]:
+def sides_of(x: np.ndarray, pads: np.ndarray, axes: Any) -> list[tuple[int, int]]:
+    """How many entries a Pad adds before and after each axis."""
     sides = [(0, 0)] * x.ndim
     amounts = integers(pads)
     which = range(x.ndim) if axes is None else [axis % x.ndim for axis in integers(axes)]
@@ -218,7 +219,7 @@ def _sides(node: Node, x: np.ndarray, pads: np.ndarray, axes: Any) -> list[tuple
 
 
 def _padded(node: Node, x: np.ndarray, pads: np.ndarray, value: Any = None, axes: Any = None) -> np.ndarray:
-    sides = _sides(node, x, pads, axes)
+    sides = sides_of(x, pads, axes)
     sizes = tuple(size + before + after for size, (before, after) in zip(x.shape, sides, strict=True))
     if min(sizes, default=0) < 0:
         raise ValueError(f"Pad {node.name!r}: {sides} of a tensor of shape {x.shape} leaves less than nothing")
@@ -233,7 +234,7 @@ def _check_pad(node: Node) -> str | None:
 def pad(node: Node, arrays: Arrays, outs: Arrays) -> None:
     """Constant, reflect, edge or wrap; negative amounts cut off."""
     x, pads, value, axes = (*arrays, None, None)[:4]
-    sides = _sides(node, x, pads, axes)
+    sides = sides_of(x, pads, axes)
     mode, out = node.get("mode", "constant"), outs[0]
     cut = tuple(
         slice(max(-before, 0), size - max(-after, 0)) for size, (before, after) in zip(x.shape, sides, strict=True)

@@ -231,3 +231,19 @@ def gemm(node: Node, arrays: Arrays, outs: Arrays) -> None:
         np.copyto(out, out * alpha, casting="unsafe")
     if c is not None:
         np.copyto(out, out + (c if beta == 1 else c * beta), casting="unsafe")
+
+
+@into("LRN", empty=lambda node, x: like(x))
+def local_response_normalization(node: Node, arrays: Arrays, outs: Arrays) -> None:
+    """x over a power of the squares of neighbouring channels."""
+    x, out = arrays[0], outs[0]
+    size, channels = int(node.get("size")), x.shape[1]
+    squares, total = np.square(x), np.zeros_like(x)
+    for offset in range(-((size - 1) // 2), size - (size - 1) // 2):
+        first, last = max(0, -offset), min(channels, channels - offset)
+        if first < last:
+            total[:, first:last] += squares[:, first + offset : last + offset]
+    kind = x.dtype.type
+    total *= kind(node.get("alpha", 1e-4) / size)
+    total += kind(node.get("bias", 1.0))
+    np.divide(x, np.power(total, kind(node.get("beta", 0.75)), out=total), out=out)

@@ -132,6 +132,29 @@ def _table(
     return np.clip(pixels, 0, axis.size - 1), weights, beyond
 
 
+def whole_factors(node: Node, x: np.ndarray, roi: Any = None, scales: Any = None, sizes: Any = None) -> Any:
+    """By how much every axis grows, if every pixel is just repeated as often as that; else None."""
+    axes = _axes_of(node, x, roi, scales, sizes)
+    factors = []
+    for axis in axes:
+        factor, left = divmod(axis.outputs, axis.size)
+        pixels = _table(axis, *_options(node))[0]
+        if left or not factor or (pixels[:, 0] != np.arange(axis.outputs) // factor).any():
+            return None
+        factors.append(factor)
+    return factors
+
+
+def _options(node: Node) -> tuple:
+    """What `_table` needs to know of a node."""
+    rule = node.get("coordinate_transformation_mode", "half_pixel")
+    return (
+        node.get("mode", "nearest"), rule, node.get("nearest_mode", "round_prefer_floor"),
+        float(node.get("cubic_coeff_a", -0.75)), bool(node.get("exclude_outside", 0)), bool(node.get("antialias", 0)),
+        rule == "tf_crop_and_resize",
+    )  # fmt: skip
+
+
 def _empty(node: Node, x: np.ndarray, roi: Any = None, scales: Any = None, sizes: Any = None) -> np.ndarray:
     return like(x, tuple(axis.outputs for axis in _axes_of(node, x, roi, scales, sizes)))
 
@@ -142,16 +165,9 @@ def resize(node: Node, arrays: Arrays, outs: Arrays) -> None:
     x, roi, scales, sizes = (*arrays, None, None, None)[:4]
     out = outs[0]
     mode = node.get("mode", "nearest")
-    rule = node.get("coordinate_transformation_mode", "half_pixel")
-    outside = rule == "tf_crop_and_resize"
     axes = _axes_of(node, x, roi, scales, sizes)
-    options = (
-        mode, rule, node.get("nearest_mode", "round_prefer_floor"), float(node.get("cubic_coeff_a", -0.75)),
-        bool(node.get("exclude_outside", 0)), bool(node.get("antialias", 0)), outside,
-    )  # fmt: skip
-    tables = {
-        number: _table(axis, *options) for number, axis in enumerate(axes) if axis[1:] != (axis.size, 1.0, 0.0, 1.0)
-    }
+    changed = [number for number, axis in enumerate(axes) if axis[1:] != (axis.size, 1.0, 0.0, 1.0)]
+    tables = {number: _table(axes[number], *_options(node)) for number in changed}
     # The axes that shrink most first: less to compute for the others.
     order = sorted(tables, key=lambda number: axes[number].outputs / axes[number].size)
     kept = {number: table for number, table in tables.items() if not _is_identity(table[0], table[1], axes[number])}

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
 import numpy as np
 
 from ..eager import compute
-from ..ir import Graph
+from ..ir import Graph, Node
+from ..operators.moving import integers
 
 __all__ = ["fold_constants"]
 
 #: Larger results are not kept: they are cheaper to make than to hold.
-_MOST_BYTES = 1 << 26
-#: What makes much out of little is left to plans, whose inputs have sizes to compare with.
-_GROWING = ("ConstantOfShape", "Expand", "Tile", "Pad", "Resize", "Range")
+_MOST_BYTES = 1 << 27
+#: What makes much out of little, and how many elements; other operators of that sort are left to plans.
+_GROWING: dict[str, Callable[[list[Any]], int]] = {
+    "ConstantOfShape": lambda arrays: prod(integers(arrays[0])),
+    "Expand": lambda arrays: arrays[0].size * prod(integers(arrays[1])),
+    "Tile": lambda arrays: arrays[0].size * prod(integers(arrays[1])),
+}
+_LEFT = ("Pad", "Range", "Resize")
+_LARGEST_ITEM = 16
 
 
 def fold_constants(graph: Graph) -> None:
@@ -26,7 +37,7 @@ def fold_constants(graph: Graph) -> None:
             if node.outputs[0] not in outputs:
                 aliases[node.outputs[0]] = node.inputs[0]
                 continue
-        elif all(name in graph.constants or not name for name in node.inputs) and node.op not in _GROWING:
+        elif _folds(graph, node):
             results = compute(node, [graph.constants[name] if name else None for name in node.inputs])
             if sum(result.nbytes for result in results) <= _MOST_BYTES:
                 for name, result in zip(node.outputs, results, strict=False):
@@ -37,3 +48,13 @@ def fold_constants(graph: Graph) -> None:
         kept.append(node)
     graph.nodes = kept
     graph.sweep()
+
+
+def _folds(graph: Graph, node: Node) -> bool:
+    """Whether a node depends on constants only, and gives no more than is worth keeping."""
+    if node.op in _LEFT or not all(name in graph.constants or not name for name in node.inputs):
+        return False
+    count = _GROWING.get(node.op)
+    if count is None:
+        return True
+    return abs(count([graph.constants[name] for name in node.inputs])) * _LARGEST_ITEM <= _MOST_BYTES
