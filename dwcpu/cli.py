@@ -1,7 +1,10 @@
-"""The command line: classify a photo with one of the networks, race the engines, or show what is installed.
+"""The command line: networks on photos, models from files, races of engines, and what is installed.
 
     python -m dwcpu classify [IMAGE ...] [--model NAME] [--weights FILE] [--top K] [--threads N] [--profile]
                              [--plot FILE.png]
+    python -m dwcpu run MODEL [--input FILE ...] [--size HxW] [--raw] [--output FILE.npz] [--threads N] [--profile]
+                              [--compare onnxruntime] [--external-data DIR]
+    python -m dwcpu inspect MODEL [--size HxW] [--threads N] [--external-data DIR]
     python -m dwcpu bench [--suite NAME ...] [--peers NAME ...] [--threads N ...] [--json FILE] [--plot FILE.png] ...
     python -m dwcpu info
 
@@ -14,18 +17,20 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import bench_command
+from . import bench_command, model_commands
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from .graph import Model
     from .models import Network, Report
 
 __all__ = ["main"]
@@ -66,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit status: 0, or 2 after a user's error.
+        Exit status: 0, 1 if results differ that are compared, or 2 after a user's error.
     """
     for stream in (sys.stdout, sys.stderr):  # file names and labels must not fail on a terminal that cannot show them
         if hasattr(stream, "reconfigure"):
@@ -89,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="python -m dwcpu", description="Depthwise-separable convolution for NumPy: networks on photos, on the CPU."
+        prog="python -m dwcpu", description="Depthwise-separable convolution for NumPy: networks on the CPU."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
 
@@ -104,6 +109,14 @@ def _parser() -> argparse.ArgumentParser:
     classify.add_argument("--profile", action="store_true", help="print a table of the layers: kernel, time, speed")
     classify.add_argument("--plot", metavar="FILE.png", help="draw the photo beside the time of each layer")
     classify.set_defaults(run=_classify)
+
+    run = commands.add_parser("run", help="run an ONNX model on arrays, on a picture or on random numbers, and time it")
+    model_commands.add_run_arguments(run, _positive)
+    run.set_defaults(run=_run)
+
+    inspect = commands.add_parser("inspect", help="say what is in an ONNX model, and what would run each of its nodes")
+    model_commands.add_inspect_arguments(inspect, _positive)
+    inspect.set_defaults(run=_inspect)
 
     bench = commands.add_parser("bench", help="race this package against other engines on this machine")
     bench_command.add_arguments(bench, _positive)
@@ -147,6 +160,18 @@ def _bench(options: argparse.Namespace) -> int:
     return work()
 
 
+def _run(options: argparse.Namespace) -> int:
+    with _told(ValueError, OSError, ImportError, MemoryError):
+        work = model_commands.prepare_run(options, _compile, _time)
+    return work()
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    with _told(ValueError, OSError, ImportError):
+        work = model_commands.prepare_inspect(options)
+    return work()
+
+
 def _classify(options: argparse.Namespace) -> int:
     from . import models
 
@@ -163,7 +188,8 @@ def _classify(options: argparse.Namespace) -> int:
     for photo in photos:
         logits = network(photo.x, options.threads)
         best = _print_classes(photo.label, logits[0], options.top, network)
-        print(f"  {_time(network, photo.x, options.threads)}")
+        _, line = _time(partial(network, photo.x, options.threads), options.threads)
+        print(f"  {line}")
     if options.profile or options.plot is not None:
         report = network.profile(photos[0].x, num_threads=options.threads)
         if options.profile:
@@ -190,20 +216,12 @@ def _default_photo() -> Path:
 def _read_photo(path: Path, network: Network) -> _Photo:
     from .models import pictures
 
-    with _told(ImportError):
-        pillow = pictures.import_pillow()
-    try:
-        with pillow.open(path) as image:
-            label = f"{path.name} ({image.width} x {image.height})"
-            return _Photo(label, network.preprocess(image), pictures.crop(image))
-    except OSError as error:
-        reason = error.strerror or "not an image that Pillow can read"
-        raise UsageError(f"{path}: {reason}") from error
-    except Exception as error:  # Pillow's decoders raise all sorts of errors on damaged files
-        raise UsageError(f"{path}: not a readable image ({error})") from error
+    with _told(ImportError, ValueError), model_commands.opened_picture(path) as image:
+        label = f"{path.name} ({image.width} x {image.height})"
+        return _Photo(label, network.preprocess(image), pictures.crop(image))
 
 
-def _compile(network: Network, shape: tuple[int, ...], threads: int | None) -> None:
+def _compile(network: Network | Model, shape: Any, threads: int | None) -> None:
     """Run every layer once, with a progress bar where somebody watches."""
     try:
         from tqdm import tqdm
@@ -239,18 +257,18 @@ def _print_classes(label: str, logits: np.ndarray, top: int, network: Network) -
     return best
 
 
-def _time(network: Network, x: np.ndarray, threads: int | None) -> str:
-    """The network's time on `x`, which has run before, as a line of text."""
+def _time(run: Callable[[], object], threads: int | None) -> tuple[float, str]:
+    """The median time, in seconds, of something that has run before; and a line of text about it."""
     from . import get_num_threads
 
     times: list[float] = []
     while len(times) < _RUNS and (len(times) < 3 or sum(times) < _MAX_SECONDS):
         begin = time.perf_counter()
-        network(x, threads)
+        run()
         times.append(time.perf_counter() - begin)
     count = threads if threads is not None else get_num_threads()
     how = f"median of {len(times)} warmed-up runs, {count} thread{'s' * (count != 1)}"
-    return f"time: {median(times) * 1e3:.2f} ms ({how})"
+    return median(times), f"time: {median(times) * 1e3:.2f} ms ({how})"
 
 
 def _check_plot(path: Path, images: int) -> None:

@@ -17,7 +17,19 @@ from .epilogue import Activation
 from .grid import cut
 from .pipeline import Node, Pass
 
-__all__ = ["GlobalAveragePool", "PixelKernel", "add", "copy", "fill", "mapped", "pool", "scale", "softmax", "turn"]
+__all__ = [
+    "GlobalAveragePool",
+    "PixelKernel",
+    "add",
+    "copy",
+    "fill",
+    "layer_norm",
+    "mapped",
+    "pool",
+    "scale",
+    "softmax",
+    "turn",
+]
 
 #: Elements that are one row of the grid of `add`.
 _RUN = 4096
@@ -180,6 +192,17 @@ def fill(shape: tuple[int, ...], dtype: np.dtype, value: float) -> PixelKernel |
     """One value everywhere."""
     fields = {"height": prod(shape), "width": _RUN, "low": value}
     return _made("fill", dtype, shape, shape, -(-prod(shape) // _RUN), fields)
+
+
+def layer_norm(
+    rows: int, scale: np.ndarray, bias: np.ndarray | None, epsilon: float, dtype: np.dtype
+) -> PixelKernel | None:
+    """Layer normalisation of `rows` rows of as many channels as `scale` has."""
+    channels = scale.size
+    kept = np.array([scale.reshape(-1), np.zeros(channels) if bias is None else bias.reshape(-1)], dtype)
+    weights = kept.ctypes.data
+    fields = {"in_channels": channels, "alpha": epsilon, "weights": weights, "bias": weights + kept.strides[0]}
+    return _made("layer_norm", dtype, (rows, channels), (rows, channels), rows, fields, kept)
 
 
 def turn(shape: tuple[int, ...], dtype: np.dtype) -> PixelKernel | None:

@@ -5,13 +5,15 @@ They are small: fewer blocks than the originals, every sort of block that those 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["NETWORKS", "Builder"]
+from dwcpu.models import architectures
+
+__all__ = ["NETWORKS", "Builder", "architecture_model"]
 
 
 class Builder:
@@ -268,6 +270,40 @@ def audio(**options: Any) -> bytes:
     x = b.add("ReduceMean", x, b.ints(2), keepdims=0)
     x = b.add("Add", b.add("MatMul", x, b.random(64, 12, scale=0.1)), b.random(12))
     return b.model("audio", [x], x_shape=("n", 40, "t"))
+
+
+def architecture_model(
+    architecture: architectures.Architecture, weights: Mapping[str, np.ndarray], *, folded: bool = False
+) -> bytes:
+    """One of our networks in ONNX, NCHW, every BatchNorm a node of its own or, if `folded`, part of the convolution."""
+    b = Builder()
+    at = "x"
+    for block in architecture.blocks:
+        begin = at
+        for conv in block.convolutions:
+            (top, bottom), (left, right) = conv.padding
+            norm = [np.asarray(weights[f"{conv.norm}.{part}"], np.float64) for part in _NORM]
+            w = np.asarray(weights[conv.weight + ".weight"], np.float64)
+            inputs = [at, b.constant(w)]
+            if folded:
+                gamma, beta, mean, variance = norm
+                factor = gamma / np.sqrt(variance + architecture.eps)
+                inputs = [at, b.constant(w * factor[:, None, None, None]), b.constant(beta - mean * factor)]
+            at = b.add(
+                "Conv", *inputs, strides=[conv.stride] * 2, pads=[top, left, bottom, right],
+                group=conv.in_channels if conv.kind == "depthwise" else 1,
+            )  # fmt: skip
+            if not folded:
+                at = b.add("BatchNormalization", at, *map(b.constant, norm), epsilon=architecture.eps)
+            at = b.act(at, conv.activation)
+        if block.residual:
+            at = b.add("Add", at, begin)
+    at = b.add("Flatten", b.add("GlobalAveragePool", at))
+    dense, bias = (b.constant(weights[f"{architecture.classifier}.{part}"]) for part in ("weight", "bias"))
+    return b.model(architecture.name, [b.add("Gemm", at, dense, bias, transB=1)], opset=17)
+
+
+_NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 #: Name -> how to write it, and input shapes to try.

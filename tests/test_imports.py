@@ -71,7 +71,8 @@ ALLOWED: dict[str, set[str]] = {
         "runtime",
     },
     "bench_command": set(),
-    "cli": {"models", "ops", "layers", "runtime", "bench_command"},
+    "model_commands": {"graph", "models", "runtime"},
+    "cli": {"models", "ops", "layers", "runtime", "bench_command", "model_commands"},
     "__main__": {"cli"},
     "benchmarks": FRONT_DOOR | {"models", "__init__"},  # there in an installed copy only
     "__init__": FRONT_DOOR | {"graph", "models", "tuning"},

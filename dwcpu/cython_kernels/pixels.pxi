@@ -12,6 +12,7 @@ cdef enum:
     PADDED = 2      # of all taps of the window
     POOLED = 4      # vectors of channels side by side
     COPY_AXES = 5
+    SUMS = 16
 
 
 cdef void add_images(
@@ -200,6 +201,49 @@ cdef void softmax(
             target[at] = target[at] / total
 
 
+cdef inline real sum_of(const real *x, i64 count, real centre, const bint squares) noexcept nogil:
+    """Sum of x, or of (x - centre)^2, in SUMS parts that are added in order: the same whatever vectors there are."""
+    cdef real parts[SUMS]
+    cdef real d
+    cdef i64 at = 0, i
+    for i in range(SUMS):
+        parts[i] = 0
+    while at + SUMS <= count:
+        for i in range(SUMS):
+            d = x[at + i] - centre if squares else x[at + i]
+            parts[i] += d * d if squares else d
+        at += SUMS
+    for i in range(count - at):
+        d = x[at + i] - centre if squares else x[at + i]
+        parts[i] += d * d if squares else d
+    for i in range(1, SUMS):
+        parts[0] += parts[i]
+    return parts[0]
+
+
+cdef void layer_norm(
+    const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
+    i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
+) noexcept nogil:
+    """(x - mean) / sqrt(variance + plan.alpha) of every row of plan.in_channels, times scale plus bias.
+
+    plan.weights points to the scale of every channel, plan.bias to their biases.
+    """
+    cdef i64 count = plan.in_channels, row, at
+    cdef const real *scale = <const real *> plan.weights
+    cdef const real *bias = <const real *> plan.bias
+    cdef const real *source
+    cdef real *target
+    cdef real mean, inverse
+    for row in range(row_begin, row_end):
+        source = x + row * count
+        target = out + row * count
+        mean = sum_of(source, count, 0, False) / <real> count
+        inverse = 1 / v_root(sum_of(source, count, mean, True) / <real> count + <real> plan.alpha)
+        for at in range(count):
+            target[at] = (source[at] - mean) * inverse * scale[at] + bias[at]
+
+
 cdef inline void turn_row(const int channels, i64 width, i64 plane, const real *x, real *out) noexcept nogil:
     cdef i64 w
     cdef int c
@@ -286,6 +330,7 @@ def pixels():
         "average_pool": <uintptr_t> &average_pool,
         "copy": <uintptr_t> &copy_strided,
         "fill": <uintptr_t> &fill,
+        "layer_norm": <uintptr_t> &layer_norm,
         "map": <uintptr_t> &map_images,
         "max_pool": <uintptr_t> &max_pool,
         "padded_pool": <uintptr_t> &padded_pool,

@@ -181,6 +181,15 @@ V_INLINE vec v_at_most(vec v, vec high) {
 
 V_INLINE vec v_clamp(vec v, vec low, vec high) { return v_at_most(v_at_least(v, low), high); }
 
+/* Square root of one number: what the compiler makes of it, an instruction, rounds correctly. */
+V_INLINE real v_root(real a) {
+#if DWCPU_DOUBLE
+    return __builtin_sqrt(a);
+#else
+    return __builtin_sqrtf(a);
+#endif
+}
+
 /* The larger of two; NaN if either is. */
 V_INLINE vec v_maximum(vec a, vec b) {
     vec_bits nan = (vec_bits)(a != a);

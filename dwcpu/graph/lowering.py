@@ -161,10 +161,10 @@ def _chain(planner: Planner, node: Node, operands: list[Operand]) -> list[Operan
 
     def make(activation: Any) -> Any:
         if expand:
-            del options["dilation"]
+            plain = {name: option for name, option in options.items() if name != "dilation"}
             return InvertedResidual(
                 _filters(expand[0][1])[0, 0], dw, pw, *biases, expand_activation=activations[0],
-                dw_activation=activations[1], **options,
+                dw_activation=activations[1], **plain,
             )  # fmt: skip
         return SeparableConv2d(dw, pw, *biases, dw_activation=activations[0], pw_activation=activation, **options)
 
@@ -417,6 +417,25 @@ def _softmax(planner: Planner, node: Node, operands: list[Operand]) -> list[Oper
     return None if kernel is None else [planner.run_kernel("softmax", kernel, source, None, out)]
 
 
+def _layer_norm(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
+    """LayerNormalization over the last axis, with constants."""
+    x, scale, bias = (*operands, None)[:3]
+    if not _floats(x, scale) or not _known(bias) or len([name for name in node.outputs if name]) > 1:
+        return None
+    assert isinstance(x, Symbol) and isinstance(scale, np.ndarray)
+    array = x.array
+    if axis_of(node, array, -1) != array.ndim - 1 or scale.size != array.shape[-1]:
+        return None
+    if isinstance(bias, np.ndarray) and bias.size != scale.size:
+        return None
+    rows = array.size // array.shape[-1]
+    known_bias = bias if isinstance(bias, np.ndarray) else None
+    kernel = pixels.layer_norm(rows, scale, known_bias, float(node.get("epsilon", 1e-5)), array.dtype)
+    if kernel is None:
+        return None
+    return [planner.run_kernel("layer_norm", kernel, planner.matrix(x), None, np.empty(array.shape, array.dtype))]
+
+
 def _copied_apart(planner: Planner, *operands: Operand) -> bool:
     """Whether kernels can copy these: arrays of 4 or 8 bytes an element that they can read."""
     return all(
@@ -497,6 +516,7 @@ LOWERINGS: dict[str, Lowering] = {
     "Div": _with_number,
     "GlobalAveragePool": _mean,
     "InvertedResidual": _chain,
+    "LayerNormalization": _layer_norm,
     "MatMul": _product,
     "MaxPool": _pool,
     "Mul": _scaled,

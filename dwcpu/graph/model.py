@@ -42,6 +42,10 @@ class Model:
     name : str
     inputs, outputs : tuple of Spec
         Name, dtype and declared shape of each.
+    graph : Graph
+        The network as it was read, every operator in its newest version; for looking at, not for changing.
+    simplified : Graph
+        What passes have made of it, and plans are made of.
 
     Notes
     -----
@@ -61,9 +65,9 @@ class Model:
     """
 
     def __init__(self, graph: Graph, threads: int | None = None, without: Collection[str] = ()) -> None:
-        self._graph, self._without = graph, tuple(without)
+        self.graph, self._without = graph, tuple(without)
         self._threads = None if threads is None else thread_count(threads, "load_onnx")
-        self._optimised = optimise(graph, without)
+        self.simplified = optimise(graph, without)
         self.name = graph.name
         self.inputs: tuple[Spec, ...] = tuple(graph.inputs)
         self.outputs: tuple[Spec, ...] = tuple(graph.outputs)
@@ -74,11 +78,11 @@ class Model:
         self._arenas = Arenas()
 
     def __reduce__(self) -> tuple:
-        return _revived, (store.dump(self._graph), self._threads, self._without)
+        return _revived, (store.dump(self.graph), self._threads, self._without)
 
     def __repr__(self) -> str:
         inputs, outputs = ("; ".join(map(str, specs)) for specs in (self.inputs, self.outputs))
-        return f"<Model {self.name!r}: ({inputs}) -> ({outputs}), {len(self._optimised.nodes)} nodes>"
+        return f"<Model {self.name!r}: ({inputs}) -> ({outputs}), {len(self.simplified.nodes)} nodes>"
 
     def __call__(
         self,
@@ -198,7 +202,7 @@ class Model:
         """Node by node: for shapes that depend on values."""
         inputs = [_logical(array, last) for array in given]
         with self._told(inputs):
-            return eager.run(self._graph, dict(zip((spec.name for spec in self.inputs), inputs, strict=True)))
+            return eager.run(self.graph, dict(zip((spec.name for spec in self.inputs), inputs, strict=True)))
 
     @contextmanager
     def _told(self, inputs: Sequence[np.ndarray]) -> Iterator[None]:
@@ -224,7 +228,7 @@ class Model:
         if all(array.size for array in given):
             with self._told(inputs):
                 try:
-                    plan = make_plan(self._optimised, self._layers, inputs, threads, last, self._arenas, progress)
+                    plan = make_plan(self.simplified, self._layers, inputs, threads, last, self._arenas, progress)
                 except Dynamic:
                     plan = None
         self._plans = dict([*list(self._plans.items())[1 - _MAX_PLANS :], (key, plan)])
@@ -248,7 +252,7 @@ class Model:
         with background.waiting():
             self._plan(given, self._channels_last(layout), self._count(num_threads), progress)
             if progress is not None:
-                total = len(self._optimised.nodes)
+                total = len(self.simplified.nodes)
                 progress(total, total, "")
             self(*given, layout=layout, num_threads=num_threads)
 
@@ -293,7 +297,7 @@ class Model:
         plan = self._planned(given, self._channels_last(layout), threads)
         shapes = ", ".join("x".join(map(str, array.shape)) for array in given)
         memory = plan.pipeline.arena_bytes, plan.pipeline.value_bytes
-        return Report(f"{self.name}, input {shapes}", tuple(plan.rows), memory=memory)
+        return Report(f"{self.name}, input {shapes}", tuple(entry.row for entry in plan.entries), memory=memory)
 
     def _planned(self, given: list[np.ndarray], last: bool, threads: int) -> Plan:
         with background.waiting():
@@ -337,13 +341,14 @@ class Model:
         runs = normalise_int(runs, "runs", "profile")
         given, last, threads = self._given(args, {}), self._channels_last(layout), self._count(num_threads)
         plan = self._planned(given, last, threads)
-        times: list[list[float]] = [[] for _ in plan.rows]
+        times: list[list[float]] = [[] for _ in plan.entries]
         for run in range(runs + 1):
             bases, _ = self._memory(plan, given, last)
             for all_runs, seconds in zip(times, plan.pipeline.timed(*bases), strict=True):
                 all_runs += [seconds] if run else []
         peak = runtime.fma_peak(np.float32, threads)
-        rows = [row.timed(median(all_runs), peak) for row, all_runs in zip(plan.rows, times, strict=True)]
+        pairs = zip(plan.entries, times, strict=True)
+        rows = [entry.row.timed(median(all_runs), peak) for entry, all_runs in pairs]
         shapes = ", ".join("x".join(map(str, array.shape)) for array in given)
         title = f"{self.name}, input {shapes}, {threads} thread{'s' * (threads != 1)}, median of {runs} runs"
         return Report(title, tuple(rows), peak)
@@ -359,7 +364,7 @@ class Model:
         target = Path(path)
         aside = target.with_name(f"{target.name}.{os.getpid()}.part")
         try:
-            aside.write_bytes(store.dump(self._graph))
+            aside.write_bytes(store.dump(self.graph))
             aside.replace(target)
         finally:
             aside.unlink(missing_ok=True)
@@ -414,8 +419,8 @@ def load_onnx(
         Folder in which weights lie that the model keeps in files of their own. Nothing outside it is read, and without
         it no other file at all.
     without : collection of str
-        Passes to leave out when the graph is simplified, for finding out what one of them does: "constants", "affine",
-        "activations", "residuals", "epilogues", "chains".
+        Passes to leave out when the graph is simplified, for finding out what one of them does: "constants",
+        "activations", "norms", "affine", "residuals", "epilogues", "chains".
 
     Returns
     -------

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from ..pipeline import Arenas, Builder, Pipeline, Value, given
 from ..pipeline import Node as Step
 from ..report import LayerRow
 from .ir import Graph, Node
-from .operators import OPERATORS, Operator
+from .operators import OPERATORS, Operator, check_size
 
 __all__ = ["Dynamic", "Plan", "Planner", "Symbol", "is_channel_last", "make_plan", "same_order"]
 
@@ -79,7 +79,33 @@ def is_channel_last(array: np.ndarray) -> bool:
 
 def channel_last(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """An uninitialised array (N, C, …) that has its channels last in memory."""
+    check_size(shape, dtype)
     return np.moveaxis(np.empty((shape[0], *shape[2:], shape[1]), dtype), -1, 1)
+
+
+class Entry(NamedTuple):
+    """What a plan does for one node. `layer` is what runs it, on images of `layer_shape`, if a layer does."""
+
+    name: str
+    in_shape: tuple[int, ...]
+    out_shape: tuple[int, ...]
+    kernel: str
+    elements: int
+    bytes: int
+    layer: Any
+    layer_shape: tuple[int, ...]
+    threads: int
+
+    @property
+    def row(self) -> LayerRow:
+        """The row of a report. It has the bound, for which the machine's limits are measured at first."""
+        if self.layer is not None:
+            choice = self.layer.explain(self.layer_shape, self.threads)
+            cost = choice.flops, choice.bytes, choice.bound_us
+            return LayerRow(self.name, choice.kernel, self.in_shape, self.out_shape, *cost)
+        busy = self.kernel not in ("shape", "view", "constant")
+        cost = (self.elements, self.bytes, None) if busy else (0, 0, None)
+        return LayerRow(self.name, self.kernel, self.in_shape, self.out_shape, *cost)
 
 
 @dataclass(frozen=True)
@@ -94,8 +120,8 @@ class Plan:
         Arrays without contents, of the shapes, dtypes and memory orders of the outputs; or with contents, where an
         output is known already: `known` says so.
     known : list of bool
-    rows : list of LayerRow
-        What each node does.
+    entries : list of Entry
+        What is done for each node.
     jobs : list of background.Job
         For kernels that others stand in for.
     """
@@ -103,7 +129,7 @@ class Plan:
     pipeline: Pipeline
     outputs: list[np.ndarray]
     known: list[bool]
-    rows: list[LayerRow]
+    entries: list[Entry]
     jobs: list[background.Job]
 
 
@@ -123,7 +149,7 @@ class Planner:
         self._layers = layers
         self.builder = Builder()
         self.operands: dict[str, Operand] = {"": None, **graph.constants}
-        self.rows: list[LayerRow] = []
+        self.entries: list[Entry] = []
         self.jobs: list[background.Job] = []
         self._images: dict[Any, Symbol] = {}
         self._number = 0
@@ -258,7 +284,7 @@ class Planner:
         for name, result in zip(node.outputs, results, strict=False):
             if name:
                 self.operands[name] = result
-        self.rows.append(self._described(node, operands, results))
+        self.entries.append(self._described(node, operands, results))
 
     def _by_numpy(self, operator: Operator, node: Node, operands: list[Operand]) -> list[Operand]:
         symbols = [operand for operand in operands if isinstance(operand, Symbol)]
@@ -344,18 +370,14 @@ class Planner:
         self.move(source, array, target, made.reshape(array.shape))
         return target
 
-    def _described(self, node: Node, operands: list[Operand], results: Sequence[Operand]) -> LayerRow:
+    def _described(self, node: Node, operands: list[Operand], results: Sequence[Operand]) -> Entry:
         shapes = [each.shape for each in self._arrays([*operands[:1], *list(results)[:1]]) if each is not None]
         in_shape, out_shape = (shapes[0], shapes[-1]) if shapes else ((), ())
-        if "layer" in self._row:
-            layer, shape = self._row["layer"]
-            choice = layer.explain(shape, self.threads)
-            return LayerRow(node.name, choice.kernel, in_shape, out_shape, choice.flops, choice.bytes, choice.bound_us)
-        touched = [each.array.nbytes for each in (*operands, *results) if isinstance(each, Symbol)]
+        layer, shape = self._row.get("layer") or (None, ())
         kernel = self._row.get("kernel") or "shape"
-        busy = kernel not in ("shape", "view", "constant")
+        touched = sum(each.array.nbytes for each in (*operands, *results) if isinstance(each, Symbol))
         elements = sum(each.array.size for each in results if isinstance(each, Symbol))
-        return LayerRow(node.name, kernel, in_shape, out_shape, elements if busy else 0, sum(touched) if busy else 0)
+        return Entry(node.name, in_shape, out_shape, kernel, elements, touched, layer, shape, self.threads)
 
     # --- inputs and outputs -------------------------------------------------------------------------------------------
 
@@ -374,7 +396,7 @@ class Planner:
         wanted = np.empty(source.shape, source.dtype)
         if channels_last and source.ndim == 4:
             wanted = channel_last(source.shape, source.dtype)
-        buffer = given(2) if number == 0 else given(2 + inputs - 1 + number)
+        buffer = given(2) if number == 0 else given(2 + max(inputs - 1, 0) + number)
         target = Symbol(wanted, buffer, _address(wanted), wanted)
         value, other = operand.value(), target.value()
         whole = value.offset == 0 and self._size(operand) == wanted.nbytes and same_order(source, wanted)
@@ -428,4 +450,6 @@ def make_plan(
         planner.add(number, node)
     outputs = [planner.give(at, len(inputs), spec.name, channels_last) for at, spec in enumerate(graph.outputs)]
     pipeline = Pipeline(planner.builder, max(len(graph.nodes), 1), arenas)
-    return Plan(pipeline, [array for array, _ in outputs], [known for _, known in outputs], planner.rows, planner.jobs)
+    return Plan(
+        pipeline, [array for array, _ in outputs], [known for _, known in outputs], planner.entries, planner.jobs
+    )

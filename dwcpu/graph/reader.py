@@ -15,7 +15,7 @@ import numpy as np
 
 from .errors import UnsupportedOperator
 from .ir import Graph, Node, Spec
-from .operators import OPERATORS
+from .operators import OPERATORS, OURS
 from .versions import OLDEST, modernise
 
 __all__ = ["read"]
@@ -227,8 +227,9 @@ class _Reader:
             return self._constant(node)
         if node.op == "Cast":
             node.attributes["to"] = self._dtype(int(node.get("to", 0)), name)
+        known = node.op not in OURS
         made = modernise(node, opset, self._keep)
-        operator = OPERATORS.get(node.op)
+        operator = OPERATORS.get(node.op) if known else None
         if operator is None:
             self._problems.append((f"operator {node.op}", name))
             return []

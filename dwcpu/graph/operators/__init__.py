@@ -3,6 +3,17 @@
 from __future__ import annotations
 
 from . import convolution, elementwise, moving, pooling, reducing, resizing
-from .registry import OPERATORS, Operator
+from .registry import OPERATORS, OURS, Operator, check_size
 
-__all__ = ["OPERATORS", "Operator", "convolution", "elementwise", "moving", "pooling", "reducing", "resizing"]
+__all__ = [
+    "OPERATORS",
+    "OURS",
+    "Operator",
+    "check_size",
+    "convolution",
+    "elementwise",
+    "moving",
+    "pooling",
+    "reducing",
+    "resizing",
+]

@@ -283,7 +283,12 @@ def activation(node: Node, arrays: Arrays, outs: Arrays) -> None:
 # --- types ------------------------------------------------------------------------------------------------------------
 
 
-@into("Cast", empty=lambda node, x: like(x, dtype=node.get("to")))
+def _check_cast(node: Node) -> str | None:
+    exponent_only = isinstance(node.get("to"), np.dtype) and node.get("to").name == "float8_e8m0fnu"
+    return "to=float8_e8m0" if exponent_only else None
+
+
+@into("Cast", check=_check_cast, empty=lambda node, x: like(x, dtype=node.get("to")))
 def cast(node: Node, arrays: Arrays, outs: Arrays) -> None:
     """To the type that the attribute `to` names; out of range as C does it, but for `saturate` of float8."""
     x, out = arrays[0], outs[0]
@@ -292,7 +297,7 @@ def cast(node: Node, arrays: Arrays, outs: Arrays) -> None:
     if out.dtype.kind == "O":
         out[...] = np.array([str(value) for value in x.reshape(-1)], object).reshape(x.shape)
         return
-    if out.dtype.name.startswith("float8") and node.get("saturate", 1) and out.dtype.name != "float8_e8m0fnu":
+    if out.dtype.name.startswith("float8") and node.get("saturate", 1):
         import ml_dtypes  # which has made this type known to NumPy, or there would be none
 
         top = float(ml_dtypes.finfo(out.dtype).max)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..ir import Node
-from .registry import general, into, like, view
+from .registry import check_size, general, into, like, view
 
 Arrays = list[Any]
 
@@ -160,13 +160,18 @@ def constant(node: Node) -> np.ndarray:
 def constant_of_shape(node: Node, shape: np.ndarray) -> np.ndarray:
     """One value everywhere."""
     value = node.get("value", np.zeros(1, np.float32))
+    check_size(tuple(integers(shape)), value.dtype)
     return np.full(tuple(integers(shape)), value.reshape(-1)[0], value.dtype)
 
 
 @general("Range", shaping=(0, 1, 2))
 def range_(node: Node, start: np.ndarray, limit: np.ndarray, delta: np.ndarray) -> np.ndarray:
     """Numbers from `start` to below `limit`."""
-    return np.arange(start.item(), limit.item(), delta.item(), dtype=start.dtype)
+    first, last, step = start.item(), limit.item(), delta.item()
+    if step == 0:
+        raise ValueError(f"Range {node.name!r}: the step is 0")
+    check_size((max(0, int((last - first) / step)),), start.dtype)
+    return np.arange(first, last, step, dtype=start.dtype)
 
 
 # --- copies -----------------------------------------------------------------------------------------------------------
@@ -191,12 +196,15 @@ def concat(node: Node, arrays: Arrays, outs: Arrays) -> None:
 @general("Tile", shaping=(1,))
 def tile(node: Node, x: np.ndarray, repeats: np.ndarray) -> np.ndarray:
     """Repeated along every axis."""
-    return np.tile(x, integers(repeats))
+    times = integers(repeats)
+    check_size((x.size, *times), x.dtype)
+    return np.tile(x, times)
 
 
 @general("Gather")
 def gather(node: Node, x: np.ndarray, indices: np.ndarray) -> np.ndarray:
     """Entries of an axis by number, negative ones from the end."""
+    check_size((*indices.shape, x.size // max(x.shape[axis_of(node, x)], 1)), x.dtype)
     return np.take(x, indices, axis_of(node, x))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..ir import Node
 from .moving import axis_of, integers
-from .registry import into, like
+from .registry import check_size, into, like
 
 Arrays = list[Any]
 
@@ -39,6 +39,16 @@ _REDUCTIONS = {
 }
 
 
+def _bound(op: str, dtype: np.dtype) -> Any:
+    """The largest of no elements, or the smallest."""
+    if dtype.kind == "b":
+        return op == "ReduceMin"
+    if dtype.kind == "f":
+        return -np.inf if op == "ReduceMax" else np.inf
+    limits = np.iinfo(dtype)
+    return limits.min if op == "ReduceMax" else limits.max
+
+
 @into(*_REDUCTIONS, "ReduceL1", "ReduceL2", "ReduceSumSquare", empty=_reduced, shaping=(1,))
 def reduce(node: Node, arrays: Arrays, outs: Arrays) -> None:
     """Over some axes, or all."""
@@ -49,11 +59,15 @@ def reduce(node: Node, arrays: Arrays, outs: Arrays) -> None:
     elif node.op == "ReduceL1":
         x = np.abs(x)
     keep = bool(node.get("keepdims", 1))
-    function: Any = _REDUCTIONS.get(node.op, np.sum)
-    if node.op == "ReduceMean" and x.dtype.kind not in "fc":
-        np.copyto(out, np.mean(x, gone, keepdims=keep), casting="unsafe")
+    if node.op == "ReduceMean" and (x.dtype.kind not in "fc" or x.size == 0):
+        count = x.size // max(out.size, 1)
+        np.copyto(out, np.divide(np.sum(x, gone, keepdims=keep), count), casting="unsafe")
         return
-    function(x, gone, out=out, keepdims=keep)
+    function: Any = _REDUCTIONS.get(node.op, np.sum)
+    extra = {}
+    if x.size == 0 and node.op in ("ReduceMax", "ReduceMin"):
+        extra["initial"] = _bound(node.op, x.dtype)
+    function(x, gone, out=out, keepdims=keep, **extra)
     if node.op == "ReduceL2":
         np.copyto(out, np.sqrt(out), casting="unsafe")
 
@@ -192,6 +206,7 @@ def _product_empty(node: Node, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     sizes = [*np.broadcast_shapes(left[:-2], right[:-2])]
     sizes += [left[-2]] if a.ndim > 1 else []
     sizes += [right[-1]] if b.ndim > 1 else []
+    check_size(tuple(sizes), a.dtype)
     return np.empty(sizes, a.dtype)
 
 
@@ -216,6 +231,7 @@ def gemm_operands(node: Node, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray,
 
 def _gemm_empty(node: Node, a: np.ndarray, b: np.ndarray, c: Any = None) -> np.ndarray:
     left, right = gemm_operands(node, a, b)
+    check_size((left.shape[0], right.shape[1]), a.dtype)
     return np.empty((left.shape[0], right.shape[1]), a.dtype)
 
 

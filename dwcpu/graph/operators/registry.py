@@ -19,13 +19,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from ..ir import Node
 
-__all__ = ["OPERATORS", "Operator", "broadcast", "general", "into", "like", "view"]
+__all__ = ["OPERATORS", "OURS", "Operator", "broadcast", "check_size", "general", "into", "like", "view"]
 
 #: ``function(node, *arrays)``
 Function = Callable[..., Any]
@@ -74,6 +75,9 @@ class Operator:
 
 OPERATORS: dict[str, Operator] = {}
 
+#: Operators that passes and `versions` make, and no file may name.
+OURS = ("Activation", "Affine", "Align", "InvertedResidual", "Separable")
+
 
 def view(*names: str, shaping: tuple[int, ...] = (), check: Check | None = None) -> Callable[[Function], Function]:
     """Register a function that gives views of its first input."""
@@ -107,9 +111,26 @@ def into(
     return register
 
 
+#: Bytes of a tensor at most.
+_MOST_BYTES = 1 << 34
+
+
+def check_size(shape: tuple[int, ...], dtype: Any) -> None:
+    """Refuse a tensor that a file asks for and no machine has room for, before it is made.
+
+    Raises
+    ------
+    ValueError
+    """
+    size = prod(shape) * np.dtype(dtype).itemsize
+    if size > _MOST_BYTES or min(shape, default=0) < 0:
+        raise ValueError(f"a tensor of shape {tuple(shape)} takes {size} bytes; {_MOST_BYTES} is the limit")
+
+
 def like(x: np.ndarray, shape: tuple[int, ...] | None = None, dtype: Any = None) -> np.ndarray:
     """An uninitialised array with the axes of `x` in its order of memory; of another shape or dtype if given."""
     shape = x.shape if shape is None else shape
+    check_size(shape, x.dtype if dtype is None else dtype)
     if len(shape) != x.ndim:
         return np.empty(shape, x.dtype if dtype is None else dtype)
     return np.empty_like(x, dtype=dtype, order="K", subok=False, shape=shape)

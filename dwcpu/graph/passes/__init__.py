@@ -10,6 +10,7 @@ from .affine import fold_affine
 from .chains import fuse_chains
 from .constants import fold_constants
 from .epilogues import fuse_activations, fuse_residuals
+from .norms import recognise_norms
 
 __all__ = ["PASSES", "optimise"]
 
@@ -17,6 +18,7 @@ __all__ = ["PASSES", "optimise"]
 PASSES = {
     "constants": fold_constants,
     "activations": recognise_activations,  # before a shift by 3 that is part of one goes into a bias
+    "norms": recognise_norms,
     "affine": fold_affine,
     "residuals": fuse_residuals,
     "epilogues": fuse_activations,

@@ -1,0 +1,616 @@
+"""``python -m dwcpu run`` and ``inspect``: what they print and write, and one clear line for what users get wrong."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+import numpy as np
+import pytest
+
+import dwcpu
+from dwcpu.cli import main
+
+onnx = pytest.importorskip("onnx")
+
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+from onnx_networks import NETWORKS, Builder  # noqa: E402
+
+FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
+TIME = r"time: \d+\.\d\d ms \(median of \d+ warmed-up runs, \d+ threads?\)"
+
+
+def written(path, nodes, inputs, outputs, constants=()) -> None:
+    """Write a model; inputs and outputs are (name, element type, shape)."""
+    specs = [[helper.make_tensor_value_info(*each) for each in group] for group in (inputs, outputs)]
+    tensors = [numpy_helper.from_array(array, name) for name, array in dict(constants).items()]
+    graph = helper.make_graph([helper.make_node(*node[:3], **node[3]) for node in nodes], path.stem, *specs, tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    path.write_bytes(model.SerializeToString())
+
+
+def same(path, shape, element=FLOAT, name="x", **options) -> None:
+    """Write a model that gives back its input."""
+    written(path, [("Identity", [name], ["y"], {})], [(name, element, shape)], [("y", element, None)], **options)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Models and arrays that the tests share."""
+    folder = tmp_path_factory.mktemp("cli_models")
+    b = Builder(0)
+    x = b.conv("x", 3, 8, 3, stride=2, act="relu6")
+    (folder / "net.onnx").write_bytes(b.model("net", [b.classifier(x, 8)]))
+    dwcpu.load_onnx(folder / "net.onnx").save(folder / "net.onnx.saved")
+    same(folder / "any.onnx", None)
+    same(folder / "open.onnx", ["n", 3, None, None])
+    same(folder / "fixed.onnx", [1, 3, 6, 8])
+    same(folder / "last.onnx", ["n", 6, 8, 3])
+    same(folder / "grey.onnx", [1, 1, 6, 8])
+    same(folder / "bytes.onnx", [1, 3, 6, 8], TensorProto.UINT8)
+    same(folder / "strings.onnx", [2], TensorProto.STRING)
+    same(folder / "vector.onnx", ["n", 4])
+    same(folder / "double.onnx", [2, 2], TensorProto.DOUBLE)
+    same(folder / "half.onnx", [1, 4], TensorProto.FLOAT16)
+    flags = [("flags", TensorProto.BOOL, [3])]
+    written(folder / "bool.onnx", [("Not", ["flags"], ["y"], {})], flags, [("y", TensorProto.BOOL, None)])
+    # Takes one size only: the rest of the graph is made for 6 x 8 pixels.
+    nodes = [("Flatten", ["x"], ["f"], {}), ("MatMul", ["f", "w"], ["y"], {})]
+    weights = {"w": np.ones((144, 2), np.float32)}
+    written(folder / "rigid.onnx", nodes, [("x", FLOAT, ["n", 3, "h", "w"])], [("y", FLOAT, None)], weights)
+    # Two inputs, two outputs; one is called as an argument of np.savez is.
+    nodes = [("Sub", ["a", "b"], ["file"], {}), ("Shape", ["a"], ["size"], {})]
+    pair = [("a", FLOAT, ["n"]), ("b", FLOAT, ["n"])]
+    written(folder / "pair.onnx", nodes, pair, [("file", FLOAT, None), ("size", INT64, None)])
+    # The shape of the output depends on values: there is no plan.
+    nodes = [("Reshape", ["x", "to"], ["y"], {})]
+    written(folder / "dynamic.onnx", nodes, [("x", FLOAT, [6]), ("to", INT64, [2])], [("y", FLOAT, None)])
+    written(folder / "constant.onnx", [("Neg", ["c"], ["y"], {})], [], [("y", FLOAT, None)], {"c": np.ones(2, "f")})
+    nodes = [("Div", ["x", "zero"], ["y"], {})]
+    written(folder / "infinite.onnx", nodes, [("x", FLOAT, [4])], [("y", FLOAT, None)], {"zero": np.zeros(1, "f")})
+    nodes = [("Einsum", ["x"], ["y"], {"equation": "ii"})]
+    written(folder / "unsupported.onnx", nodes, [("x", FLOAT, None)], [("y", FLOAT, None)])
+
+    (folder / "text.onnx").write_text("not a model")
+    (folder / "empty.onnx").write_bytes(b"")
+    (folder / "zip.onnx").write_bytes(b"PK and so on")
+    random = np.random.default_rng(0)
+    np.save(folder / "x.npy", random.standard_normal((1, 3, 6, 8)).astype(np.float32))
+    np.save(folder / "big_endian.npy", np.ones((1, 3, 6, 8), ">f4"))
+    np.save(folder / "double.npy", np.ones((1, 3, 6, 8)))
+    np.save(folder / "a.npy", np.array([5, 6, 7], np.float32))
+    np.save(folder / "b.npy", np.array([1, 2, 4], np.float32))
+    np.save(folder / "pickled.npy", np.array([{}], object), allow_pickle=True)
+    np.savez(folder / "pair.npz", a=np.array([5, 6, 7], np.float32), b=np.array([1, 2, 4], np.float32))
+    np.savez(folder / "one.npz", whatever=np.ones((1, 3, 6, 8), np.float32))
+    np.savez(folder / "odd.npz", a=np.ones(3, np.float32), c=np.ones(3, np.float32))
+    np.savez(folder / "pickled.npz", x=np.array([{}], object))
+    np.save(folder / "six.npy", np.arange(6, dtype=np.float32))
+    np.save(folder / "to.npy", np.array([2, 3]))
+    np.save(folder / "infinite.npy", np.array([1, -1, 0, 2], np.float32))
+    (folder / "text.npy").write_text("not an array")
+    (folder / "cut.npy").write_bytes((folder / "x.npy").read_bytes()[:150])
+    (folder / "cut.npz").write_bytes((folder / "one.npz").read_bytes()[:150])
+    (folder / "text.png").write_text("not a picture")
+    return folder
+
+
+@pytest.fixture
+def photo(folder):
+    """A picture, 8 wide and 6 high, that is red on its left and blue on its right."""
+    pillow = pytest.importorskip("PIL.Image", reason="Pillow, in the extra [demo], is not installed")
+    pixels = np.zeros((6, 8, 3), np.uint8)
+    pixels[:, :4, 0] = pixels[:, 4:, 2] = 255
+    pillow.fromarray(pixels).save(folder / "photo.png")
+    (folder / "cut.png").write_bytes((folder / "photo.png").read_bytes()[:48])
+    return folder / "photo.png"
+
+
+def run(arguments, capsys) -> tuple[int, str, str]:
+    status = main(list(map(str, arguments)))
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def outputs_of(arguments, tmp_path, capsys) -> tuple[dict[str, np.ndarray], str]:
+    """What a command writes with ``--output``, and what it prints."""
+    target = tmp_path / "y.npz"
+    status, out, err = run([*arguments, "--output", target], capsys)
+    assert (status, err) == (0, "")
+    assert f"outputs: {target}\n" in out
+    with np.load(target, allow_pickle=False) as loaded:
+        return {name: loaded[name] for name in loaded.files}, out
+
+
+# --- run: what it prints ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", ["net.onnx", "net.onnx.saved"])
+def test_arrays(file, folder, capsys):
+    x = np.load(folder / "x.npy")
+    wanted = dwcpu.load_onnx(folder / "net.onnx")(x)
+    status, out, err = run(["run", folder / file, "--input", folder / "x.npy", "--threads", "1"], capsys)
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert len(lines) == 7
+    head = re.fullmatch(r"(\S+): float32 \(1, 10\), min (\S+), mean (\S+), max (\S+)", lines[0])
+    found = [float(text) for text in head.groups()[1:]]
+    np.testing.assert_allclose(found, [wanted.min(), wanted.mean(), wanted.max()], rtol=1e-4)
+    order = np.argsort(-wanted[0])[:5]
+    assert [int(line.split()[0]) for line in lines[1:6]] == order.tolist()
+    np.testing.assert_allclose([float(line.split()[1]) for line in lines[1:6]], wanted[0, order], rtol=1e-4)
+    assert re.fullmatch(TIME, lines[6])
+    assert "1 thread)" in lines[6]
+
+
+def test_random_input(folder, capsys):
+    """The same numbers each time; sizes that the file leaves open are told."""
+    _, first, _ = run(["run", folder / "net.onnx", "--size", "16x12"], capsys)
+    status, out, err = run(["run", folder / "net.onnx", "--size", "16x12"], capsys)
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0].startswith("x: float32 (n, 3, h, w) leaves sizes open; (1, 3, 16, 12) is taken")
+    assert lines[1] == "x: random standard normal numbers, float32 (1, 3, 16, 12)"
+    assert lines[:-1] == first.splitlines()[:-1]
+
+
+@pytest.mark.parametrize(
+    ("file", "options", "line"),
+    [
+        ("net.onnx", [], "x: random standard normal numbers, float32 (1, 3, 224, 224)"),
+        ("fixed.onnx", [], "x: random standard normal numbers, float32 (1, 3, 6, 8)"),
+        ("fixed.onnx", ["--size", "4X5"], "x: random standard normal numbers, float32 (1, 3, 4, 5)"),
+        ("last.onnx", ["--size", "4x5"], "x: random standard normal numbers, float32 (1, 4, 5, 3)"),
+        ("vector.onnx", [], "x: random standard normal numbers, float32 (1, 4)"),
+        ("double.onnx", [], "x: random standard normal numbers, float64 (2, 2)"),
+        ("bytes.onnx", [], "x: random zeros and ones, uint8 (1, 3, 6, 8)"),
+        ("bool.onnx", [], "flags: random zeros and ones, bool (3,)"),
+    ],
+)
+def test_random_input_of_declared_shape(file, options, line, folder, capsys):
+    status, out, _ = run(["run", folder / file, *options], capsys)
+    assert status == 0
+    assert line in out.splitlines()
+    assert ("leaves sizes open" in out) == (file in ("net.onnx", "vector.onnx", "last.onnx"))
+
+
+def test_random_signal(folder, tmp_path, capsys):
+    write, _ = NETWORKS["audio"]
+    (tmp_path / "audio.onnx").write_bytes(write())
+    status, out, _ = run(["run", tmp_path / "audio.onnx"], capsys)
+    assert status == 0
+    assert "x: random standard normal numbers, float32 (1, 40, 224)" in out.splitlines()
+
+
+def test_what_is_not_finite(folder, capsys):
+    status, out, _ = run(["run", folder / "infinite.onnx", "--input", folder / "infinite.npy"], capsys)
+    assert status == 0
+    assert out.splitlines()[0] == "y: float32 (4,), 4 of 4 not finite"
+    status, out, _ = run(["run", folder / "any.onnx", "--input", folder / "a.npy"], capsys)
+    assert out.splitlines()[0] == "y: float32 (3,), min 5, mean 6, max 7"
+
+
+def test_empty_and_half_and_constant(folder, tmp_path, capsys):
+    np.save(tmp_path / "empty.npy", np.zeros((0, 4), np.float32))
+    status, out, _ = run(["run", folder / "any.onnx", "--input", tmp_path / "empty.npy"], capsys)
+    assert (status, out.splitlines()[0]) == (0, "y: float32 (0, 4)")
+    np.save(tmp_path / "half.npy", np.array([[1, np.nan, 3, np.inf]], np.float16))
+    status, out, _ = run(["run", folder / "half.onnx", "--input", tmp_path / "half.npy"], capsys)
+    assert status == 0
+    assert out.splitlines()[:5] == [
+        "y: float16 (1, 4), min 1, mean 2, max 3, 2 of 4 not finite", "  3  inf", "  2  3", "  0  1", "  1  nan",
+    ]  # fmt: skip
+    status, out, _ = run(["run", folder / "constant.onnx"], capsys)
+    assert (status, out.splitlines()[0]) == (0, "y: float32 (2,), min -1, mean -1, max -1")
+
+
+def test_profile(folder, capsys):
+    status, out, _ = run(["run", folder / "net.onnx", "--input", folder / "x.npy", "--profile"], capsys)
+    assert status == 0
+    for word in ("kernel", "us", "GFLOP/s", "of peak", "Conv.0", "Gemm", "total"):
+        assert word in out
+
+
+def test_without_a_plan(folder, tmp_path, capsys):
+    arguments = ["run", folder / "dynamic.onnx", "--input", folder / "six.npy", folder / "to.npy"]
+    outputs, _ = outputs_of(arguments, tmp_path, capsys)
+    np.testing.assert_array_equal(outputs["y"], [[0, 1, 2], [3, 4, 5]])
+    status, out, err = run([*arguments, "--profile"], capsys)
+    assert (status, out) == (2, "")
+    assert "--profile: " in err
+    assert "depend on the values" in err
+
+
+def test_progress_bar_is_not_needed(folder, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    assert run(["run", folder / "net.onnx", "--input", folder / "x.npy"], capsys)[0] == 0
+
+
+# --- run: inputs and outputs ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        ["a.npy", "b.npy"],
+        ["b=b.npy", "a=a.npy"],
+        ["b=b.npy", "a.npy"],
+        ["b.npy", "a=a.npy"],
+        ["pair.npz"],
+        ["a=pair.npz", "b=pair.npz"],
+        ["a=a.npy", "b=pair.npz"],
+    ],
+    ids=" ".join,
+)
+def test_several_inputs(inputs, folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    for arguments in (["--input", *inputs], [word for each in inputs for word in ("--input", each)]):
+        outputs, out = outputs_of(["run", "pair.onnx", *arguments], tmp_path, capsys)
+        assert list(outputs) == ["file", "size"]
+        np.testing.assert_array_equal(outputs["file"], [4, 4, 3])
+        np.testing.assert_array_equal(outputs["size"], [3])
+        assert "size: int64 (1,), min 3, mean 3, max 3" in out.splitlines()
+
+
+@pytest.mark.parametrize("file", ["one.npz", "x=one.npz", "big_endian.npy"])
+def test_one_input_may_have_any_name_and_byte_order(file, folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    outputs, _ = outputs_of(["run", "fixed.onnx", "--input", file], tmp_path, capsys)
+    np.testing.assert_array_equal(outputs["y"], np.ones((1, 3, 6, 8)))
+    assert outputs["y"].dtype == np.float32
+
+
+def test_names_with_equals_signs(folder, tmp_path, capsys):
+    """Of a file, and of an input."""
+    (tmp_path / "seed=1.npy").write_bytes((folder / "a.npy").read_bytes())
+    same(tmp_path / "net.onnx", ["n"], name="x=1")
+    for text in (tmp_path / "seed=1.npy", f"x=1={folder / 'a.npy'}"):
+        outputs, _ = outputs_of(["run", tmp_path / "net.onnx", "--input", text], tmp_path, capsys)
+        np.testing.assert_array_equal(outputs["y"], [5, 6, 7])
+
+
+def test_output_of_types_that_files_lack(tmp_path, capsys):
+    """bfloat16 is written as float32."""
+    nodes = [("Cast", ["x"], ["y"], {"to": TensorProto.BFLOAT16})]
+    written(tmp_path / "net.onnx", nodes, [("x", FLOAT, [2])], [("y", TensorProto.BFLOAT16, None)])
+    np.save(tmp_path / "x.npy", np.array([1, 2], np.float32))
+    outputs, out = outputs_of(["run", tmp_path / "net.onnx", "--input", tmp_path / "x.npy"], tmp_path, capsys)
+    assert outputs["y"].dtype == np.float32
+    np.testing.assert_array_equal(outputs["y"], [1, 2])
+    assert "y: bfloat16 (2,), min 1, mean 1.5, max 2" in out
+
+
+def test_external_data(folder, tmp_path, capsys):
+    """Weights in another file are read only with leave."""
+    array = np.array([1, 2, 3], np.float32)
+    nodes, (a, y) = [("Add", ["a", "w"], ["y"], {})], (("a", FLOAT, ["n"]), ("y", FLOAT, None))
+    written(tmp_path / "net.onnx", nodes, [a], [y], {"w": array})
+    model = onnx.load(tmp_path / "net.onnx")
+    (tmp_path / "weights").mkdir()
+    onnx.save(
+        model, tmp_path / "net.onnx", save_as_external_data=True, location="w.bin", size_threshold=0,
+    )  # fmt: skip
+    (tmp_path / "w.bin").rename(tmp_path / "weights" / "w.bin")
+    for command in ("run", "inspect"):
+        status, out, err = run([command, tmp_path / "net.onnx"], capsys)
+        assert (status, out) == (2, "")
+        assert "give --external-data DIR" in err
+        assert run([command, tmp_path / "net.onnx", "--external-data", tmp_path / "weights"], capsys)[0] == 0
+    arguments = ["run", tmp_path / "net.onnx", "--external-data", tmp_path / "weights", "--input", folder / "a.npy"]
+    outputs, _ = outputs_of(arguments, tmp_path, capsys)
+    np.testing.assert_array_equal(outputs["y"], [6, 8, 10])
+    pytest.importorskip("onnxruntime")
+    assert run([*arguments, "--compare", "onnxruntime"], capsys)[0] == 0
+
+
+# --- run: pictures ----------------------------------------------------------------------------------------------------
+
+
+def normalised(pixels) -> np.ndarray:
+    return (pixels - np.array([0.485, 0.456, 0.406])) / np.array([0.229, 0.224, 0.225])
+
+
+def red_and_blue(height=6, width=8) -> np.ndarray:
+    pixels = np.zeros((1, height, width, 3))
+    pixels[:, :, : width // 2, 0] = pixels[:, :, width // 2 :, 2] = 1
+    return pixels
+
+
+@pytest.mark.parametrize("file", ["open.onnx", "any.onnx", "fixed.onnx", "last.onnx"])
+def test_picture(file, photo, folder, tmp_path, capsys):
+    """Where the model says no size the picture keeps its own; channels go where the model says."""
+    outputs, out = outputs_of(["run", folder / file, "--input", photo], tmp_path, capsys)
+    wanted = normalised(red_and_blue())
+    wanted = wanted if file == "last.onnx" else wanted.transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(outputs["y"], wanted, atol=1e-5)
+    line = out.splitlines()[0]
+    assert line.startswith("photo.png (8 x 6): RGB, ")
+    assert ("at its own size" in line) == (file in ("open.onnx", "any.onnx"))
+    assert "ImageNet's mean" in line
+    assert f"float32 {wanted.shape} for 'x'" in line
+    assert "other preprocessing" in line
+
+
+@pytest.mark.parametrize("file", ["open.onnx", "fixed.onnx"])
+def test_picture_of_a_given_size(file, photo, folder, tmp_path, capsys):
+    arguments = ["run", folder / file, "--input", f"x={photo}", "--size", "12x16", "--raw"]
+    outputs, out = outputs_of(arguments, tmp_path, capsys)
+    assert outputs["y"].shape == (1, 3, 12, 16)
+    far_from_the_edge = np.r_[0:6, 10:16]
+    wanted = red_and_blue(12, 16).transpose(0, 3, 1, 2)[..., far_from_the_edge]
+    np.testing.assert_allclose(outputs["y"][..., far_from_the_edge], wanted, atol=1e-6)
+    assert "resized to 16 x 12, scaled to 0..1, as" in out
+    assert "ImageNet" not in out
+
+
+def test_pictures_of_any_mode(photo, folder, tmp_path, capsys):
+    from PIL import Image
+
+    with Image.open(photo) as picture:
+        grey, palette = picture.convert("L"), picture.convert("P")
+        picture.save(tmp_path / "photo.jpg", quality=95)
+    for name, each in (("grey.png", grey), ("palette.gif", palette)):
+        each.save(tmp_path / name)
+    for name in ("grey.png", "palette.gif", "photo.jpg"):
+        arguments = ["run", folder / "open.onnx", "--input", tmp_path / name, "--raw"]
+        outputs, _ = outputs_of(arguments, tmp_path, capsys)
+        assert outputs["y"].shape == (1, 3, 6, 8)
+        assert outputs["y"].max() <= 1
+
+
+def test_pillow_is_missing(folder, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    status, out, err = run(["run", folder / "net.onnx", "--input", folder / "text.png"], capsys)
+    assert (status, out) == (2, "")
+    assert "pip install 'dwcpu[demo]'" in err
+
+
+# --- run: onnxruntime -------------------------------------------------------------------------------------------------
+
+
+def test_compare(folder, monkeypatch, capsys):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(folder)
+    arguments = ["run", "pair.onnx", "--input", "pair.npz", "--compare", "onnxruntime", "--threads", "1"]
+    status, out, err = run(arguments, capsys)
+    assert (status, err) == (0, "")
+    lines = out.splitlines()[-5:]
+    assert lines[0] == ""
+    assert lines[1] == "file: largest difference from onnxruntime 0 of the largest value"
+    assert lines[2].startswith("size: largest difference")
+    assert re.fullmatch(f"onnxruntime {TIME}", lines[3])
+    assert re.fullmatch(r"dwcpu \d+\.\d\d ms, onnxruntime \d+\.\d\d ms: \d+\.\d\d times as long", lines[4])
+
+
+def test_compare_finds_differences(folder, monkeypatch, capsys):
+    """An engine that is a little off, and one that is far off or finds other sizes, or something that is no number."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    real = onnxruntime.InferenceSession
+    off = [lambda y: y * np.float32(1 + 1e-4)]
+
+    class Session:
+        def __init__(self, *args, **named) -> None:
+            self.session = real(*args, **named)
+
+        def run(self, names, inputs):
+            return [off[0](y) for y in self.session.run(names, inputs)]
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    arguments = ["run", folder / "net.onnx", "--input", folder / "x.npy", "--compare", "onnxruntime"]
+    status, out, _ = run(arguments, capsys)
+    assert status == 0
+    [found] = re.findall(r"difference from onnxruntime (\S+) of the largest value\n", out)
+    assert float(found) == pytest.approx(1e-4, rel=0.1)
+    for off[0] in (lambda y: y + np.abs(y).max(), lambda y: y[:, :3], lambda y: np.where(y == y.max(), np.nan, y)):
+        status, out, err = run(arguments, capsys)
+        assert (status, err) == (1, "")
+        assert "of the largest value: more than 0.001" in out
+
+
+def test_compare_of_what_is_not_finite(folder, capsys):
+    """Infinities and NaN that both find are no difference."""
+    pytest.importorskip("onnxruntime")
+    arguments = ["run", folder / "infinite.onnx", "--input", folder / "infinite.npy", "--compare", "onnxruntime"]
+    assert run(arguments, capsys)[0] == 0
+
+
+def test_compare_where_onnxruntime_refuses(folder, capsys):
+    """It trusts the sizes that a file declares, and we do not."""
+    pytest.importorskip("onnxruntime")
+    status, out, err = run(["run", folder / "fixed.onnx", "--size", "4x4", "--compare", "onnxruntime"], capsys)
+    assert (status, out) == (2, "")
+    assert "--compare onnxruntime: it cannot run this: " in err
+    assert err.count("\n") == 1
+
+
+def test_onnxruntime_is_missing(folder, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    status, out, err = run(["run", folder / "net.onnx", "--compare", "onnxruntime"], capsys)
+    assert (status, out) == (2, "")
+    assert "pip install onnxruntime" in err
+
+
+def test_onnx_is_missing(folder, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    status, out, err = run(["run", folder / "net.onnx"], capsys)
+    assert (status, out) == (2, "")
+    assert "pip install 'dwcpu[onnx]'" in err
+    assert run(["run", folder / "net.onnx.saved", "--input", folder / "x.npy"], capsys)[0] == 0
+
+
+# --- inspect ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", ["net.onnx", "net.onnx.saved"])
+def test_inspect(file, folder, capsys):
+    status, out, err = run(["inspect", folder / file, "--size", "16x12", "--threads", "1"], capsys)
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[:2] == ["model       net", "input       x: float32 (n, 3, h, w)"]
+    assert re.fullmatch(r"output      \S+: float32, any shape", lines[2])
+    # Weights of the convolution, four numbers for each of its channels in the normalisation, two for relu6, the Gemm.
+    assert lines[3] == f"parameters  {8 * 3 * 9 + 4 * 8 + 2 + 8 * 10 + 10}"
+    assert re.fullmatch(r"nodes       6, after simplification [1-5]", lines[4])
+    counts = dict(each.split(" ") for each in lines[5].removeprefix("operators   ").split(", "))
+    names = ("Conv", "BatchNormalization", "Clip", "GlobalAveragePool", "Flatten", "Gemm")
+    assert counts == dict.fromkeys(names, "1")
+    assert "leaves sizes open; (1, 3, 16, 12) is taken" in lines[6]
+    found = re.fullmatch(r"multiply-adds: (\S+) million", lines[7])
+    macs = 8 * 6 * 8 * 27  # and a few more, in what is no convolution
+    assert macs <= float(found[1]) * 1e6 + 5e3 < macs * 1.1 + 1e4
+    assert "net, input 1x3x16x12" in lines
+    for word in ("kernel", "MFLOP", "bound us", "Conv.0", "total"):
+        assert word in out
+
+
+def test_inspect_without_size(folder, capsys):
+    status, out, _ = run(["inspect", folder / "net.onnx"], capsys)
+    assert status == 0
+    assert "net, input 1x3x224x224" in out
+    status, out, _ = run(["inspect", folder / "fixed.onnx"], capsys)
+    assert "fixed, input 1x3x6x8" in out
+    assert "leaves sizes open" not in out
+    status, out, _ = run(["inspect", folder / "pair.onnx"], capsys)
+    assert (status, out.count("input  ")) == (0, 2)
+    assert "pair, input 1, 1" in out
+
+
+@pytest.mark.parametrize(
+    ("file", "options", "words"),
+    [
+        ("dynamic.onnx", [], "depend on the values"),
+        ("any.onnx", [], "any shape; a table needs all sizes"),
+        ("rigid.onnx", [], "(1, 150528)"),
+        ("rigid.onnx", ["--size", "6x9"], "the file declares: x: float32 (n, 3, h, w)"),
+    ],
+)
+def test_inspect_says_why_there_is_no_table(file, options, words, folder, capsys):
+    status, out, err = run(["inspect", folder / file, *options], capsys)
+    assert (status, err) == (0, "")
+    assert out.startswith("model ")
+    last = out.splitlines()[-1]
+    assert last.startswith("no table of the nodes: ")
+    assert words in last
+
+
+# --- what users get wrong ---------------------------------------------------------------------------------------------
+
+
+def test_help(capsys):
+    for command in ("run", "inspect"):
+        with pytest.raises(SystemExit) as caught:
+            main([command, "--help"])
+        assert caught.value.code == 0
+        assert "MODEL" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("run", "required: MODEL"),
+        ("inspect", "required: MODEL"),
+        ("run none.onnx", "none.onnx: No such file"),
+        ("inspect none.onnx", "none.onnx: No such file"),
+        ("run .", "Is a directory"),
+        ("run text.onnx", "text.onnx is damaged or no ONNX model"),
+        ("inspect text.onnx", "text.onnx is damaged or no ONNX model"),
+        ("run empty.onnx", "empty.onnx holds no graph"),
+        ("run zip.onnx", "zip.onnx is damaged or no saved model"),
+        ("run one.npz", "holds no graph"),
+        ("run unsupported.onnx", "operator Einsum: 'y'"),
+        ("run net.onnx --threads 0", "--threads: '0'"),
+        ("run net.onnx --external-data none", "--external-data none: this is no folder"),
+        ("run net.onnx.saved --external-data .", "--external-data .: net.onnx.saved was written by Model.save"),
+        # sizes
+        ("run net.onnx --size 32", "--size: '32' is no size"),
+        ("run net.onnx --size 0x32", "--size: '0x32' is no size"),
+        ("run net.onnx --size 99999x1", "from 1 to 16384"),
+        ("inspect net.onnx --size -1x3", "--size"),
+        ("run vector.onnx --size 4x4", "--size 4x4: no input of the model has height and width"),
+        ("inspect vector.onnx --size 4x4", "--size 4x4: no input of the model has height and width"),
+        ("run rigid.onnx --size 6x9", "given: x (1, 3, 6, 9); the file declares: x: float32 (n, 3, h, w)"),
+        ("run net.onnx --input x.npy --size 6x8", "--size is given with arrays only"),
+        ("run net.onnx --input x.npy --raw", "--raw is given with arrays only"),
+        ("run net.onnx --raw", "--raw is given without --input"),
+        ("run any.onnx", "x: float32, any shape; its sizes must be known; give the array"),
+        ("run strings.onnx", "random numbers are no strings"),
+        # inputs
+        ("run net.onnx --input", "--input"),
+        ("run net.onnx --input none.npy", "none.npy: No such file"),
+        ("run net.onnx --input x=none.npy", "none.npy: No such file"),
+        ("run net.onnx --input y=x.npy", "'y' is no input of the model; inputs are 'x'"),
+        ("run constant.onnx --input x.npy", "no input is left for it; the model's inputs are none"),
+        ("run net.onnx --input x.npy a.npy", "--input a.npy: no input is left for it"),
+        ("run net.onnx --input x=x.npy x=x.npy", "'x' is given twice"),
+        ("run pair.onnx --input pair.npz a=a.npy", "'a' is given twice"),
+        ("run pair.onnx --input a.npy", "nothing is given for b: float32 (n); every input needs an array; add b=FILE"),
+        ("run pair.onnx --input odd.npz", "--input odd.npz: 'c' in it is no input of the model; inputs are 'a', 'b'"),
+        ("run pair.onnx --input b=odd.npz a.npy", "the file has the arrays 'a', 'c'"),
+        ("run net.onnx --input double.npy", "dtype is float64; the model's input 'x' takes float32; write the file"),
+        ("run double.onnx --input x.npy", "again with array.astype(np.float64)"),
+        ("run strings.onnx --input a.npy", "files of strings are not read"),
+        ("run net.onnx --input a.npy", "given: x (3,)"),
+        ("run net.onnx --input text.npy", "--input text.npy: it begins with b'not an a'; .npy files do not"),
+        ("run net.onnx --input cut.npy", "--input cut.npy: it cannot be read"),
+        ("run net.onnx --input cut.npz", "--input cut.npz: it cannot be read"),
+        ("run net.onnx --input pickled.npy", "never pickled objects"),
+        ("run net.onnx --input pickled.npz", "never pickled objects"),
+        ("run net.onnx --input net.onnx.saved x.npy", "is no input of the model"),
+        # outputs and other engines
+        ("run net.onnx --output y.npy", "--output y.npy: the name must end in .npz"),
+        ("run none.onnx --output y.npy", "--output y.npy: the name must end in .npz"),
+        ("run net.onnx --output none/y.npz", "--output none/y.npz: there is no directory none"),
+        ("run pair.onnx --input pair.npz --output pair.npz", "--output pair.npz: this file is read"),
+        ("run pair.onnx --input a=pair.npz b.npy --output ./pair.npz", "--output pair.npz: this file is read"),
+        ("run net.onnx --compare tvm", "invalid choice: 'tvm'"),
+        ("run net.onnx.saved --compare onnxruntime", "was written by Model.save; only .onnx files run there"),
+        ("run none.onnx --compare onnxruntime", "none.onnx: No such file"),
+        ("inspect net.onnx --profile", "--profile"),
+    ],
+)
+def test_errors_are_one_line(arguments, words, folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    status, out, err = run(arguments.split(), capsys)
+    assert (status, out) == (2, "")
+    assert err.startswith("dwcpu: ")
+    assert err.count("\n") == 1
+    assert words in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("run net.onnx --input text.png", "text.png: not an image that Pillow can read"),
+        ("run net.onnx --input cut.png", "cut.png"),
+        ("run vector.onnx --input photo.png", "the model declares x: float32 (n, 4)"),
+        ("run grey.onnx --input photo.png", "a picture has four axes and three channels"),
+        ("run bytes.onnx --input photo.png", "takes uint8; give an array in place of a picture: x=FILE.npy"),
+        ("run rigid.onnx --input photo.png --size 9x9", "given: x (1, 3, 9, 9)"),
+        ("run net.onnx --input photo.png photo.png", "no input is left"),
+    ],
+)
+def test_errors_about_pictures_are_one_line(arguments, words, photo, folder, monkeypatch, capsys):
+    test_errors_are_one_line(arguments, words, folder, monkeypatch, capsys)
+
+
+def test_output_must_be_no_directory(folder, tmp_path, capsys):
+    (tmp_path / "y.npz").mkdir()
+    status, out, err = run(["run", folder / "net.onnx", "--output", tmp_path / "y.npz"], capsys)
+    assert (status, out) == (2, "")
+    assert "this is a directory" in err
+
+
+def test_nothing_is_unpickled(folder, tmp_path, capsys):
+    """An array of objects would run code when it is read."""
+
+    class Bomb:
+        def __reduce__(self):
+            return (tmp_path / "exploded").mkdir, ()
+
+    np.save(tmp_path / "bomb.npy", np.array([Bomb()], object), allow_pickle=True)
+    np.savez(tmp_path / "bomb.npz", x=np.array([Bomb()], object))
+    for name in ("bomb.npy", "bomb.npz"):
+        status, _, err = run(["run", folder / "net.onnx", "--input", tmp_path / name], capsys)
+        assert status == 2
+        assert "pickled" in err
+    assert not (tmp_path / "exploded").exists()
