@@ -6,13 +6,15 @@ on arrays                 depthwise_conv2d, depthwise_conv1d, pointwise_conv2d, 
 as layers                 DepthwiseConv2d, PointwiseConv2d, SeparableConv2d, InvertedResidual, Conv2d, Sequential:
                           weights packed once, called many times
 helpers                   fold_batchnorm, compare_cost
-networks                  models.load(name): MobileNetV1, MobileNetV2, EfficientNet-Lite0
+networks                  load_onnx(file) and load_model(file) give a Model; UnsupportedOperator if something is missing;
+                          models.load(name): MobileNetV1, MobileNetV2, EfficientNet-Lite0
 control                   set_num_threads, num_threads, get_num_threads, warmup, autotune, list_kernels, show_config
-on the command line       ``python -m dwcpu`` classify, info and bench
+on the command line       ``python -m dwcpu`` run, inspect, classify, bench and info
 ========================  ==============================================================================================
 
 Inside: `ops` and `layers` describe, `frontdoor` validates, `dispatch` chooses a kernel, `numba_kernels` and
-`cython_kernels` compute, `reference` defines what is right; `calls` is the short cut for what was seen before.
+`cython_kernels` compute, `reference` defines what is right; `calls` is the short cut for what was seen before. `graph`
+reads models and plans them.
 """
 
 from __future__ import annotations

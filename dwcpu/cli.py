@@ -25,7 +25,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import bench_command, model_commands
+from . import bench_command, model_commands, model_inputs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -216,7 +216,7 @@ def _default_photo() -> Path:
 def _read_photo(path: Path, network: Network) -> _Photo:
     from .models import pictures
 
-    with _told(ImportError, ValueError), model_commands.opened_picture(path) as image:
+    with _told(ImportError, ValueError), model_inputs.opened_picture(path) as image:
         label = f"{path.name} ({image.width} x {image.height})"
         return _Photo(label, network.preprocess(image), pictures.crop(image))
 

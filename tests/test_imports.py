@@ -71,8 +71,9 @@ ALLOWED: dict[str, set[str]] = {
         "runtime",
     },
     "bench_command": set(),
-    "model_commands": {"graph", "models", "runtime"},
-    "cli": {"models", "ops", "layers", "runtime", "bench_command", "model_commands"},
+    "model_commands": {"graph", "model_inputs", "runtime"},
+    "model_inputs": {"graph", "models"},
+    "cli": {"models", "ops", "layers", "runtime", "bench_command", "model_commands", "model_inputs"},
     "__main__": {"cli"},
     "benchmarks": FRONT_DOOR | {"models", "__init__"},  # there in an installed copy only
     "__init__": FRONT_DOOR | {"graph", "models", "tuning"},

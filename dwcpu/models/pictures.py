@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["SIZE", "crop", "import_pillow", "preprocess"]
+__all__ = ["SIZE", "crop", "import_pillow", "preprocess", "to_rgb"]
 
 #: Side of the square that the networks were trained on, and the short side a picture is brought to before the cut.
 SIZE, _SHORT_SIDE = 224, 256
@@ -46,7 +46,7 @@ def crop(image: Any) -> Image.Image:
     TypeError, ValueError
         Not a picture; the text says what was got.
     """
-    picture = _to_rgb(image)
+    picture = to_rgb(image)
     width, height = picture.size
     if max(width, height) > _LONGEST * min(width, height):
         keep = _LONGEST * min(width, height)
@@ -72,7 +72,14 @@ def preprocess(image: Any, mean: tuple[float, float, float], std: tuple[float, f
     return (values - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
 
 
-def _to_rgb(image: Any) -> Image.Image:
+def to_rgb(image: Any) -> Image.Image:
+    """A picture or an array as RGB, what is transparent on white, and the right way up.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It is no picture of 8 or 16 bits a colour.
+    """
     pillow = import_pillow()
     if isinstance(image, np.ndarray):
         picture = _from_array(image, pillow)

@@ -1,0 +1,223 @@
+"""Kernels between convolutions: what NumPy computes, the same bits on any number of threads, nothing else written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dwcpu import pixels, runtime
+from dwcpu.epilogue import Activation, parse_activation
+from dwcpu.pipeline import Node, chain
+
+pytestmark = pytest.mark.skipif(runtime.cython_kernels() is None, reason="these kernels are compiled ahead of time")
+
+DTYPES = [np.dtype(np.float32), np.dtype(np.float64)]
+#: Around the numbers of channels that are one vector, two and four, of any instruction set.
+CHANNELS = [1, 3, 7, 8, 9, 16, 31, 33, 64, 72, 130]
+
+
+def run(kernel: pixels.PixelKernel | None, x: np.ndarray, out: np.ndarray, residual: Any = None) -> None:
+    """Run a kernel on 1, 2 and 3 threads, with sentinels around the output, and see to it that the bits agree."""
+    assert kernel is not None
+    found = []
+    for threads in (1, 2, 3):
+        guarded = np.full(out.size + 64, -77, out.dtype)
+        place = guarded[32 : 32 + out.size].reshape(out.shape)
+        place[...] = np.copy(out)
+        nodes = [Node(kernel, out.shape, None if residual is None else -1)]
+        chain(nodes, x.shape, x.dtype, threads).run(x, residual, place)
+        assert (guarded[:32] == -77).all()
+        assert (guarded[32 + out.size :] == -77).all()
+        found.append(place.copy())
+    assert found[0].tobytes() == found[1].tobytes() == found[2].tobytes()
+    out[...] = found[0]
+
+
+def random(*shape: int, dtype: np.dtype) -> np.ndarray:
+    return np.random.default_rng(len(shape) + sum(shape)).standard_normal(shape).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("size", [1, 5, 8, 4095, 4096, 4097, 400_001])
+@pytest.mark.parametrize("spec", [None, "relu", ("clip", -0.5, 0.25)], ids=str)
+def test_sums_and_maps_are_those_of_numpy(size, spec, dtype) -> None:
+    x, other = random(size, dtype=dtype), random(size, dtype=dtype)[::-1].copy()
+    activation, out = parse_activation(spec, "test"), np.empty_like(x)
+    low, high = activation.low, activation.high
+    run(pixels.add((size,), dtype, activation), x, out, other)
+    np.testing.assert_array_equal(out, np.minimum(np.maximum(x + other, low), high))
+    run(pixels.mapped((size,), dtype, 1.7, -0.3, activation), x, out)
+    expected = x * dtype.type(1.7) + dtype.type(-0.3)
+    np.testing.assert_array_equal(out, np.minimum(np.maximum(expected, low), high))
+    run(pixels.fill((size,), dtype, 2.5), x, out)
+    assert (out == 2.5).all()
+
+
+@pytest.mark.parametrize("spec", ["hardswish", "sigmoid", "silu", "gelu", "hardsigmoid", ("leaky_relu", 0.1)], ids=str)
+def test_activations_alone_are_those_of_convolutions(spec) -> None:
+    import dwcpu
+
+    x = random(3, 1000, dtype=DTYPES[0]) * 4
+    out = np.empty_like(x)
+    run(pixels.mapped(x.shape, x.dtype, 1.0, 0.0, parse_activation(spec, "test")), x, out)
+    expected = dwcpu.depthwise_conv2d(x.reshape(1, 3, 1000, 1), np.ones((1, 1, 1), np.float32), activation=spec)
+    np.testing.assert_array_equal(out, expected.reshape(x.shape))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_scales_are_products_with_one_factor_a_channel(channels, dtype) -> None:
+    x, factors = random(2, 5, 7, channels, dtype=dtype), random(2, 1, 1, channels, dtype=dtype)
+    out = np.empty_like(x)
+    run(pixels.scale(x.shape, dtype), x, out, np.broadcast_to(factors, factors.shape).copy())
+    np.testing.assert_array_equal(out, x * factors)
+
+
+def windows(x: np.ndarray, window, stride, dilation, begin, outputs) -> list[list[list[np.ndarray]]]:
+    """For every output the pixels that its window sees, one row of channels each."""
+    batch, height, width, _ = x.shape
+    found = []
+    for n in range(batch):
+        for row in range(outputs[0]):
+            for column in range(outputs[1]):
+                taps = []
+                for h in range(window[0]):
+                    for w in range(window[1]):
+                        at = (
+                            row * stride[0] - begin[0] + h * dilation[0],
+                            column * stride[1] - begin[1] + w * dilation[1],
+                        )
+                        if 0 <= at[0] < height and 0 <= at[1] < width:
+                            taps.append(x[n, at[0], at[1]])
+                found.append(taps)
+    return found
+
+
+GEOMETRIES = [
+    ((6, 7), (3, 3), (1, 1), (1, 1), (1, 1), (6, 7)),
+    ((8, 5), (2, 2), (2, 2), (1, 1), (0, 0), (4, 3)),
+    ((9, 9), (3, 2), (2, 1), (2, 3), (2, 0), (5, 6)),
+    ((1, 12), (1, 4), (1, 3), (1, 1), (0, 2), (1, 5)),
+    ((4, 4), (7, 7), (1, 1), (1, 1), (3, 3), (4, 4)),
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+def test_pools_see_the_pixels_of_their_windows(geometry, channels, dtype) -> None:
+    sizes, window, stride, dilation, begin, outputs = geometry
+    x = random(2, *sizes, channels, dtype=dtype)
+    seen = windows(x, window, stride, dilation, begin, outputs)
+    shape = (2, *outputs, channels)
+    out = np.empty(shape, dtype)
+    ways: dict[str, Callable[[list[np.ndarray]], np.ndarray]] = {
+        "max_pool": lambda taps: np.max(taps, axis=0),
+        "average_pool": lambda taps: np.sum(taps, axis=0) / len(taps),
+        "padded_pool": lambda taps: np.sum(taps, axis=0) / np.prod(window),
+    }
+    for kind, expected in ways.items():
+        run(pixels.pool(kind, x.shape, outputs, window, stride, dilation, begin, dtype), x, out)
+        wanted = np.array([expected(taps) for taps in seen]).reshape(shape)
+        np.testing.assert_allclose(
+            out, wanted, rtol=0 if kind == "max_pool" else 1e-6 * (1 if dtype == np.float32 else 1e-8), atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("at", range(4))
+def test_the_largest_of_a_window_with_nan_is_nan_wherever_it_is(at) -> None:
+    x = np.zeros((1, 2, 2, 19), np.float32)
+    x[0, at // 2, at % 2, 3:17] = np.nan
+    out = np.empty((1, 1, 1, 19), np.float32)
+    run(pixels.pool("max_pool", x.shape, (1, 1), (2, 2), (1, 1), (1, 1), (0, 0), x.dtype), x, out)
+    np.testing.assert_array_equal(np.isnan(out[0, 0, 0]), np.isin(np.arange(19), range(3, 17)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("channels", [*CHANNELS, 1000])
+def test_softmax_is_that_of_its_definition(channels, dtype) -> None:
+    x = random(37, channels, dtype=dtype) * 20
+    x[0] = 1e4
+    out = np.empty_like(x)
+    run(pixels.softmax(37, channels, dtype), x, out)
+    powers = np.exp(x.astype(np.longdouble) - x.max(1, keepdims=True))
+    np.testing.assert_allclose(
+        out, powers / powers.sum(1, keepdims=True), rtol=1e-5 if dtype == np.float32 else 1e-13, atol=1e-37
+    )
+
+
+def test_softmax_of_nan_is_nan_and_of_infinities_what_ieee_says() -> None:
+    x = np.zeros((4, 11), np.float32)
+    x[0, 5], x[1, :], x[2, 3], x[3, 3] = np.nan, -np.inf, -np.inf, np.inf
+    out = np.empty_like(x)
+    run(pixels.softmax(4, 11, x.dtype), x, out)
+    assert np.isnan(out[0]).all()
+    assert np.isnan(out[1]).all()
+    np.testing.assert_allclose(out[2], np.where(np.arange(11) == 3, 0, 0.1), rtol=1e-6)
+    assert np.isnan(out[3, 3])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("channels", [*CHANNELS, 768])
+def test_layer_norm_is_that_of_its_definition(channels, dtype) -> None:
+    x, scale, bias = (random(*shape, dtype=dtype) for shape in ((29, channels), (channels,), (channels,)))
+    x += 3
+    wide = x.astype(np.longdouble)
+    centred = wide - wide.mean(1, keepdims=True)
+    expected = centred / np.sqrt((centred**2).mean(1, keepdims=True) + 1e-3)
+    for given in (bias, None):
+        out = np.empty_like(x)
+        run(pixels.layer_norm(29, scale, given, 1e-3, dtype), x, out)
+        wanted = expected * scale + (0 if given is None else given)
+        np.testing.assert_allclose(out, wanted, rtol=0, atol=1e-5 if dtype == np.float32 else 1e-13)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 16])
+def test_turned_images_have_their_channels_last(channels) -> None:
+    x = random(2, channels, 9, 11, dtype=DTYPES[0])
+    out = np.empty((2, 9, 11, channels), np.float32)
+    run(pixels.turn(out.shape, out.dtype), x, out)
+    np.testing.assert_array_equal(out, x.transpose(0, 2, 3, 1))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int32, np.int64], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("seed", range(30))
+def test_copies_go_from_any_order_of_memory_to_any_other(seed, dtype) -> None:
+    rng = np.random.default_rng(seed)
+    shape = tuple(int(size) for size in rng.integers(1, 7, rng.integers(1, 6)))
+    base = rng.integers(-(2**30), 2**30, tuple(2 * size for size in shape)).astype(dtype)
+    source = base[tuple(slice(0, 2 * size, 2) if rng.random() < 0.3 else slice(0, size) for size in shape)]
+    order = rng.permutation(len(shape))
+    target = np.zeros(tuple(shape[axis] for axis in order), dtype).transpose(np.argsort(order))
+    if rng.random() < 0.3:
+        source = source[tuple(slice(None, None, -1) if at == 0 else slice(None) for at in range(source.ndim))]
+    if rng.random() < 0.3:
+        source = np.broadcast_to(source[:1], source.shape)
+    kernel = pixels.copy(shape, target.dtype, source.strides, target.strides)
+    assert kernel is not None
+    # through the kernel's own addresses: sources and targets are views
+    [each] = kernel.passes(2)
+    grid = each.grid
+    runtime.driver(grid.threads)(
+        each.kernel, each.plan, source.__array_interface__["data"][0], 0, target.__array_interface__["data"][0], 0,
+        *grid.arguments,
+    )  # fmt: skip
+    np.testing.assert_array_equal(target, source)
+
+
+def test_copies_of_other_sizes_of_elements_are_left_to_numpy() -> None:
+    assert pixels.copy((3,), np.dtype(np.int16), (2,), (2,)) is None
+    assert pixels.copy((3,), np.dtype(object), (8,), (8,)) is None
+    assert pixels.copy((2,) * 6, np.dtype(np.float32), (4, 8, 16, 32, 64, 128), (128, 64, 32, 16, 8, 4)) is None
+
+
+def test_without_compiled_kernels_there_are_none(monkeypatch) -> None:
+    monkeypatch.setattr(runtime, "cython_kernels", lambda: None)
+    shape, dtype = (1, 4, 4, 8), DTYPES[0]
+    assert pixels.add(shape, dtype, Activation()) is None
+    assert pixels.scale(shape, dtype) is None
+    assert pixels.turn(shape, dtype) is None
+    assert pixels.softmax(4, 4, dtype) is None
