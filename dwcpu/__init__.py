@@ -6,7 +6,7 @@ on arrays                 depthwise_conv2d, depthwise_conv1d, pointwise_conv2d, 
 as layers                 DepthwiseConv2d, PointwiseConv2d, SeparableConv2d, InvertedResidual, Conv2d, Sequential:
                           weights packed once, called many times
 helpers                   fold_batchnorm, compare_cost
-networks                  load_onnx(file) and load_model(file) give a Model; UnsupportedOperator if something is missing;
+networks                  load_onnx(file) and load_model(file) give a Model, or raise UnsupportedOperator;
                           models.load(name): MobileNetV1, MobileNetV2, EfficientNet-Lite0
 control                   set_num_threads, num_threads, get_num_threads, warmup, autotune, list_kernels, show_config
 on the command line       ``python -m dwcpu`` run, inspect, classify, bench and info

@@ -23,7 +23,9 @@ def compute(node: Node, arrays: list[np.ndarray | None]) -> list[np.ndarray]:
     try:
         with np.errstate(all="ignore"):
             return OPERATORS[node.op](node, arrays)
-    except (TypeError, IndexError, AttributeError, ValueError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # what a file says may make NumPy raise anything
         shapes = [None if array is None else (array.dtype.name, array.shape) for array in arrays]
         raise ValueError(
             f"node {node.name!r} ({node.op}) cannot run on {shapes}: {(str(error).splitlines() or [''])[0]:.200}"

@@ -271,7 +271,9 @@ class Planner:
                     del self.builder.steps[first:]
                     self._row = {}
                     results = self._by_numpy(operator, node, operands)
-        except (TypeError, IndexError, AttributeError, ValueError) as error:
+        except (Dynamic, MemoryError):
+            raise
+        except Exception as error:  # what a file says may make NumPy raise anything
             shapes = [
                 each.array.shape if isinstance(each, Symbol) else np.shape(each)
                 for each in operands

@@ -49,5 +49,11 @@ def optimise(graph: Graph, without: Collection[str] = ()) -> Graph:
     graph.sweep()
     for name, change in PASSES.items():
         if name not in without:
-            change(graph)
+            try:
+                change(graph)
+            except MemoryError:
+                raise
+            except Exception as error:  # attributes and shapes that do not fit make NumPy raise anything
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                raise ValueError(f"load_onnx: the graph {graph.name!r:.80} is not consistent: {reason:.300}") from error
     return graph
