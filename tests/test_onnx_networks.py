@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 import dwcpu
-from dwcpu import models
+from dwcpu import cython_kernels, models
 from dwcpu.graph.passes import PASSES
 from dwcpu.models import architectures, pictures
 
@@ -119,3 +124,40 @@ def test_a_network_that_a_package_carries_matches_onnxruntime() -> None:
             found.append(int(y.argmax()))
     assert len(set(found)) > 1
     assert_close(model(random((3, 3, 224, 224))), expected(content, random((3, 3, 224, 224))))
+
+
+# --- other instruction sets, and none ---------------------------------------------------------------------------------
+
+RUN = """
+import sys
+import numpy as np
+import dwcpu
+from onnx_networks import NETWORKS
+
+results = {}
+for name in sys.argv[2:]:
+    write, shapes = NETWORKS[name]
+    for number, shape in enumerate(shapes):
+        x = np.random.default_rng(sum(shape)).standard_normal(shape).astype(np.float32)
+        found = dwcpu.load_onnx(write())(x)
+        for at, result in enumerate(found if isinstance(found, tuple) else (found,)):
+            results[f"{name}-{number}-{at}"] = result
+np.savez(sys.argv[1], **results)
+"""
+
+
+@pytest.mark.parametrize(("isa", "names"), [("none", ["mobilenet_v3", "unet"]), ("x86-64-v2", list(NETWORKS))])
+def test_networks_run_on_other_instruction_sets_and_without_compiled_kernels(isa, names, tmp_path) -> None:
+    if isa != "none" and isa not in cython_kernels.compiled():
+        pytest.skip(f"there are no kernels for {isa}")
+    environment = {**os.environ, "DWCPU_ISA": isa, "PYTHONPATH": str(Path(__file__).parent)}
+    file = tmp_path / "results.npz"
+    command = [sys.executable, "-c", RUN, str(file), *names]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with np.load(file) as results:
+        for name in names:
+            write, shapes = NETWORKS[name]
+            for number, shape in enumerate(shapes):
+                wanted = expected(write(), random(shape))
+                assert_close(tuple(results[f"{name}-{number}-{at}"] for at in range(len(wanted))), wanted)
