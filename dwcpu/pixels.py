@@ -31,10 +31,13 @@ __all__ = [
     "turn",
 ]
 
+_FLOAT32 = np.dtype(np.float32)
 #: Elements that are one row of the grid of `add`.
 _RUN = 4096
 #: As in `pixels.pxi`.
 _COPY_AXES = 5
+#: As in `pixels.pxi`.
+_MEAN_RUN = 64
 #: Bytes read and written from which on a second thread gains something.
 _WORTH_BYTES = 1 << 19
 
@@ -75,7 +78,7 @@ class PixelKernel:
 
     def passes(self, threads: int) -> tuple[Pass, ...]:
         """The one kernel."""
-        grid = cut(self._rows, 1, 1, threads if self._shared else 1, False)._replace(blocks=self._blocks)
+        grid = cut(self._rows, 1, self._blocks, threads if self._shared else 1, True)
         return (Pass(self._address, self._plan.ctypes.data, grid, self.out_shape, self),)
 
 
@@ -87,13 +90,14 @@ def _made(
     rows: int,
     fields: dict[str, Any],
     kept: object = None,
+    blocks: int = 1,
 ) -> PixelKernel | None:
     compiled = runtime.cython_kernels()
     address = None if compiled is None else compiled.pixels(dtype.name).get(name)
     if address is None:
         return None
     shared = (prod(x_shape) + prod(out_shape)) * dtype.itemsize >= _WORTH_BYTES
-    return PixelKernel(address, out_shape, rows, 1, shared, fields, kept)
+    return PixelKernel(address, out_shape, rows, blocks, shared, fields, kept)
 
 
 def _flat(shape: tuple[int, ...], dtype: np.dtype, activation: Activation) -> dict[str, Any]:
@@ -194,6 +198,54 @@ def fill(shape: tuple[int, ...], dtype: np.dtype, value: float) -> PixelKernel |
     return _made("fill", dtype, shape, shape, -(-prod(shape) // _RUN), fields)
 
 
+def mean(shape: tuple[int, ...], dtype: np.dtype) -> PixelKernel | None:
+    """Mean over the pixels of images of `shape`, as (N, 1, 1, C)."""
+    batch, height, width, channels = shape
+    fields = {"height": height, "width": width, "in_channels": channels}
+    return _made("mean", dtype, shape, (batch, 1, 1, channels), batch, fields, blocks=-(-channels // _MEAN_RUN))
+
+
+def resize(
+    x_shape: tuple[int, ...],
+    down: tuple[np.ndarray, np.ndarray],
+    across: tuple[np.ndarray, np.ndarray],
+    dtype: np.dtype,
+) -> PixelKernel | None:
+    """Images (N, H, W, C) of another size: `down` and `across` are tables (outputs, taps) of pixels and weights."""
+    batch, height, width, channels = x_shape
+    numbers = np.concatenate([down[0].reshape(-1), across[0].reshape(-1)]).astype(np.int64)
+    weights = np.concatenate([down[1].reshape(-1), across[1].reshape(-1)]).astype(dtype)
+    outputs = len(down[0]), len(across[0])
+    fields = {
+        "height": height, "width": width, "in_channels": channels, "out_height": outputs[0], "out_width": outputs[1],
+        "kernel_h": down[0].shape[1], "kernel_w": across[0].shape[1], "weights": numbers.ctypes.data,
+        "bias": weights.ctypes.data,
+    }  # fmt: skip
+    out_shape = (batch, *outputs, channels)
+    return _made("resize", dtype, x_shape, out_shape, batch * outputs[0], fields, (numbers, weights))
+
+
+def gather_taps(
+    x_shape: tuple[int, ...],
+    outputs: tuple[int, int],
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
+    begin: tuple[int, int],
+    bias: np.ndarray | None,
+    dtype: np.dtype,
+) -> PixelKernel | None:
+    """The sums of a transposed convolution, from the products of all pixels and taps (N, H, W, KH, KW, C)."""
+    batch, height, width, kernel_h, kernel_w, channels = x_shape
+    kept = np.zeros(channels, dtype) if bias is None else np.array(bias, dtype)
+    fields = {
+        "height": height, "width": width, "in_channels": channels, "out_height": outputs[0], "out_width": outputs[1],
+        "kernel_h": kernel_h, "kernel_w": kernel_w, "stride_h": stride[0], "stride_w": stride[1],
+        "dilation_h": dilation[0], "dilation_w": dilation[1], "pad_top": begin[0], "pad_left": begin[1],
+        "bias": kept.ctypes.data,
+    }  # fmt: skip
+    return _made("gather_taps", dtype, x_shape, (batch, *outputs, channels), batch * outputs[0], fields, kept)
+
+
 def layer_norm(
     rows: int, scale: np.ndarray, bias: np.ndarray | None, epsilon: float, dtype: np.dtype
 ) -> PixelKernel | None:
@@ -245,14 +297,11 @@ class GlobalAveragePool:
         """Shape of the result for an input of `shape`."""
         return shape[0], 1, 1, shape[3]
 
-    def nodes(self, shape: tuple[int, ...], threads: int) -> list[Node]:
-        """What a pipeline runs for a float32 input of `shape`: the same sums, compiled where that is possible."""
+    def nodes(self, shape: tuple[int, ...], threads: int, dtype: np.dtype = _FLOAT32) -> list[Node]:
+        """What a pipeline runs for an input of `shape`: the same sums, compiled where that is possible."""
         if shape[0] == 0:
             return []
-        compiled = runtime.cython_kernels()
-        if compiled is None:
+        kernel = mean(shape, dtype)
+        if kernel is None:
             return [Node(lambda x, residual, out, threads: self(x, out=out), self.out_shape(shape))]
-        batch, height, width, channels = shape
-        sizes = {"batch": batch, "height": height, "width": width, "in_channels": channels}
-        kernel = PixelKernel(compiled.pool_address(), self.out_shape(shape), batch, -(-channels // 16), True, sizes)
         return [Node(kernel, self.out_shape(shape))]

@@ -175,6 +175,52 @@ def test_layer_norm_is_that_of_its_definition(channels, dtype) -> None:
         np.testing.assert_allclose(out, wanted, rtol=0, atol=1e-5 if dtype == np.float32 else 1e-13)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("channels", [*CHANNELS, 320])
+def test_means_are_sums_in_memory_order(channels, dtype) -> None:
+    x = random(3, 5, 7, channels, dtype=dtype)
+    out = np.empty((3, 1, 1, channels), dtype)
+    run(pixels.mean(x.shape, dtype), x, out)
+    expected = np.zeros((3, channels), dtype)
+    for pixel in range(35):
+        expected += x.reshape(3, 35, channels)[:, pixel]
+    np.testing.assert_array_equal(out.reshape(3, channels), expected * (dtype.type(1) / dtype.type(35)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_resized_images_are_weighted_sums_of_pixels(channels, dtype) -> None:
+    rng, x = np.random.default_rng(channels), random(2, 5, 6, channels, dtype=dtype)
+    tables = [
+        (rng.integers(0, size, (out, taps)), rng.random((out, taps))) for size, out, taps in ((5, 8, 2), (6, 3, 4))
+    ]
+    out = np.empty((2, 8, 3, channels), dtype)
+    run(pixels.resize(x.shape, *tables, dtype), x, out)
+    (rows, down), (columns, across) = tables
+    expected = np.einsum("oi,pj,noipjc->nopc", down, across, x[:, rows][:, :, :, columns])
+    np.testing.assert_allclose(out, expected, rtol=0, atol=1e-5 if dtype == np.float32 else 1e-13)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("channels", [1, 5, 8, 24, 33])
+@pytest.mark.parametrize(
+    ("stride", "dilation", "begin", "outputs"),
+    [((1, 1), (1, 1), (0, 0), (6, 5)), ((2, 3), (1, 2), (1, 0), (9, 14)), ((2, 2), (1, 1), (-1, 2), (12, 5))],
+)
+def test_transposed_convolutions_gather_what_belongs_to_an_output(
+    stride, dilation, begin, outputs, channels, dtype
+) -> None:
+    x, bias = random(2, 4, 4, 3, 2, channels, dtype=dtype), random(channels, dtype=dtype)
+    expected = np.zeros((2, *outputs, channels)) + bias
+    for i, j, h, w in np.ndindex(4, 4, 3, 2):
+        y, z = i * stride[0] + h * dilation[0] - begin[0], j * stride[1] + w * dilation[1] - begin[1]
+        if 0 <= y < outputs[0] and 0 <= z < outputs[1]:
+            expected[:, y, z] += x[:, i, j, h, w]
+    out = np.empty(expected.shape, dtype)
+    run(pixels.gather_taps(x.shape, outputs, stride, dilation, begin, bias, dtype), x, out)
+    np.testing.assert_allclose(out, expected, rtol=0, atol=1e-5 if dtype == np.float32 else 1e-13)
+
+
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 16])
 def test_turned_images_have_their_channels_last(channels) -> None:
     x = random(2, channels, 9, 11, dtype=DTYPES[0])

@@ -36,7 +36,6 @@ __all__ = [
     "fused",
     "isa",
     "pixels",
-    "pool_address",
     "rows",
     "run",
     "run_steps",
@@ -102,9 +101,6 @@ run: Callable[..., None] = _missing_driver if _driver is None else _driver.run
 
 #: run_steps(steps, count, threads, arena, x, residual, out): all integers; see `dwcpu.abi.STEP_FIELDS`.
 run_steps: Callable[..., None] = _missing_driver if _driver is None else _driver.run_steps
-
-#: pool_address(): of a kernel that averages float32 images; rows are images, blocks runs of 16 channels.
-pool_address: Callable[[], int] = _missing_driver if _driver is None else _driver.pool_address
 
 #: address(array): of the first element of a C-contiguous array.
 address: Callable[..., int] = _missing_driver if _driver is None else _driver.address

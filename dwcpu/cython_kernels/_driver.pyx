@@ -149,43 +149,6 @@ def run_steps(i64 steps, i64 count, i64 threads, i64 arena, i64 x, i64 residual,
         run_all(<const Step *> <void *> steps, count, &bases[0], threads)
 
 
-cdef struct Pool:  # the fields of dwcpu.abi.FIELDS up to the last that is needed
-    const void *weights
-    const void *bias
-    i64 batch
-    i64 height
-    i64 width
-    i64 in_channels
-
-
-cdef void pool_f32(
-    const void *plan, const void *x, const void *residual, void *out, void *scratch,
-    i64 row_begin, i64 row_end, i64 block_begin, i64 block_end) noexcept nogil:
-    """Mean over an image's pixels, added in memory order. Rows are images, blocks runs of 16 channels."""
-    cdef const Pool *shape = <const Pool *> plan
-    cdef i64 pixels = shape.height * shape.width, channels = shape.in_channels
-    cdef i64 begin = block_begin * 16, end = min(channels, block_end * 16), row, pixel, channel
-    cdef float share = <float> 1 / <float> pixels
-    cdef const float *source
-    cdef float *mean
-    for row in range(row_begin, row_end):
-        mean = <float *> out + row * channels
-        source = <const float *> x + row * pixels * channels
-        for channel in range(begin, end):
-            mean[channel] = source[channel]
-        for pixel in range(1, pixels):
-            source += channels
-            for channel in range(begin, end):
-                mean[channel] += source[channel]
-        for channel in range(begin, end):
-            mean[channel] *= share
-
-
-def pool_address():
-    """Address of the kernel that averages float32 images."""
-    return <i64> <void *> pool_f32
-
-
 def address(array, /):
     """Address of the first element of a C-contiguous array: a tenth of the time that NumPy's own ways take."""
     cdef Py_buffer view

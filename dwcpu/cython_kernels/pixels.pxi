@@ -13,6 +13,8 @@ cdef enum:
     POOLED = 4      # vectors of channels side by side
     COPY_AXES = 5
     SUMS = 16
+    MOST_SUMS = 8   # vectors side by side
+    MEAN_RUN = 64   # channels
 
 
 cdef void add_images(
@@ -163,6 +165,153 @@ cdef void padded_pool(
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
     pool_rows(PADDED, plan, x, out, row_begin, row_end)
+
+
+cdef inline void mean_vectors(
+    const int count, const int lanes, i64 pixels, i64 channels, const real *x, real *out
+) noexcept nogil:
+    """`count` vectors of channels of an image, pixel by pixel; `lanes`: of one vector."""
+    cdef vec acc[MOST_SUMS]
+    cdef vec share = v_splat(<real> 1 / <real> pixels)
+    cdef i64 pixel
+    cdef int j
+    for j in range(count):
+        acc[j] = v_load(x + j * LANES) if lanes == LANES else v_load_part(x, 0, lanes)
+    for pixel in range(1, pixels):
+        x += channels
+        for j in range(count):
+            acc[j] = v_add(acc[j], v_load(x + j * LANES) if lanes == LANES else v_load_part(x, 0, lanes))
+    for j in range(count):
+        if lanes == LANES:
+            v_store(out + j * LANES, v_mul(acc[j], share))
+        else:
+            v_store_part(out, v_mul(acc[j], share), 0, lanes)
+
+
+cdef void mean(
+    const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
+    i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
+) noexcept nogil:
+    """Mean over an image's pixels, added in memory order. Rows are images, blocks runs of MEAN_RUN channels."""
+    cdef i64 pixels = plan.height * plan.width, channels = plan.in_channels, row, at, end
+    cdef const real *image
+    cdef real *means
+    for row in range(row_begin, row_end):
+        image = x + row * pixels * channels
+        means = out + row * channels
+        at = block_begin * MEAN_RUN
+        end = smaller(block_end * MEAN_RUN, channels)
+        while at + MOST_SUMS * LANES <= end:
+            mean_vectors(MOST_SUMS, LANES, pixels, channels, image + at, means + at)
+            at += MOST_SUMS * LANES
+        while at + 2 * LANES <= end:
+            mean_vectors(2, LANES, pixels, channels, image + at, means + at)
+            at += 2 * LANES
+        while at < end:
+            if at + LANES <= end:
+                mean_vectors(1, LANES, pixels, channels, image + at, means + at)
+            else:
+                mean_vectors(1, <int> (end - at), pixels, channels, image + at, means + at)
+            at += LANES
+
+
+cdef inline void resize_vectors(
+    const int lanes, const Plan *plan, const i64 *rows, const i64 *columns, const real *down, const real *across,
+    const real *image, real *out
+) noexcept nogil:
+    """One vector of channels of one output: a weighted sum of kernel_h x kernel_w pixels."""
+    cdef vec acc = v_zero(), part, v
+    cdef i64 h, w
+    cdef const real *row
+    for h in range(plan.kernel_h):
+        row = image + rows[h] * plan.width * plan.in_channels
+        part = v_zero()
+        for w in range(plan.kernel_w):
+            v = v_load(row + columns[w] * plan.in_channels) if lanes == LANES else v_load_part(
+                row + columns[w] * plan.in_channels, 0, lanes)
+            part = v_fma(v, v_splat(across[w]), part)
+        acc = v_fma(part, v_splat(down[h]), acc)
+    if lanes == LANES:
+        v_store(out, acc)
+    else:
+        v_store_part(out, acc, 0, lanes)
+
+
+cdef void resize(
+    const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
+    i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
+) noexcept nogil:
+    """Images of another size, every output a weighted sum of pixels.
+
+    plan.weights points to the rows that each output row sees, kernel_h of them, and then the columns, kernel_w each;
+    plan.bias to the weights of these in the same order.
+    """
+    cdef const i64 *rows = <const i64 *> plan.weights
+    cdef const i64 *columns = rows + plan.out_height * plan.kernel_h
+    cdef const real *down = <const real *> plan.bias
+    cdef const real *across = down + plan.out_height * plan.kernel_h
+    cdef i64 channels = plan.in_channels, row, y, column, at
+    cdef const real *image
+    cdef real *target = out + row_begin * plan.out_width * channels
+    for row in range(row_begin, row_end):
+        y = row % plan.out_height
+        image = x + row // plan.out_height * plan.height * plan.width * channels
+        for column in range(plan.out_width):
+            at = 0
+            while at < channels:
+                if at + LANES <= channels:
+                    resize_vectors(
+                        LANES, plan, rows + y * plan.kernel_h, columns + column * plan.kernel_w,
+                        down + y * plan.kernel_h, across + column * plan.kernel_w, image + at, target + at)
+                else:
+                    resize_vectors(
+                        <int> (channels - at), plan, rows + y * plan.kernel_h, columns + column * plan.kernel_w,
+                        down + y * plan.kernel_h, across + column * plan.kernel_w, image + at, target + at)
+                at += LANES
+            target += channels
+
+
+cdef void gather_taps(
+    const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
+    i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
+) noexcept nogil:
+    """The second half of a transposed convolution: every output is the sum of the products that belong to it.
+
+    x is (batch, height, width, kernel_h, kernel_w, channels): the product of each pixel and each tap; plan.bias the
+    bias of each channel. Pixel (i, j) and tap (h, w) belong to output (i * stride + h * dilation - pad, …).
+    """
+    cdef i64 channels = plan.in_channels, row, image, oy, ox, h, w, y, z, at
+    cdef i64 taps = plan.kernel_h * plan.kernel_w
+    cdef const real *bias = <const real *> plan.bias
+    cdef const real *products
+    cdef real *target = out + row_begin * plan.out_width * channels
+    cdef int rest = <int> (channels % LANES)
+    for row in range(row_begin, row_end):
+        image = row // plan.out_height
+        oy = row - image * plan.out_height + plan.pad_top
+        for ox in range(plan.pad_left, plan.pad_left + plan.out_width):
+            for at in range(channels):
+                target[at] = bias[at]
+            for h in range(plan.kernel_h):
+                y = oy - h * plan.dilation_h
+                if y < 0 or y % plan.stride_h != 0 or y // plan.stride_h >= plan.height:
+                    continue
+                for w in range(plan.kernel_w):
+                    z = ox - w * plan.dilation_w
+                    if z < 0 or z % plan.stride_w != 0 or z // plan.stride_w >= plan.width:
+                        continue
+                    products = x + (
+                        ((image * plan.height + y // plan.stride_h) * plan.width + z // plan.stride_w) * taps
+                        + h * plan.kernel_w + w) * channels
+                    at = 0
+                    while at + LANES <= channels:
+                        v_store(target + at, v_add(v_load(target + at), v_load(products + at)))
+                        at += LANES
+                    if rest:
+                        v_store_part(
+                            target + at,
+                            v_add(v_load_part(target + at, 0, rest), v_load_part(products + at, 0, rest)), 0, rest)
+            target += channels
 
 
 cdef void softmax(
@@ -330,10 +479,13 @@ def pixels():
         "average_pool": <uintptr_t> &average_pool,
         "copy": <uintptr_t> &copy_strided,
         "fill": <uintptr_t> &fill,
+        "gather_taps": <uintptr_t> &gather_taps,
         "layer_norm": <uintptr_t> &layer_norm,
         "map": <uintptr_t> &map_images,
         "max_pool": <uintptr_t> &max_pool,
+        "mean": <uintptr_t> &mean,
         "padded_pool": <uintptr_t> &padded_pool,
+        "resize": <uintptr_t> &resize,
         "scale": <uintptr_t> &scale_images,
         "softmax": <uintptr_t> &softmax,
         "turn": <uintptr_t> &turn,

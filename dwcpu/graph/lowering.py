@@ -11,14 +11,13 @@ import numpy as np
 from .. import pixels, runtime
 from ..epilogue import Activation, parse_activation
 from ..layers import Conv2d, DepthwiseConv2d, InvertedResidual, PointwiseConv2d, SeparableConv2d
-from ..pixels import GlobalAveragePool
 from .ir import Node
 from .operators import OPERATORS
 from .operators.convolution import conv_windows, scatter, transposed_shape
 from .operators.elementwise import activate
 from .operators.moving import axis_of, integers, sides_of
 from .operators.pooling import window_counts, windows_of
-from .operators.resizing import whole_factors
+from .operators.resizing import tables_of, whole_factors
 from .planner import Operand, Planner, Symbol, channel_last, is_channel_last, same_order
 
 __all__ = ["LOWERINGS"]
@@ -259,13 +258,20 @@ def _conv_transpose(planner: Planner, node: Node, operands: list[Operand]) -> li
     layer = planner.layer((node.outputs[0],), make)
     made = layer.out_shape(image.shape)
     columns = planner.run_layer(layer, image, None, np.empty(made, w.dtype))
-    out = planner.symbol(channel_last(shape, w.dtype))
+    array = channel_last(shape, w.dtype)
+    if groups == 1:
+        begin, step, apart = _both(begins, 0), _both(strides, 1), _both(dilations, 1)
+        sizes = (*image.shape[:3], *_both(kernel, 1), each)
+        kernel_put = pixels.gather_taps(sizes, _both(shape[2:], 1), step, apart, begin, _vector(bias), w.dtype)
+        if kernel_put is not None:
+            return [planner.run_kernel("", kernel_put, columns.value(), None, array)]
+    out = planner.symbol(array)
     bias_vector = _vector(bias)
-    pixels = x.array.shape[:1] + x.array.shape[2:]
+    places = x.array.shape[:1] + x.array.shape[2:]
 
     def put(products: np.ndarray, target: np.ndarray) -> None:
-        apart = products.reshape(*pixels, groups, *kernel, each)
-        taps = np.moveaxis(apart, len(pixels), -2).reshape(*pixels, *kernel, groups * each)
+        apart = products.reshape(*places, groups, *kernel, each)
+        taps = np.moveaxis(apart, len(places), -2).reshape(*places, *kernel, groups * each)
         scatter(taps, begins, strides, dilations, bias_vector, target)
 
     planner.call(put, [columns.value()], [out.value()])
@@ -325,7 +331,7 @@ def _affine(planner: Planner, node: Node, operands: list[Operand]) -> list[Opera
 def _mean(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
     """GlobalAveragePool, and ReduceMean over all pixels."""
     x = operands[0]
-    if not isinstance(x, Symbol) or x.array.dtype != np.float32 or x.array.ndim != 4 or not is_channel_last(x.array):
+    if not isinstance(x, Symbol) or x.array.dtype.char not in "fd" or x.array.ndim != 4 or not is_channel_last(x.array):
         return None
     keep = True
     if node.op == "ReduceMean":
@@ -333,8 +339,11 @@ def _mean(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand
         if not isinstance(axes, np.ndarray) or sorted(axis % 4 for axis in integers(axes)) != [2, 3]:
             return None
         keep = bool(node.get("keepdims", 1))
-    out = planner.run_layer(
-        GlobalAveragePool(), planner.image(x), None, channel_last((*x.array.shape[:2], 1, 1), x.array.dtype)
+    kernel = pixels.mean(planner.image(x).shape, x.array.dtype)
+    if kernel is None:
+        return None
+    out = planner.run_kernel(
+        "mean", kernel, planner.image(x), None, channel_last((*x.array.shape[:2], 1, 1), x.array.dtype)
     )
     return [out if keep else out.view(out.array[:, :, 0, 0])]
 
@@ -485,23 +494,32 @@ def _pad(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand]
 
 
 def _resize(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
-    """Resize to the nearest pixel by whole factors: a copy of a view in which every pixel is there several times."""
+    """Resize of images: by whole factors to the nearest pixel a copy of a view, else weighted sums of pixels."""
     x = operands[0]
-    if node.get("mode", "nearest") != "nearest" or not _copied_apart(planner, x) or not _known(*operands[1:]):
+    if not _copied_apart(planner, x) or not _known(*operands[1:]):
         return None
     assert isinstance(x, Symbol)
     arrays: list[Any] = [x.array, *operands[1:]]
-    factors = whole_factors(node, *arrays)
-    if factors is None:
-        return None
     [made] = OPERATORS["Resize"].targets(node, arrays)
+    factors = whole_factors(node, *arrays) if node.get("mode", "nearest") == "nearest" else None
     shape = x.array.shape
-    apart = [size for pair in zip(shape, factors, strict=True) for size in pair]
-    seen = np.broadcast_to(x.array.reshape([size for each in shape for size in (each, 1)]), apart)
-    out = planner.symbol(made)
-    planner.move(x, seen, out, made.reshape(apart))
-    planner.describe("copy")
-    return [out]
+    if factors is not None:
+        apart = [size for pair in zip(shape, factors, strict=True) for size in pair]
+        seen = np.broadcast_to(x.array.reshape([size for each in shape for size in (each, 1)]), apart)
+        out = planner.symbol(made)
+        planner.move(x, seen, out, made.reshape(apart))
+        planner.describe("copy")
+        return [out]
+    tables = tables_of(node, *arrays)
+    if x.array.ndim != 4 or x.array.dtype.char not in "fd" or tables is None or made.shape[:2] != shape[:2]:
+        return None
+    image = planner.image(x)
+    kernel = pixels.resize(image.shape, tables[2], tables[3], image.dtype)
+    return (
+        None
+        if kernel is None
+        else [planner.run_kernel("resize", kernel, image, None, channel_last(made.shape, made.dtype))]
+    )
 
 
 LOWERINGS: dict[str, Lowering] = {

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import arrays, background, pixels
-from ..layers import Layer
 from ..pipeline import Arenas, Builder, Pipeline, Value, given
 from ..pipeline import Node as Step
 from ..report import LayerRow
@@ -231,10 +230,7 @@ class Planner:
         self.builder.operate(self._number, node, x._replace(shape=shape), residual, target, self.threads)
         if node.job is not None:
             self.jobs.append(node.job)
-        if isinstance(layer, Layer):
-            self._row["layer"] = layer, shape
-        else:
-            self.describe("pool")
+        self._row["layer"] = layer, shape
         return out
 
     def run_kernel(self, name: str, kernel: Any, x: Value, residual: Value | None, array: np.ndarray) -> Symbol:

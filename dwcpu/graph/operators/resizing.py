@@ -145,6 +145,12 @@ def whole_factors(node: Node, x: np.ndarray, roi: Any = None, scales: Any = None
     return factors
 
 
+def tables_of(node: Node, x: np.ndarray, roi: Any = None, scales: Any = None, sizes: Any = None) -> Any:
+    """For each axis the pixels (outputs, taps) and their weights; None where outputs beyond the image get a value."""
+    tables = [_table(axis, *_options(node)) for axis in _axes_of(node, x, roi, scales, sizes)]
+    return None if any(beyond.any() for _, _, beyond in tables) else [table[:2] for table in tables]
+
+
 def _options(node: Node) -> tuple:
     """What `_table` needs to know of a node."""
     rule = node.get("coordinate_transformation_mode", "half_pixel")
