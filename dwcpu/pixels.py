@@ -23,9 +23,12 @@ __all__ = [
     "add",
     "copy",
     "fill",
+    "gather_taps",
     "layer_norm",
     "mapped",
+    "mean",
     "pool",
+    "resize",
     "scale",
     "softmax",
     "turn",
@@ -267,7 +270,8 @@ def turn(shape: tuple[int, ...], dtype: np.dtype) -> PixelKernel | None:
 class GlobalAveragePool:
     """Mean over height and width: (N, H, W, C) -> (N, 1, 1, C).
 
-    Pixels are added in memory order, image by image, so the bits depend neither on the batch nor on threads.
+    Pixels are added row by row, then the sums of rows, image by image, so the bits depend neither on the batch nor on
+    threads.
 
     Examples
     --------
@@ -289,7 +293,7 @@ class GlobalAveragePool:
         if out is None:
             out = np.empty((batch, 1, 1, channels), x.dtype)
         for image, mean in zip(x, out, strict=True):
-            np.add.reduce(image.reshape(height * width, channels), axis=0, out=mean[0, 0])
+            np.add.reduce(np.add.reduce(image, axis=1), axis=0, out=mean[0, 0])
         out *= x.dtype.type(1) / x.dtype.type(height * width)
         return out
 

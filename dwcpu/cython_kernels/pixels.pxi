@@ -1,9 +1,10 @@
 # What stands between convolutions in a graph: sums, products, pooling, softmax, copies to another order of memory.
 #
-# Assumes: channel-last, contiguous images, but for `turn`, whose x has its channels first. There is one block. Rows are
-# output rows (of batch * out_height); for `add_images` and `map_images` they are runs of plan.width elements of plan.height in all.
-# Guarantees: every output is one operation, or one after the other in the order of taps by row and column, taps in the
-# padding left out: the same bits however the rows are shared. NaN passes.
+# Assumes: channel-last, contiguous images, but for `turn`, whose x has its channels first; at least one pixel and one
+# channel. There is one block, but for `mean`. Rows are output rows (of batch * out_height); for `add_images`,
+# `map_images` and `fill` they are runs of plan.width elements of plan.height in all.
+# Guarantees: every output is one operation, or one after the other in a fixed order (windows: each row by itself, then
+# the rows), taps in the padding left out: the same bits however the rows are shared. NaN passes.
 # What is read comes from memory or L2 once; nothing is blocked.
 
 cdef enum:
@@ -86,6 +87,7 @@ cdef inline void pool_vectors(
 ) noexcept nogil:
     """`count` vectors of channels of one output; x is at the first of rows x columns taps. `lanes`: of one vector."""
     cdef vec acc[POOLED]
+    cdef vec part[POOLED]
     cdef vec v
     cdef i64 x_row = plan.dilation_h * plan.width * plan.in_channels, x_column = plan.dilation_w * plan.in_channels
     cdef i64 h, w
@@ -95,11 +97,15 @@ cdef inline void pool_vectors(
         acc[j] = v_splat(<real> plan.low) if kind == MAXIMUM else v_zero()
     for h in range(rows):
         p = x + h * x_row
+        for j in range(count):
+            part[j] = acc[j] if kind == MAXIMUM else v_zero()
         for w in range(columns):
             for j in range(count):
                 v = v_load(p + j * LANES) if lanes == LANES else v_load_part(p, 0, lanes)
-                acc[j] = v_maximum(acc[j], v) if kind == MAXIMUM else v_add(acc[j], v)
+                part[j] = v_maximum(part[j], v) if kind == MAXIMUM else v_add(part[j], v)
             p += x_column
+        for j in range(count):
+            acc[j] = part[j] if kind == MAXIMUM else v_add(acc[j], part[j])
     for j in range(count):
         if kind != MAXIMUM:
             acc[j] = v_mul(acc[j], v_splat(share))
@@ -168,19 +174,24 @@ cdef void padded_pool(
 
 
 cdef inline void mean_vectors(
-    const int count, const int lanes, i64 pixels, i64 channels, const real *x, real *out
+    const int count, const int lanes, i64 height, i64 width, i64 channels, const real *x, real *out
 ) noexcept nogil:
-    """`count` vectors of channels of an image, pixel by pixel; `lanes`: of one vector."""
+    """`count` vectors of channels of an image, row by row; `lanes`: of one vector."""
     cdef vec acc[MOST_SUMS]
-    cdef vec share = v_splat(<real> 1 / <real> pixels)
-    cdef i64 pixel
+    cdef vec part[MOST_SUMS]
+    cdef vec share = v_splat(<real> 1 / <real> (height * width))
+    cdef i64 row, pixel
     cdef int j
-    for j in range(count):
-        acc[j] = v_load(x + j * LANES) if lanes == LANES else v_load_part(x, 0, lanes)
-    for pixel in range(1, pixels):
-        x += channels
+    for row in range(height):
         for j in range(count):
-            acc[j] = v_add(acc[j], v_load(x + j * LANES) if lanes == LANES else v_load_part(x, 0, lanes))
+            part[j] = v_load(x + j * LANES) if lanes == LANES else v_load_part(x, 0, lanes)
+        x += channels
+        for pixel in range(1, width):
+            for j in range(count):
+                part[j] = v_add(part[j], v_load(x + j * LANES) if lanes == LANES else v_load_part(x, 0, lanes))
+            x += channels
+        for j in range(count):
+            acc[j] = v_add(acc[j], part[j]) if row > 0 else part[j]
     for j in range(count):
         if lanes == LANES:
             v_store(out + j * LANES, v_mul(acc[j], share))
@@ -192,26 +203,29 @@ cdef void mean(
     const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
-    """Mean over an image's pixels, added in memory order. Rows are images, blocks runs of MEAN_RUN channels."""
-    cdef i64 pixels = plan.height * plan.width, channels = plan.in_channels, row, at, end
+    """Mean over an image's pixels, of which each row is added up by itself: a sum of a million would lose digits.
+
+    Rows are images, blocks runs of MEAN_RUN channels.
+    """
+    cdef i64 height = plan.height, width = plan.width, channels = plan.in_channels, row, at, end
     cdef const real *image
     cdef real *means
     for row in range(row_begin, row_end):
-        image = x + row * pixels * channels
+        image = x + row * height * width * channels
         means = out + row * channels
         at = block_begin * MEAN_RUN
         end = smaller(block_end * MEAN_RUN, channels)
         while at + MOST_SUMS * LANES <= end:
-            mean_vectors(MOST_SUMS, LANES, pixels, channels, image + at, means + at)
+            mean_vectors(MOST_SUMS, LANES, height, width, channels, image + at, means + at)
             at += MOST_SUMS * LANES
         while at + 2 * LANES <= end:
-            mean_vectors(2, LANES, pixels, channels, image + at, means + at)
+            mean_vectors(2, LANES, height, width, channels, image + at, means + at)
             at += 2 * LANES
         while at < end:
             if at + LANES <= end:
-                mean_vectors(1, LANES, pixels, channels, image + at, means + at)
+                mean_vectors(1, LANES, height, width, channels, image + at, means + at)
             else:
-                mean_vectors(1, <int> (end - at), pixels, channels, image + at, means + at)
+                mean_vectors(1, <int> (end - at), height, width, channels, image + at, means + at)
             at += LANES
 
 

@@ -128,11 +128,6 @@ class Graph:
         self._names.add(name)
         return name
 
-    def rename(self, old: str, new: str) -> None:
-        """Let everybody who reads `old` read `new`, except the outputs of the graph, which keep their names."""
-        for node in self.nodes:
-            node.inputs = [new if name == old else name for name in node.inputs]
-
     def remove(self, nodes: Iterable[Node]) -> None:
         """Take nodes out."""
         gone = {id(node) for node in nodes}
@@ -163,6 +158,8 @@ class Graph:
             *(filter(None, node.outputs) for node in self.nodes),
         )
         for name in (name for group in groups for name in group):
+            if not name:
+                raise ValueError("an input or constant has no name; every value must have one")
             if name in made:
                 raise ValueError(f"{name!r:.80} is made twice; every value must be made once")
             made.add(name)

@@ -14,10 +14,10 @@ from ..layers import Conv2d, DepthwiseConv2d, InvertedResidual, PointwiseConv2d,
 from .ir import Node
 from .operators import OPERATORS
 from .operators.convolution import conv_windows, scatter, transposed_shape
-from .operators.elementwise import activate
 from .operators.moving import axis_of, integers, sides_of
 from .operators.pooling import window_counts, windows_of
 from .operators.resizing import tables_of, whole_factors
+from .passes.matching import channel_values
 from .planner import Operand, Planner, Symbol, channel_last, is_channel_last, same_order
 
 __all__ = ["LOWERINGS"]
@@ -86,37 +86,23 @@ def _run(
     planner: Planner, node: Node, key: tuple, make: Callable[..., Any], x: Symbol, residual: Operand
 ) -> list[Operand]:
     """Run the layer that ``make(activation)`` gives; a residual of another shape is added afterwards."""
-    spec = node.get("activation")
+    spec, weights = node.get("activation"), node.inputs[1 : 7 if "parts" in node.attributes else 3]
     image = planner.image(x)
-    layer = planner.layer((*key, spec), lambda: make(spec))
+    layer = planner.layer((*key, spec), weights, lambda: make(spec))
     array = _out_array(x.array, layer, image.shape)
     if residual is None:
         return [planner.run_layer(layer, image, None, array)]
     if isinstance(residual, Symbol) and residual.array.shape == array.shape and residual.array.dtype == array.dtype:
         return [planner.run_layer(layer, image, planner.image(residual), array)]
-    bare = planner.layer((*key, None), lambda: make(None))
+    bare = planner.layer((*key, None), weights, lambda: make(None))
     before = planner.run_layer(bare, image, None, array)
-    added = residual.array if isinstance(residual, Symbol) else residual
-    sizes = np.broadcast_shapes(array.shape, added.shape)
-    out = planner.symbol(channel_last(sizes, array.dtype) if len(sizes) in (3, 4) else np.empty(sizes, array.dtype))
-    activation = parse_activation(spec, node.name)
-
-    def add(first: np.ndarray, *others: np.ndarray) -> None:
-        second, target = others if len(others) == 2 else (added, *others)
-        np.add(first, second, out=target)
-        if spec is not None:
-            activate(target.copy(), activation, target)
-
-    reads = [before.value()] + ([residual.value()] if isinstance(residual, Symbol) else [])
-    planner.call(add, reads, [out.value()])
-    return [out]
+    rest = Node("MatMul", node.name, [], [], {"activation": spec})  # a sum and an activation are left of it
+    return planner.finish(rest, [before], [residual])
 
 
 def _conv(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
     x, w, bias, residual = (*operands, None, None, None)[:4]
     if not _floats(x, w) or not _known(bias):
-        if node.input(3) or node.get("activation") is not None:
-            raise ValueError("its weights must be constant, of the type of its input")
         return None
     assert isinstance(x, Symbol) and isinstance(w, np.ndarray)
     if w.ndim not in (3, 4):
@@ -183,10 +169,7 @@ def _one_by_one(planner: Planner, node: Node, operands: list[Operand]) -> list[O
         inputs: list[Operand] = [x, *weights[2 * at : 2 * at + 2]]
         if at == len(parts) - 1 and len(weights) > 2 * len(parts):
             inputs.append(weights[2 * len(parts)])
-        made = _conv(planner, part, inputs)
-        if made is None:
-            raise ValueError(f"{part.name!r} needs images of {np.asarray(weights[0]).dtype} with two axes of pixels")
-        x = made[0]
+        x = (_conv(planner, part, inputs) or planner.apart(part, inputs))[0]
     return [x]
 
 
@@ -195,48 +178,25 @@ def _product(planner: Planner, node: Node, operands: list[Operand]) -> list[Oper
     a, b, c = (*operands, None)[:3]
     fits = _floats(a, b) and _known(c) and isinstance(b, np.ndarray) and b.ndim == 2
     if not fits or (node.op == "Gemm" and node.get("transA", 0)):
-        return _epilogue_apart(planner, node, operands)
+        return None
     assert isinstance(a, Symbol) and isinstance(b, np.ndarray)
     w, bias = b, None
     if node.op == "Gemm":
         w = w.T if node.get("transB", 0) else w
         w = w if node.get("alpha", 1.0) == 1 else (w * node.get("alpha")).astype(w.dtype)
-    if c is not None:
-        assert isinstance(c, np.ndarray)
-        if c.size not in (1, w.shape[1]) or c.shape[-1:] not in ((), (1,), (w.shape[1],)):
-            return _epilogue_apart(planner, node, operands)
-        bias = np.ascontiguousarray(np.broadcast_to(c.reshape(-1) * c.dtype.type(node.get("beta", 1.0)), w.shape[1]))
+    if isinstance(c, np.ndarray):
+        values = channel_values(c, 2 if node.op == "Gemm" else 1, w.shape[1], -1)
+        if values is None:
+            return None
+        bias = np.ascontiguousarray(values * c.dtype.type(node.get("beta", 1.0)))
     if a.array.ndim < 1 or a.array.shape[-1] != w.shape[0] or (node.op == "Gemm" and a.array.ndim != 2):
         raise ValueError(f"matrices of shapes {a.array.shape} and {w.shape} cannot be multiplied")
     rows = prod(a.array.shape[:-1])
     layer = planner.layer(
-        (node.outputs[0],), lambda: PointwiseConv2d(w, bias, activation=node.get("activation"))
-    )  # fmt: skip
+        (node.outputs[0],), node.inputs[1:3], lambda: PointwiseConv2d(w, bias, activation=node.get("activation"))
+    )
     out = np.empty((*a.array.shape[:-1], w.shape[1]), w.dtype)
     return [planner.run_layer(layer, planner.matrix(a), None, out, (1, 1, rows, w.shape[0]))]
-
-
-def _epilogue_apart(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
-    """A product that NumPy computes, with the bias and activation that passes have put into the node."""
-    spec = node.get("activation")
-    biased = node.op == "MatMul" and len(operands) > 2
-    if spec is None and not biased:
-        return None
-    bare = Node(
-        node.op, node.name, node.inputs, node.outputs, {k: v for k, v in node.attributes.items() if k != "activation"}
-    )
-    [out] = planner._by_numpy(OPERATORS[node.op], bare, operands[:2] if biased else operands)
-    assert isinstance(out, Symbol)
-    bias = operands[2] if biased else None
-    activation = parse_activation(spec, node.name)
-
-    def finish(source: np.ndarray, target: np.ndarray) -> None:
-        summed = source if bias is None else source + bias
-        activate(summed, activation, target)
-
-    target = planner.symbol(np.empty_like(out.array))
-    planner.call(finish, [out.value()], [target.value()])
-    return [target]
 
 
 def _conv_transpose(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
@@ -255,7 +215,7 @@ def _conv_transpose(planner: Planner, node: Node, operands: list[Operand]) -> li
         return Conv2d(filters, groups=groups) if groups > 1 else PointwiseConv2d(filters[0, 0])
 
     image = planner.image(x)
-    layer = planner.layer((node.outputs[0],), make)
+    layer = planner.layer((node.outputs[0],), node.inputs[1:2], make)
     made = layer.out_shape(image.shape)
     columns = planner.run_layer(layer, image, None, np.empty(made, w.dtype))
     array = channel_last(shape, w.dtype)
@@ -279,7 +239,7 @@ def _conv_transpose(planner: Planner, node: Node, operands: list[Operand]) -> li
 
 
 def _flat(planner: Planner, x: Symbol, factor: float, shift: float, spec: Any) -> list[Operand] | None:
-    """``activation(factor x + shift)`` of every element, in any order of memory."""
+    """``activation(factor x + shift)`` of every element, in any order of memory; a shift of -0.0 changes nothing."""
     target = np.empty_like(x.array)
     if not (planner.readable(x) and same_order(x.array, target)) or x.array.dtype.char not in "fd":
         return None
@@ -293,7 +253,7 @@ def _activation(planner: Planner, node: Node, operands: list[Operand]) -> list[O
     x, spec = operands[0], node.get("activation")
     if not isinstance(x, Symbol):
         return None
-    return _flat(planner, x, 1.0, 0.0, spec)
+    return _flat(planner, x, 1.0, -0.0, spec)
 
 
 def _with_number(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
@@ -302,16 +262,19 @@ def _with_number(planner: Planner, node: Node, operands: list[Operand]) -> list[
     x, number = (second, first) if isinstance(second, Symbol) else (first, second)
     if not isinstance(x, Symbol) or not isinstance(number, np.ndarray) or number.size != 1:
         return None
-    if number.ndim > x.array.ndim or number.dtype != x.array.dtype:
+    if number.ndim > x.array.ndim or number.dtype != x.array.dtype or number.dtype.char not in "fd":
         return None
     value = float(number.reshape(-1)[0])
     if node.op == "Mul":
-        return _flat(planner, x, value, 0.0, None)
+        return _flat(planner, x, value, -0.0, None)
     if node.op == "Add":
         return _flat(planner, x, 1.0, value, None)
     if node.op == "Sub":
         return _flat(planner, x, 1.0, -value, None) if x is first else _flat(planner, x, -1.0, value, None)
-    return _flat(planner, x, 1 / value, 0.0, None) if x is first and value else None
+    limits = np.finfo(number.dtype)
+    if x is not first or not limits.tiny <= abs(1 / value if value else 0) <= limits.max:
+        return None  # what a reciprocal would round to nothing, or to infinity
+    return _flat(planner, x, 1 / value, -0.0, None)
 
 
 def _affine(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
@@ -477,7 +440,7 @@ def _pad(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand]
         return None
     assert isinstance(x, Symbol) and isinstance(pads, np.ndarray)
     array = x.array
-    sides = sides_of(array, pads, axes)
+    sides = sides_of(node, array, pads, axes)
     number = 0.0 if value is None else float(np.asarray(value).reshape(()))
     if array.dtype.char not in "fd" or min(min(pair) for pair in sides) < 0:
         return None

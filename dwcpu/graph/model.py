@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,7 +20,7 @@ from ..pipeline import Arenas
 from ..report import Report
 from . import eager, reader, store
 from .ir import Graph, Spec
-from .passes import optimise
+from .passes import PLANNED, optimise
 from .planner import Dynamic, Plan, is_channel_last, make_plan
 
 __all__ = ["Model", "load_model", "load_onnx"]
@@ -119,10 +120,10 @@ class Model:
         threads = self._count(num_threads)
         plan = self._plan(given, last, threads)
         if plan is None:
-            results = self._dynamic(given, last)
+            results = self._dynamic(given, last, threads)
         else:
             bases, results = self._memory(plan, given, last)
-            with np.errstate(all="ignore"):  # infinities and NaN are results like others
+            with self._told(given), np.errstate(all="ignore"):  # infinities and NaN are results like others
                 plan.pipeline.run(*bases)
         return self._finished(results, last)
 
@@ -198,11 +199,17 @@ class Model:
         turned = [array if array.flags.c_contiguous else array.copy() for array in turned]
         return turned[0] if len(turned) == 1 else tuple(turned)
 
-    def _dynamic(self, given: list[np.ndarray], last: bool) -> list[np.ndarray]:
+    def _dynamic(self, given: list[np.ndarray], last: bool, threads: int) -> list[np.ndarray]:
         """Node by node: for shapes that depend on values."""
         inputs = [_logical(array, last) for array in given]
-        with self._told(inputs):
-            return eager.run(self.graph, dict(zip((spec.name for spec in self.inputs), inputs, strict=True)))
+        with self._told(given), runtime.num_threads(threads):
+            results = eager.run(self._eager, dict(zip((spec.name for spec in self.inputs), inputs, strict=True)))
+        return [np.array(result, order="C") for result in results]  # some may be inputs, constants, or views of these
+
+    @cached_property
+    def _eager(self) -> Graph:
+        """The graph without what only plans can run."""
+        return optimise(self.graph, {*self._without, *PLANNED})
 
     @contextmanager
     def _told(self, inputs: Sequence[np.ndarray]) -> Iterator[None]:

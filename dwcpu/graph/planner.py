@@ -34,6 +34,11 @@ class Dynamic(Exception):
     """The shape of something depends on values that are only known when the graph runs."""
 
 
+def node_error(node: Node, error: Exception) -> ValueError:
+    """What is said of a node that cannot run."""
+    return ValueError(f"node {node.name!r} ({node.op}): {(str(error).splitlines() or [type(error).__name__])[0]:.300}")
+
+
 class Symbol:
     """A value that is known when the plan runs: an array without contents, and where its bytes will lie.
 
@@ -146,31 +151,48 @@ class Planner:
     def __init__(self, graph: Graph, layers: dict[Any, Any], threads: int) -> None:
         self.graph, self.threads = graph, threads
         self._layers = layers
+        self._own_layers: dict[Any, Any] = {}
         self.builder = Builder()
         self.operands: dict[str, Operand] = {"": None, **graph.constants}
         self.entries: list[Entry] = []
         self.jobs: list[background.Job] = []
         self._images: dict[Any, Symbol] = {}
-        self._number = 0
+        self._number, self._node = 0, Node("", "outputs", [], [])
         self._row: dict[str, Any] = {}
 
     # --- what lowering uses -------------------------------------------------------------------------------------------
 
-    def layer(self, key: Any, make: Callable[[], Any]) -> Any:
-        """The layer for a key, made if there is none yet."""
-        layer = self._layers.get(key)
+    def layer(self, key: Any, weights: Sequence[str], make: Callable[[], Any]) -> Any:
+        """The layer for a key, made if there is none yet.
+
+        Plans share it if its weights, which are named, are the graph's constants, and not computed from shapes.
+        """
+        fixed = all(name in self.graph.constants for name in weights if name)
+        layers = self._layers if fixed else self._own_layers
+        layer = layers.get(key)
         if layer is None:
-            layer = self._layers.setdefault(key, make())
+            layer = layers.setdefault(key, make())
         return layer
 
     def symbol(self, array: np.ndarray) -> Symbol:
         """A symbol with bytes of its own for a fresh array without contents."""
-        base = array
-        return Symbol(array, self.builder.buffer(array.nbytes), _address(base), array)
+        if array.dtype.hasobject:
+            raise Dynamic  # strings are objects, which cannot lie in the arena
+        return Symbol(array, self.builder.buffer(array.nbytes), _address(array), array)
 
     def call(self, function: Callable[..., object], reads: Sequence[Value], writes: Sequence[Value]) -> None:
-        """Add a call to the plan, for the node at hand."""
-        self.builder.call(self._number, function, reads, writes)
+        """Add a call to the plan, for the node at hand, which an exception will name."""
+        node = self._node
+
+        def named(*given_arrays: np.ndarray) -> None:
+            try:
+                function(*given_arrays)
+            except MemoryError:
+                raise
+            except Exception as error:  # values may make NumPy raise anything
+                raise node_error(node, error) from error
+
+        self.builder.call(self._number, named, reads, writes)
 
     def image(self, symbol: Symbol) -> Value:
         """Images or signals as kernels read them, ``(N, H, W, C)``: copied if they do not lie like that."""
@@ -205,6 +227,8 @@ class Planner:
     def move(self, source: Symbol, seen: np.ndarray, target: Symbol, place: np.ndarray) -> None:
         """Copy `seen`, a view of `source`, to `place`, a view of `target` of the same shape."""
         kernel = None
+        if not seen.size:
+            return
         if self.readable(source) and target.buffer >= 0:
             turned = seen.ndim == 4 and seen.flags.c_contiguous and is_channel_last(place)
             if turned and seen.shape[1] <= _FEW_CHANNELS and seen.dtype.char in "fd":
@@ -255,18 +279,20 @@ class Planner:
         """
         from .lowering import LOWERINGS
 
-        self._number, self._row = number, {}
+        self._number, self._node, self._row = number, node, {}
         operands = [self.operands[name] for name in node.inputs]
-        operator = OPERATORS[node.op]
-        first = len(self.builder.steps)
+        before = len(self.builder.steps), len(self.builder.sizes), dict(self._images)
+        # Kernels take it that there is something to read.
+        empty = any(isinstance(each, Symbol) and not each.array.size for each in operands)
+        lower = None if empty else LOWERINGS.get(node.op)
         try:
             with np.errstate(all="ignore"):
-                lower = LOWERINGS.get(node.op)
                 results = lower(self, node, operands) if lower is not None else None
                 if results is None:
-                    del self.builder.steps[first:]
+                    del self.builder.steps[before[0] :], self.builder.sizes[before[1] :]
+                    self._images = before[2]
                     self._row = {}
-                    results = self._by_numpy(operator, node, operands)
+                    results = self.apart(node, operands)
         except (Dynamic, MemoryError):
             raise
         except Exception as error:  # what a file says may make NumPy raise anything
@@ -283,6 +309,26 @@ class Planner:
             if name:
                 self.operands[name] = result
         self.entries.append(self._described(node, operands, results))
+
+    def apart(self, node: Node, operands: list[Operand]) -> list[Operand]:
+        """Run a node on NumPy, and then, one by one, what passes have put into it: bias, residual, activation."""
+        count = {"Conv": 3, "MatMul": 2}.get(node.op, len(operands))
+        spec, more = node.get("activation"), [each for each in operands[count:] if each is not None]
+        if node.op == "Activation" or (spec is None and not more):
+            return self._by_numpy(OPERATORS[node.op], node, operands)
+        bare = node.copy()
+        bare.attributes.pop("activation", None)
+        return self.finish(node, self._by_numpy(OPERATORS[node.op], bare, operands[:count]), more)
+
+    def finish(self, node: Node, results: list[Operand], more: Sequence[Operand]) -> list[Operand]:
+        """Add `more` to a result on NumPy, and apply the activation of `node`."""
+        spec = node.get("activation")
+        for each in more:
+            results = self._by_numpy(OPERATORS["Add"], Node("Add", node.name, [], []), [results[0], each])
+        if spec is not None:
+            last = Node("Activation", node.name, [], [], {"activation": spec})
+            results = self._by_numpy(OPERATORS["Activation"], last, results[:1])
+        return results
 
     def _by_numpy(self, operator: Operator, node: Node, operands: list[Operand]) -> list[Operand]:
         symbols = [operand for operand in operands if isinstance(operand, Symbol)]
@@ -391,6 +437,7 @@ class Planner:
             assert operand is not None
             return operand, True
         source = operand.array
+        check_size(source.shape, source.dtype)
         wanted = np.empty(source.shape, source.dtype)
         if channels_last and source.ndim == 4:
             wanted = channel_last(source.shape, source.dtype)

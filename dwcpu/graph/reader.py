@@ -23,6 +23,8 @@ __all__ = ["read"]
 #: Largest number of axes that arrays have here; NumPy allows 64.
 _MOST_AXES = 32
 _OURS = ("", "ai.onnx")
+#: Nodes, once functions are written out, and functions at most.
+_MOST_NODES, _MOST_FUNCTIONS = 1_000_000, 500
 #: Values of this attribute that all operators with windows know.
 _AUTO_PAD = ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
 
@@ -77,6 +79,8 @@ def read(source: str | os.PathLike[str] | bytes, external_data_dir: str | os.Pat
     if model.functions:
         from onnx import inliner
 
+        _check_expansion(model, name)
+
         try:
             model = inliner.inline_local_functions(model)
         except Exception as error:  # of C++, without a common class
@@ -88,6 +92,26 @@ def read(source: str | os.PathLike[str] | bytes, external_data_dir: str | os.Pat
         raise
     except ValueError as error:
         raise ValueError(f"load_onnx: {name}: {error}") from None
+
+
+def _check_expansion(model: Any, name: str) -> None:
+    """Refuse functions that call each other so often that writing them out would never end."""
+    bodies = {(function.domain, function.name): function for function in model.functions}
+    known: dict[tuple[str, str], int] = {}
+
+    def cost(nodes: Any, depth: int) -> int:
+        total = 0
+        for node in nodes:
+            key = node.domain, node.op_type
+            if key in bodies and key not in known:
+                if depth > len(bodies):
+                    raise ValueError(f"load_onnx: functions of {name} call themselves; there must be no cycles")
+                known[key] = cost(bodies[key].node, depth + 1)
+            total += known.get(key, 1)
+        return total
+
+    if len(bodies) > _MOST_FUNCTIONS or cost(model.graph.node, 0) > _MOST_NODES:
+        raise ValueError(f"load_onnx: functions of {name} stand for more than {_MOST_NODES} nodes, which is too many")
 
 
 def _first_line(error: Exception) -> str:
@@ -196,18 +220,17 @@ class _Reader:
         path = (root / location).resolve()
         if not location or not path.is_relative_to(root) or not path.is_file():
             raise ValueError(f"{what} names {location!r:.80}, which is no file below {root}; nothing else is read")
+        size = path.stat().st_size
         try:
-            offset, length = int(entries.get("offset", 0)), int(entries.get("length", path.stat().st_size))
+            offset = int(entries.get("offset", 0))
+            length = int(entries.get("length", size - offset))
         except ValueError:
             raise ValueError(f"{what} has an offset or length that is no number") from None
-        bits = np.dtype(self._dtype(tensor.data_type, what) or np.uint8).itemsize
-        if (
-            offset < 0
-            or length < 0
-            or offset + length > path.stat().st_size
-            or 2 * length < prod(tensor.dims) * min(bits, 1)
-        ):
-            raise ValueError(f"{what}: {location!r:.80} does not hold bytes {offset} to {offset + length}")
+        if min(offset, length) < 0 or offset + length > size or prod(tensor.dims) > 4 * length:
+            raise ValueError(
+                f"{what} lies at {length} bytes from byte {offset} of {location!r:.80}, which has {size}; its shape is "
+                f"{tuple(tensor.dims)}; the file is not the one that was written with the model"
+            )
         with path.open("rb") as file:
             file.seek(offset)
             raw = file.read(length)

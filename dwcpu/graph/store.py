@@ -39,7 +39,7 @@ def dump(graph: Graph) -> bytes:
                 return {"strings": [str(each) for each in array.reshape(-1)], "shape": list(array.shape)}
             entry["dtype"] = array.dtype.name
             array = array.view(_STORED[array.dtype.itemsize])
-        arrays[name] = np.ascontiguousarray(array)
+        arrays[name] = np.require(array, requirements="C")  # which leaves a number without axes one
         return entry
 
     def plain(value: Any) -> Any:
@@ -109,7 +109,10 @@ def _graph(head: dict[str, Any], arrays: dict[str, np.ndarray]) -> Graph:
             )
         array = arrays[entry["array"]]
         if "dtype" in entry:
-            array = array.view(_dtype(entry["dtype"]))
+            dtype = _dtype(entry["dtype"])
+            if dtype.hasobject:
+                raise ValueError("an array of it holds objects")
+            array = array.view(dtype)
         array.flags.writeable = False
         return array
 

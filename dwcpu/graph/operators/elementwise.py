@@ -155,7 +155,7 @@ _ERF = np.frompyfunc(math.erf, 1, 1)
 @into("Erf", empty=_same)
 def erf(node: Node, arrays: Arrays, outs: Arrays) -> None:
     """One element after the other: exact and slow. Where it is part of a gelu, `passes.activations` sees to it."""
-    np.copyto(outs[0], _ERF(arrays[0].astype(np.float64)).astype(np.float64), casting="same_kind")
+    np.copyto(outs[0], np.asarray(_ERF(arrays[0].astype(np.float64)), np.float64), casting="same_kind")
 
 
 @into("Relu", empty=_same)
@@ -218,7 +218,7 @@ def gelu(node: Node, arrays: Arrays, outs: Arrays) -> None:
     if node.get("approximate", "none") == "tanh":
         inner = np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
     else:
-        inner = _ERF(x * math.sqrt(0.5)).astype(np.float64)
+        inner = np.asarray(_ERF(x * math.sqrt(0.5)), np.float64)
     np.copyto(outs[0], 0.5 * x * (1 + inner), casting="same_kind")
 
 

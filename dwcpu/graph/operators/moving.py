@@ -18,18 +18,29 @@ def integers(array: np.ndarray) -> list[int]:
     return [int(value) for value in np.asarray(array).reshape(-1)]
 
 
-def axis_of(node: Node, x: np.ndarray, default: int = 0, name: str = "axis", extra: int = 0) -> int:
-    """An axis that an attribute names, from 0 on.
+def axis_of(node: Node, x: np.ndarray, default: int = 0) -> int:
+    """The axis that the attribute `axis` names, from 0 on.
 
     Raises
     ------
     ValueError
         If there is no such axis.
     """
-    axis, axes = int(node.get(name, default)), x.ndim + extra
-    if not -axes <= axis < axes:
-        raise ValueError(f"{node.op} {node.name!r}: {name} is {axis}; the input has {x.ndim} axes")
-    return axis % axes
+    return whole_axes(node, [int(node.get("axis", default))], x.ndim)[0]
+
+
+def whole_axes(node: Node, axes: list[int], count: int) -> list[int]:
+    """Axes, of which negative ones count from the end, from 0 on.
+
+    Raises
+    ------
+    ValueError
+        If there is no such axis.
+    """
+    for axis in axes:
+        if not -count <= axis < count:
+            raise ValueError(f"{node.op} {node.name!r}: axis {axis} is not there; the tensor has {count} axes")
+    return [axis % count for axis in axes]
 
 
 # --- views ------------------------------------------------------------------------------------------------------------
@@ -114,7 +125,7 @@ def split(node: Node, x: np.ndarray, sizes: Any = None) -> tuple[np.ndarray, ...
     """Into parts of given sizes, or as many equal ones as there are outputs, the last of which may be smaller."""
     axis = axis_of(node, x)
     if sizes is None:
-        parts = int(node.get("num_outputs", len(node.outputs)))
+        parts = len(node.outputs)
         each = -(-x.shape[axis] // parts)
         ends = [min(each * (part + 1), x.shape[axis]) for part in range(parts)]
     else:
@@ -132,7 +143,9 @@ def split(node: Node, x: np.ndarray, sizes: Any = None) -> tuple[np.ndarray, ...
 @view("Expand", shaping=(1,))
 def expand(node: Node, x: np.ndarray, shape: np.ndarray) -> np.ndarray:
     """Broadcast."""
-    return np.broadcast_to(x, np.broadcast_shapes(x.shape, tuple(integers(shape))))
+    sizes = np.broadcast_shapes(x.shape, tuple(integers(shape)))
+    check_size(sizes, x.dtype)
+    return np.broadcast_to(x, sizes)
 
 
 # --- shapes and constants ---------------------------------------------------------------------------------------------
@@ -215,11 +228,11 @@ def gather_elements(node: Node, x: np.ndarray, indices: np.ndarray) -> np.ndarra
     return np.take_along_axis(x, np.where(indices < 0, indices + x.shape[axis], indices), axis)
 
 
-def sides_of(x: np.ndarray, pads: np.ndarray, axes: Any) -> list[tuple[int, int]]:
+def sides_of(node: Node, x: np.ndarray, pads: np.ndarray, axes: Any) -> list[tuple[int, int]]:
     """How many entries a Pad adds before and after each axis."""
     sides = [(0, 0)] * x.ndim
     amounts = integers(pads)
-    which = range(x.ndim) if axes is None else [axis % x.ndim for axis in integers(axes)]
+    which = list(range(x.ndim)) if axes is None else whole_axes(node, integers(axes), x.ndim)
     half = len(amounts) // 2
     for at, axis in enumerate(which):
         sides[axis] = amounts[at], amounts[at + half]
@@ -227,7 +240,7 @@ def sides_of(x: np.ndarray, pads: np.ndarray, axes: Any) -> list[tuple[int, int]
 
 
 def _padded(node: Node, x: np.ndarray, pads: np.ndarray, value: Any = None, axes: Any = None) -> np.ndarray:
-    sides = sides_of(x, pads, axes)
+    sides = sides_of(node, x, pads, axes)
     sizes = tuple(size + before + after for size, (before, after) in zip(x.shape, sides, strict=True))
     if min(sizes, default=0) < 0:
         raise ValueError(f"Pad {node.name!r}: {sides} of a tensor of shape {x.shape} leaves less than nothing")
@@ -242,7 +255,7 @@ def _check_pad(node: Node) -> str | None:
 def pad(node: Node, arrays: Arrays, outs: Arrays) -> None:
     """Constant, reflect, edge or wrap; negative amounts cut off."""
     x, pads, value, axes = (*arrays, None, None)[:4]
-    sides = sides_of(x, pads, axes)
+    sides = sides_of(node, x, pads, axes)
     mode, out = node.get("mode", "constant"), outs[0]
     cut = tuple(
         slice(max(-before, 0), size - max(-after, 0)) for size, (before, after) in zip(x.shape, sides, strict=True)

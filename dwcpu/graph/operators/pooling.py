@@ -18,6 +18,9 @@ __all__ = ["Windows", "windows_of"]
 
 Arrays = list[Any]
 
+#: Strides, dilations, windows and pads are smaller, so that no product of two of them and a size wraps.
+_MOST = 2**31
+
 
 class Windows(NamedTuple):
     """Where the windows of a convolution or pooling lie along each axis of pixels."""
@@ -46,8 +49,12 @@ def windows_of(node: Node, sizes: tuple[int, ...], kernel: tuple[int, ...]) -> W
             f"{node.op} {node.name!r}: images have {len(sizes)} axes of pixels, but windows {axes}, strides "
             f"{len(strides)}, dilations {len(dilations)} and pads {len(pads)} entries"
         )
-    if min((*strides, *dilations, *kernel), default=1) < 1:
-        raise ValueError(f"{node.op} {node.name!r}: strides, dilations and windows must be at least 1")
+    sizes_given = (*strides, *dilations, *kernel)
+    if min(sizes_given, default=1) < 1 or max(map(abs, (*sizes_given, *pads)), default=0) >= _MOST:
+        raise ValueError(
+            f"{node.op} {node.name!r}: strides {strides}, dilations {dilations}, window {kernel}, pads {pads}; the "
+            f"first three must be at least 1, and all below 2**31"
+        )
     begins, ends = pads[:axes], pads[axes:]
     auto, ceiling = node.get("auto_pad", "NOTSET"), node.get("ceil_mode", 0)
     outputs = []
@@ -85,7 +92,9 @@ def taps_of(windows: Windows, sizes: tuple[int, ...]) -> Any:
         windows.kernel, windows.strides, windows.dilations, windows.begins, sizes, windows.outputs, strict=True
     ):
         found = []
-        for tap in range(taps):
+        # Taps that see the image at all: windows may be far larger than it.
+        before = begin - (count - 1) * step  # how far the last window begins before the image
+        for tap in range(max(0, -(-before // apart)), min(taps, (size - 1 + begin) // apart + 1)):
             offset = tap * apart - begin
             first = max(0, -(offset // step))
             last = min(count, (size - 1 - offset) // step + 1)
@@ -196,5 +205,8 @@ def _global_empty(node: Node, x: np.ndarray) -> np.ndarray:
 def global_pool(node: Node, arrays: Arrays, outs: Arrays) -> None:
     """Mean or largest of all pixels of a channel."""
     x = arrays[0]
+    if not x.size:  # of which NumPy warns
+        outs[0][...] = np.nan if node.op == "GlobalAveragePool" else _lowest(x.dtype)
+        return
     reduce = np.mean if node.op == "GlobalAveragePool" else np.max
     reduce(x, tuple(range(2, x.ndim)), out=outs[0], keepdims=True)

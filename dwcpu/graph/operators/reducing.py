@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..ir import Node
-from .moving import axis_of, integers
+from .moving import axis_of, integers, whole_axes
 from .registry import check_size, into, like
 
 Arrays = list[Any]
@@ -19,7 +19,7 @@ def _axes(node: Node, x: np.ndarray, axes: Any) -> tuple[int, ...]:
     """Axes that go away, or become 1."""
     if axes is None or axes.size == 0:
         return () if node.get("noop_with_empty_axes", 0) else tuple(range(x.ndim))
-    return tuple(sorted(axis % x.ndim for axis in integers(axes)))
+    return tuple(sorted(whole_axes(node, integers(axes), x.ndim)))
 
 
 def _reduced(node: Node, x: np.ndarray, axes: Any = None) -> np.ndarray:
@@ -95,6 +95,8 @@ def _arg_empty(node: Node, x: np.ndarray) -> np.ndarray:
 def softmax(node: Node, arrays: Arrays, outs: Arrays) -> None:
     """Along one axis, the largest element subtracted first; before version 13 along all axes from that one on."""
     x, out = arrays[0], outs[0]
+    if not x.size:
+        return
     first = axis_of(node, x, -1) if x.ndim else 0
     axes = tuple(range(first, x.ndim)) if node.get("flattened", 0) else (first,) if x.ndim else ()
     np.subtract(x, x.max(axes, keepdims=True), out=out)
@@ -157,6 +159,8 @@ def group_normalization(node: Node, arrays: Arrays, outs: Arrays) -> None:
     """Over the pixels and channels of every group of channels."""
     x, scale, bias = arrays
     groups = int(node.get("num_groups"))
+    if scale.size == groups != x.shape[1]:  # before version 21: one number for each group
+        scale, bias = (np.repeat(each.reshape(-1), x.shape[1] // groups) for each in (scale, bias))
     apart = (x.shape[0], groups, x.shape[1] // groups, *x.shape[2:])
     _normalise(x.reshape(apart), tuple(range(2, len(apart))), node.get("epsilon", 1e-5), outs[0].reshape(apart))
     np.multiply(outs[0], _channels(scale, x), out=outs[0])
@@ -255,7 +259,7 @@ def local_response_normalization(node: Node, arrays: Arrays, outs: Arrays) -> No
     x, out = arrays[0], outs[0]
     size, channels = int(node.get("size")), x.shape[1]
     squares, total = np.square(x), np.zeros_like(x)
-    for offset in range(-((size - 1) // 2), size - (size - 1) // 2):
+    for offset in range(max(-((size - 1) // 2), -channels), min(size - (size - 1) // 2, channels)):
         first, last = max(0, -offset), min(channels, channels - offset)
         if first < last:
             total[:, first:last] += squares[:, first + offset : last + offset]

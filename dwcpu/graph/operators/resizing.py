@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..ir import Node
-from .moving import integers
+from .moving import integers, whole_axes
 from .registry import into, like
 
 Arrays = list[Any]
@@ -47,7 +47,7 @@ def _check(node: Node) -> str | None:
 
 def _axes_of(node: Node, x: np.ndarray, roi: Any, scales: Any, sizes: Any) -> list[_Axis]:
     """All axes of `x`."""
-    which = [axis % x.ndim for axis in node.get("axes") or range(x.ndim)]
+    which = whole_axes(node, [int(axis) for axis in node.get("axes") or range(x.ndim)], x.ndim)
     found = [_Axis(size, size, 1.0) for size in x.shape]
     if sizes is not None and sizes.size:
         wanted = integers(sizes)

@@ -12,7 +12,7 @@ from .constants import fold_constants
 from .epilogues import fuse_activations, fuse_residuals
 from .norms import recognise_norms
 
-__all__ = ["PASSES", "optimise"]
+__all__ = ["PASSES", "PLANNED", "optimise"]
 
 #: Name -> pass, in the order in which they run.
 PASSES = {
@@ -24,6 +24,10 @@ PASSES = {
     "epilogues": fuse_activations,
     "chains": fuse_chains,
 }
+
+
+#: Those whose nodes only plans can run.
+PLANNED = ("residuals", "epilogues", "chains")
 
 
 def optimise(graph: Graph, without: Collection[str] = ()) -> Graph:
@@ -55,5 +59,5 @@ def optimise(graph: Graph, without: Collection[str] = ()) -> Graph:
                 raise
             except Exception as error:  # attributes and shapes that do not fit make NumPy raise anything
                 reason = (str(error).splitlines() or [type(error).__name__])[0]
-                raise ValueError(f"load_onnx: the graph {graph.name!r:.80} is not consistent: {reason:.300}") from error
+                raise ValueError(f"the graph {graph.name!r:.80} is not consistent: {reason:.300}") from error
     return graph

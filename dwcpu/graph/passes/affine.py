@@ -78,7 +78,7 @@ def _absorbed(graph: Graph, before: Node, node: Node, index: int) -> bool:
     else:
         transposed = before.op == "Gemm" and before.get("transB", 0)
         channels, axes, axis = weights.shape[0 if transposed else 1], 2, -1
-    found = _factor_and_shift(graph, node, index, channels, axes, axis)
+    found = _factor_and_shift(graph, before, node, index, channels, axes, axis)
     if found is None:
         return False
     factor, shift = found
@@ -103,11 +103,12 @@ def _absorbed(graph: Graph, before: Node, node: Node, index: int) -> bool:
 
 
 def _factor_and_shift(
-    graph: Graph, node: Node, index: int, channels: int, axes: int, axis: int
+    graph: Graph, before: Node, node: Node, index: int, channels: int, axes: int, axis: int
 ) -> tuple[np.ndarray | None, np.ndarray] | None:
     """What a node does to every channel, in float64; a factor of None is 1."""
     if node.op == "Affine":
-        if graph.constants[node.inputs[1]].size != channels:
+        # Its channels are the second axis; those of a product with more than two axes are the last.
+        if graph.constants[node.inputs[1]].size != channels or before.op == "MatMul":
             return None
         factor, shift = node.get("exact")
         return factor, shift
@@ -116,9 +117,9 @@ def _factor_and_shift(
     array = graph.constants.get(node.input(1 - index))
     if array is None:
         return None
-    # The last axis of a matrix product may have any number of axes before it.
-    values = channel_values(array, max(axes, array.ndim) if axis == -1 else axes, channels, axis)
-    if values is None or (axis == -1 and array.ndim > 2):
+    # A product may have one axis only, and must not get more by what is added to it.
+    values = channel_values(array, 1 if before.op == "MatMul" else axes, channels, axis)
+    if values is None:
         return None
     values = values.astype(np.float64)
     if node.op in ("Add", "Sub"):

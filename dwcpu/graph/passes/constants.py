@@ -10,6 +10,7 @@ import numpy as np
 
 from ..eager import compute
 from ..ir import Graph, Node
+from ..operators import OPERATORS
 from ..operators.moving import integers
 
 __all__ = ["fold_constants"]
@@ -41,9 +42,10 @@ def fold_constants(graph: Graph) -> None:
             results = compute(node, [graph.constants[name] if name else None for name in node.inputs])
             if sum(result.nbytes for result in results) <= _MOST_BYTES:
                 for name, result in zip(node.outputs, results, strict=False):
-                    result = np.array(result, order="C")
-                    result.flags.writeable = False
-                    graph.constants[name] = result
+                    if name:
+                        result = np.array(result, order="C")
+                        result.flags.writeable = False
+                        graph.constants[name] = result
                 continue
         kept.append(node)
     graph.nodes = kept
@@ -54,7 +56,13 @@ def _folds(graph: Graph, node: Node) -> bool:
     """Whether a node depends on constants only, and gives no more than is worth keeping."""
     if node.op in _LEFT or not all(name in graph.constants or not name for name in node.inputs):
         return False
+    arrays: list[Any] = [graph.constants[name] if name else None for name in node.inputs]
     count = _GROWING.get(node.op)
-    if count is None:
-        return True
-    return abs(count([graph.constants[name] for name in node.inputs])) * _LARGEST_ITEM <= _MOST_BYTES
+    if count is not None:
+        return abs(count(arrays)) * _LARGEST_ITEM <= _MOST_BYTES
+    operator = OPERATORS[node.op]
+    try:  # how much it will be: asked for, not computed
+        size = sum(target.nbytes for target in operator.targets(node, arrays)) if operator.way == "into" else 0
+    except Exception:  # whatever is wrong with it is said when it is computed
+        size = 0
+    return size <= _MOST_BYTES

@@ -22,20 +22,16 @@ class Links:
         node = self.made.get(name)
         return node if node is not None and (not ops or node.op in ops) else None
 
-    def only_for(self, name: str, reader: Node) -> bool:
-        """Whether a value is read by that node alone, however often, and is no output."""
-        return all(node is reader for node in self.read.get(name, ()))
-
     def single(self, name: str) -> bool:
         """Whether a value is read once, and is no output."""
         readers = self.read.get(name, ())
         return len(readers) == 1 and readers[0] is not None
 
 
-def scalar(graph: Graph, name: str) -> float | None:
-    """A constant that is one number, whatever its axes."""
+def scalar(graph: Graph, name: str, kinds: str = "f") -> float | None:
+    """A constant that is one number of these kinds, whatever its axes. Integers round in ways of their own."""
     array = graph.constants.get(name)
-    if array is None or array.size != 1 or array.dtype.kind not in "fiu":
+    if array is None or array.size != 1 or array.dtype.kind not in kinds:
         return None
     return float(array.reshape(-1)[0])
 

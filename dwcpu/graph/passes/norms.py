@@ -80,4 +80,4 @@ def _is_square(graph: Graph, links: Links, name: str, x: str) -> bool:
         return False
     if power.op == "Mul":
         return power.inputs[0] == power.inputs[1]
-    return scalar(graph, power.inputs[1]) == 2.0
+    return scalar(graph, power.inputs[1], "fiu") == 2.0

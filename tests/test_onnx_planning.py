@@ -1,0 +1,247 @@
+"""Plans: what lies where, what passes may fold, and what happens at the edges of types, sizes and shapes."""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+
+import dwcpu
+
+onnx = pytest.importorskip("onnx")
+parser = pytest.importorskip("onnx.parser")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+
+def model(text: str, opset: int = 18, **constants: Any) -> bytes:
+    """A model in ONNX's textual form; constants are added as initializers."""
+    made = parser.parse_model(f'<ir_version: 8, opset_import: ["": {opset}]> ' + text)
+    for name, array in constants.items():
+        made.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array), name))
+    return made.SerializeToString()
+
+
+def random(*shape: int, dtype: Any = np.float32) -> np.ndarray:
+    return np.random.default_rng(sum(shape)).standard_normal(shape).astype(dtype)
+
+
+def compare(content: bytes, *inputs: np.ndarray, tolerance: float = 2e-5) -> Any:
+    """Compare every output with onnxruntime's, and with those of a pickled copy; gives our model."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"])
+    wanted = session.run(None, dict(zip((each.name for each in session.get_inputs()), inputs, strict=True)))
+    ours = dwcpu.load_onnx(content)
+    for each in (ours, pickle.loads(pickle.dumps(ours))):
+        found = each(*inputs)
+        for result, expected in zip(found if isinstance(found, tuple) else (found,), wanted, strict=True):
+            assert result.dtype == expected.dtype
+            assert result.shape == expected.shape
+            if result.dtype.kind == "f":
+                scale = max(1.0, float(np.abs(expected[np.isfinite(expected)]).max(initial=0)))
+                np.testing.assert_allclose(result, expected, rtol=0, atol=tolerance * scale)
+            else:
+                np.testing.assert_array_equal(result, expected)
+    return ours
+
+
+# --- nothing at all, and types that kernels do not have ---------------------------------------------------------------
+
+
+def test_tensors_without_elements_meet_kernels_nowhere() -> None:
+    content = model(
+        "g (float[64,3] x) => (float[64,3] y, float[64,0] s) {"
+        "a = Slice(x, zero, zero, one) b = Slice(x, zero, one, one) e = Mul(a, b) y = Concat<axis=1>(x, e)"
+        "s = Softmax(e) }",
+        zero=np.array([0]), one=np.array([1]),
+    )  # fmt: skip
+    compare(content, random(64, 3))
+
+
+def test_the_mean_of_no_pixels_is_nan() -> None:
+    content = model(
+        "g (float[2,3,4,4] x) => (float[2,3,1,1] y) { a = Slice(x, zero, zero, two) b = Slice(x, zero, one, two)"
+        "e = Mul(a, b) y = GlobalAveragePool(e) }",
+        zero=np.array([0]), one=np.array([1]), two=np.array([2]),
+    )  # fmt: skip
+    assert np.isnan(dwcpu.load_onnx(content)(random(2, 3, 4, 4))).all()
+
+
+def test_strings_within_a_graph_are_no_bytes_of_an_arena() -> None:
+    text = "g (float[3] x) => (float[6] y) { s = Cast<to=8>(x) t = Concat<axis=0>(s, s) y = Cast<to=1>(t) }"
+    np.testing.assert_array_equal(dwcpu.load_onnx(model(text))(np.arange(3, dtype=np.float32)), [0, 1, 2, 0, 1, 2])
+
+
+def test_half_precision_networks_run() -> None:
+    content = model(
+        "g (float16[1,8,6,6] x) => (float16[1,4,6,6] y) {"
+        "a = Conv<group=8, pads=[1,1,1,1]>(x, w) b = Relu(a) c = Conv(b, v) y = Relu(c) }",
+        w=random(8, 1, 3, 3, dtype=np.float16), v=random(4, 8, 1, 1, dtype=np.float16),
+    )  # fmt: skip
+    compare(content, random(1, 8, 6, 6, dtype=np.float16), tolerance=5e-3)
+
+
+def test_three_axes_of_pixels_keep_their_activation_and_residual() -> None:
+    content = model(
+        "g (float[1,2,4,5,6] x) => (float[1,2,3,4,5] y, float[1,2,4,5,6] z) { a = Conv(x, w) y = Relu(a)"
+        "b = Conv<pads=[0,0,0,0,0,0]>(x, v) z = Add(b, x) }",
+        w=random(2, 2, 2, 2, 2), v=random(2, 2, 1, 1, 1),
+    )  # fmt: skip
+    compare(content, random(1, 2, 4, 5, 6))
+
+
+def test_weights_that_are_inputs_are_taken_from_each_call() -> None:
+    text = (
+        "g (float[1,3,6,6] x, float[4,3,3,3] w) => (float[1,4,4,4] y, float[1,4,4,4] z)"
+        "{ y = Conv(x, w) a = Conv(x, w) z = Relu(a) }"
+    )
+    ours = compare(model(text), random(1, 3, 6, 6), random(4, 3, 3, 3))
+    other = ours(random(1, 3, 6, 6), 2 * random(4, 3, 3, 3))[0]
+    np.testing.assert_allclose(other, 2 * ours(random(1, 3, 6, 6), random(4, 3, 3, 3))[0], atol=1e-4)
+
+
+def test_weights_that_depend_on_shapes_belong_to_one_plan() -> None:
+    content = model(
+        "g (float[1,2,H,W] x) => (float[1,2,A,B] y) { s = Shape(x) f = Cast<to=1>(s) t = ReduceSum<keepdims=0>(f)"
+        "b = Expand(t, two) y = Conv(x, w, b) }",
+        two=np.array([2]), w=random(2, 2, 3, 3),
+    )  # fmt: skip
+    ours = compare(content, random(1, 2, 5, 6))
+    first = ours(random(1, 2, 5, 6))
+    options = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(ours(random(1, 2, 7, 8)), options.run(None, {"x": random(1, 2, 7, 8)})[0], atol=1e-4)
+    np.testing.assert_array_equal(ours(random(1, 2, 5, 6)), first)
+
+
+# --- what must not be folded ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(4, 1), (1, 4), (4,), (1,), (), (4, 4)])
+def test_the_third_matrix_of_a_gemm_broadcasts_as_it_says(shape) -> None:
+    text = "g (float[4,3] x) => (float[4,4] y) { y = Gemm<alpha=0.5, beta=2.0>(x, w, c) }"
+    compare(model(text, w=random(3, 4), c=random(*shape)), random(4, 3))
+
+
+def test_normalised_products_of_three_axes_have_their_channels_in_the_middle() -> None:
+    norm = {name: np.abs(random(4)) + 1 for name in "abcd"}
+    text = "g (float[2,4,3] x) => (float[2,4,4] y) { p = MatMul(x, w) y = BatchNormalization(p, a, b, c, d) }"
+    compare(model(text, w=random(3, 4), **norm), random(2, 4, 3))
+
+
+@pytest.mark.parametrize("shape", [(4,), (1, 4), (1, 1, 4), (1,), ()])
+def test_what_is_added_to_a_product_may_give_it_axes(shape) -> None:
+    text = "g (float[3] x) => (float[A] y) { p = MatMul(x, w) y = Add(p, b) }"
+    made = onnx.load_from_string(model(text, w=random(3, 4), b=random(*shape)))
+    made.graph.output[0].type.tensor_type.ClearField("shape")
+    compare(made.SerializeToString(), random(3))
+
+
+def test_integers_are_no_activations() -> None:
+    content = model(
+        "g (int64[5] x, int32[5] z) => (int64[5] y, int32[5] q) { y = Clip(x, low, high)"
+        "a = Add(z, three) b = Clip(a, none, six) q = Div(b, six) }",
+        low=np.array(2**53 + 1), high=np.array(2**63 - 1), three=np.array(3, np.int32), six=np.array(6, np.int32),
+        none=np.array(0, np.int32),
+    )  # fmt: skip
+    compare(content, np.array([0, 2**53, 2**53 + 1, 2**60, -5]), np.array([-9, 0, 2, 3, 9], np.int32))
+
+
+def test_an_output_that_is_left_out_is_nobodys_input() -> None:
+    text = "g (float[1] h) => (float[4] y) { u, a = Split<axis=0>(c) y = Clip(a, , h) }"
+    made = onnx.load_from_string(
+        model(text.replace(",a = Split", "u, a = Split"), opset=11, c=np.arange(8.0, dtype=np.float32))
+    )
+    made.graph.node[0].output[0] = ""
+    result = dwcpu.load_onnx(made.SerializeToString())(np.array(5, np.float32).reshape(1))
+    np.testing.assert_array_equal(result, [4, 5, 5, 5])
+
+
+@pytest.mark.parametrize("number", [3.0, 1e-40, 0.0, -0.0, np.inf])
+def test_division_by_numbers_is_what_ieee_says(number) -> None:
+    text = "g (float[16] x) => (float[16] y, float[16] z) { y = Div(x, c) z = Mul(x, c) }"
+    x = np.array([0, -0.0, 1e-30, 1, -1, 1e30, np.inf, -np.inf] * 2, np.float32)
+    y, z = dwcpu.load_onnx(model(text, c=np.float32(number)))(x)
+    with np.errstate(all="ignore"):
+        np.testing.assert_allclose(y, x / np.float32(number), rtol=3e-7)
+        np.testing.assert_array_equal(z, x * np.float32(number))
+        np.testing.assert_array_equal(np.signbit(z), np.signbit(x * np.float32(number)))
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+def test_results_are_the_callers_own() -> None:
+    outputs = "(float[4] a, float[N] b, float[3] c)"
+    text = f"g (float[4] x, int64[1] s) => {outputs} {{ a = Identity(x) b = Reshape(x, s) c = Identity(k) }}"
+    ours = dwcpu.load_onnx(model(text, k=np.ones(3, np.float32)))
+    x = np.arange(4, dtype=np.float32)
+    results = ours(x, np.array([4]))
+    for result in results:
+        assert not np.may_share_memory(result, x)
+        result[...] = -1
+    assert x.tolist() == [0, 1, 2, 3]
+    assert ours(x, np.array([4]))[2].tolist() == [1, 1, 1]
+
+
+def test_scalars_keep_having_no_axes_when_they_are_saved(tmp_path) -> None:
+    content = model(
+        "g (float[N,3] x) => (float[A,B] y) { s = Shape(x) n = Gather<axis=0>(s, zero) m = Unsqueeze(n, axes)"
+        "t = Concat<axis=0>(m, minus) y = Reshape(x, t) }",
+        zero=np.array(0), axes=np.array([0]), minus=np.array([-1]),
+    )  # fmt: skip
+    ours = compare(content, random(5, 3))
+    ours.save(tmp_path / "model.dwcpu")
+    np.testing.assert_array_equal(dwcpu.load_model(tmp_path / "model.dwcpu")(random(5, 3)), random(5, 3))
+
+
+def test_sums_of_a_million_pixels_keep_their_digits() -> None:
+    x = np.full((1, 8, 1024, 1024), 0.1, np.float32)
+    text = "g (float[1,8,H,W] x) => (float[1,8,1,1] y) { a = Relu(x) y = GlobalAveragePool(a) }"
+    turned = np.ascontiguousarray(x.transpose(0, 2, 3, 1))
+    np.testing.assert_allclose(dwcpu.load_onnx(model(text))(turned, layout="NHWC"), 0.1, rtol=1e-4)
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+
+def test_errors_while_a_plan_runs_name_the_node() -> None:
+    text = "g (float[3] x, int64[1] i) => (float[1] y) { y = Gather<axis=0>(x, i) }"
+    made = onnx.load_from_string(model(text))
+    made.graph.node[0].name = "pick"
+    with pytest.raises(ValueError, match=r"pick.*Gather.*out of bounds"):
+        dwcpu.load_onnx(made.SerializeToString())(random(3), np.array([9]))
+
+
+HOSTILE = {
+    "LRN": "g (float[1,8,4,4] x) => (float[1,8,4,4] y) { y = LRN<size=1000000000000>(x) }",
+    "Split": "g (float[8] x) => (float[8] y) { y = Split<axis=0, num_outputs=100000000000>(x) }",
+    "MaxPool": "g (float[1,1,4,4] x) => (float[1,1,4,4] y) { y = MaxPool<kernel_shape=[1000000000,1], "
+     "pads=[999999999,0,0,0]>(x) }",
+    "AveragePool": "g (float[1,1,4,4] x) => (float[1,1,1,1] y) { y = AveragePool<kernel_shape=[4,4], "
+     "strides=[9223372036854775807,1]>(x) }",
+    "ReduceSum": "g (float[2,2] x) => (float[2] y) { y = ReduceSum(x, axis) }",
+    "Expand": "g (float[1] x) => (float[N] y) { y = Expand(x, huge) }",
+    "Exp": "g (float[1] x) => (float[N] y) { e = Expand(x, huge) y = Exp(e) }",
+    "Tile": "g (float[1] x) => (float[N] y) { y = Tile(x, huge) }",
+    "Pad": "g (float[1] x) => (float[N] y) { y = Pad(x, sides) }",
+    "ConstantOfShape": "g () => (float[N] y) { y = ConstantOfShape(huge) }",
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_sizes_end_soon(text) -> None:
+    """With a result or a ValueError, but neither with a hang nor with all memory gone."""
+    constants = {"huge": np.array([2**45]), "sides": np.array([2**45, 0]), "axis": np.array([9])}
+    used = {name: array for name, array in constants.items() if name in text}
+    with contextlib.suppress(ValueError):
+        ours = dwcpu.load_onnx(model(text, **used))
+        ours(*(np.ones([int(size) for size in spec.shape], np.float32) for spec in ours.inputs))
+
+
+def test_constants_that_would_be_huge_are_not_folded() -> None:
+    text = "g (float[1] x) => (float[1] y) { h = Add(a, b) s = ReduceMax<keepdims=0>(h) y = Mul(x, s) }"
+    ours = dwcpu.load_onnx(model(text, a=random(30000, 1), b=random(1, 30000)))
+    assert sum(array.nbytes for array in ours.simplified.constants.values()) < 1 << 20
