@@ -14,11 +14,15 @@ from pathlib import Path
 
 __all__ = ["add_arguments", "prepare"]
 
+_SUITES = (
+    "depthwise, pointwise, separable, inverted_residual, conv, networks, networks_batch8, onnx, regret, overhead, cold"
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser, positive: Callable[[str], int]) -> None:
     """Add the options of the command; `positive` reads a whole number from 1 on."""
     add = parser.add_argument
-    add("--suite", nargs="+", metavar="NAME", help="depthwise, pointwise, …, networks, regret, overhead, cold; all")
+    add("--suite", nargs="+", metavar="NAME", help=f"{_SUITES}; all")
     add("--peers", nargs="*", metavar="NAME", help="whom to race; by default all that are installed; no name: nobody")
     add("--group", metavar="NAME", help="only shapes of this group: mobilenet_v1, odd, audio, …; or this network")
     add("--filter", default="", metavar="TEXT", help="only shapes whose id contains this")

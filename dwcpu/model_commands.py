@@ -60,7 +60,12 @@ def _add_model_arguments(parser: argparse.ArgumentParser, positive: Callable[[st
     add = parser.add_argument
     add("model", type=Path, metavar="MODEL", help="an .onnx file, or one that Model.save wrote")
     add("--external-data", type=Path, metavar="DIR", help="folder of weights that the model keeps in other files")
-    add("--size", type=_size, metavar="HxW", help=f"height and width; by default the model's, or {SIDE}x{SIDE}")
+    add(
+        "--size",
+        type=_size,
+        metavar="HxW",
+        help=f"height and width; by default the model's, or the picture's, or {SIDE}x{SIDE}",
+    )
     add("--threads", type=positive, metavar="N", help="threads; by default all that we may use")
 
 
@@ -266,8 +271,9 @@ def _prepare_compare(
             print(f"{name}: largest difference from onnxruntime {difference:.2g} of the largest value{verdict}")
         other, line = timer(partial(session.run, names, dict(inputs)), options.threads)
         print(f"onnxruntime {line}")
-        ratio = other / max(seconds, 1e-9)
-        print(f"dwcpu {seconds * 1e3:.2f} ms, onnxruntime {other * 1e3:.2f} ms: {ratio:.2f} times as long")
+        faster = "dwcpu" if seconds <= other else "onnxruntime"
+        ratio = max(seconds, other) / max(min(seconds, other), 1e-9)
+        print(f"dwcpu {seconds * 1e3:.2f} ms, onnxruntime {other * 1e3:.2f} ms: {faster} is {ratio:.2f} times as fast")
         return status
 
     return compare

@@ -434,7 +434,7 @@ def test_onnx_is_missing(folder, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "onnx", None)
     status, out, err = run(["run", folder / "net.onnx"], capsys)
     assert (status, out) == (2, "")
-    assert "pip install 'dwcpu[onnx]'" in err
+    assert "pip install onnx" in err
     assert run(["run", folder / "net.onnx.saved", "--input", folder / "x.npy"], capsys)[0] == 0
 
 
@@ -514,7 +514,7 @@ def test_help(capsys):
         ("run .", "Is a directory"),
         ("run text.onnx", "text.onnx is damaged or no ONNX model"),
         ("inspect text.onnx", "text.onnx is damaged or no ONNX model"),
-        ("run empty.onnx", "empty.onnx holds no graph"),
+        ("run empty.onnx", "empty.onnx is empty"),
         ("run zip.onnx", "zip.onnx is damaged or no saved model"),
         ("run one.npz", "holds no graph"),
         ("run unsupported.onnx", "operator Einsum: 'y'"),

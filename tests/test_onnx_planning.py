@@ -219,9 +219,9 @@ HOSTILE = {
     "LRN": "g (float[1,8,4,4] x) => (float[1,8,4,4] y) { y = LRN<size=1000000000000>(x) }",
     "Split": "g (float[8] x) => (float[8] y) { y = Split<axis=0, num_outputs=100000000000>(x) }",
     "MaxPool": "g (float[1,1,4,4] x) => (float[1,1,4,4] y) { y = MaxPool<kernel_shape=[1000000000,1], "
-     "pads=[999999999,0,0,0]>(x) }",
+    "pads=[999999999,0,0,0]>(x) }",
     "AveragePool": "g (float[1,1,4,4] x) => (float[1,1,1,1] y) { y = AveragePool<kernel_shape=[4,4], "
-     "strides=[9223372036854775807,1]>(x) }",
+    "strides=[9223372036854775807,1]>(x) }",
     "ReduceSum": "g (float[2,2] x) => (float[2] y) { y = ReduceSum(x, axis) }",
     "Expand": "g (float[1] x) => (float[N] y) { y = Expand(x, huge) }",
     "Exp": "g (float[1] x) => (float[N] y) { e = Expand(x, huge) y = Exp(e) }",
@@ -229,6 +229,36 @@ HOSTILE = {
     "Pad": "g (float[1] x) => (float[N] y) { y = Pad(x, sides) }",
     "ConstantOfShape": "g () => (float[N] y) { y = ConstantOfShape(huge) }",
 }
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "advice"),
+    [
+        ((1, 6, 5, 3), {}, "pass layout='NHWC'"),
+        ((1, 3, 6, 5), {"layout": "NHWC"}, "leave layout out"),
+        ((3, 6, 5), {}, r"x\[None\]"),
+        ((1, 1, 3, 6, 5), {}, "has 5 axes, not 4"),
+    ],
+)
+def test_wrong_shapes_come_with_advice(shape, options, advice) -> None:
+    text = "g (float[N,3,H,W] x) => (float[N,4,A,B] y) { y = Conv(x, w) }"
+    with pytest.raises(ValueError, match=advice):
+        dwcpu.load_onnx(model(text, w=random(4, 3, 3, 3)))(random(*shape), **options)
+
+
+def test_files_of_the_other_kind_are_told_apart(tmp_path) -> None:
+    content = model("g (float[3] x) => (float[3] y) { y = Relu(x) }")
+    ours = dwcpu.load_onnx(content)
+    with pytest.raises(ValueError, match=r"call it net\.dwcpu"):
+        ours.save(tmp_path / "net.onnx")
+    with pytest.raises(FileNotFoundError, match="no directory"):
+        ours.save(tmp_path / "nowhere" / "net.dwcpu")
+    ours.save(tmp_path / "net.dwcpu")
+    with pytest.raises(ValueError, match="load_model reads"):
+        dwcpu.load_onnx(tmp_path / "net.dwcpu")
+    (tmp_path / "net.onnx").write_bytes(content)
+    with pytest.raises(ValueError, match="load_onnx reads"):
+        dwcpu.load_model(tmp_path / "net.onnx")
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)

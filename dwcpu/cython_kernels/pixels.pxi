@@ -229,26 +229,28 @@ cdef void mean(
             at += LANES
 
 
-cdef inline void resize_vectors(
-    const int lanes, const Plan *plan, const i64 *rows, const i64 *columns, const real *down, const real *across,
-    const real *image, real *out
+cdef inline void resize_vector(
+    const Plan *plan, const i64 *rows, const i64 *columns, const real *down, const real *across,
+    const real *image, i64 limit, int read, int stored, real *out
 ) noexcept nogil:
-    """One vector of channels of one output: a weighted sum of kernel_h x kernel_w pixels."""
+    """One vector of channels of one output: a weighted sum of kernel_h x kernel_w pixels.
+
+    A vector that begins less than `limit` elements into the image is in it as a whole, whatever else it holds; of others
+    `read` lanes are the pixel's own. `stored` lanes are written.
+    """
     cdef vec acc = v_zero(), part, v
-    cdef i64 h, w
-    cdef const real *row
+    cdef i64 h, w, place
     for h in range(plan.kernel_h):
-        row = image + rows[h] * plan.width * plan.in_channels
         part = v_zero()
         for w in range(plan.kernel_w):
-            v = v_load(row + columns[w] * plan.in_channels) if lanes == LANES else v_load_part(
-                row + columns[w] * plan.in_channels, 0, lanes)
+            place = (rows[h] * plan.width + columns[w]) * plan.in_channels
+            v = v_load(image + place) if place < limit else v_load_part(image + place, 0, read)
             part = v_fma(v, v_splat(across[w]), part)
         acc = v_fma(part, v_splat(down[h]), acc)
-    if lanes == LANES:
+    if stored == LANES:
         v_store(out, acc)
     else:
-        v_store_part(out, acc, 0, lanes)
+        v_store_part(out, acc, 0, stored)
 
 
 cdef void resize(
@@ -264,23 +266,25 @@ cdef void resize(
     cdef const i64 *columns = rows + plan.out_height * plan.kernel_h
     cdef const real *down = <const real *> plan.bias
     cdef const real *across = down + plan.out_height * plan.kernel_h
-    cdef i64 channels = plan.in_channels, row, y, column, at
+    cdef i64 channels = plan.in_channels, row, y, column, at, size = plan.height * plan.width * channels
     cdef const real *image
     cdef real *target = out + row_begin * plan.out_width * channels
+    cdef int read, stored
     for row in range(row_begin, row_end):
         y = row % plan.out_height
-        image = x + row // plan.out_height * plan.height * plan.width * channels
+        image = x + row // plan.out_height * size
         for column in range(plan.out_width):
             at = 0
             while at < channels:
-                if at + LANES <= channels:
-                    resize_vectors(
-                        LANES, plan, rows + y * plan.kernel_h, columns + column * plan.kernel_w,
-                        down + y * plan.kernel_h, across + column * plan.kernel_w, image + at, target + at)
-                else:
-                    resize_vectors(
-                        <int> (channels - at), plan, rows + y * plan.kernel_h, columns + column * plan.kernel_w,
-                        down + y * plan.kernel_h, across + column * plan.kernel_w, image + at, target + at)
+                if at > 0 and at + LANES > channels:
+                    at = channels - LANES  # the last vector slides back over its neighbour
+                # With fewer channels than lanes whole vectors are stored: the next outputs overwrite what is too much.
+                read = stored = <int> smaller(LANES, channels - at)
+                if (plan.out_width - column) * channels >= at + LANES:
+                    stored = LANES
+                resize_vector(
+                    plan, rows + y * plan.kernel_h, columns + column * plan.kernel_w, down + y * plan.kernel_h,
+                    across + column * plan.kernel_w, image + at, size - at - LANES + 1, read, stored, target + at)
                 at += LANES
             target += channels
 

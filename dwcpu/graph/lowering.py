@@ -294,21 +294,22 @@ def _affine(planner: Planner, node: Node, operands: list[Operand]) -> list[Opera
 def _mean(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
     """GlobalAveragePool, and ReduceMean over all pixels."""
     x = operands[0]
-    if not isinstance(x, Symbol) or x.array.dtype.char not in "fd" or x.array.ndim != 4 or not is_channel_last(x.array):
+    if not isinstance(x, Symbol) or x.array.dtype.char not in "fd" or not is_channel_last(x.array):
         return None
+    axes_of_pixels = list(range(2, x.array.ndim))
     keep = True
     if node.op == "ReduceMean":
         axes = operands[1] if len(operands) > 1 else None
-        if not isinstance(axes, np.ndarray) or sorted(axis % 4 for axis in integers(axes)) != [2, 3]:
+        if not isinstance(axes, np.ndarray) or sorted(axis % x.array.ndim for axis in integers(axes)) != axes_of_pixels:
             return None
         keep = bool(node.get("keepdims", 1))
-    kernel = pixels.mean(planner.image(x).shape, x.array.dtype)
+    image = planner.image(x)
+    kernel = pixels.mean(image.shape, image.dtype)
     if kernel is None:
         return None
-    out = planner.run_kernel(
-        "mean", kernel, planner.image(x), None, channel_last((*x.array.shape[:2], 1, 1), x.array.dtype)
-    )
-    return [out if keep else out.view(out.array[:, :, 0, 0])]
+    array = channel_last((*x.array.shape[:2], *(1 for _ in axes_of_pixels)), image.dtype)
+    out = planner.run_kernel("mean", kernel, image, None, array)
+    return [out if keep else out.view(out.array.reshape(array.shape[:2]))]
 
 
 def _sum(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:

@@ -123,7 +123,7 @@ class Model:
             results = self._dynamic(given, last, threads)
         else:
             bases, results = self._memory(plan, given, last)
-            with self._told(given), np.errstate(all="ignore"):  # infinities and NaN are results like others
+            with self._told(given, last), np.errstate(all="ignore"):  # infinities and NaN are results like others
                 plan.pipeline.run(*bases)
         return self._finished(results, last)
 
@@ -166,7 +166,7 @@ class Model:
         if spec.dtype is not None and value.dtype.type != spec.dtype.type:
             raise TypeError(
                 f"{self.name}: {spec.name} has dtype {value.dtype}; the network takes {spec.dtype}; "
-                f"convert it with {spec.name}.astype(np.{spec.dtype.name})"
+                f"convert it with np.asarray({spec.name}, np.{spec.dtype.name})"
             )
         return value if value.dtype.isnative else value.astype(value.dtype.newbyteorder("="))
 
@@ -202,7 +202,7 @@ class Model:
     def _dynamic(self, given: list[np.ndarray], last: bool, threads: int) -> list[np.ndarray]:
         """Node by node: for shapes that depend on values."""
         inputs = [_logical(array, last) for array in given]
-        with self._told(given), runtime.num_threads(threads):
+        with self._told(given, last), runtime.num_threads(threads):
             results = eager.run(self._eager, dict(zip((spec.name for spec in self.inputs), inputs, strict=True)))
         return [np.array(result, order="C") for result in results]  # some may be inputs, constants, or views of these
 
@@ -212,14 +212,16 @@ class Model:
         return optimise(self.graph, {*self._without, *PLANNED})
 
     @contextmanager
-    def _told(self, inputs: Sequence[np.ndarray]) -> Iterator[None]:
-        """Say with which inputs a node failed, and what the file declares."""
+    def _told(self, given: Sequence[np.ndarray], last: bool) -> Iterator[None]:
+        """Say with which inputs a node failed, what the file declares, and what that looks like."""
         try:
             yield
         except ValueError as error:
-            shapes = ", ".join(f"{spec.name} {array.shape}" for spec, array in zip(self.inputs, inputs, strict=True))
+            pairs = list(zip(self.inputs, given, strict=True))
+            shapes = ", ".join(f"{spec.name} {array.shape}" for spec, array in pairs)
+            advice = "".join(f"{_advice(spec, array, last)}; " for spec, array in pairs if _advice(spec, array, last))
             declared = "; ".join(map(str, self.inputs))
-            raise ValueError(f"{self.name}: {error}; given: {shapes}; the file declares: {declared}") from error
+            raise ValueError(f"{self.name}: {advice}given: {shapes}; the file declares: {declared}; {error}") from error
 
     # --- plans --------------------------------------------------------------------------------------------------------
 
@@ -233,7 +235,7 @@ class Model:
         inputs = [_without_contents(array, last) for array in given]
         plan = None
         if all(array.size for array in given):
-            with self._told(inputs):
+            with self._told(given, last):
                 try:
                     plan = make_plan(self.simplified, self._layers, inputs, threads, last, self._arenas, progress)
                 except Dynamic:
@@ -367,8 +369,22 @@ class Model:
         ----------
         path : path
             An existing file is replaced, at once and as a whole.
+
+        Raises
+        ------
+        ValueError
+            The name says that it is an ONNX file.
+        OSError
+            The file cannot be written.
         """
         target = Path(path)
+        if target.suffix.lower() == ".onnx":
+            raise ValueError(
+                f"save: the name {target.name} is that of an ONNX file; saved models are of another kind; "
+                f"call it {target.stem}.dwcpu"
+            )
+        if not target.parent.is_dir():
+            raise FileNotFoundError(f"save: there is no directory {target.parent}; the file needs one; make it first")
         aside = target.with_name(f"{target.name}.{os.getpid()}.part")
         try:
             aside.write_bytes(store.dump(self.graph))
@@ -379,6 +395,25 @@ class Model:
 
 def _revived(content: bytes, threads: int | None, without: tuple[str, ...]) -> Model:
     return Model(store.parse(content), threads, without)
+
+
+def _advice(spec: Spec, array: np.ndarray, last: bool) -> str:
+    """What a shape that does not work may come from."""
+    declared = spec.shape
+    if declared is None:
+        return ""
+    if array.ndim == len(declared) - 1:
+        return f"{spec.name} has an axis less than declared: add the batch axis, {spec.name}[None]"
+    if array.ndim != 4 or len(declared) != 4:
+        return f"{spec.name} has {array.ndim} axes, not {len(declared)}" if array.ndim != len(declared) else ""
+    first, final = declared[1], declared[3]
+    if last and isinstance(final, int) and final == array.shape[3] and array.shape[3] != first:
+        return "the file has its channels last already: leave layout out"
+    if last and first == array.shape[1] != array.shape[3]:
+        return f"{spec.name} has its channels first: leave layout out"
+    if not last and isinstance(first, int) and first == array.shape[3] and array.shape[1] != first:
+        return f"the channels of {spec.name} are last: pass layout='NHWC', or {spec.name}.transpose(0, 3, 1, 2)"
+    return ""
 
 
 def _logical(array: np.ndarray, last: bool) -> np.ndarray:

@@ -57,7 +57,7 @@ def read(source: str | os.PathLike[str] | bytes, external_data_dir: str | os.Pat
     try:
         import onnx
     except ImportError as error:
-        raise ImportError(f"load_onnx needs the onnx package ({error}): pip install 'dwcpu[onnx]'") from error
+        raise ImportError(f"load_onnx needs the onnx package ({error}): pip install onnx") from error
     name = "the model"
     if isinstance(source, (str, os.PathLike)):
         name = Path(source).name
@@ -69,6 +69,10 @@ def read(source: str | os.PathLike[str] | bytes, external_data_dir: str | os.Pat
             f"load_onnx: the model is of type {type(source).__name__}; it must be a path or bytes; "
             f"give model.SerializeToString() of an onnx model"
         )
+    if content[:2] == b"PK":
+        raise ValueError(f"load_onnx: {name} is no ONNX model but a zip file; dwcpu.load_model reads saved models")
+    if not content:
+        raise ValueError(f"load_onnx: {name} is empty; an ONNX model is needed; was it written to the end?")
     model = onnx.ModelProto()
     try:
         model.ParseFromString(content)

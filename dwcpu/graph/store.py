@@ -87,6 +87,8 @@ def read(path: str | os.PathLike[str]) -> Graph:
 
 def parse(content: bytes, what: str = "the model") -> Graph:
     """The graph in the contents of such a file; everything in it is checked, since anybody can have written it."""
+    if content[:2] != b"PK":
+        raise ValueError(f"load_model: {what} was not written by Model.save; dwcpu.load_onnx reads ONNX models")
     try:
         arrays = read_arrays(content)
         text = arrays.pop(_GRAPH, None)
