@@ -379,7 +379,7 @@ def test_compare(folder, monkeypatch, capsys):
     assert lines[1] == "file: largest difference from onnxruntime 0 of the largest value"
     assert lines[2].startswith("size: largest difference")
     assert re.fullmatch(f"onnxruntime {TIME}", lines[3])
-    assert re.fullmatch(r"dwcpu \d+\.\d\d ms, onnxruntime \d+\.\d\d ms: \d+\.\d\d times as long", lines[4])
+    assert re.fullmatch(r"dwcpu \d+\.\d\d ms, onnxruntime \d+\.\d\d ms: \w+ is \d+\.\d\d times as fast", lines[4])
 
 
 def test_compare_finds_differences(folder, monkeypatch, capsys):
