@@ -249,11 +249,14 @@ def test_functions_are_written_out_and_those_without_end_refused() -> None:
             "own", name, ["x"], ["y"], nodes, [helper.make_opsetid("", 18), helper.make_opsetid("own", 1)]
         )
 
+    def call(level: int, x: str, y: str) -> Any:
+        return helper.make_node(f"F{level}", [x], [y], domain="own")
+
     def made(functions: list[Any], first: str) -> bytes:
         values = [[helper.make_tensor_value_info(name, 1, None)] for name in "xy"]
-        call = helper.make_node(first, ["x"], ["y"], domain="own")
+        begin = helper.make_node(first, ["x"], ["y"], domain="own")
         imports = [helper.make_opsetid("", 18), helper.make_opsetid("own", 1)]
-        graph = helper.make_graph([call], "g", *values)
+        graph = helper.make_graph([begin], "g", *values)
         return helper.make_model(graph, functions=functions, opset_imports=imports, ir_version=8).SerializeToString()
 
     twice = function("Twice", [node("Add", "x x", "y")])
