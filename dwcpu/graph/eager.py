@@ -43,6 +43,8 @@ def run(graph: Graph, given: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         last[spec.name] = len(graph.nodes)
     for at, node in enumerate(graph.nodes):
         results = compute(node, [values[name] if name else None for name in node.inputs])
+        if len(results) < len(node.outputs):
+            raise ValueError(f"node {node.name!r} ({node.op}) names {len(node.outputs)} results and has {len(results)}")
         for name, result in zip(node.outputs, results, strict=False):
             if name:
                 values[name] = np.asarray(result)

@@ -17,6 +17,10 @@ import numpy as np
 __all__ = ["Graph", "Node", "Spec"]
 
 
+#: Inputs of operators that passes give more.
+_MOST_INPUTS = {"Conv": 3, "Gemm": 3, "MatMul": 2}
+
+
 @dataclass(frozen=True)
 class Spec:
     """An input or output of a model.
@@ -168,6 +172,12 @@ class Graph:
                 raise ValueError(f"the output {spec.name!r:.80} is made by no node")
         if not self.outputs:
             raise ValueError("the graph has no outputs; there is nothing to compute")
+        for node in self.nodes:
+            most = _MOST_INPUTS.get(node.op)
+            if (most is not None and len(node.inputs) > most) or "activation" in node.attributes:
+                raise ValueError(
+                    f"node {node.name!r} ({node.op}) has inputs or attributes that the standard does not know"
+                )
 
     def sort(self) -> None:
         """Put the nodes into an order in which they can run.

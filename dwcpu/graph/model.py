@@ -140,6 +140,11 @@ class Model:
     def _given(self, args: Sequence[Any], named: Mapping[str, Any]) -> list[np.ndarray]:
         """The inputs in order, as arrays."""
         if len(args) == 1 and isinstance(args[0], Mapping):
+            twice = sorted(args[0].keys() & named.keys())
+            if twice:
+                raise TypeError(
+                    f"{self.name}: {twice[0]!r} is given twice; give each input once, by position or by name"
+                )
             named = {**args[0], **named}
             args = ()
         names = [spec.name for spec in self.inputs]
@@ -311,6 +316,10 @@ class Model:
     def _planned(self, given: list[np.ndarray], last: bool, threads: int) -> Plan:
         with background.waiting():
             plan = self._plan(given, last, threads)
+        if plan is None and not all(array.size for array in given):
+            raise ValueError(
+                f"{self.name}: an input has no elements; there is nothing to plan for it; give sizes of at least 1"
+            )
         if plan is None:
             raise ValueError(
                 f"{self.name}: shapes within the network depend on the values of its inputs; only plans can be "
@@ -326,8 +335,13 @@ class Model:
         x_shape : tuple of int, or mapping of str to tuple
             Shape of the input; of several by name.
         """
-        plan = self._planned(self._zeros(x_shape), False, 1)
-        shapes = tuple(array.shape for array in plan.outputs)
+        given = self._zeros(x_shape)
+        if all(array.size for array in given):
+            outputs: Any = self._planned(given, False, 1).outputs
+        else:  # of nothing there is no plan
+            outputs = self(*given)
+            outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        shapes = tuple(array.shape for array in outputs)
         return shapes[0] if len(shapes) == 1 else shapes
 
     def profile(self, *args: Any, layout: str = "NCHW", num_threads: int | None = None, runs: int = 15) -> Report:

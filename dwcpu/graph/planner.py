@@ -305,6 +305,8 @@ class Planner:
                 f"node {node.name!r} ({node.op}) cannot run on tensors of shapes {shapes}: "
                 f"{(str(error).splitlines() or [''])[0]:.200}"
             ) from error
+        if len(results) < len(node.outputs):
+            raise ValueError(f"node {node.name!r} ({node.op}) names {len(node.outputs)} results and has {len(results)}")
         for name, result in zip(node.outputs, results, strict=False):
             if name:
                 self.operands[name] = result

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,10 @@ _FORMAT = 1
 _GRAPH = "graph"
 #: Types that `.npy` files do not know, as the integers that they are stored as.
 _STORED = {2: np.uint16, 1: np.uint8}
+#: Names of types that NumPy knows itself.
+_TYPES = ["bool", "object", "float16", "float32", "float64"] + [
+    f"{u}int{bits}" for u in ("", "u") for bits in (8, 16, 32, 64)
+]
 
 
 def dump(graph: Graph) -> bytes:
@@ -164,15 +169,13 @@ def _spec_of(entry: list[Any]) -> Spec:
 
 def _dtype(name: Any) -> np.dtype:
     """A type by name; those that NumPy does not know need ml_dtypes, which comes with onnx."""
+    if _text(name) in _TYPES:
+        return np.dtype(name)
+    if not re.fullmatch(r"bfloat16|float[468]_\w+|u?int[124]", name):
+        raise ValueError(f"it has the element type {name!r:.40}, which is none")
     try:
-        dtype = np.dtype(_text(name))
-    except TypeError:
-        try:
-            import ml_dtypes
+        import ml_dtypes
 
-            dtype = np.dtype(getattr(ml_dtypes, _text(name)))
-        except (ImportError, AttributeError):
-            raise ValueError(f"it has the element type {name!r:.40}, which needs the package ml_dtypes") from None
-    if dtype.kind not in "biufOV" or (dtype.kind == "V" and dtype.names is not None):
-        raise ValueError(f"it has the element type {name!r:.40}")
-    return dtype
+        return np.dtype(getattr(ml_dtypes, name))
+    except (ImportError, AttributeError):
+        raise ValueError(f"it has the element type {name!r:.40}, which needs the package ml_dtypes") from None

@@ -14,6 +14,7 @@ Activation, Affine
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -179,8 +180,9 @@ def conv_transpose(node: Node, x: np.ndarray, w: np.ndarray, bias: Any = None) -
     """A product with all weights at once, then `scatter`."""
     shape, begins, strides, dilations = transposed_shape(node, x, w)
     groups, kernel = int(node.get("group", 1)), w.shape[2:]
-    pixels = np.moveaxis(x, 1, -1).reshape(*x.shape[:1], *x.shape[2:], groups, 1, -1)
-    matrices = np.moveaxis(w.reshape(groups, -1, *w.shape[1:]), 2, -1).reshape(groups, x.shape[1] // groups, -1)
+    each = x.shape[1] // groups
+    pixels = np.moveaxis(x, 1, -1).reshape(*x.shape[:1], *x.shape[2:], groups, 1, each)
+    matrices = np.moveaxis(w.reshape(groups, each, *w.shape[1:]), 2, -1).reshape(groups, each, prod(w.shape[1:]))
     columns = np.matmul(pixels, matrices)[..., 0, :].reshape(*pixels.shape[:-2], *kernel, w.shape[1])
     columns = np.moveaxis(columns, x.ndim - 1, -2).reshape(x.shape[0], *x.shape[2:], *kernel, shape[1])
     out = like(x, shape)

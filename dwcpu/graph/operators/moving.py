@@ -78,6 +78,8 @@ def reshaped(node: Node, x: np.ndarray, sizes: list[int]) -> np.ndarray:
 def flatten(node: Node, x: np.ndarray) -> np.ndarray:
     """To a matrix: the axes before `axis`, and the others."""
     axis = int(node.get("axis", 1))
+    if not -x.ndim <= axis <= x.ndim:
+        raise ValueError(f"Flatten {node.name!r}: axis {axis} is not there; the tensor has {x.ndim} axes")
     axis = axis + x.ndim if axis < 0 else axis
     return x.reshape(prod(x.shape[:axis]), prod(x.shape[axis:]))
 
@@ -126,6 +128,8 @@ def split(node: Node, x: np.ndarray, sizes: Any = None) -> tuple[np.ndarray, ...
     axis = axis_of(node, x)
     if sizes is None:
         parts = len(node.outputs)
+        if int(node.get("num_outputs", parts)) != parts:
+            raise ValueError(f"Split {node.name!r}: num_outputs is {node.get('num_outputs')}, but {parts} are named")
         each = -(-x.shape[axis] // parts)
         ends = [min(each * (part + 1), x.shape[axis]) for part in range(parts)]
     else:
@@ -191,11 +195,15 @@ def range_(node: Node, start: np.ndarray, limit: np.ndarray, delta: np.ndarray) 
 
 
 def _joined(node: Node, *arrays: np.ndarray) -> np.ndarray:
+    if any(array is None for array in arrays):
+        raise ValueError(f"Concat {node.name!r}: an input is left out")
     axis = axis_of(node, arrays[0])
-    for other in arrays[1:]:
-        if other.ndim != arrays[0].ndim:
-            raise ValueError(f"Concat {node.name!r}: inputs have {arrays[0].ndim} and {other.ndim} axes")
     sizes = list(arrays[0].shape)
+    for other in arrays[1:]:
+        if [*other.shape[:axis], 0, *other.shape[axis + 1 :]] != [*sizes[:axis], 0, *sizes[axis + 1 :]]:
+            raise ValueError(
+                f"Concat {node.name!r}: shapes {arrays[0].shape} and {other.shape} differ in more than axis {axis}"
+            )
     sizes[axis] = sum(array.shape[axis] for array in arrays)
     return like(max(arrays, key=lambda array: array.size), tuple(sizes))
 

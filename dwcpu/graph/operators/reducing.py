@@ -123,7 +123,8 @@ def _normalise(x: np.ndarray, axes: tuple[int, ...], epsilon: float, out: np.nda
 def _layer_empty(node: Node, x: np.ndarray, *others: Any) -> list[np.ndarray]:
     first = axis_of(node, x, -1)
     sizes = tuple(size if axis < first else 1 for axis, size in enumerate(x.shape))
-    return [like(x), like(x, sizes), like(x, sizes)][: max(1, len(node.outputs))]
+    whole = np.broadcast_shapes(x.shape, others[0].shape)  # a scale may widen an axis of size 1
+    return [like(x, whole), like(x, sizes), like(x, sizes)][: max(1, len(node.outputs))]
 
 
 @into("LayerNormalization", empty=_layer_empty)
@@ -132,8 +133,9 @@ def layer_normalization(node: Node, arrays: Arrays, outs: Arrays) -> None:
     x, scale, bias = (*arrays, None)[:3]
     out = outs[0]
     axes = tuple(range(axis_of(node, x, -1), x.ndim))
-    statistics = _normalise(x, axes, node.get("epsilon", 1e-5), out)
-    np.multiply(out, scale, out=out)
+    normal = out if out.shape == x.shape else like(x)
+    statistics = _normalise(x, axes, node.get("epsilon", 1e-5), normal)
+    np.multiply(normal, scale, out=out)
     if bias is not None:
         np.add(out, bias, out=out)
     for target, value in zip(outs[1:], statistics, strict=False):
@@ -203,7 +205,7 @@ def affine(node: Node, arrays: Arrays, outs: Arrays) -> None:
 # --- matrix products --------------------------------------------------------------------------------------------------
 
 
-def _product_empty(node: Node, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def _product_empty(node: Node, a: np.ndarray, b: np.ndarray, c: Any = None) -> np.ndarray:
     left, right = a.shape if a.ndim > 1 else (1, *a.shape), b.shape if b.ndim > 1 else (*b.shape, 1)
     if left[-1] != right[-2]:
         raise ValueError(f"MatMul {node.name!r}: tensors of shapes {a.shape} and {b.shape} cannot be multiplied")
@@ -216,12 +218,14 @@ def _product_empty(node: Node, a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 @into("MatMul", empty=_product_empty)
 def matmul(node: Node, arrays: Arrays, outs: Arrays) -> None:
-    """As `numpy.matmul`."""
-    a, b = arrays
+    """As `numpy.matmul`; the third input, which only a pass gives it, is added."""
+    a, b, c = (*arrays, None)[:3]
     if outs[0].ndim:
         np.matmul(a, b, out=outs[0])
     else:
         np.copyto(outs[0], np.matmul(a, b))
+    if c is not None:
+        np.add(outs[0], c, out=outs[0])
 
 
 def gemm_operands(node: Node, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

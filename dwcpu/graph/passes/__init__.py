@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+import numpy as np
+
 from ..ir import Graph
 from .activations import recognise_activations
 from .affine import fold_affine
@@ -54,7 +56,8 @@ def optimise(graph: Graph, without: Collection[str] = ()) -> Graph:
     for name, change in PASSES.items():
         if name not in without:
             try:
-                change(graph)
+                with np.errstate(all="ignore"):
+                    change(graph)
             except MemoryError:
                 raise
             except Exception as error:  # attributes and shapes that do not fit make NumPy raise anything

@@ -165,6 +165,8 @@ def _sum_with(graph: Graph, links: Links, name: str, number: float) -> str | Non
     if made is None:
         return None
     for at in (0, 1):
-        if _close(scalar(graph, made.inputs[at]), number):
+        array = graph.constants.get(made.inputs[at])
+        # a number of more axes than the tensor would add axes to it
+        if array is not None and array.ndim <= 1 and _close(scalar(graph, made.inputs[at]), number):
             return made.inputs[1 - at]
     return None

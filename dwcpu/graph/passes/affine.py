@@ -82,6 +82,8 @@ def _absorbed(graph: Graph, before: Node, node: Node, index: int) -> bool:
     if found is None:
         return False
     factor, shift = found
+    if factor is not None and not np.isfinite(factor).all():
+        return False  # a weight of zero times infinity would be NaN
     bias = np.zeros(channels) if not bias_name else channel_values(graph.constants[bias_name], 2, channels, -1)
     if bias is None or before.get("alpha", 1.0) != 1.0 or before.get("beta", 1.0) != 1.0:
         return False
