@@ -136,7 +136,7 @@ class _Reader:
         opset = self._opset()
         for tensor in graph.initializer:
             if tensor.name in self._constants:
-                raise ValueError(f"two initializers are called {tensor.name!r:.80}; every value must be made once")
+                raise ValueError(f"{tensor.name!r:.80} is made twice, as an initializer; every value must be made once")
             self._constants[tensor.name] = self._array(tensor, f"initializer {tensor.name!r:.80}")
         if graph.sparse_initializer:
             self._problems.append(("sparse initializers", graph.sparse_initializer[0].values.name))

@@ -93,8 +93,7 @@ def taps_of(windows: Windows, sizes: tuple[int, ...]) -> Any:
     ):
         found = []
         # Taps that see the image at all: windows may be far larger than it.
-        before = begin - (count - 1) * step  # how far the last window begins before the image
-        for tap in range(max(0, -(-before // apart)), min(taps, (size - 1 + begin) // apart + 1)):
+        for tap in _seen(taps, step, apart, begin, size, count):
             offset = tap * apart - begin
             first = max(0, -(offset // step))
             last = min(count, (size - 1 - offset) // step + 1)
@@ -104,6 +103,16 @@ def taps_of(windows: Windows, sizes: tuple[int, ...]) -> Any:
         axes.append(found)
     for combination in product(*axes):
         yield tuple(out for out, _ in combination), tuple(pixels for _, pixels in combination)
+
+
+def _seen(taps: int, step: int, apart: int, begin: int, size: int, count: int) -> Any:
+    """Taps through which some output sees the image: windows may be far larger than it."""
+    starts = begin - np.arange(count, dtype=np.int64) * step  # how far before the image each window begins
+    first = np.clip(-(-starts // apart), 0, taps)
+    last = np.clip((starts + size - 1) // apart + 1, 0, taps)
+    if taps <= 2 * (size + count):
+        return range(int(first.min(initial=taps)), int(last.max(initial=0)))
+    return sorted({tap for low, high in zip(first.tolist(), last.tolist(), strict=True) for tap in range(low, high)})
 
 
 def _pool_empty(node: Node, x: np.ndarray) -> list[np.ndarray]:
@@ -188,12 +197,13 @@ def window_counts(node: Node, windows: Windows, sizes: tuple[int, ...]) -> np.nd
     """By how much the sum of every window is divided."""
     counts: Any = np.ones((), np.float64)
     for axis, size in enumerate(sizes):
-        at = np.arange(windows.outputs[axis])[:, None] * windows.strides[axis] - windows.begins[axis]
-        at = at + np.arange(windows.kernel[axis]) * windows.dilations[axis]
+        begins = np.arange(windows.outputs[axis], dtype=np.int64) * windows.strides[axis] - windows.begins[axis]
         low, high = 0, size
         if node.get("count_include_pad", 0):  # windows that `ceil_mode` adds may lie beyond the padding
             low, high = -windows.begins[axis], size + windows.ends[axis]
-        counts = np.multiply.outer(counts, np.maximum(((at >= low) & (at < high)).sum(1), 1))
+        taps, apart = windows.kernel[axis], windows.dilations[axis]
+        first, last = (np.clip(-(-(bound - begins) // apart), 0, taps) for bound in (low, high))
+        counts = np.multiply.outer(counts, np.maximum(last - first, 1))
     return counts
 
 

@@ -51,7 +51,7 @@ def _axes_of(node: Node, x: np.ndarray, roi: Any, scales: Any, sizes: Any) -> li
     found = [_Axis(size, size, 1.0) for size in x.shape]
     if sizes is not None and sizes.size:
         wanted = integers(sizes)
-        ratios = [new / x.shape[axis] for new, axis in zip(wanted, which, strict=True)]
+        ratios = [new / max(x.shape[axis], 1) for new, axis in zip(wanted, which, strict=True)]
         policy = node.get("keep_aspect_ratio_policy", "stretch")
         if policy != "stretch":
             ratio = min(ratios) if policy == "not_larger" else max(ratios)
@@ -62,7 +62,7 @@ def _axes_of(node: Node, x: np.ndarray, roi: Any, scales: Any, sizes: Any) -> li
         wanted = [int(x.shape[axis] * ratio) for axis, ratio in zip(which, ratios, strict=True)]
     crop = node.get("coordinate_transformation_mode") == "tf_crop_and_resize" and roi is not None and roi.size
     for at, axis in enumerate(which):
-        if wanted[at] < 1 or not ratios[at] > 0:
+        if x.shape[axis] and (wanted[at] < 1 or not ratios[at] > 0):
             raise ValueError(f"{node.op} {node.name!r}: axis {axis} of {x.shape} would have {wanted[at]} entries")
         part = (float(roi[at]), float(roi[at + len(which)])) if crop else (0.0, 1.0)
         found[axis] = _Axis(x.shape[axis], wanted[at], ratios[at], *part)
@@ -170,6 +170,8 @@ def resize(node: Node, arrays: Arrays, outs: Arrays) -> None:
     """Nearest, linear or cubic; see ONNX's standard for the names of the rules."""
     x, roi, scales, sizes = (*arrays, None, None, None)[:4]
     out = outs[0]
+    if not x.size:
+        return
     mode = node.get("mode", "nearest")
     axes = _axes_of(node, x, roi, scales, sizes)
     changed = [number for number, axis in enumerate(axes) if axis[1:] != (axis.size, 1.0, 0.0, 1.0)]

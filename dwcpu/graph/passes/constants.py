@@ -40,6 +40,10 @@ def fold_constants(graph: Graph) -> None:
                 continue
         elif _folds(graph, node):
             results = compute(node, [graph.constants[name] if name else None for name in node.inputs])
+            if len(results) < len(node.outputs):
+                raise ValueError(
+                    f"node {node.name!r} ({node.op}) names {len(node.outputs)} results and has {len(results)}"
+                )
             if sum(result.nbytes for result in results) <= _MOST_BYTES:
                 for name, result in zip(node.outputs, results, strict=False):
                     if name:
