@@ -20,6 +20,7 @@ from ..pipeline import Arenas
 from ..report import Report
 from . import eager, reader, store
 from .ir import Graph, Spec
+from .lowering import LOWERINGS
 from .passes import PLANNED, optimise
 from .planner import Dynamic, Plan, is_channel_last, make_plan
 
@@ -242,7 +243,9 @@ class Model:
         if all(array.size for array in given):
             with self._told(given, last):
                 try:
-                    plan = make_plan(self.simplified, self._layers, inputs, threads, last, self._arenas, progress)
+                    plan = make_plan(
+                        self.simplified, self._layers, LOWERINGS, inputs, threads, last, self._arenas, progress
+                    )
                 except Dynamic:
                     plan = None
         self._plans = dict([*list(self._plans.items())[1 - _MAX_PLANS :], (key, plan)])

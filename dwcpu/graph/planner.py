@@ -10,7 +10,7 @@ mostly cost nothing. What depends on shapes alone is computed while planning.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -146,10 +146,14 @@ class Planner:
     layers : dict
         Layers made for this graph, by what they are for; shared among its plans.
     threads : int
+    lowerings : mapping of str to callable
+        What plans nodes of an operator on kernels: `lowering.LOWERINGS`.
     """
 
-    def __init__(self, graph: Graph, layers: dict[Any, Any], threads: int) -> None:
-        self.graph, self.threads = graph, threads
+    def __init__(
+        self, graph: Graph, layers: dict[Any, Any], threads: int, lowerings: Mapping[str, Callable[..., Any]]
+    ) -> None:
+        self.graph, self.threads, self._lowerings = graph, threads, lowerings
         self._layers = layers
         self._own_layers: dict[Any, Any] = {}
         self.builder = Builder()
@@ -277,14 +281,12 @@ class Planner:
         ------
         Dynamic, ValueError
         """
-        from .lowering import LOWERINGS
-
         self._number, self._node, self._row = number, node, {}
         operands = [self.operands[name] for name in node.inputs]
         before = len(self.builder.steps), len(self.builder.sizes), dict(self._images)
         # Kernels take it that there is something to read.
         empty = any(isinstance(each, Symbol) and not each.array.size for each in operands)
-        lower = None if empty else LOWERINGS.get(node.op)
+        lower = None if empty else self._lowerings.get(node.op)
         try:
             with np.errstate(all="ignore"):
                 results = lower(self, node, operands) if lower is not None else None
@@ -473,6 +475,7 @@ def copy_array(source: np.ndarray, target: np.ndarray) -> None:
 def make_plan(
     graph: Graph,
     layers: dict[Any, Any],
+    lowerings: Mapping[str, Callable[..., Any]],
     inputs: Sequence[np.ndarray],
     threads: int,
     channels_last: bool,
@@ -488,7 +491,7 @@ def make_plan(
     ValueError
         Shapes or types do not fit; the text names the node.
     """
-    planner = Planner(graph, layers, threads)
+    planner = Planner(graph, layers, threads, lowerings)
     for number, (spec, array) in enumerate(zip(graph.inputs, inputs, strict=True)):
         planner.take(spec.name, number, np.empty_like(array))
     for number, node in enumerate(graph.nodes):
