@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from math import prod
 from time import perf_counter
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -198,11 +198,11 @@ class Builder:
     def replace(self, buffer: int, other: int) -> None:
         """Let all steps use `other` in place of `buffer`, which is then nobody's."""
 
-        def moved(value: Value | None) -> Value | None:
+        def moved(value: Any) -> Any:
             return value._replace(buffer=other) if value is not None and value.buffer == buffer else value
 
         self.steps = [
-            step._replace(reads=tuple(map(moved, step.reads)), writes=tuple(map(moved, step.writes)))  # type: ignore[arg-type]
+            step._replace(reads=tuple(map(moved, step.reads)), writes=tuple(map(moved, step.writes)))
             for step in self.steps
         ]
         self.sizes[buffer] = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random as random_module
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -103,7 +104,7 @@ def chain_of_functions(count: int) -> Any:
     return with_functions([node(f"F{count - 1}", ["x"], ["y"], domain="ours")], *functions)
 
 
-def function(name: str, nodes: list[Any], inputs: list[str], outputs: list[str], attributes: list[str] = []) -> Any:  # noqa: B006
+def function(name: str, nodes: list[Any], inputs: list[str], outputs: list[str], attributes: Sequence[str] = ()) -> Any:
     sets = [helper.make_opsetid("", 18), helper.make_opsetid("ours", 1)]
     return helper.make_function("ours", name, inputs, outputs, nodes, sets, attributes)
 

@@ -96,8 +96,7 @@ def _run(
         return [planner.run_layer(layer, image, planner.image(residual), array)]
     bare = planner.layer((*key, None), weights, lambda: make(None))
     before = planner.run_layer(bare, image, None, array)
-    rest = Node("MatMul", node.name, [], [], {"activation": spec})  # a sum and an activation are left of it
-    return planner.finish(rest, [before], [residual])
+    return planner.finish(node, [before], [residual])
 
 
 def _conv(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
@@ -333,8 +332,9 @@ def _scaled(planner: Planner, node: Node, operands: list[Operand]) -> list[Opera
     """Mul of images and one factor a channel, as squeeze-and-excite ends, or of a tensor and a number."""
     if not all(isinstance(each, Symbol) and planner.readable(each) for each in operands):
         return _with_number(planner, node, operands)
-    x, factors = sorted(operands, key=lambda each: -each.array.size)  # type: ignore[union-attr]
-    assert isinstance(x, Symbol) and isinstance(factors, Symbol)
+    a, b = operands
+    assert isinstance(a, Symbol) and isinstance(b, Symbol)
+    x, factors = (a, b) if a.array.size >= b.array.size else (b, a)
     fits = x.array.ndim == 4 and factors.array.shape == (*x.array.shape[:2], 1, 1) and is_channel_last(x.array)
     if not fits or x.array.dtype != factors.array.dtype or x.array.dtype.char not in "fd":
         return None

@@ -341,7 +341,7 @@ class Planner:
             return list(operator(node, [symbols[0].array]))
         if not symbols:
             self.describe("constant")
-            return list(operator(node, list(operands)))  # type: ignore[arg-type]
+            return list(operator(node, self._arrays(operands)))
         for index in operator.shaping:
             if index < len(operands) and isinstance(operands[index], Symbol):
                 raise Dynamic

@@ -73,7 +73,7 @@ def dump(graph: Graph) -> bytes:
     }
     text = np.frombuffer(json.dumps(head, separators=(",", ":")).encode(), np.uint8)
     content = io.BytesIO()
-    np.savez(content, **{_GRAPH: text}, **arrays)  # type: ignore[arg-type]
+    np.savez(content, **{_GRAPH: text}, **arrays)  # type: ignore[arg-type]  # to mypy any name may be `allow_pickle`
     return content.getvalue()
 
 
