@@ -343,14 +343,14 @@ def bandwidth_of(size: int, threads: int) -> float:
 
 
 @cache
-def copy_bandwidth(level: int, threads: int = 1) -> float:
+def copy_bandwidth(level: int, threads: int) -> float:
     """Measure, once in this process, how fast data goes from arrays to others of the same cache level.
 
     Parameters
     ----------
     level : int
         1 to 3 for a cache, 4 for memory.
-    threads : int, default 1
+    threads : int
 
     Returns
     -------
@@ -361,10 +361,10 @@ def copy_bandwidth(level: int, threads: int = 1) -> float:
     """
     lower = copy_bandwidth(level + 1, threads) if level < 4 else 0.0
     if threads > 1 and level < 3:
-        return max(lower, threads * copy_bandwidth(level))
+        return max(lower, threads * copy_bandwidth(level, 1))
     # Half of the cache, source and target together; of memory twice the last cache, within reason.
     size = cache_sizes()[level - 1] // 2 if level < 4 else min(2 * cache_sizes().l3, _LARGEST_PROBE)
-    fewer = copy_bandwidth(level) if threads > 1 else 0.0
+    fewer = copy_bandwidth(level, 1) if threads > 1 else 0.0
     return max(lower, fewer, _copied(size // threads, threads))
 
 
