@@ -70,8 +70,10 @@ FIELDS: dict[str, str] = {
     "pad_left": "i",
     "groups": "i",
     "multiplier": "i",
-    # epilogue: clamp to [low, high] always (infinite bounds for no clamp; NaN passes), then `activation` when not null:
+    # epilogue: hardswish if that is not 0, in the register tile; clamp to [low, high] always (infinite bounds for no
+    # clamp; NaN passes); then `activation` when not null, a second pass:
     # void activation(T *values, int64 rows, int64 row_stride, int64 columns, double alpha)
+    "hardswish": "i",
     "low": "d",
     "high": "d",
     "activation": "p",
@@ -139,7 +141,8 @@ HALF_COLUMNS = 2
 #: channel a depthwise convolution runs as a grouped one.
 MOST_UNROLLED_TAPS, MOST_MULTIPLES = 49, 8
 
-#: Activations that are not a clamp: they run as a second pass over values that are still in the L1 cache.
+#: Activations that are not a clamp: they run as a second pass over values that are still in the L1 cache. Hardswish
+#: does so only where no convolution comes before it: to load and store values takes longer than what it computes.
 ACTIVATION_CODES: dict[str, int] = {
     "hardswish": 1,
     "hardsigmoid": 2,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import packing, runtime
-from .abi import COPY_BYTES, FIELDS, HALF_COLUMNS, plan_dtype
+from .abi import ACTIVATION_CODES, COPY_BYTES, FIELDS, HALF_COLUMNS, plan_dtype
 from .epilogue import Activation
 from .geometry import ConvGeometry, Geometry, InvertedResidualGeometry, SeparableGeometry
 from .grid import BETTER, BETTER_WINDOWS, Grid, cut, run_length, worth_threads
@@ -164,7 +164,9 @@ class PreparedSingle(Prepared):
         self._packed = packed.get(key) or packed.setdefault(key, self._pack(w, bias))
         plan["weights"], plan["bias"] = (array.ctypes.data for array in self._packed)
         plan["low"], plan["high"], plan["alpha"] = activation.low, activation.high, activation.alpha
-        if activation.code:
+        if activation.code == ACTIVATION_CODES["hardswish"]:
+            plan["hardswish"] = 1
+        elif activation.code:
             plan["activation"] = _activation(kernel, activation.code)
         if kernel.layout:
             plan["multiplier"] = 1

@@ -201,7 +201,9 @@ def test_compiled_gemm(isa: str, size: int, real: str) -> None:
 @pytest.mark.parametrize("window", COMPILED_WINDOWS)
 @pytest.mark.parametrize(("isa", "size", "real"), TARGETS)
 def test_compiled_depthwise(isa: str, size: int, real: str, window: str) -> None:
-    moves = WIDE_MOVES if window == "wide_5x5s2" and size == 32 else 0
+    if window.startswith("wide") and size == 64:
+        pytest.skip("a vector is a cache line: none has a neighbour in it")
+    moves = WIDE_MOVES if window == "wide_5x5s2" else 0
     check(disassembly(isa, real)[window], OUTPUTS * COMPILED_WINDOWS[window], size, moves)
 
 

@@ -121,15 +121,20 @@ def compute(
 
 
 @EVERY_KERNEL
-@pytest.mark.parametrize("threads", [1, 2])
-def test_exact_on_integers(kernel: Kernel, threads: int) -> None:
+def test_exact_on_integers(kernel: Kernel) -> None:
+    """On one thread and on two: in one test, since two would compile the same kernels at the same time."""
     dtype = kernel.dtype.type
     for number, case in enumerate(cases_of(kernel)):
         with_residual, with_bias = number % 2 == 0, number % 3 != 0
-        activation = (None, "relu", ("clip", -20, 30))[number % 3]
-        result = compute(kernel, case, "integers", activation, with_bias, with_residual, threads)
-        right = expected(case, dtype, "integers", activation, with_bias, with_residual)
-        np.testing.assert_array_equal(result, right, err_msg=str(case))
+        activation = (None, "relu", ("clip", -20, 30), "hardswish")[number // 2 % 4]
+        right = expected(
+            case, dtype, "integers", None if activation == "hardswish" else activation, with_bias, with_residual
+        )
+        if activation == "hardswish":  # which rounds, in this order
+            right = right * (np.clip(right + dtype(3), dtype(0), dtype(6)) * dtype(1 / 6))
+        for threads in (1, 2):
+            result = compute(kernel, case, "integers", activation, with_bias, with_residual, threads)
+            np.testing.assert_array_equal(result, right, err_msg=f"{case} on {threads}")
 
 
 @EVERY_KERNEL
@@ -152,28 +157,29 @@ def test_all_kernels_give_the_same_bits(op: str, dtype: type) -> None:
     """For 1 and 2 threads, with bias and residual; a fused operation also as its steps."""
     rows = [kernel for kernel in dispatch.kernels(dtype) if kernel.op == op]
     cases = dict.fromkeys(case for kernel in rows for case in cases_of(kernel))
-    for case in cases:
+    for number, case in enumerate(cases):
+        activation = ("relu", "hardswish")[number % 2]
         results = {
-            f"{kernel.name} on {threads}": compute(kernel, case, "normal", "relu", True, True, threads)
+            f"{kernel.name} on {threads}": compute(kernel, case, "normal", activation, True, True, threads)
             for kernel in rows
             if takes(kernel, case)
             for threads in (1, 2)
         }
         if op in FUSED:
-            results["its steps"] = _steps(case, dtype)
+            results["its steps"] = _steps(case, dtype, activation)
         first, *others = results
         for other in others:
             assert results[first].tobytes() == results[other].tobytes(), f"{case}: {first} and {other} differ"
 
 
-def _steps(case: Case, dtype: type) -> np.ndarray:
+def _steps(case: Case, dtype: type, activation: str) -> np.ndarray:
     data = make_data(case, dtype, "normal")
-    relu = parse_activation("relu", "test")
+    at_the_end = parse_activation(activation, "test")
     x, parts = data.x, case.geometry.parts
     for part, w, bias in zip(parts, data.weights, data.biases, strict=True):
         last = part is parts[-1]
         out = np.empty(part.out_shape, dtype)
-        prepared = dispatch.choose(part, dtype, 1).prepare(part, w, bias, relu if last else Activation())
+        prepared = dispatch.choose(part, dtype, 1).prepare(part, w, bias, at_the_end if last else Activation())
         prepared.run(x, data.residual if last else None, out, 1)
         x = out
     return x

@@ -91,10 +91,6 @@ cdef inline vec gelu_size(vec v) noexcept nogil:
     return v_at_most(v_abs(v), v_splat(64))
 
 
-cdef inline vec hardsigmoid_of(vec v) noexcept nogil:
-    return v_mul(v_clamp(v_add(v, v_splat(3)), v_zero(), v_splat(6)), v_splat(<real> (1.0 / 6.0)))
-
-
 cdef inline void activation_of(const int code, const int count, vec *v, vec alpha) noexcept nogil:
     cdef vec x[TOGETHER]
     cdef int i

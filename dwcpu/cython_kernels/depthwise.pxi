@@ -31,6 +31,7 @@ cdef struct Job:      # distances in elements
     i64 out_row
     i64 out_column
     real bounds[2]    # of the clamp
+    i64 hardswish
 
 
 cdef struct Tile:
@@ -117,6 +118,14 @@ cdef inline void finish(
                     if j < stored:
                         acc[i * columns + j] = v_add(
                             acc[i * columns + j], v_load(residual + i * out_row + j * out_column))
+    if job.hardswish:
+        hardswish_of(WINDOW_ROWS * columns, acc)
+        for i in range(WINDOW_ROWS):
+            if i < rows:
+                for j in range(columns):
+                    if j < stored:
+                        v_store(out + i * out_row + j * out_column, acc[i * columns + j])
+        return
     for i in range(WINDOW_ROWS):
         if i < rows:
             for j in range(columns):
@@ -170,8 +179,8 @@ cdef inline void wide_tiles(
 ) noexcept nogil:
     """As `inner_tiles`, with HALF columns and two blocks at a time, whose number is even.
 
-    A vector and its neighbour share cache lines. Where the lines of a tile are more than their sets hold, they are gone
-    before the neighbour's turn comes, unless both are computed at once.
+    A vector and its neighbour share cache lines, unless a vector is a line (PAIRED is 0). Where the lines of a tile are
+    more than their sets hold, they are gone before the neighbour's turn comes, unless both are computed at once.
     """
     cdef vec first[WINDOW_ROWS * HALF]
     cdef vec second[WINDOW_ROWS * HALF]
@@ -419,6 +428,7 @@ cdef void window(
     job.last = channels - LANES
     job.out_row = row_phases * width * channels
     job.out_column = column_phases * channels
+    job.hardswish = plan.hardswish
     job.bounds[0] = <real> plan.low
     job.bounds[1] = <real> plan.high
     while row < row_end:
@@ -470,7 +480,8 @@ cdef void inner_3x3s2(const Job *job, const Tile *tile, i64 block_begin, i64 blo
 
 
 cdef void wide_3x3s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    wide_tiles(3, 2, job, tile, block_begin, block_end)
+    if PAIRED:
+        wide_tiles(3, 2, job, tile, block_begin, block_end)
 
 
 cdef void border_3x3s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
@@ -490,8 +501,8 @@ cdef void depthwise_3x3s2(
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
     window(
-        3, 2, 1, inner_3x3s2, wide_3x3s2, border_3x3s2, half_3x3s2, other_3x3s2, plan, x, residual, out,
-        row_begin, row_end, block_begin, block_end)
+        3, 2, 1, inner_3x3s2, wide_3x3s2 if PAIRED else NULL, border_3x3s2, half_3x3s2, other_3x3s2,
+        plan, x, residual, out, row_begin, row_end, block_begin, block_end)
 
 
 cdef void inner_5x5s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
@@ -524,7 +535,8 @@ cdef void inner_5x5s2(const Job *job, const Tile *tile, i64 block_begin, i64 blo
 
 
 cdef void wide_5x5s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    wide_tiles(5, 2, job, tile, block_begin, block_end)
+    if PAIRED:
+        wide_tiles(5, 2, job, tile, block_begin, block_end)
 
 
 cdef void border_5x5s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
@@ -544,8 +556,8 @@ cdef void depthwise_5x5s2(
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
     window(
-        5, 2, 2, inner_5x5s2, wide_5x5s2, border_5x5s2, half_5x5s2, other_5x5s2, plan, x, residual, out,
-        row_begin, row_end, block_begin, block_end)
+        5, 2, 2, inner_5x5s2, wide_5x5s2 if PAIRED else NULL, border_5x5s2, half_5x5s2, other_5x5s2,
+        plan, x, residual, out, row_begin, row_end, block_begin, block_end)
 
 
 cdef void inner_7x7s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:

@@ -54,14 +54,14 @@ cdef void put_parts(
         if multiplier == 1:
             if residual != NULL:
                 v = v_add(v, v_load_part(residual + place, lanes.first, lanes.last))
-            v_store_part(out + place, v_clamp(v, low, high), lanes.first, lanes.last)
+            v_store_part(out + place, ended(plan.hardswish, v, low, high), lanes.first, lanes.last)
         else:
             if residual != NULL:
                 v_store(buffer, v_zero())
                 for lane in range(lanes.first, lanes.last):
                     buffer[lane] = residual[place + lane * multiplier]
                 v = v_add(v, v_load(buffer))
-            v_store(buffer, v_clamp(v, low, high))
+            v_store(buffer, ended(plan.hardswish, v, low, high))
             for lane in range(lanes.first, lanes.last):
                 out[place + lane * multiplier] = buffer[lane]
         sums += LANES
@@ -92,7 +92,7 @@ cdef inline void put(
         for j in range(count):
             if residual != NULL:
                 acc[j] = v_add(acc[j], v_load(residual + j * out_step))
-            v_store(out + j * out_step, v_clamp(acc[j], low, high))
+            v_store(out + j * out_step, ended(plan.hardswish, acc[j], low, high))
     else:
         for j in range(count):
             v_store(sums + j * LANES, acc[j])

@@ -26,6 +26,7 @@ cdef struct Panel:
     const real *ahead          # what the next tile prefetches: the part of the next panel where the last one stopped
     const real *ahead_end
     i64 ahead_step             # for each input: the first AHEAD_TILES tiles ask for a part of the panel each
+    i64 hardswish
     real low
     real high
 
@@ -115,17 +116,23 @@ cdef inline void gemm_tiles(
             if run == ONE_RUN or h == panel.row_taps:
                 break
         out_step = v_anew_step(panel.out_step)  # its multiples must not take the registers of the sum's
+        if residual != NULL:
+            for i in range(rows):
+                for j in range(vectors):
+                    if j < vectors - 1 or last == LANES:
+                        acc[i][j] = v_add(acc[i][j], v_load(residual + i * out_step + j * LANES))
+                    else:
+                        acc[i][j] = v_add(acc[i][j], v_load_part(residual + i * out_step + j * LANES, 0, last))
+        if panel.hardswish:
+            for i in range(rows):
+                hardswish_of(vectors, acc[i])
         low = v_splat(panel.low)
         high = v_splat(panel.high)
         for i in range(rows):
             for j in range(vectors):
                 if j < vectors - 1 or last == LANES:
-                    if residual != NULL:
-                        acc[i][j] = v_add(acc[i][j], v_load(residual + i * out_step + j * LANES))
                     v_store(out + i * out_step + j * LANES, v_clamp(acc[i][j], low, high))
                 else:
-                    if residual != NULL:
-                        acc[i][j] = v_add(acc[i][j], v_load_part(residual + i * out_step + j * LANES, 0, last))
                     v_store_first(out + i * out_step + j * LANES, v_clamp(acc[i][j], low, high), last)
         a += rows * step
         residual = moved(residual, rows * out_step)
@@ -150,7 +157,7 @@ cdef void gemm_nothing(
             v = v_load(panel.bias + j * LANES)
             if residual != NULL:
                 v = v_add(v, v_load_part(residual + i * panel.out_step + j * LANES, 0, last))
-            v_store_part(out + i * panel.out_step + j * LANES, v_clamp(v, low, high), 0, last)
+            v_store_part(out + i * panel.out_step + j * LANES, ended(panel.hardswish, v, low, high), 0, last)
 
 
 cdef inline void gemm_tiles_of(
@@ -331,7 +338,7 @@ cdef void gemm_pixel(
             place = (q * GEMM_VECTORS + j) * LANES
             if residual != NULL:
                 acc[q][j] = v_add(acc[q][j], v_load(residual + place))
-            v_store(out + place, v_clamp(acc[q][j], low, high))
+            v_store(out + place, ended(panel.hardswish, acc[q][j], low, high))
     activate(plan, out, 1, panel.out_step, PIXEL_PANELS * GEMM_VECTORS * LANES)
 
 
@@ -345,6 +352,7 @@ cdef inline void panel_of(Panel *panel, const Plan *plan, i64 channels, i64 dept
     panel.bias = <const real *> plan.bias + first
     panel.ahead = panel.ahead_end = panel.weights
     panel.ahead_step = 0
+    panel.hardswish = plan.hardswish
     panel.low = <real> plan.low
     panel.high = <real> plan.high
     panel.out_step = plan.out_channels

@@ -52,6 +52,9 @@ typedef real vec_in_memory __attribute__((vector_size(DWCPU_VECTOR_BYTES), align
 #error "DWCPU_VECTOR_BYTES does not fit the instruction set that the compiler was told to use"
 #endif
 
+/* Of hardswish and hardsigmoid: v * min(max(v + 3, 0), 6) / 6 */
+static const real HARDSWISH_NUMBERS[] = {3, 6, (real)(1.0 / 6.0)};
+
 /* Picks the float32 or the float64 form of an intrinsic. */
 #if DWCPU_DOUBLE
 #define V_FORM(f32, f64) f64
@@ -85,6 +88,7 @@ typedef real vec_in_memory __attribute__((vector_size(DWCPU_VECTOR_BYTES), align
 #define AHEAD_TILES 4 /* tiles of a panel that share in asking for the next panel's cache lines */
 #define WINDOW_ROWS 2
 #define WINDOW_COLUMNS 4
+#define PAIRED (DWCPU_VECTOR_BYTES < 64) /* whether vectors share cache lines */
 #define COPY_VECTORS (COPY_BYTES / DWCPU_VECTOR_BYTES)
 
 /* p, as if the compiler did not know where it came from. It forgets what it loaded through it: else it loads every

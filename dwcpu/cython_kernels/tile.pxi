@@ -30,10 +30,12 @@ cdef extern from "tile.h" nogil:
         WINDOW_ROWS
         WINDOW_COLUMNS
         COPY_VECTORS
+        PAIRED
     int AHEAD_LINES(int vectors) noexcept
     const real *v_anew(const real *p) noexcept
     real *v_anew_out "(real *)v_anew"(real *p) noexcept
     i64 v_anew_step(i64 n) noexcept
+    const real HARDSWISH_NUMBERS[]
     bint v_likely(i64 bits) noexcept
     void v_prefetch(const real *p) noexcept
     vec v_load(const real *p) noexcept
@@ -95,6 +97,24 @@ cdef inline i64 mask_of(i64 position, i64 size, i64 count) noexcept nogil:
 cdef inline const real *moved(const real *p, i64 elements) noexcept nogil:
     """p + elements, but null stays null."""
     return p + elements if p != NULL else NULL
+
+
+cdef inline vec hardsigmoid_of(vec v) noexcept nogil:
+    return v_mul(v_clamp(v_add(v, v_splat(3)), v_zero(), v_splat(6)), v_splat(<real> (1.0 / 6.0)))
+
+
+cdef inline void hardswish_of(const int count, vec *v) noexcept nogil:
+    """In a tile. Its numbers come from memory: registers that hold them are not there for the sums."""
+    cdef const real *numbers = v_anew(HARDSWISH_NUMBERS)
+    cdef vec three = v_splat(numbers[0]), six = v_splat(numbers[1]), sixth = v_splat(numbers[2])
+    cdef int i
+    for i in range(count):
+        v[i] = v_mul(v[i], v_mul(v_clamp(v_add(v[i], three), v_zero(), six), sixth))
+
+
+cdef inline vec ended(i64 swish, vec v, vec low, vec high) noexcept nogil:
+    """A sum after its activation in the tile: see `Plan`. Where there are many, the test goes around their loop."""
+    return v_mul(v, hardsigmoid_of(v)) if swish else v_clamp(v, low, high)
 
 
 cdef inline void activate(const Plan *plan, real *values, i64 rows, i64 row_stride, i64 columns) noexcept nogil:

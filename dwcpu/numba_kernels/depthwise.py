@@ -37,10 +37,10 @@ from dwcpu.numba_kernels.memory import REAL, Record, as_pointer, call, integer_a
 from dwcpu.numba_kernels.pointwise import kernel_signature
 from dwcpu.numba_kernels.target import compile_kernel, inlined, part, target
 from dwcpu.numba_kernels.tile import (
+    activate,
     add,
     add_part,
     bits,
-    clamp,
     interleave,
     store,
     store_part,
@@ -70,6 +70,7 @@ DEPTHWISE = Record(
         "channels": "i",
         "block_begin": "i",
         "block_end": "i",
+        "hardswish": "i",
         "low": "d",
         "high": "d",
     },
@@ -159,7 +160,7 @@ def _finish(rows: int, columns: int, lanes: int, multiplier: int) -> Callable:
                 tile = interleave(offset(buffer, (i * columns + j) * size), multiplier, lanes)
                 if not is_null(residual):
                     tile = add(tile, offset(residual, place), 0, lanes)
-                store(clamp(tile, job.low, job.high), offset(out, place), 0, lanes)
+                store(activate(tile, job.hardswish, job.low, job.high), offset(out, place), 0, lanes)
 
     return interleaved
 
@@ -183,7 +184,7 @@ def _build_plain(
                 place = t * out_step + c
                 if not is_null(residual):
                     tile = add(tile, offset(residual, place), job.out_row, job.out_column)
-                store(clamp(tile, job.low, job.high), offset(out, place), job.out_row, job.out_column)
+                store(activate(tile, job.hardswish, job.low, job.high), offset(out, place), job.out_row, job.out_column)
 
     finish = _finish(rows, columns, lanes, multiplier)
     size = rows * columns * w_step
@@ -238,7 +239,8 @@ def _build_masked(
             tile = add_window(tile, job, offset(x, c // spread), w, row_bits, column_bits)
             if not is_null(residual):
                 tile = add_part(tile, offset(residual, c), job.out_row, job.out_column, n_rows, stored)
-            store_part(clamp(tile, job.low, job.high), offset(out, c), job.out_row, job.out_column, n_rows, stored)
+            tile = activate(tile, job.hardswish, job.low, job.high)
+            store_part(tile, offset(out, c), job.out_row, job.out_column, n_rows, stored)
 
     def several(job, x, residual, out, row_first, row_last, column_first, column_last, n_rows, n_columns):
         block_size = job.kernel_h * job.kernel_w * w_step
@@ -285,7 +287,7 @@ def _build_masked(
                             tile = vector_fma(tile, tap, lanes, 0, weight, block_size, 0)
                     if not is_null(residual):
                         tile = add(tile, offset(residual, place + c), lanes, 0)
-                    store(clamp(tile, job.low, job.high), offset(out, place + c), lanes, 0)
+                    store(activate(tile, job.hardswish, job.low, job.high), offset(out, place + c), lanes, 0)
                     block += 4
                 else:
                     for m in range(multiplier):
@@ -394,6 +396,7 @@ def _kernel(dtype: np.dtype) -> tuple[Callable, Any]:
         step_w = plan.dilation_w // gcd(plan.stride_w, plan.dilation_w)
         job = new_job()
         job.weights, job.bias, job.low, job.high = plan.weights, plan.bias, plan.low, plan.high
+        job.hardswish = plan.hardswish
         job.kernel_h, job.kernel_w = plan.kernel_h, plan.kernel_w
         job.stride_h, job.stride_w = (
             plan.stride_h * step_h // plan.dilation_h,

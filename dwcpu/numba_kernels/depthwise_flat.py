@@ -22,7 +22,7 @@ from numba import types
 from dwcpu.numba_kernels.depthwise import DEPTHWISE, Shape, Window
 from dwcpu.numba_kernels.memory import REAL, as_pointer, is_null, offset
 from dwcpu.numba_kernels.target import compile_kernel, part
-from dwcpu.numba_kernels.tile import add_part, bits, clamp, flat_fma, store_part, tile_repeat, window_fma_masked
+from dwcpu.numba_kernels.tile import activate, add_part, bits, flat_fma, store_part, tile_repeat, window_fma_masked
 
 __all__ = ["TILE", "micro_kernels", "tile_columns"]
 
@@ -53,7 +53,8 @@ def _tile(window: Window, lanes: int, channels: int) -> Callable:
             )
             if not is_null(residual):
                 tile = add_part(tile, offset(residual, c), job.out_row, period, n_rows, vectors)
-            store_part(clamp(tile, job.low, job.high), offset(out, c), job.out_row, period, n_rows, vectors)
+            tile = activate(tile, job.hardswish, job.low, job.high)
+            store_part(tile, offset(out, c), job.out_row, period, n_rows, vectors)
 
     return compute
 
@@ -93,7 +94,8 @@ def _build_other(dtype: np.dtype, window: Window, lanes: int, channels: int) -> 
         )  # fmt: skip
         if not is_null(residual):
             tile = add_part(tile, residual, job.out_row, job.out_column, n_rows, n_columns)
-        store_part(clamp(tile, job.low, job.high), out, job.out_row, job.out_column, n_rows, n_columns)
+        tile = activate(tile, job.hardswish, job.low, job.high)
+        store_part(tile, out, job.out_row, job.out_column, n_rows, n_columns)
 
     i, real = types.int64, REAL[dtype]
     return other, types.void(DEPTHWISE, real, real, real, i, i, i, i, i, i)

@@ -10,7 +10,7 @@ import numpy as np
 from dwcpu.numba_kernels.memory import offset
 from dwcpu.numba_kernels.pointwise import kernel_signature
 from dwcpu.numba_kernels.target import compile_kernel
-from dwcpu.numba_kernels.tile import clamp, store, tile_repeat, vector_fma
+from dwcpu.numba_kernels.tile import activate, store, tile_repeat, vector_fma
 
 __all__ = ["ACCUMULATORS", "address"]
 
@@ -26,7 +26,7 @@ def _build(dtype: np.dtype, lanes: int) -> tuple[Callable, Any]:
             tile = tile_repeat(x, ACCUMULATORS, 1, lanes)
             for _ in range(plan.height):
                 tile = vector_fma(tile, x, 0, 0, x, 0, 0)
-            store(clamp(tile, plan.low, plan.high), offset(out, row * size), lanes, lanes)
+            store(activate(tile, 0, plan.low, plan.high), offset(out, row * size), lanes, lanes)
 
     return peak, kernel_signature(dtype)
 

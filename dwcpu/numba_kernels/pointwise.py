@@ -32,7 +32,7 @@ from dwcpu.numba_kernels.memory import (
     prefetch,
 )
 from dwcpu.numba_kernels.target import compile_kernel, inlined, part, target
-from dwcpu.numba_kernels.tile import add, add_first, clamp, outer_fma, store, store_first, tile_rows
+from dwcpu.numba_kernels.tile import activate, add, add_first, outer_fma, store, store_first, tile_rows
 
 __all__ = ["GEMM", "address", "kernel_signature", "micro_kernel", "micro_kernel_table", "run_panel", "tile_shape"]
 
@@ -57,6 +57,7 @@ GEMM = Record(
         "ahead": "p",
         "ahead_end": "p",
         "ahead_step": "i",
+        "hardswish": "i",
         "low": "d",
         "high": "d",
     },
@@ -123,12 +124,12 @@ def _build_micro_kernel(dtype: np.dtype, rows: int, vectors: int) -> tuple[Calla
             if columns == width:
                 if not is_null(residual):
                     tile = add(tile, offset(residual, first * out_stride), out_stride, lanes)
-                store(clamp(tile, gemm.low, gemm.high), tile_out, out_stride, lanes)
+                store(activate(tile, gemm.hardswish, gemm.low, gemm.high), tile_out, out_stride, lanes)
             else:
                 last = columns - (width - lanes)
                 if not is_null(residual):
                     tile = add_first(tile, offset(residual, first * out_stride), out_stride, last)
-                store_first(clamp(tile, gemm.low, gemm.high), tile_out, out_stride, last)
+                store_first(activate(tile, gemm.hardswish, gemm.low, gemm.high), tile_out, out_stride, last)
 
     real = REAL[dtype]
     return micro_kernel, types.void(GEMM, types.int64, real, real, real)
@@ -207,7 +208,7 @@ def _build(dtype: np.dtype) -> tuple[Callable, Any]:
         gemm = new_gemm()
         gemm.a_stride, gemm.length, gemm.out_stride = length, length, channels
         gemm.n_h, gemm.n_w, gemm.a_h, gemm.a_w, gemm.b_h, gemm.b_w = 1, 1, 0, 0, 0, 0
-        gemm.low, gemm.high = plan.low, plan.high
+        gemm.hardswish, gemm.low, gemm.high = plan.hardswish, plan.low, plan.high
         for first in range(row_begin, row_end, step):
             rows = min(step, row_end - first)
             for panel in range(block_begin, block_end):

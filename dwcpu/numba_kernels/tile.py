@@ -22,11 +22,11 @@ from dwcpu.numba_kernels.target import target
 
 __all__ = [
     "Tile",
+    "activate",
     "add",
     "add_first",
     "add_part",
     "bits",
-    "clamp",
     "flat_fma",
     "interleave",
     "outer_fma",
@@ -450,21 +450,31 @@ def _inside(builder, place, rows, columns):
     return builder.and_(builder.icmp_signed("<", I64(place[0]), rows), builder.icmp_signed("<", I64(place[1]), columns))
 
 
+def _clamp(builder, v, low, high):
+    v = builder.select(builder.fcmp_ordered(">", low, v), low, v)
+    return builder.select(builder.fcmp_ordered("<", high, v), high, v)
+
+
 @intrinsic
-def clamp(typingctx, tile, low, high):
-    """Every element limited to [low, high] (float64 scalars); NaN stays NaN."""
+def activate(typingctx, tile, hardswish, low, high):
+    """Every element after hardswish, if that is not 0, and the clamp to [low, high] (float64); NaN stays NaN."""
 
     def codegen(context, builder, signature, args):
-        real = tile.vector.element
-        limits = [builder.fptrunc(a, real) if real == ir.FloatType() else a for a in args[1:]]
+        real, held = tile.vector.element, _unpack(builder, tile, args[0])
+        limits = [builder.fptrunc(a, real) if real == ir.FloatType() else a for a in args[2:]]
         low, high = (_splat(builder, limit, tile.vector) for limit in limits)
-        held = _unpack(builder, tile, args[0])
-        for place, v in held.items():
-            v = builder.select(builder.fcmp_ordered(">", low, v), low, v)
-            held[place] = builder.select(builder.fcmp_ordered("<", high, v), high, v)
+        cells = {place: cgutils.alloca_once_value(builder, v) for place, v in held.items()}
+        with builder.if_then(builder.icmp_signed("!=", args[1], I64(0)), likely=False):
+            numbers = (3.0, 0.0, 6.0, 1 / 6)
+            three, zero, six, sixth = (ir.Constant(tile.vector, [number] * tile.lanes) for number in numbers)
+            for place, v in held.items():
+                gate = builder.fmul(_clamp(builder, builder.fadd(v, three), zero, six), sixth)
+                builder.store(builder.fmul(v, gate), cells[place])
+        for place, cell in cells.items():
+            held[place] = _clamp(builder, builder.load(cell, typ=tile.vector), low, high)
         return _pack(builder, tile, held)
 
-    return tile(tile, types.float64, types.float64), codegen
+    return tile(tile, types.int64, types.float64, types.float64), codegen
 
 
 @intrinsic
