@@ -227,10 +227,11 @@ class BuildKernels(build_ext):
                 macros = [f"-DDWCPU_VECTOR_BYTES={isa.vector_bytes}", f"-DDWCPU_DOUBLE={double}"]
                 flags[f"_{isa.name}_{DTYPES[double]}"] = ([*unrolling, *known, *macros], [])
 
+        version = f"-DDWCPU_ABI={abi()['ABI']}LL"
         extensions = [e for e in self.extensions if short(e) in flags]
         for extension in extensions:
             compile_flags, extension.extra_link_args = flags[short(extension)]
-            extension.extra_compile_args = [*FLAGS, *compile_flags]
+            extension.extra_compile_args = [*FLAGS, version, *compile_flags]
             extension.include_dirs = [str(KERNELS), str(self.generated)]
         self.generate(extensions)
         return extensions

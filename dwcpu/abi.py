@@ -26,11 +26,13 @@ writes its C declaration from this file, which therefore imports nothing of ours
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 if TYPE_CHECKING:
     import numpy as np
 
 __all__ = [
+    "ABI",
     "ACTIVATION_CODES",
     "COPY_BYTES",
     "ERFC_CENTRE",
@@ -215,6 +217,11 @@ ERFC_TERMS: dict[str, tuple[float, ...]] = {
         4.931181534979468e-10,
     ),
 }
+
+
+#: A number for all that compiled modules and Python must agree on. Modules that were compiled for another one are left
+#: alone: they are of another version of the sources, and would take one field for another.
+ABI: int = crc32(repr((FIELDS, STEP_FIELDS, COPY_BYTES, HALF_COLUMNS, ACTIVATION_CODES)).encode())
 
 
 def plan_dtype() -> np.dtype[Any]:

@@ -17,6 +17,7 @@ from types import ModuleType
 import pytest
 
 from dwcpu import abi
+from dwcpu import cython_kernels as kernels
 
 pytest.importorskip("setuptools", minversion="77")
 pytest.importorskip("Cython", minversion="3.1")
@@ -90,6 +91,21 @@ def test_no_compiler_installs_and_says_so(tree: Path) -> None:
     with pytest.raises(subprocess.CalledProcessError) as error:
         ask(tree, "kernels.run()")
     assert "there is no compiled driver" in error.value.stderr
+
+
+def test_modules_of_another_version_are_not_used(tree: Path) -> None:
+    """They would take one field of a plan for another. Sources that changed below an installation in place do that."""
+    found = Path(kernels.__file__).parent.glob("*.so")
+    copied = [shutil.copy(path, tree / "dwcpu/cython_kernels") for path in found]
+    if not copied:
+        pytest.skip("there are no compiled modules")
+    assert ask(tree, "kernels.available(), kernels.calls is not None") == "True True"
+    source = tree / "dwcpu/abi.py"
+    text = source.read_text()
+    assert '    "low": "d",\n' in text
+    source.write_text(text.replace('    "low": "d",\n', '    "lower": "i",\n    "low": "d",\n'))
+    assert ask(tree, "kernels.available(), kernels.calls is not None") == "False False"
+    assert ask(tree, "kernels.status()").startswith("none: not used, since compiled from another version of dwcpu: _")
 
 
 def test_failing_modules_are_named(tree: Path) -> None:

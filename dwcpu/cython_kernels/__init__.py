@@ -27,6 +27,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from dwcpu.abi import ABI
+
 __all__ = [
     "activations",
     "address",
@@ -48,11 +50,19 @@ ISAS = ("baseline", "neon", "x86_64_v2", "x86_64_v3", "x86_64_v4")
 _DTYPES = {"float32": "f32", "float64": "f64"}
 
 
+#: Names of modules that were compiled from other sources than these.
+_others: list[str] = []
+
+
 def _load(name: str) -> ModuleType | None:
     try:
-        return import_module(f"{__name__}.{name}")
+        module = import_module(f"{__name__}.{name}")
     except ImportError:
         return None
+    if getattr(module, "ABI", None) != ABI:
+        _others.append(name)
+        return None
+    return module
 
 
 def _shown(name: str) -> str:
@@ -138,15 +148,18 @@ def _build_info() -> dict[str, Any]:
 def status() -> str:
     """One line: what is used, and why it is no more than that."""
     info = _build_info()
-    problems = "; ".join(info.get("problems", []))
+    problems = "when it was built: " + "; ".join(info["problems"]) if info.get("problems") else ""
+    if _others:
+        names = ", ".join(sorted(set(_others)))
+        problems = f"not used, since compiled from another version of dwcpu: {names}; install it again"
     if _isa is not None:
         text = f"{isa()} of {', '.join(compiled())}"
-        return f"{text}; when it was built: {problems}" if problems else text
+        return f"{text}; {problems}" if problems else text
     cap = os.environ.get("DWCPU_ISA", "").strip()
     if cap and compiled():
         return f"none: DWCPU_ISA={cap} rules out {', '.join(compiled())}"
     if problems:
-        return f"none: when it was built: {problems}"
+        return f"none: {problems}"
     if not info.get("modules"):
         return "none: the package was not built by its setup.py; install it with pip, with a C compiler on the path"
     return f"none: this machine runs none of {', '.join(info['modules'])}"

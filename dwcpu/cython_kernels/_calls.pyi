@@ -3,6 +3,8 @@ from typing import Any
 
 import numpy as np
 
+ABI: int
+
 class Call:
     size: int
     def __init__(

@@ -22,6 +22,7 @@ cdef extern from *:
     typedef void (*dwcpu_kernel)(const void *, const void *, const void *, void *, void *,
                                  int64_t, int64_t, int64_t, int64_t);
     """
+    int64_t DWCPU_ABI
     ctypedef void (*dwcpu_kernel)(
         const void *, const void *, const void *, void *, void *, int64_t, int64_t, int64_t, int64_t) noexcept nogil
 
@@ -52,6 +53,8 @@ ctypedef int64_t i64
 ctypedef fused word:
     uint32_t
     uint64_t
+
+ABI = DWCPU_ABI  # see dwcpu.abi
 
 _import_array()
 

@@ -1,3 +1,5 @@
+ABI: int
+
 def run(
     kernel: int,
     plan: int,

@@ -37,6 +37,7 @@ cdef extern from *:
     #endif
     }
     """
+    int64_t DWCPU_ABI
     ctypedef void (*dwcpu_kernel)(
         const void *, const void *, const void *, void *, void *, int64_t, int64_t, int64_t, int64_t) noexcept nogil
     int dwcpu_cpu_levels() noexcept nogil
@@ -50,6 +51,8 @@ cdef extern from "threads.h" nogil:
     void set_up() noexcept
 
 ctypedef int64_t i64
+
+ABI = DWCPU_ABI  # see dwcpu.abi
 
 
 cdef struct Step:  # dwcpu.abi.STEP_FIELDS

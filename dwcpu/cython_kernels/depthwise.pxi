@@ -500,8 +500,11 @@ cdef void depthwise_3x3s2(
     const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
+    cdef Micro wide = NULL
+    if PAIRED:
+        wide = wide_3x3s2
     window(
-        3, 2, 1, inner_3x3s2, wide_3x3s2 if PAIRED else NULL, border_3x3s2, half_3x3s2, other_3x3s2,
+        3, 2, 1, inner_3x3s2, wide, border_3x3s2, half_3x3s2, other_3x3s2,
         plan, x, residual, out, row_begin, row_end, block_begin, block_end)
 
 
@@ -555,8 +558,11 @@ cdef void depthwise_5x5s2(
     const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
+    cdef Micro wide = NULL
+    if PAIRED:
+        wide = wide_5x5s2
     window(
-        5, 2, 2, inner_5x5s2, wide_5x5s2 if PAIRED else NULL, border_5x5s2, half_5x5s2, other_5x5s2,
+        5, 2, 2, inner_5x5s2, wide, border_5x5s2, half_5x5s2, other_5x5s2,
         plan, x, residual, out, row_begin, row_end, block_begin, block_end)
 
 

@@ -12,6 +12,12 @@ include "activations.pxi"
 include "pixels.pxi"
 
 
+cdef extern from *:
+    i64 DWCPU_ABI
+
+ABI = DWCPU_ABI  # see dwcpu.abi
+
+
 def _row(op, uintptr_t address, int kernel, int stride, int tile_rows, int tile_cols, int vectors):
     return {
         "op": op, "kernel_h": kernel, "kernel_w": kernel, "stride_h": stride, "stride_w": stride,
@@ -47,8 +53,3 @@ def activations():
         SILU: <uintptr_t> &silu,
         GELU: <uintptr_t> &gelu,
     }
-
-
-def plan_size():
-    """Bytes of a plan, as this module was compiled."""
-    return sizeof(Plan)
