@@ -34,6 +34,8 @@ _COPIED = 8, 4
 _L2_SHARE = 0.5
 #: The same for the window of expanded rows and the block of depthwise rows of an inverted residual together.
 _L2_SHARE_INVERTED = 0.75
+#: What a flop of a depthwise window costs beside one of a matrix product.
+_WINDOW_COST = 2.0
 
 
 class Prepared:
@@ -45,7 +47,7 @@ class Prepared:
         self.kernel, self.geometry = kernel, geometry
         self.plan: Any = np.zeros(1, plan_dtype())
         self._plan_address = self.plan.ctypes.data
-        self._grids: dict[int, Grid] = {}
+        self._grids: dict[tuple[int, bool], Grid] = {}
         self._address_of = runtime.address_finder()
 
     def run(self, x: np.ndarray, residual: np.ndarray | None, out: np.ndarray, threads: int) -> None:
@@ -72,15 +74,16 @@ class Prepared:
 
     def passes(self, threads: int) -> tuple[Pass, ...]:
         """The kernels that a pipeline runs, one after the other; the residual belongs to the last."""
-        return (Pass(self._address, self._plan_address, self.grid(threads), self.geometry.out_shape, self),)
+        return (Pass(self._address, self._plan_address, self.grid(threads, True), self.geometry.out_shape, self),)
 
-    def grid(self, threads: int) -> Grid:
-        """How the kernel is cut for that many threads; its machine code is there afterwards."""
-        grid = self._grids.get(threads)
+    def grid(self, threads: int, in_a_row: bool = False) -> Grid:
+        """How the kernel is cut for that many threads, alone or `in_a_row`; its machine code is there afterwards."""
+        grid = self._grids.get((threads, in_a_row))
         if grid is None:
-            grid = self._cut(threads)
+            shared = worth_threads(self.geometry, self.kernel.dtype.itemsize, in_a_row)
+            grid = self._cut(threads if shared else 1)
             self._ready(grid)
-            self._grids[threads] = grid
+            self._grids[threads, in_a_row] = grid
         return grid
 
     def _cut(self, threads: int) -> Grid:
@@ -117,8 +120,6 @@ def _grid(kernel: Kernel, geometry: ConvGeometry, threads: int) -> Grid:
     granule = 1 if kernel.op == "conv" or (kernel.op == "depthwise" and apart) else kernel.tile_rows
     # Where the last channel vector slides back over its neighbour, two threads must not share the two.
     divisible = kernel.op != "depthwise" or _channels(kernel, geometry) % kernel.lanes == 0
-    if not worth_threads(geometry, kernel.dtype.itemsize):
-        threads = 1
     # More weights than pixels: better to read the pixels twice.
     blocks_first = kernel.op == "pointwise" and geometry.out_channels > rows
     # Pixels that share sets of the cache are mostly computed from copies of some channels at a time: any will do.
@@ -127,19 +128,28 @@ def _grid(kernel: Kernel, geometry: ConvGeometry, threads: int) -> Grid:
     return cut(rows, granule, _blocks(kernel, geometry), threads, divisible, blocks_first, better)
 
 
-def _fused_grid(geometry: Geometry, tile_rows: int, itemsize: int, threads: int) -> Grid:
-    """The grid of a fused kernel: output rows alone are shared."""
+def _fused_grid(geometry: Geometry, tile_rows: int, threads: int) -> Grid:
+    """The grid of a fused kernel: output rows alone are shared, whole tiles of the window unless others are more even.
+
+    Half a tile takes as long as a whole one, but most of the work is in the matrix products, which take any rows.
+    """
     rows = geometry.batch * geometry.out_shape[1]
-    return cut(rows, tile_rows, 1, threads if worth_threads(geometry, itemsize) else 1, False)
+
+    def work(grid: Grid) -> float:
+        most = grid.most_rows
+        tiles = -(-most // tile_rows) * tile_rows
+        return sum(_WINDOW_COST * tiles * p.flops if p.op == "depthwise" else most * p.flops for p in geometry.parts)
+
+    return min((cut(rows, granule, 1, threads, False) for granule in (tile_rows, 1)), key=work)
 
 
 def threads_used(kernel: Kernel, geometry: Geometry, threads: int) -> int:
     """Threads that take part when `kernel` is asked to use `threads`; for two passes, in the better shared one."""
+    if not worth_threads(geometry, kernel.dtype.itemsize):
+        return 1
     if isinstance(geometry, ConvGeometry):
         return _grid(kernel, geometry, threads).threads
-    if kernel.label == "fused":
-        return _fused_grid(geometry, 1, kernel.dtype.itemsize, threads).threads
-    return threads if worth_threads(geometry, kernel.dtype.itemsize) else 1
+    return _fused_grid(geometry, 1, threads).threads if kernel.label == "fused" else threads
 
 
 class PreparedSingle(Prepared):
@@ -319,7 +329,7 @@ class PreparedSeparable(Prepared):
         self._address = kernel.address()
 
     def _cut(self, threads: int) -> Grid:
-        grid = _fused_grid(self.geometry, self.depthwise.kernel.tile_rows, self.kernel.dtype.itemsize, threads)
+        grid = _fused_grid(self.geometry, self.depthwise.kernel.tile_rows, threads)
         return grid._replace(scratch=self._scratch)
 
     def _ready(self, grid: Grid) -> None:
@@ -372,9 +382,7 @@ class PreparedInverted(Prepared):
 
     def _cut(self, threads: int) -> Grid:
         tile_rows = self.separable.depthwise.kernel.tile_rows
-        return _fused_grid(self.geometry, tile_rows, self.kernel.dtype.itemsize, threads)._replace(
-            scratch=self._scratch
-        )
+        return _fused_grid(self.geometry, tile_rows, threads)._replace(scratch=self._scratch)
 
     def _ready(self, grid: Grid) -> None:
         # How many rows a block expands depends on where it lies in the image: more at the top of a task, fewer at

@@ -154,7 +154,8 @@ def test_small_work_stays_on_the_calling_thread() -> None:
     prepared = dispatch.choose(geometry, np.float32, 8).prepare(geometry, np.ones((3, 3, 64, 1), np.float32))
     x, out = np.ones(geometry.x_shape, np.float32), np.empty(geometry.out_shape, np.float32)
     prepared.run(x, None, out, 8)
-    assert prepared._grids[8].threads == 1
+    assert prepared.grid(8).threads == 1
+    assert prepared.grid(8, in_a_row=True).threads == 1
 
 
 def test_cache_sizes_are_plausible() -> None:

@@ -1,6 +1,7 @@
-"""Every kernel row x every case: right, the same bits as every other kernel, and nothing written but `out`.
+"""Every kernel row x every case: right, the same bits as every other kernel, nothing read or written beyond the arrays.
 
-Each test takes one row of the table and runs all cases that it supports: those around its tile, and the odd ones.
+Each test takes one row of the table and runs all cases that it supports: those around its tile, and the odd ones. All
+arrays lie against pages that end the process when they are touched (`guarded`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from cases import (
     fused_error_bound,
     make_data,
 )
+from guarded import ENDS, Room, guard_weights
 
 from dwcpu import dispatch, grid, runtime
 from dwcpu.dispatch import Kernel
@@ -41,8 +43,18 @@ EVERY_CASE = os.environ.get("DWCPU_TEST_EVERY_CASE", "") not in ("", "0")
 #: float32 lanes of the CPU's vectors: Numba's kernels of matrix products have no others.
 WIDEST = max((kernel.lanes for kernel in KERNELS if kernel.backend == "numba" and kernel.op == "pointwise"), default=0)
 
-#: Margin on both sides of `out` that no kernel may touch.
-MARGIN = 64
+#: Where the arrays of kernels are.
+ROOM = Room()
+
+
+@pytest.fixture(autouse=True)
+def guarded_scratch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scratch memory, whole cache lines, against a forbidden page too."""
+
+    def scratch(size: int) -> int:
+        return ROOM.empty("scratch", (-(-size // 64) * 64,), np.uint8, "end").ctypes.data if size else 0
+
+    monkeypatch.setattr(runtime, "scratch", scratch)
 
 
 @pytest.fixture(autouse=True)
@@ -96,8 +108,9 @@ def compute(
     with_bias: bool = True,
     with_residual: bool = False,
     threads: int = 1,
+    end: str = "end",
 ) -> np.ndarray:
-    """What the kernel makes of a case's data, in an `out` of NaNs whose surroundings are checked afterwards."""
+    """What the kernel makes of a case's data; all arrays lie against a forbidden page at this end of theirs."""
     data = make_data(case, kernel.dtype.type, kind)
     last = parse_activation(activation, "compute")
     biases = data.biases if with_bias else (None,) * len(data.biases)
@@ -107,17 +120,18 @@ def compute(
         prepared = kernel.prepare(case.geometry, weights)
     else:
         prepared = kernel.prepare(case.geometry, data.weights[0], biases[0], last)
-    shape = case.geometry.out_shape
-    size = int(np.prod(shape))
-    memory = np.full(size + 2 * MARGIN, np.nan, kernel.dtype)
-    out = memory[MARGIN : MARGIN + size].reshape(shape)
-    prepared.run(data.x, data.residual if with_residual else None, out, threads)
+    guard_weights(prepared, ROOM, end)
+    x = ROOM.copy("x", data.x, end)
+    residual = ROOM.copy("residual", data.residual, end) if with_residual else None
+    out = ROOM.empty("out", case.geometry.out_shape, kernel.dtype, end)
+    out[...] = np.nan
+    prepared.run(x, residual, out, threads)
     if threads > 1 and isinstance(prepared, PreparedSingle):
-        shared = prepared._grids[threads]
+        shared = prepared.grid(threads)
         divisible = case.op != "depthwise" or case.x_shape[3] % kernel.lanes == 0
         assert shared.tasks > 1 or (shared.rows == 1 and (shared.blocks == 1 or not divisible)), f"{case}: not shared"
-    assert np.isnan(memory[:MARGIN]).all() and np.isnan(memory[MARGIN + size :]).all(), f"{case}: wrote beyond out"
-    return out
+    assert ROOM.is_clean("out"), f"{case}: wrote beyond out"
+    return out.copy()
 
 
 @EVERY_KERNEL
@@ -132,8 +146,8 @@ def test_exact_on_integers(kernel: Kernel) -> None:
         )
         if activation == "hardswish":  # which rounds, in this order
             right = right * (np.clip(right + dtype(3), dtype(0), dtype(6)) * dtype(1 / 6))
-        for threads in (1, 2):
-            result = compute(kernel, case, "integers", activation, with_bias, with_residual, threads)
+        for threads, end in zip((1, 2), ENDS, strict=True):
+            result = compute(kernel, case, "integers", activation, with_bias, with_residual, threads, end)
             np.testing.assert_array_equal(result, right, err_msg=f"{case} on {threads}")
 
 

@@ -1,0 +1,98 @@
+"""Memory between pages that nobody may touch: a read or write one element beyond an array ends the process.
+
+An array lies at one end of its pages, the page next to it is forbidden; at the other end there is room, which is filled
+with a pattern and checked. So tests look at both ends, one after the other. A process that dies names its test, under
+pytest-xdist by the worker that is gone, else by faulthandler.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from typing import Any
+
+import numpy as np
+
+from dwcpu.prepared import Prepared, PreparedInverted, PreparedSeparable, PreparedSingle, PreparedSplit
+
+__all__ = ["ENDS", "Pages", "Room", "guard_weights"]
+
+ENDS = ("begin", "end")
+
+#: What surrounds arrays where they may not be written either.
+PATTERN = 0xA5
+
+
+class Pages:
+    """Pages for one array at a time, forbidden ones before and after them."""
+
+    def __init__(self, size: int) -> None:
+        page = mmap.PAGESIZE
+        self.size = -(-max(size, 1) // page) * page
+        self._map = mmap.mmap(-1, self.size + 2 * page)
+        self._whole = np.frombuffer(self._map, np.uint8)
+        start = self._whole.ctypes.data
+        protect = ctypes.CDLL(None, use_errno=True).mprotect
+        protect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+        for where in (start, start + page + self.size):
+            if protect(where, page, 0):
+                raise OSError(ctypes.get_errno(), "mprotect")
+        self.bytes = self._whole[page : page + self.size]
+
+    def empty(self, shape: tuple[int, ...], dtype: Any, end: str) -> np.ndarray:
+        """Array at the end that is named ("begin" or "end"), the pages full of `PATTERN`."""
+        kind = np.dtype(dtype)
+        size = int(np.prod(shape)) * kind.itemsize
+        self._first = 0 if end == "begin" else self.size - size
+        self._last = self._first + size
+        self.bytes[...] = PATTERN
+        return self.bytes[self._first : self._last].view(kind).reshape(shape)
+
+    def is_clean(self) -> bool:
+        """Whether all bytes outside the array are as they were."""
+        return bool((self.bytes[: self._first] == PATTERN).all() and (self.bytes[self._last :] == PATTERN).all())
+
+
+class Room:
+    """Pages for several arrays at a time, each with a name, kept from one call to the next."""
+
+    def __init__(self) -> None:
+        self._pages: dict[str, Pages] = {}
+
+    def empty(self, name: str, shape: tuple[int, ...], dtype: Any, end: str) -> np.ndarray:
+        """As `Pages.empty`; the array that had this name before is gone."""
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        pages = self._pages.get(name)
+        if pages is None or pages.size < size:
+            pages = self._pages[name] = Pages(2 * size)
+        return pages.empty(shape, dtype, end)
+
+    def copy(self, name: str, array: np.ndarray, end: str) -> np.ndarray:
+        """The array, C-contiguous, in guarded memory."""
+        made = self.empty(name, array.shape, array.dtype, end)
+        made[...] = array
+        return made
+
+    def is_clean(self, name: str) -> bool:
+        """As `Pages.is_clean`."""
+        return self._pages[name].is_clean()
+
+
+def guard_weights(prepared: Prepared, room: Room, end: str, name: str = "") -> None:
+    """Move the packed weights and biases of a prepared kernel, and of those that it runs, to guarded memory."""
+    if isinstance(prepared, PreparedSingle):
+        for field, packed in zip(("weights", "bias"), prepared._packed, strict=True):
+            prepared.plan[field] = room.copy(f"{name}{field}", packed, end).ctypes.data
+    elif isinstance(prepared, PreparedSeparable):
+        guard_weights(prepared.depthwise, room, end, f"{name}depthwise ")
+        guard_weights(prepared.pointwise, room, end, f"{name}pointwise ")
+        for field in ("weights", "bias"):
+            prepared._stretches[field] = prepared.depthwise.plan[field]
+    elif isinstance(prepared, PreparedInverted):
+        guard_weights(prepared.expand, room, end, f"{name}expand ")
+        guard_weights(prepared.separable, room, end, f"{name}separable ")
+    elif isinstance(prepared, PreparedSplit):
+        for number, part in enumerate(prepared.parts):
+            guard_weights(part, room, end, f"{name}{number} ")
+    else:
+        raise TypeError(f"guard_weights: what is {type(prepared).__name__}?")
