@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from guarded import Room
 
 from dwcpu import pixels, runtime
 from dwcpu.epilogue import Activation, parse_activation
@@ -14,25 +15,26 @@ from dwcpu.pipeline import Node, chain
 
 pytestmark = pytest.mark.skipif(runtime.cython_kernels() is None, reason="these kernels are compiled ahead of time")
 
+ROOM = Room()
+
 DTYPES = [np.dtype(np.float32), np.dtype(np.float64)]
 #: Around the numbers of channels that are one vector, two and four, of any instruction set.
 CHANNELS = [1, 3, 7, 8, 9, 16, 31, 33, 64, 72, 130]
 
 
 def run(kernel: pixels.PixelKernel | None, x: np.ndarray, out: np.ndarray, residual: Any = None) -> None:
-    """Run a kernel on 1, 2 and 3 threads, with sentinels around the output, and see to it that the bits agree."""
+    """Run a kernel on 1, 2 and 3 threads, arrays against forbidden pages, and see to it that the bits agree."""
     assert kernel is not None
     found = []
-    for threads in (1, 2, 3):
-        guarded = np.full(out.size + 64, -77, out.dtype)
-        place = guarded[32 : 32 + out.size].reshape(out.shape)
-        place[...] = np.copy(out)
+    for threads, end in ((1, "begin"), (1, "end"), (2, "end"), (3, "begin")):
+        given = ROOM.copy("x", x, end)
+        added = None if residual is None else ROOM.copy("residual", residual, end)
+        place = ROOM.copy("out", out, end)
         nodes = [Node(kernel, out.shape, None if residual is None else -1)]
-        chain(nodes, x.shape, x.dtype, threads).run(x, residual, place)
-        assert (guarded[:32] == -77).all()
-        assert (guarded[32 + out.size :] == -77).all()
+        chain(nodes, x.shape, x.dtype, threads).run(given, added, place)
+        assert ROOM.is_clean("x") and ROOM.is_clean("out")
         found.append(place.copy())
-    assert found[0].tobytes() == found[1].tobytes() == found[2].tobytes()
+    assert len({each.tobytes() for each in found}) == 1
     out[...] = found[0]
 
 
