@@ -56,7 +56,7 @@ class Part(NamedTuple):
         activation_name: str = "activation",
         own: bool = False,
     ) -> Part:
-        """Check types (shapes need a geometry: see `Step.check`) and bring the arrays into kernels' form.
+        """Check types; shapes need a geometry: see `Step.check`.
 
         Parameters
         ----------
@@ -77,8 +77,8 @@ class Part(NamedTuple):
         if bias is not None:
             checked_bias = arrays.floating(bias, bias_name, operation)
             arrays.same_dtype(checked_bias, bias_name, arrays.native_dtype(checked), operation, name)
-            checked_bias = _owned(checked_bias) if own else arrays.native(checked_bias)
-        return cls(_owned(checked) if own else arrays.native(checked), checked_bias, parsed, name, bias_name)
+            checked_bias = _owned(checked_bias) if own else checked_bias
+        return cls(_owned(checked) if own else checked, checked_bias, parsed, name, bias_name)
 
 
 def _owned(array: np.ndarray) -> np.ndarray:
@@ -209,8 +209,13 @@ class Step:
 
         `packed` keeps this step's packed weights for other geometries.
         """
+        # Brought into kernels' form only now that shapes are checked: they may be views that are larger than memory.
         parts = [
-            (part.weights.reshape(half.w_shape), part.bias, part.activation)
+            (
+                arrays.native(part.weights).reshape(half.w_shape),
+                None if part.bias is None else arrays.native(part.bias),
+                part.activation,
+            )
             for part, half in zip(self.parts, geometry.parts, strict=True)
         ]
         if kernel is None:
