@@ -8,6 +8,8 @@ which reads the `build_info.json` that is written here.
 
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
 import json
 import math
 import os
@@ -161,7 +163,9 @@ class BuildKernels(build_ext):
     def build_extensions(self) -> None:
         """Build what can be built; note it in `info_file`; say what is missing."""
         problems: list[str] = []
-        info: dict[str, Any] = {"compiler": "", "modules": [], "problems": problems}
+        info: dict[str, Any] = {"compiler": "", "made_from": self.made_from(), "modules": [], "problems": problems}
+        if self.reused(info):
+            return
         try:
             self.extensions = self.prepared(info)
         except Exception as error:
@@ -179,6 +183,44 @@ class BuildKernels(build_ext):
         self.info_file.parent.mkdir(parents=True, exist_ok=True)
         self.info_file.write_text(json.dumps(info, indent=1) + "\n", "utf-8")
         self.report(info["modules"], problems)
+
+    def made_from(self) -> str:
+        """A digest of all that the modules depend on, as far as it can be told without compiling."""
+        digest = hashlib.sha256()
+        for path in sorted([*KERNELS.glob("*.p[yx]*"), *KERNELS.glob("*.h"), ROOT / "dwcpu/abi.py", Path(__file__)]):
+            digest.update(path.read_bytes())
+        compiler = list(getattr(self.compiler, "compiler_so", []))
+        try:
+            version = subprocess.run([*compiler[:1], "--version"], capture_output=True, check=False).stdout
+        except (OSError, ValueError):
+            version = b""
+        made_with = {name: version_of(name) for name in ("cython", "numpy", "setuptools")}
+        flags = {name: os.environ.get(name) for name in ("CFLAGS", "CPPFLAGS", "LDFLAGS")}
+        digest.update(repr((compiler, version, flags, sys.version, platform.machine(), made_with)).encode())
+        return digest.hexdigest()
+
+    def reused(self, info: dict[str, Any]) -> bool:
+        """Whether the modules that an installation in place left in the source folder are what would be built now."""
+        if not self.editable_mode:
+            return False
+        try:
+            noted = json.loads((KERNELS / self.info_file.name).read_text("utf-8"))
+        except (OSError, ValueError):
+            return False
+        ready = {short(e): (e, KERNELS / Path(self.get_ext_filename(e.name)).name) for e in self.extensions}
+        if noted.get("made_from") != info["made_from"] or noted.get("problems") or set(noted["modules"]) != set(ready):
+            return False
+        if not all(path.exists() for _, path in ready.values()):
+            return False
+        for extension, path in ready.values():
+            target = Path(self.get_ext_fullpath(extension.name))
+            if target != path:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target)
+        self.info_file.parent.mkdir(parents=True, exist_ok=True)
+        self.info_file.write_text(json.dumps(noted, indent=1) + "\n", "utf-8")
+        print(f"dwcpu: {len(ready)} compiled modules are as they were", file=sys.stderr)
+        return True
 
     def copy_extensions_to_source(self) -> None:
         """Finish an in-place or editable build."""
@@ -261,6 +303,14 @@ class BuildKernels(build_ext):
                 quiet=True,
             )
             extension.sources = translated[0].sources
+
+
+def version_of(package: str) -> str:
+    """Version of an installed package, "" if there is none."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def numpy_include() -> str | None:

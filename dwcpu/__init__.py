@@ -19,6 +19,7 @@ reads models and plans them.
 
 from __future__ import annotations
 
+import contextlib
 from importlib import import_module
 from typing import Any
 
@@ -80,6 +81,10 @@ __all__ = [
     "show_config",
     "warmup",
 ]
+
+
+with contextlib.suppress(ImportError):  # there is no threadpoolctl
+    import_module("dwcpu.threadpools")
 
 
 def __getattr__(name: str) -> Any:

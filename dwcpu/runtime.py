@@ -23,6 +23,7 @@ __all__ = [
     "cache_sizes",
     "compiled_calls",
     "cython_kernels",
+    "default_threads",
     "driver",
     "fma_peak",
     "get_num_threads",
@@ -101,10 +102,13 @@ def get_num_threads() -> int:
     ...     dwcpu.get_num_threads()
     3
     """
-    global _default_threads
     inner = _local_threads.inner
-    if inner is not None:
-        return inner
+    return default_threads() if inner is None else inner
+
+
+def default_threads() -> int:
+    """As `get_num_threads`, outside any `num_threads`."""
+    global _default_threads
     if _default_threads is None:
         _default_threads = _initial_threads()
     return _default_threads

@@ -8,6 +8,7 @@ import shutil
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import numpy as np
@@ -33,6 +34,19 @@ def pytest_report_header() -> str:
     folder = Path(spec.origin).parent
     compiled = sorted(path.name.partition(".")[0] for path in folder.rglob("*.so"))
     return f"dwcpu: {folder}, compiled modules: {', '.join(compiled) or 'none'}"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Under pytest-xdist all tests of a kernel go to one worker: two would compile the same code at the same time."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file, _, name = nodeid.partition("::")
+            return f"kernel {name.partition('[')[2]}" if file.endswith("test_kernels.py") else nodeid
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture(autouse=True)

@@ -13,6 +13,7 @@ import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -153,3 +154,45 @@ def test_source_distribution_has_all_sources(tree: Path) -> None:
         if source.suffix != ".pyc":
             assert (root / source.relative_to(ROOT)).exists(), source
     assert (root / "setup.py").exists()
+
+
+def test_an_installation_in_place_compiles_only_what_changed(
+    setup_module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `pip install -e` finds from the last time is used again, unless something that it was made from changed."""
+    from setuptools import Distribution
+
+    sources = tmp_path / "sources"
+    shutil.copytree(setup_module.KERNELS, sources, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    monkeypatch.setattr(setup_module, "KERNELS", sources)
+    names = sorted(setup_module.short(extension) for extension in setup_module.declared())
+
+    def build(where: str, editable: bool = True) -> Any:
+        command = setup_module.BuildKernels(Distribution({"ext_modules": setup_module.declared()}))
+        command.build_lib = str(tmp_path / where)
+        command.ensure_finalized()
+        command.editable_mode = editable
+        return command
+
+    def reused(where: str, editable: bool = True) -> list[str]:
+        command = build(where, editable)
+        found = command.reused({"made_from": command.made_from()})
+        copied = sorted(path.read_text() for path in (tmp_path / where).rglob("*.so"))
+        assert found == bool(copied)
+        return copied
+
+    last_time = build("last time")
+    for name in names:
+        (sources / Path(last_time.get_ext_filename(name)).name).write_text(name)
+    note = {"made_from": last_time.made_from(), "modules": names, "problems": []}
+    (sources / "build_info.json").write_text(json.dumps(note))
+
+    assert reused("again") == names
+    assert reused("a wheel", editable=False) == []
+    monkeypatch.setenv("CFLAGS", "-O0")
+    assert reused("other flags") == []
+    monkeypatch.delenv("CFLAGS")
+    assert reused("once more") == names
+    with (sources / "gemm.pxi").open("a") as file:
+        file.write("# changed\n")
+    assert reused("other sources") == []

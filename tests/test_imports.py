@@ -55,6 +55,7 @@ ALLOWED: dict[str, set[str]] = {
     "tuning": FRONT_DOOR | {"choices"},
     "pixels": {"abi", "epilogue", "grid", "pipeline", "runtime"},
     "report": set(),
+    "threadpools": {"runtime"},
     "models": {"arrays", "background", "layers", "padding", "pipeline", "pixels", "report", "runtime"},
     "graph": {
         "arrays",

@@ -25,7 +25,7 @@ digests, exact = {}, True
 
 def check(name, operation, *shapes, **options):
     global exact
-    for dtype in (np.float32, np.float64):
+    for dtype in (np.float32, np.float64)[: 2 if "20" in name or name == "any" else 1]:  # each compiles its own
         arrays = [rng.normal(size=shape).astype(dtype) for shape in shapes]
         result = operation(*arrays, backend="numba", **options)
         digests[f"{name} {dtype.__name__}"] = hashlib.sha256(result.tobytes()).hexdigest()

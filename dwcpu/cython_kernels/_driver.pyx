@@ -14,6 +14,9 @@ cdef extern from *:
     typedef void (*dwcpu_kernel)(const void *, const void *, const void *, void *, void *,
                                  int64_t, int64_t, int64_t, int64_t);
 
+    /* By this name threadpoolctl tells our file from others that are called alike: see dwcpu/threadpools.py. */
+    __attribute__((visibility("default"))) const int dwcpu_threads = 1;
+
     /* Bits: 1 x86-64-v2, 2 x86-64-v3, 4 x86-64-v4, 8 NEON, 16 what the compiler takes for granted. The builtins ask
        the CPU and, for the wide registers, the operating system. */
     static int dwcpu_cpu_levels(void) {
