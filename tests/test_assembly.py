@@ -194,7 +194,8 @@ TARGETS = [(isa, size, real) for isa, size in (("x86_64_v3", 32), ("x86_64_v4", 
 @pytest.mark.parametrize(("isa", "size", "real"), TARGETS)
 def test_compiled_gemm(isa: str, size: int, real: str) -> None:
     found = disassembly(isa, real)
-    check(found["gemm_one_2"], TURN * ACCUMULATORS[size], size, 0, MOST_INSTRUCTIONS[size])
+    more = 0.05 if real == "f64" else 0.0  # inputs take twice as many cache lines: one more is asked for
+    check(found["gemm_one_2"], TURN * ACCUMULATORS[size], size, 0, MOST_INSTRUCTIONS[size] + more)
     check(found["gemm_colour_2"], UNROLLED_RUN * ACCUMULATORS[size], size, GEMM_MOVES, MOST_INSTRUCTIONS[size])
 
 

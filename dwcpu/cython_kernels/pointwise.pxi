@@ -24,6 +24,8 @@ cdef void pointwise(
                 panel.ahead += panel.vectors * LANES * panel.depth
                 panel.ahead_end = panel.ahead + panel.vectors * LANES * panel.depth
                 panel.ahead_step = panel.vectors * LANES // AHEAD_TILES
+            if block == block_begin:  # also those of the next block of rows, at its end
+                panel.inputs_end = x + row_end * plan.in_channels
             place = row * plan.out_channels + block * GEMM_VECTORS * LANES
             if rows == 1 and (block + PIXEL_PANELS) * GEMM_VECTORS * LANES <= plan.out_channels and (
                 block + PIXEL_PANELS <= block_end and panel.depth > 0

@@ -84,7 +84,7 @@ static const real HARDSWISH_NUMBERS[] = {3, 6, (real)(1.0 / 6.0)};
 #define COLOUR_RUN 9
 #define UNROLLED 4 /* inputs that a turn of the loop of a plain sum takes */
 #define LINE (int)(64 / sizeof(real))
-#define AHEAD_LINES(vectors) ((vectors) * DWCPU_VECTOR_BYTES < 64 ? 1 : (vectors) * DWCPU_VECTOR_BYTES / 64)
+#define AHEAD_LINES(rows) (((rows) * UNROLLED + LINE - 1) / LINE) /* of inputs that a turn of a tile takes */
 #define AHEAD_TILES 4 /* tiles of a panel that share in asking for the next panel's cache lines */
 #define WINDOW_ROWS 2
 #define WINDOW_COLUMNS 4

@@ -76,7 +76,8 @@ def _build(dtype: np.dtype) -> tuple[Callable, Any]:
         gemm.a_h = plan.dilation_h * plan.width * plan.in_channels
         gemm.a_w = plan.dilation_w * plan.in_channels
         gemm.out_stride = plan.out_channels
-        gemm.hardswish, gemm.low, gemm.high, gemm.ahead_step = plan.hardswish, plan.low, plan.high, 0
+        gemm.hardswish, gemm.low, gemm.high = plan.hardswish, plan.low, plan.high
+        gemm.ahead_step = gemm.inputs_end = 0
         for first in range(row_begin, row_end, plan.block_rows):
             last = min(first + plan.block_rows, row_end)
             for block in range(block_begin, block_end):

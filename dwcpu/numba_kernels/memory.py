@@ -20,6 +20,7 @@ __all__ = [
     "PLAN",
     "REAL",
     "Record",
+    "address_of",
     "as_pointer",
     "call",
     "at",
@@ -133,6 +134,16 @@ def as_pointer(typingctx, like, address):
         return builder.inttoptr(args[1], args[0].type)
 
     return like(like, types.int64), codegen
+
+
+@intrinsic
+def address_of(typingctx, pointer):
+    """Where a pointer points to, as an integer."""
+
+    def codegen(context, builder, signature, args):
+        return builder.ptrtoint(args[0], I64)
+
+    return types.int64(pointer), codegen
 
 
 @intrinsic

@@ -23,6 +23,7 @@ from dwcpu.numba_kernels.memory import (
     PLAN,
     REAL,
     Record,
+    address_of,
     as_pointer,
     call,
     integer_at,
@@ -38,7 +39,8 @@ __all__ = ["GEMM", "address", "kernel_signature", "micro_kernel", "micro_kernel_
 
 #: What a GEMM micro-kernel needs to know of one panel: sum over n_h x n_w taps of `length` consecutive inputs, `a`
 #: moving by a_h and a_w a tap and the weights by b_h and b_w. A pointwise convolution is one tap. `ahead` is what the
-#: next tile prefetches, by `ahead_step` bytes an input up to `ahead_end`: the next panel, in parts, one a tile.
+#: next tile prefetches, by `ahead_step` bytes an input up to `ahead_end`: the next panel, in parts, one a tile; or, of
+#: the first panel, if `inputs_end` is not 0, the inputs up to there, two tiles before their turn.
 GEMM = Record(
     "Gemm",
     {
@@ -57,6 +59,7 @@ GEMM = Record(
         "ahead": "p",
         "ahead_end": "p",
         "ahead_step": "i",
+        "inputs_end": "p",
         "hardswish": "i",
         "low": "d",
         "high": "d",
@@ -90,6 +93,7 @@ def _build_micro_kernel(dtype: np.dtype, rows: int, vectors: int) -> tuple[Calla
     # With few registers tiles are small, and what a turn of the loop costs beside arithmetic counts; with many, LLVM
     # fills them with addresses if it sees several inputs.
     turn = 4 if target().registers == 16 else 1
+    lines = -(-rows * turn * dtype.itemsize // 64)  # of inputs that a turn takes
 
     @inlined
     def add_turn(tile, x, a_stride, w):
@@ -111,7 +115,8 @@ def _build_micro_kernel(dtype: np.dtype, rows: int, vectors: int) -> tuple[Calla
                     x = offset(a, first * a_stride + kh * gemm.a_h + kw * gemm.a_w)
                     w = offset(as_pointer(a, gemm.weights), kh * gemm.b_h + kw * gemm.b_w)
                     for _ in range(length // turn):
-                        prefetch(as_pointer(a, ahead))
+                        for line in range(lines):
+                            prefetch(as_pointer(a, ahead + line * 64))
                         ahead += turn * ahead_step
                         tile = add_turn(tile, x, a_stride, w)
                         x, w = offset(x, turn), offset(w, turn * width)
@@ -172,12 +177,15 @@ def micro_kernel_table(dtype: np.dtype, row_counts: Iterable[int], columns: int)
 def run_panel(dtype: np.dtype) -> Callable:
     """Function that deals `rows` pixels of one panel to micro-kernels of nearly equal height."""
     tallest = tile_shape()[0]
-    lanes = target().lanes(dtype.itemsize)
+    lanes, itemsize = target().lanes(dtype.itemsize), dtype.itemsize
 
     @part
     def run_tiles(table, gemm, entry, height, tiles, first, a, residual, out):
         if tiles == 0:
             return
+        soon = address_of(offset(a, (first + 2 * height) * gemm.a_stride))
+        if soon < gemm.inputs_end:
+            gemm.ahead, gemm.ahead_end, gemm.ahead_step = soon, gemm.inputs_end, height * itemsize
         kernel = integer_at(table, entry + height)
         if kernel == 0:  # a height that nobody foresaw: right, only slower
             kernel, tiles = integer_at(table, entry + 1), tiles * height
@@ -218,6 +226,7 @@ def _build(dtype: np.dtype) -> tuple[Callable, Any]:
                 gemm.bias = plan.bias + column * itemsize
                 gemm.ahead = gemm.ahead_end = gemm.weights
                 gemm.ahead_step = 0
+                gemm.inputs_end = address_of(offset(x, row_end * length)) if panel == block_begin else 0
                 if panel + 1 < block_end:
                     size = length * width * itemsize
                     gemm.ahead, gemm.ahead_end = gemm.weights + size, gemm.weights + 2 * size
