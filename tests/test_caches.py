@@ -7,13 +7,15 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 import dwcpu
 from dwcpu import abi
-from dwcpu.numba_kernels import target
+
+target = import_module("dwcpu.numba_kernels.target")  # whose name is that of a function too
 
 PACKAGE = Path(dwcpu.__file__).parent
 
