@@ -1,0 +1,307 @@
+"""Models in use: the same bits on any number of threads, in copies and saved files; tables; memory.
+
+Nothing that a model needs is allocated by its calls, but for their results.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import pickle
+import subprocess
+import sys
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+
+import dwcpu
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+from onnx import helper, numpy_helper  # noqa: E402
+from onnx_graphs import (  # noqa: E402
+    assert_same_bits,
+    network_input,
+    node,
+    random,
+    write,
+)
+from onnx_networks import NETWORKS  # noqa: E402
+
+A = random(2, 3)
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, dwcpu.graph.Model]:
+    return {name: dwcpu.load_onnx(make()) for name, (make, _) in NETWORKS.items()}
+
+
+# --- threads ----------------------------------------------------------------------------------------------------------
+
+
+def threads_of(model: dwcpu.graph.Model, **options: Any) -> str:
+    title = model.profile(random(1, 3, 32, 32), runs=1, **options).title
+    return next(part for part in title.split(", ") if "thread" in part)
+
+
+def test_threads_of_a_call_go_before_those_of_the_model_and_these_before_the_setting() -> None:
+    content = NETWORKS["pp_lcnet"][0]()
+    before = dwcpu.get_num_threads()
+    try:
+        dwcpu.set_num_threads(3)
+        assert threads_of(dwcpu.load_onnx(content)) == "3 threads"
+        model = dwcpu.load_onnx(content, threads=2)
+        for each in (model, pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+            assert threads_of(each) == "2 threads"
+            assert threads_of(each, num_threads=1) == "1 thread"
+    finally:
+        dwcpu.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("value", "error"), [(0, ValueError), (-1, ValueError), (10**6, ValueError), (1.5, TypeError), ("2", TypeError),
+                         (True, TypeError)],
+)  # fmt: skip
+def test_numbers_of_threads_are_checked(models, value, error) -> None:
+    with pytest.raises(error, match="num_threads is"):
+        dwcpu.load_onnx(NETWORKS["audio"][0](), threads=value)
+    with pytest.raises(error, match="audio: num_threads is"):
+        models["audio"](network_input("audio"), num_threads=value)
+    with pytest.raises(error, match="num_threads is"):
+        models["audio"].explain((1, 40, 50), value)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_bits_do_not_depend_on_threads(models, name) -> None:
+    for at in range(len(NETWORKS[name][1])):
+        x = network_input(name, at)
+        wanted = models[name](x, num_threads=1)
+        for threads in (2, 3):
+            assert_same_bits(models[name](x, num_threads=threads), wanted)
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3", "unet", "blazeface"])
+def test_many_python_threads_may_call_one_model_with_different_shapes(name) -> None:
+    model = dwcpu.load_onnx(NETWORKS[name][0]())
+    images = [random(1 + at % 2, 3, 32 + 16 * (at // 2), 64) for at in range(5)]
+    wanted = [dwcpu.load_onnx(NETWORKS[name][0]())(image) for image in images]
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(lambda at: model(images[at % 5], num_threads=1 + at % 2), range(64)))
+    for at, result in enumerate(results):
+        assert_same_bits(result, wanted[at % 5])
+
+
+# --- copies and files -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("way", ["pickle", "deepcopy", "copy", "save"])
+def test_copies_give_the_same_bits(models, name, way, tmp_path) -> None:
+    model, x = models[name], network_input(name)
+    wanted = model(x)
+    if way == "save":
+        model.save(tmp_path / "net.dwcpu")
+        other = dwcpu.load_model(tmp_path / "net.dwcpu", threads=2)
+        assert [path.name for path in tmp_path.iterdir()] == ["net.dwcpu"]
+    else:
+        ways = {
+            "pickle": lambda: pickle.loads(pickle.dumps(model)),
+            "deepcopy": lambda: copy.deepcopy(model),
+            "copy": lambda: copy.copy(model),
+        }
+        other = ways[way]()
+    assert other is not model
+    assert (other.name, other.inputs, other.outputs) == (model.name, model.inputs, model.outputs)
+    assert repr(other) == repr(model)
+    assert_same_bits(other(x), wanted)
+
+
+def test_constants_keep_their_shapes_when_saved(tmp_path) -> None:
+    constants = {"i": np.array(1), "e": np.empty((0, 2), np.int64), "o": random(1, 1)}
+    nodes = [node("Gather", ["x", "i"], ["a"], axis=1), node("Identity", ["e"], ["b"]), node("Identity", ["o"], ["c"])]
+    model = dwcpu.load_onnx(write(nodes, {"x": A}, constants, ["a", "b", "c"]))
+    model.save(tmp_path / "net")
+    for other in (pickle.loads(pickle.dumps(model)), dwcpu.load_model(tmp_path / "net")):
+        assert_same_bits(other(A), model(A))
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        np.float16, np.float64, np.int8, np.int16, np.uint16, np.uint64, np.bool_, "bfloat16", "float8_e4m3fn", "int4",
+    ],
+)  # fmt: skip
+def test_constants_of_every_dtype_survive_saving(dtype, tmp_path) -> None:
+    if isinstance(dtype, str):
+        dtype = getattr(pytest.importorskip("ml_dtypes"), dtype)
+    value = np.array([[1, 0, 2]]).astype(dtype)
+    graph = helper.make_graph(
+        [node("Identity", ["k"], ["y"])],
+        "g",
+        [],
+        [onnx.ValueInfoProto(name="y")],
+        [numpy_helper.from_array(value, "k")],
+    )
+    model = dwcpu.load_onnx(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10).SerializeToString()
+    )
+    np.testing.assert_array_equal(model(), value, strict=True)
+    model.save(tmp_path / "net")
+    np.testing.assert_array_equal(dwcpu.load_model(tmp_path / "net")(), value, strict=True)
+
+
+def test_complex_constants_are_unsupported() -> None:
+    content = write([node("Identity", ["k"], ["y"])], {}, {"k": np.ones(2, np.complex64)})
+    with pytest.raises(dwcpu.UnsupportedOperator, match="'k'"):
+        dwcpu.load_onnx(content)
+
+
+def test_saving_replaces_a_file_as_a_whole_or_leaves_it(models, tmp_path) -> None:
+    path = tmp_path / "net"
+    path.write_bytes(b"before")
+    models["audio"].save(str(path))
+    models["audio"].save(path)
+    assert_same_bits(dwcpu.load_model(str(path))(network_input("audio")), models["audio"](network_input("audio")))
+    with pytest.raises(FileNotFoundError):
+        models["audio"].save(tmp_path / "none" / "net")
+    with pytest.raises(OSError, match=tmp_path.name):
+        models["audio"].save(tmp_path)
+    assert [each.name for each in tmp_path.iterdir()] == ["net"]
+
+
+def test_saved_models_are_read_where_the_onnx_package_is_not(models, tmp_path) -> None:
+    for name in NETWORKS:
+        models[name].save(tmp_path / f"{name}.dwcpu")
+        np.save(tmp_path / f"{name}.npy", network_input(name))
+    program = """
+import sys
+sys.modules["onnx"] = None
+import numpy as np, dwcpu, pathlib
+folder = pathlib.Path(sys.argv[1])
+for path in sorted(folder.glob("*.dwcpu")):
+    results = dwcpu.load_model(path)(np.load(path.with_suffix(".npy")))
+    np.savez(path.with_suffix(".npz"), *(results if isinstance(results, tuple) else (results,)))
+try:
+    dwcpu.load_onnx(b"")
+except ImportError as error:
+    print(error)
+"""
+    command = [sys.executable, "-c", program, tmp_path]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "load_onnx needs the onnx package" in done.stdout
+    assert "pip install" in done.stdout
+    for name in NETWORKS:
+        with np.load(tmp_path / f"{name}.npz") as results:
+            assert_same_bits(tuple(results.values()), models[name](network_input(name)))
+
+
+def test_the_source_may_be_a_path_or_anything_of_bytes(tmp_path) -> None:
+    content = write([node("Neg", ["x"], ["y"])], {"x": A})
+    path = tmp_path / "net.onnx"
+    path.write_bytes(content)
+    for source in (content, bytearray(content), memoryview(content), path, str(path)):
+        np.testing.assert_array_equal(dwcpu.load_onnx(source)(A), -A)
+    for source in (None, 3, [content], onnx.load_from_string(content)):
+        with pytest.raises(TypeError, match=r"must be a path or bytes; give model\.SerializeToString"):
+            dwcpu.load_onnx(source)
+
+
+# --- tables and memory ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_tables_have_a_row_for_every_node_and_say_where_memory_goes(models, name) -> None:
+    model, x = models[name], network_input(name)
+    table = model.explain(x.shape)
+    assert [row.name for row in table.rows] == [each.name for each in model.simplified.nodes]
+    assert all(row.kernel for row in table.rows)
+    assert table.total.flops > 0
+    arena, values = table.memory
+    assert 0 < arena < values / 2
+    assert all(row.name in str(table) for row in table.rows)
+    timed = model.profile(x, num_threads=1, runs=2)
+    assert [row.name for row in timed.rows] == [row.name for row in table.rows]
+    assert all(row.microseconds is not None for row in timed.rows)
+    assert "x".join(map(str, x.shape)) in str(timed).splitlines()[0]
+    with pytest.raises(ValueError, match="runs is 0"):
+        model.profile(x, runs=0)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_shapes_of_results_are_known_without_running(models, name) -> None:
+    for at, shape in enumerate(NETWORKS[name][1]):
+        results = models[name](network_input(name, at))
+        wanted = tuple(y.shape for y in results) if isinstance(results, tuple) else results.shape
+        assert models[name].out_shape(shape) == wanted
+        assert models[name].out_shape({"x": list(shape)}) == wanted
+
+
+def test_shapes_that_are_asked_about_are_checked(models) -> None:
+    difference = dwcpu.load_onnx(write([node("Sub", ["a", "b"], ["y"])], {"a": A, "b": A}))
+    assert difference.out_shape({"a": (2, 1), "b": (3,)}) == (2, 3)
+    for ask in (difference.out_shape, difference.explain, difference.warmup):
+        with pytest.raises(TypeError, match=r"2 inputs .a, b.; give .name: shape. for all"):
+            ask((2, 3))
+        with pytest.raises(TypeError, match="the shape of 'b' is missing"):
+            ask({"a": (2, 3)})
+        with pytest.raises(TypeError, match="give a tuple of integers"):
+            ask({"a": (2, 3), "b": 3})
+        with pytest.raises(ValueError, match=r"shape.1. is -3"):
+            ask({"a": (2, -3), "b": (3,)})
+        with pytest.raises(TypeError, match=r"shape.0. is 2.5"):
+            ask({"a": (2.5, 3), "b": (3,)})
+    with pytest.raises(ValueError, match="cannot run"):
+        models["mnasnet"].out_shape((1, 4, 64, 64))
+
+
+def test_warming_up_reports_every_node_and_leaves_nothing_to_plan() -> None:
+    model, calls = dwcpu.load_onnx(NETWORKS["mnasnet"][0]()), []
+    model.warmup((1, 3, 40, 40), num_threads=2, progress=lambda *report: calls.append(report))
+    names = [each.name for each in model.simplified.nodes]
+    assert calls == [(at, len(names), name) for at, name in enumerate([*names, ""])]
+    plans = dict(model._plans)
+    model(random(1, 3, 40, 40), num_threads=2)
+    assert model._plans == plans
+    model.warmup({"x": (1, 3, 40, 40)}, layout="NCHW")
+
+
+def allocated(run) -> int:
+    """Most bytes that arrays took at any time during a run that is not the first."""
+    for _ in range(3):
+        run()
+    gc.collect()
+    tracemalloc.start()
+    try:
+        run()
+        tracemalloc.clear_traces()
+        before = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        for _ in range(5):
+            run()
+        return tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("name", ["mobilenet_v3", "pp_lcnet", "efficientnet_b0", "mnasnet"])
+def test_calls_allocate_their_results_and_nothing_else(models, name, threads) -> None:
+    model, x = models[name], random(2, 3, 64, 64)
+    small = 6000  # numbers and tuples of Python
+    assert allocated(lambda: model(x, num_threads=threads)) <= model(x).nbytes + small
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_nothing_is_read_that_the_same_run_did_not_write(name) -> None:
+    model, x = dwcpu.load_onnx(NETWORKS[name][0]()), network_input(name)
+    wanted = model(x)
+    for threads in (1, 2, 3):
+        assert len(model._arenas._free) == 1
+        for memory, _ in model._arenas._free:
+            memory[: memory.size // 4 * 4].view(np.float32)[:] = np.nan
+        assert_same_bits(model(x, num_threads=threads), wanted)
