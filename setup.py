@@ -207,8 +207,11 @@ class BuildKernels(build_ext):
             noted = json.loads((KERNELS / self.info_file.name).read_text("utf-8"))
         except (OSError, ValueError):
             return False
+        if not isinstance(noted, dict) or noted.get("made_from") != info["made_from"] or noted.get("problems"):
+            return False
         ready = {short(e): (e, KERNELS / Path(self.get_ext_filename(e.name)).name) for e in self.extensions}
-        if noted.get("made_from") != info["made_from"] or noted.get("problems") or set(noted["modules"]) != set(ready):
+        modules = noted.get("modules")
+        if not isinstance(modules, list) or set(map(str, modules)) != set(ready):
             return False
         if not all(path.exists() for _, path in ready.values()):
             return False

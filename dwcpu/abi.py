@@ -219,9 +219,19 @@ ERFC_TERMS: dict[str, tuple[float, ...]] = {
 }
 
 
+#: Counts changes of what this file does not hold: arguments of compiled functions, and how weights are packed.
+_OTHER_CHANGES = 1
+
 #: A number for all that compiled modules and Python must agree on. Modules that were compiled for another one are left
-#: alone: they are of another version of the sources, and would take one field for another.
-ABI: int = crc32(repr((FIELDS, STEP_FIELDS, COPY_BYTES, HALF_COLUMNS, ACTIVATION_CODES)).encode())
+#: alone: they would take one field for another, or compute other bits than Numba's kernels.
+ABI: int = crc32(
+    repr(
+        (
+            _OTHER_CHANGES, FIELDS, STEP_FIELDS, COPY_BYTES, HALF_COLUMNS, ACTIVATION_CODES, EXP_TERMS, LN2, EXP_LOWEST,
+            EXP_NORMAL, ERFC_CENTRE, ERFC_TERMS,
+        )
+    ).encode()
+)  # fmt: skip
 
 
 def plan_dtype() -> np.dtype[Any]:

@@ -303,11 +303,12 @@ def _choose_fused(
         # One core of 512 KiB: 0.99 to 1.05 times as fast, on 14x14 and 7x7 pixels of 384 to 1152 expanded channels.
         if matrices * dtype.itemsize > l2 // 2:
             return split, "the weights are more than stays in L2 from block to block: each is read once"
-    # A thread of an inverted residual expands rows that its neighbour expands too; a separable one reads them only.
-    halo = isinstance(geometry, InvertedResidualGeometry)
-    uneven = rows < 8 * threads if halo else -(-rows // threads) * threads > 1.1 * rows
-    if threads > 1 and uneven and between <= threads * l2:
-        return split, f"{threads} threads cannot share {rows} rows evenly; what is between stays in L2"
+    if threads > 1 and between <= threads * l2:
+        # A thread of an inverted residual expands rows that its neighbour expands too; a separable one only reads them.
+        if isinstance(geometry, InvertedResidualGeometry) and rows < 8 * threads:
+            return split, f"{threads} threads would expand too many of {rows} rows twice; what is between stays in L2"
+        if -(-rows // threads) * threads > 1.1 * rows:
+            return split, f"{threads} threads cannot share {rows} rows evenly; what is between stays in L2"
     return fused, "what lies between the steps stays in cache"
 
 

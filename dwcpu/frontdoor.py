@@ -56,7 +56,7 @@ class Part(NamedTuple):
         activation_name: str = "activation",
         own: bool = False,
     ) -> Part:
-        """Check types; shapes need a geometry: see `Step.check`.
+        """Check types; shapes need a geometry: see `Step.check`. What is not `own` is in any form still.
 
         Parameters
         ----------

@@ -1,7 +1,8 @@
 """threadpoolctl, where it is installed, lists dwcpu among the libraries that have threads, and limits them.
 
 ``threadpool_limits(1)`` then does what ``set_num_threads(1)`` does, and undoes it at its end; a number that a call
-names, and `num_threads` around it, still count. Without compiled modules there is no library to list.
+names, and `num_threads` around it, still count. What is listed is the file of the compiled driver; without one there is
+nothing to list.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 from threadpoolctl import LibController, register
 
-from .runtime import default_threads, set_num_threads
+from .runtime import MAX_THREADS, default_threads, set_num_threads
 
 __all__ = ["DwcpuController"]
 
@@ -33,20 +34,23 @@ class DwcpuController(LibController):
         return default_threads()
 
     def set_num_threads(self, num_threads: Any) -> None:
-        """Change it."""
-        set_num_threads(num_threads)
+        """Change it, to the nearest number that there may be: an error would leave other libraries half limited."""
+        set_num_threads(min(max(int(num_threads), 1), MAX_THREADS))
 
     def get_version(self) -> str:
         """Of the package."""
         return str(sys.modules["dwcpu"].__version__)
 
 
-# A limit counts for libraries that are there when it begins: the driver must not wait for the first call.
-for suffix in EXTENSION_SUFFIXES:
-    file = Path(__file__).with_name("cython_kernels") / f"_driver{suffix}"
-    if file.exists():
-        with contextlib.suppress(OSError):
-            ctypes.CDLL(str(file))
-        break
+def _load_driver() -> None:
+    """A limit counts for libraries that are there when it begins: the driver must not wait for the first call."""
+    for suffix in EXTENSION_SUFFIXES:
+        file = Path(__file__).with_name("cython_kernels") / f"_driver{suffix}"
+        if file.exists():
+            with contextlib.suppress(OSError):
+                ctypes.CDLL(str(file))
+            return
 
+
+_load_driver()
 register(DwcpuController)

@@ -58,6 +58,13 @@ class Room:
 
     def __init__(self) -> None:
         self._pages: dict[str, Pages] = {}
+        self._used: set[str] = set()
+        self.end = "end"
+
+    def clear(self, end: str) -> None:
+        """Begin anew, with arrays at this end; their pages are kept for the next ones."""
+        self._used.clear()
+        self.end = end
 
     def empty(self, name: str, shape: tuple[int, ...], dtype: Any, end: str) -> np.ndarray:
         """As `Pages.empty`; the array that had this name before is gone."""
@@ -65,6 +72,7 @@ class Room:
         pages = self._pages.get(name)
         if pages is None or pages.size < size:
             pages = self._pages[name] = Pages(2 * size)
+        self._used.add(name)
         return pages.empty(shape, dtype, end)
 
     def copy(self, name: str, array: np.ndarray, end: str) -> np.ndarray:
@@ -73,9 +81,14 @@ class Room:
         made[...] = array
         return made
 
-    def is_clean(self, name: str) -> bool:
-        """As `Pages.is_clean`."""
-        return self._pages[name].is_clean()
+    def touched(self) -> list[str]:
+        """Names of the arrays beside which something was written."""
+        return [name for name in sorted(self._used) if not self._pages[name].is_clean()]
+
+    def holds(self, address: int) -> bool:
+        """Whether an address is in guarded memory."""
+        spans = ((pages.bytes.ctypes.data, pages.size) for pages in self._pages.values())
+        return any(start <= address < start + size for start, size in spans)
 
 
 def guard_weights(prepared: Prepared, room: Room, end: str, name: str = "") -> None:

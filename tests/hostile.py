@@ -41,6 +41,11 @@ def refused(x: Any = X, w: Any = W, bias: Any = BIAS, **options: Any) -> tuple[n
     return dwcpu.depthwise_conv2d(x, w, bias, backend=BACKEND, **options), None
 
 
+def refused_product(x: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, None]:
+    """The same of a pointwise convolution."""
+    return dwcpu.pointwise_conv2d(x, w, backend=BACKEND), None
+
+
 def huge(*shape: int) -> np.ndarray:
     """Ones of any shape, that take no memory."""
     return np.broadcast_to(np.float32(1), shape)
@@ -122,8 +127,8 @@ CALLS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "padding beyond memory": lambda: refused(padding=2**31 - 1),
     "dilation beyond the image": lambda: depthwise(dilation=2**20, padding=2**20, stride=2**20),
     "no channels": lambda: refused(X[..., :0], W[..., :0], None),
-    "no inputs of a product": lambda: (dwcpu.pointwise_conv2d(X[..., :0], P[:0]), None),
-    "no outputs of a product": lambda: (dwcpu.pointwise_conv2d(X, P[:, :0]), None),
+    "no inputs of a product": lambda: refused_product(X[..., :0], P[:0]),
+    "no outputs of a product": lambda: refused_product(X, P[:, :0]),
     "no images": lambda: depthwise(X[:0]),
     "no rows": lambda: refused(X[:, :0]),
     "no rows but padding": lambda: refused(X[:, :0], padding=2),
@@ -147,7 +152,7 @@ CALLS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "backwards": lambda: depthwise(X[:, ::-1, ::-1, ::-1]),
     "the same pixel everywhere": lambda: depthwise(np.broadcast_to(X[:, :1, :1], X.shape)),
     "elements beyond 64 bits": lambda: refused(huge(*[2**15] * 4), huge(1, 1, 2**15), None),
-    "operations beyond 64 bits": lambda: (dwcpu.pointwise_conv2d(huge(1, 2**40, 1, 2**10), huge(2**10, 2**20)), None),
+    "operations beyond 64 bits": lambda: refused_product(huge(1, 2**40, 1, 2**10), huge(2**10, 2**20)),
     "elements beyond 32 bits": beyond_31_bits,
     "more memory than there is": lambda: refused(huge(1, 2**24, 2**24, 8), W, None),
     "weights beyond memory": lambda: refused(huge(1, 4, 4, 2**44), huge(1, 1, 2**44), None),
@@ -179,8 +184,10 @@ CALLS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "out of another precision": lambda: refused(out=np.zeros((1, 4, 5, 8))),
     "out one element for all": lambda: refused(out=as_strided(np.zeros(1, np.float32), (1, 4, 5, 8), (0, 0, 0, 0))),
     "out a list": lambda: refused(out=[[[[0.0] * 8] * 5] * 4]),
-    "groups of nothing": lambda: (dwcpu.conv2d(X, np.ones((3, 3, 8, 4), np.float32), groups=0), None),
-    "groups that do not divide": lambda: (dwcpu.conv2d(X, np.ones((3, 3, 8, 4), np.float32), groups=3), None),
+    **{
+        f"{n} groups": lambda n=n: (dwcpu.conv2d(X, np.ones((3, 3, 8, 4), np.float32), groups=n, backend=BACKEND), None)
+        for n in (0, 3)
+    },
 }  # fmt: skip
 
 

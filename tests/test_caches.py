@@ -33,10 +33,11 @@ print("compiled" if "numba.np.arraymath" in sys.modules else "loaded")
 """
 
 
-def started(code: str, **environment: str) -> subprocess.Popen:
-    """A program in a process of its own."""
+def started(code: str, folder: Path | None = None, **environment: str) -> subprocess.Popen:
+    """A program in a process of its own, in a folder whose modules it finds first."""
     return subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(code)],
+        cwd=folder,
         env={**os.environ, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -51,9 +52,13 @@ def output(process: subprocess.Popen) -> str:
     return out
 
 
-def run(code: str, **environment: str) -> str:
+def run(code: str, folder: Path | None = None, **environment: str) -> str:
     """Output of a program in a process of its own."""
-    return output(started(code, **environment))
+    return output(started(code, folder, **environment))
+
+
+#: Which copy of the package a program found.
+WHERE = "import dwcpu; print(dwcpu.__file__)"
 
 
 def test_compiled_kernels_are_cached_privately(tmp_path) -> None:
@@ -170,25 +175,26 @@ def test_every_source_of_kernels_counts(file: Path, tmp_path: Path, monkeypatch:
 def test_kernels_of_edited_sources_are_compiled_anew(tmp_path: Path) -> None:
     """In an installation of their own, from end to end."""
     shutil.copytree(PACKAGE, tmp_path / "dwcpu", ignore=shutil.ignore_patterns("__pycache__"))
-    settings = {"PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    settings = {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
     (tmp_path / "cache").mkdir(mode=0o700)
-    code = f"import os; os.chdir({str(tmp_path)!r})\n" + ONE_KERNEL
-    assert [run(code, **settings).strip() for _ in range(2)] == ["compiled", "loaded"]
+    assert run(WHERE, tmp_path, **settings).strip() == str(tmp_path / "dwcpu/__init__.py")
+    assert [run(ONE_KERNEL, tmp_path, **settings).strip() for _ in range(2)] == ["compiled", "loaded"]
     with (tmp_path / "dwcpu/numba_kernels/tile.py").open("a") as file:
         file.write("# edited\n")
-    assert [run(code, **settings).strip() for _ in range(2)] == ["compiled", "loaded"]
+    assert [run(ONE_KERNEL, tmp_path, **settings).strip() for _ in range(2)] == ["compiled", "loaded"]
 
 
 def test_a_package_that_nobody_may_write_to(tmp_path: Path) -> None:
-    """Nothing is written beside the package, not even where it could be."""
+    """Nothing is written beside the package, not even by those who may, as the superuser does."""
     shutil.copytree(PACKAGE, tmp_path / "dwcpu", ignore=shutil.ignore_patterns("__pycache__"))
     before = sorted(path for path in tmp_path.rglob("*"))
     for path in [tmp_path / "dwcpu", *(tmp_path / "dwcpu").rglob("*")]:
         path.chmod(0o555 if path.is_dir() else 0o444)
     cache = tmp_path.parent / f"{tmp_path.name}-cache"
-    settings = {"PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": str(cache), "PYTHONDONTWRITEBYTECODE": "1"}
+    settings = {"NUMBA_CACHE_DIR": "", "XDG_CACHE_HOME": str(cache), "PYTHONDONTWRITEBYTECODE": "1"}
     try:
-        assert [run(ONE_KERNEL, **settings).strip() for _ in range(2)] == ["compiled", "loaded"]
+        assert run(WHERE, tmp_path, **settings).strip() == str(tmp_path / "dwcpu/__init__.py")
+        assert [run(ONE_KERNEL, tmp_path, **settings).strip() for _ in range(2)] == ["compiled", "loaded"]
         assert sorted(path for path in tmp_path.rglob("*")) == before
     finally:
         for path in [tmp_path / "dwcpu", *(tmp_path / "dwcpu").rglob("*")]:

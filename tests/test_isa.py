@@ -9,6 +9,7 @@ import ctypes
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -88,6 +89,21 @@ def test_all_with_a_fused_multiply_add_give_the_same_bits(results: dict[str, lis
         if isa != "x86-64-v2":  # multiplies, rounds, then adds
             assert digest == widest[what][0], what
         assert total == pytest.approx(widest[what][1], rel=1e-4), what
+
+
+@pytest.mark.parametrize("isa", COMPILED[:-1])
+def test_kernels_of_narrower_sets_pass_the_tests_of_kernels(isa: str) -> None:
+    """All of `test_kernels`, guard pages included, on what this machine would not choose."""
+    program = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "__cython"]
+    done = subprocess.run(
+        [*program, str(Path(__file__).with_name("test_kernels.py"))],
+        env={**os.environ, "DWCPU_ISA": isa},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert " passed" in done.stdout
 
 
 @pytest.mark.parametrize("isa", [*COMPILED[:-1], "none"])

@@ -49,10 +49,10 @@ ROOM = Room()
 
 @pytest.fixture(autouse=True)
 def guarded_scratch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scratch memory, whole cache lines, against a forbidden page too."""
+    """Scratch memory, whole cache lines, against a forbidden page too, at the end where the arrays are."""
 
     def scratch(size: int) -> int:
-        return ROOM.empty("scratch", (-(-size // 64) * 64,), np.uint8, "end").ctypes.data if size else 0
+        return ROOM.empty("scratch", (-(-size // 64) * 64,), np.uint8, ROOM.end).ctypes.data if size else 0
 
     monkeypatch.setattr(runtime, "scratch", scratch)
 
@@ -120,6 +120,7 @@ def compute(
         prepared = kernel.prepare(case.geometry, weights)
     else:
         prepared = kernel.prepare(case.geometry, data.weights[0], biases[0], last)
+    ROOM.clear(end)
     guard_weights(prepared, ROOM, end)
     x = ROOM.copy("x", data.x, end)
     residual = ROOM.copy("residual", data.residual, end) if with_residual else None
@@ -130,7 +131,9 @@ def compute(
         shared = prepared.grid(threads)
         divisible = case.op != "depthwise" or case.x_shape[3] % kernel.lanes == 0
         assert shared.tasks > 1 or (shared.rows == 1 and (shared.blocks == 1 or not divisible)), f"{case}: not shared"
-    assert ROOM.is_clean("out"), f"{case}: wrote beyond out"
+    assert ROOM.touched() == [], f"{case}: wrote beside an array"
+    assert x.tobytes() == data.x.tobytes(), f"{case}: wrote into x"
+    assert residual is None or residual.tobytes() == data.residual.tobytes(), f"{case}: wrote into the residual"
     return out.copy()
 
 

@@ -34,7 +34,7 @@ WORK = """
     w, p = rng.standard_normal((3, 3, 64), dtype=np.float32), rng.standard_normal((64, 32), dtype=np.float32)
     layer = dwcpu.SeparableConv2d(w, p, padding=1)
 
-    def results(number=0):
+    def results():
         yield layer(x, num_threads=2)
         yield dwcpu.depthwise_conv2d(x, w, padding="same", num_threads=2)
         yield dwcpu.pointwise_conv2d(x, p, num_threads=2)

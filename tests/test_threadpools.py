@@ -24,6 +24,15 @@ def test_dwcpu_is_listed_once() -> None:
     assert entry["filepath"] == cython_kernels._driver.__file__
 
 
+@pytest.mark.parametrize(("limit", "threads"), [(0, 1), (5000, runtime.MAX_THREADS)])
+def test_limits_that_cannot_be_are_the_nearest_that_can(limit: int, threads: int) -> None:
+    """An error would leave other libraries limited: threadpoolctl sets one after the other."""
+    before = threadpoolctl.threadpool_info()
+    with threadpoolctl.threadpool_limits(limit, user_api="dwcpu"):
+        assert dwcpu.get_num_threads() == threads
+    assert threadpoolctl.threadpool_info() == before
+
+
 def test_limits_are_obeyed_and_undone(monkeypatch: pytest.MonkeyPatch) -> None:
     teams: list[int] = []
     run = cython_kernels.run

@@ -79,7 +79,7 @@ cdef inline void gemm_tiles(
                     k //= turn
                     while True:
                         if run == ONE_RUN:
-                            for i in range(AHEAD_LINES(rows)):
+                            for i in range(AHEAD_LINES(rows, vectors)):
                                 v_prefetch(ahead + i * LINE)
                             ahead += turn * ahead_step
                         for i in range(0, rows, 3):

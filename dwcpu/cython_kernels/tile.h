@@ -84,7 +84,8 @@ static const real HARDSWISH_NUMBERS[] = {3, 6, (real)(1.0 / 6.0)};
 #define COLOUR_RUN 9
 #define UNROLLED 4 /* inputs that a turn of the loop of a plain sum takes */
 #define LINE (int)(64 / sizeof(real))
-#define AHEAD_LINES(rows) (((rows) * UNROLLED + LINE - 1) / LINE) /* of inputs that a turn of a tile takes */
+#define AHEAD_LINES(rows, vectors) /* that a turn asks for: as many inputs as it takes, or its share of a panel */ \
+    ((((rows) * UNROLLED > (vectors) * LANES ? (rows) * UNROLLED : (vectors) * LANES) + LINE - 1) / LINE)
 #define AHEAD_TILES 4 /* tiles of a panel that share in asking for the next panel's cache lines */
 #define WINDOW_ROWS 2
 #define WINDOW_COLUMNS 4

@@ -31,7 +31,7 @@ cdef extern from "tile.h" nogil:
         WINDOW_COLUMNS
         COPY_VECTORS
         PAIRED
-    int AHEAD_LINES(int rows) noexcept
+    int AHEAD_LINES(int rows, int vectors) noexcept
     const real *v_anew(const real *p) noexcept
     real *v_anew_out "(real *)v_anew"(real *p) noexcept
     i64 v_anew_step(i64 n) noexcept
