@@ -92,7 +92,7 @@ def test_inputs_of_any_name_may_be_given_in_a_mapping(name) -> None:
         (lambda model: model(A, B.astype(np.float16)), ["b has dtype float16", "convert it with"]),
         (lambda model: model(A.astype(int), B), ["a has dtype int64", "convert it with"]),
         (lambda model: model(A, [[1.0, 2.0, 3.0]]), ["b has dtype float64", "convert it with"]),
-        (lambda model: model(A, "text"), ["b has dtype <U4"]),
+        (lambda model: model(A, "text"), ["b has dtype <U4", "give an array of numbers"]),
         (lambda model: model(A, None), ["b has dtype object"]),
         (lambda model: model(A, np.ma.masked_array(B, B > 0)), ["b is a masked array", "filled"]),
     ],

@@ -170,9 +170,11 @@ class Model:
                 raise TypeError(f"{self.name}: {spec.name} is a masked array; fill it with {spec.name}.filled(value)")
             value = np.asarray(value)
         if spec.dtype is not None and value.dtype.type != spec.dtype.type:
+            advice = f"convert it with np.asarray({spec.name}, np.{spec.dtype.name})"
+            if value.dtype.kind in "US":
+                advice = "give an array of numbers: files and pictures are not opened here"
             raise TypeError(
-                f"{self.name}: {spec.name} has dtype {value.dtype}; the network takes {spec.dtype}; "
-                f"convert it with np.asarray({spec.name}, np.{spec.dtype.name})"
+                f"{self.name}: {spec.name} has dtype {value.dtype}; the network takes {spec.dtype}; {advice}"
             )
         return value if value.dtype.isnative else value.astype(value.dtype.newbyteorder("="))
 
