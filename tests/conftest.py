@@ -36,6 +36,11 @@ def pytest_report_header() -> str:
     return f"dwcpu: {folder}, compiled modules: {', '.join(compiled) or 'none'}"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests first, so that no worker is left with one at the end."""
+    items.sort(key=lambda item: "test_vector_widths" not in item.nodeid)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Tests of one kernel go to one worker: two would compile the same code at the same time."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,8 @@ __all__ = ["ENDS", "Pages", "Room", "guard_weights"]
 
 ENDS = ("begin", "end")
 
-#: What surrounds arrays where they may not be written either.
-PATTERN = 0xA5
+#: What is beside arrays, at the end that has room.
+PATTERN = bytes([0xA5]) * 1024
 
 
 class Pages:
@@ -40,17 +41,18 @@ class Pages:
         self.bytes = self._whole[page : page + self.size]
 
     def empty(self, shape: tuple[int, ...], dtype: Any, end: str) -> np.ndarray:
-        """Array at the end that is named ("begin" or "end"), the pages full of `PATTERN`."""
+        """Array at the end that is named ("begin" or "end"), with `PATTERN` beside it."""
         kind = np.dtype(dtype)
-        size = int(np.prod(shape)) * kind.itemsize
-        self._first = 0 if end == "begin" else self.size - size
-        self._last = self._first + size
-        self.bytes[...] = PATTERN
-        return self.bytes[self._first : self._last].view(kind).reshape(shape)
+        size = prod(shape) * kind.itemsize
+        first = 0 if end == "begin" else self.size - size
+        last = first + size
+        self._beside = self.bytes[last : last + len(PATTERN)] if end == "begin" else self.bytes[:first][-len(PATTERN) :]
+        self._beside[...] = bytearray(PATTERN[: self._beside.size])
+        return self.bytes[first:last].view(kind).reshape(shape)
 
     def is_clean(self) -> bool:
-        """Whether all bytes outside the array are as they were."""
-        return bool((self.bytes[: self._first] == PATTERN).all() and (self.bytes[self._last :] == PATTERN).all())
+        """Whether what is beside the array is as it was."""
+        return self._beside.tobytes() == PATTERN[: self._beside.size]
 
 
 class Room:
@@ -68,7 +70,7 @@ class Room:
 
     def empty(self, name: str, shape: tuple[int, ...], dtype: Any, end: str) -> np.ndarray:
         """As `Pages.empty`; the array that had this name before is gone."""
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        size = prod(shape) * np.dtype(dtype).itemsize
         pages = self._pages.get(name)
         if pages is None or pages.size < size:
             pages = self._pages[name] = Pages(2 * size)

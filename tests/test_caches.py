@@ -151,8 +151,8 @@ def test_without_a_home(tmp_path) -> None:
     assert run(code, HOME=str(nowhere), NUMBA_CACHE_DIR="", XDG_CACHE_HOME="").split() == ["3.0"]
 
 
-def test_several_processes_fill_a_cold_cache_at_once(tmp_path: Path) -> None:
-    processes = [started(ONE_KERNEL, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(4)]
+def test_two_processes_fill_a_cold_cache_at_once(tmp_path: Path) -> None:
+    processes = [started(ONE_KERNEL, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2)]
     assert {output(process).strip() for process in processes} <= {"compiled", "loaded"}
     assert run(ONE_KERNEL, NUMBA_CACHE_DIR=str(tmp_path)).strip() == "loaded"
 

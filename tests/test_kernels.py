@@ -37,7 +37,7 @@ EVERY_KERNEL = pytest.mark.parametrize("kernel", [pytest.param(kernel, id=kernel
 #: Every window is compiled by Numba, half a second each. Where that says little that other rows of the table have not
 #: said already, in float64, in fused operations and on narrower vectors, a few windows do, unless
 #: ``DWCPU_TEST_EVERY_CASE=1`` asks for all.
-QUICK_WINDOWS = ((1, 1), (2, 4), (3, 3))
+QUICK_WINDOWS = ((1, 1), (3, 3))
 EVERY_CASE = os.environ.get("DWCPU_TEST_EVERY_CASE", "") not in ("", "0")
 
 #: float32 lanes of the CPU's vectors: Numba's kernels of matrix products have no others.

@@ -21,6 +21,8 @@ DRIVERS = {
     "numba-omp": {"DWCPU_ISA": "none", "NUMBA_THREADING_LAYER": "omp"},
     "numba-workqueue": {"DWCPU_ISA": "none", "NUMBA_THREADING_LAYER": "workqueue"},
 }
+#: Ways to start a process. One that is started anew is like any other: all drivers are tried where it is forked.
+METHODS = multiprocessing.get_all_start_methods()
 EVERY_DRIVER = pytest.mark.parametrize("driver", DRIVERS)
 
 #: What every program begins with: `check` computes on two threads, and says whether the bits are those of the parent.
@@ -93,8 +95,10 @@ def test_eight_threads_with_functions_layers_and_networks(tmp_path: Path, driver
     run(tmp_path, code, driver)
 
 
-@EVERY_DRIVER
-@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+@pytest.mark.parametrize(
+    ("method", "driver"),
+    [(method, driver) for method in METHODS for driver in DRIVERS if "compiled" in driver or method == "fork"],
+)
 def test_multiprocessing(tmp_path: Path, method: str, driver: str) -> None:
     code = """
     import multiprocessing, warnings
@@ -111,7 +115,7 @@ def test_multiprocessing(tmp_path: Path, method: str, driver: str) -> None:
     run(tmp_path, code, driver, method)
 
 
-@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+@pytest.mark.parametrize("method", METHODS)
 def test_a_layer_goes_to_other_processes(tmp_path: Path, method: str) -> None:
     code = """
     import multiprocessing, warnings
@@ -130,8 +134,10 @@ def test_a_layer_goes_to_other_processes(tmp_path: Path, method: str) -> None:
 
 
 @pytest.mark.skipif(find_spec("joblib") is None, reason="joblib is not installed")
-@EVERY_DRIVER
-@pytest.mark.parametrize("backend", ["loky", "multiprocessing", "threading"])
+@pytest.mark.parametrize(
+    ("backend", "driver"),
+    [("loky", "compiled"), ("loky", "numba-omp"), ("multiprocessing", "compiled"), ("threading", "numba-workqueue")],
+)
 def test_joblib(tmp_path: Path, backend: str, driver: str) -> None:
     code = """
     import warnings
