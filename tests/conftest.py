@@ -36,14 +36,12 @@ def pytest_report_header() -> str:
     return f"dwcpu: {folder}, compiled modules: {', '.join(compiled) or 'none'}"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long tests first, so that no worker is left with one at the end."""
-    items.sort(key=lambda item: "test_vector_widths" not in item.nodeid)
-
-
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Tests of one kernel go to one worker: two would compile the same code at the same time."""
+    """Tests of one kernel, or of vector widths, go to one worker: two would compile the same code at the same time.
+
+    Large groups go first, so no worker is left with one at the end.
+    """
     if config.getvalue("dist") != "load":
         return None
     from xdist.scheduler import LoadScopeScheduling
@@ -51,7 +49,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file, _, name = nodeid.partition("::")
-            return f"kernel {name.partition('[')[2]}" if file.endswith("test_kernels.py") else nodeid
+            if file.endswith("test_kernels.py"):
+                return name.partition("[")[2]
+            return file if file.endswith("test_vector_widths.py") else nodeid
 
     return Scheduling(config, log)
 
