@@ -82,7 +82,7 @@ class Subclass(np.ndarray):
     """That says of itself what is not so."""
 
     @property
-    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]  # this is the lie
         """Not its shape."""
         return (1, 1000, 1000, 8)
 
@@ -90,7 +90,7 @@ class Subclass(np.ndarray):
 class LiesAboutItself:
     """An array interface that names memory which is not there."""
 
-    __array_interface__ = {"shape": (1, 6, 7, 8), "typestr": "<f4", "data": (0, False), "version": 3}  # noqa: RUF012
+    __array_interface__ = {"shape": (1, 6, 7, 8), "typestr": "<f4", "data": (0, False), "version": 3}  # noqa: RUF012  # as NumPy looks it up
 
 
 def many_at_once() -> Iterator[tuple[str, Callable[[], tuple[Any, Any]]]]:

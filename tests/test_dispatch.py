@@ -6,9 +6,11 @@ import re
 
 import numpy as np
 import pytest
+from cases import Case, make_data
 
 import dwcpu
 from dwcpu import dispatch, runtime
+from dwcpu.epilogue import Activation
 from dwcpu.geometry import ConvGeometry, InvertedResidualGeometry, SeparableGeometry
 from dwcpu.grid import cut
 
@@ -197,3 +199,43 @@ def test_rows_of_a_dilated_window_are_cut_in_half() -> None:
     kernel = dispatch.choose(geometry, np.float32, 2)
     grid = kernel.prepare(geometry, np.ones((3, 3, 256, 1), np.float32)).grid(2)
     assert list(grid.row_counts()) == [14, 14]
+
+
+@pytest.mark.parametrize(
+    ("size", "threads", "rows"),
+    [(14, 2, [7, 7]), (28, 2, [14, 14]), (10, 2, [5, 5]), (56, 4, [14] * 4), (13, 2, [6, 7])],
+)
+def test_rows_of_fused_kernels_are_shared_evenly(size: int, threads: int, rows: list[int]) -> None:
+    """Half a tile of the window costs less than a thread that waits for the other's two rows."""
+    case = Case("separable", (1, size, size, 128), 128, (3, 3))
+    for kernel in dispatch.kernels(np.float32):
+        if kernel.op == case.op and kernel.label == "fused":
+            prepared = kernel.prepare(case.geometry, *make_data(case, np.float32, "normal").kernel_weights())
+            assert sorted(prepared.grid(threads).row_counts()) == rows, kernel.name
+
+
+@pytest.mark.parametrize(("size", "label"), [(14, "fused"), (28, "fused"), (7, "split")])
+def test_fused_kernels_run_where_rows_are_shared_evenly(size: int, label: str) -> None:
+    geometry = SeparableGeometry.of((1, size, size, 256), (3, 3, 256, 1), (256, 256), padding="same")
+    assert dispatch.choose(geometry, np.float32, 2).label == label
+
+
+def test_kernels_in_a_row_are_shared_sooner() -> None:
+    geometry = depthwise(7, 256, 5)
+    kernel = dispatch.choose(geometry, np.float32, 2)
+    prepared = kernel.prepare(geometry, np.ones((5, 5, 256, 1), np.float32))
+    assert [prepared.grid(2, in_a_row=row).threads for row in (False, True)] == [1, 2]
+    (each,) = prepared.passes(2)
+    assert each.grid.threads == 2
+
+
+def test_two_passes_alone_are_shared_as_explain_says() -> None:
+    """Although either of them would be, in a row of others."""
+    layer = dwcpu.SeparableConv2d(np.ones((3, 3, 32), np.float32), np.ones((32, 128), np.float32), padding="same")
+    geometry = SeparableGeometry.of((1, 7, 7, 32), (3, 3, 32, 1), (32, 128), padding="same")
+    assert dispatch.choose(geometry, np.float32, 2).label == "split"
+    assert layer.explain((1, 7, 7, 32), 2).threads == 1
+    parts = [(np.ones(part.w_shape, np.float32), None, Activation()) for part in geometry.parts]
+    prepared = dispatch.choose(geometry, np.float32, 2).prepare(geometry, parts)
+    prepared.run(np.ones((1, 7, 7, 32), np.float32), None, np.empty((1, 7, 7, 128), np.float32), 2)
+    assert list(prepared._pipelines) == [1]

@@ -53,7 +53,7 @@ def run(kernel: dispatch.Kernel, end: str, broken: str | None) -> None:
             packed = dict(zip(("weights", "bias"), (each.nbytes for each in prepared._packed), strict=True))
             size = packed.get(broken, arrays["x"].nbytes)
             begin = {"x": x, "residual": residual, "out": out}.get(broken) or int(prepared.plan[broken][0])
-            ctypes.c_float.from_address(begin - ITEM if end == "begin" else begin + size).value  # noqa: B018
+            ctypes.c_float.from_address(begin - ITEM if end == "begin" else begin + size).value  # noqa: B018  # for the fault
 
     wrapped = signature(reads_too_far)
     address = ctypes.cast(wrapped, ctypes.c_void_p).value

@@ -6,16 +6,15 @@ Nothing that a model needs is allocated by its calls, but for their results.
 from __future__ import annotations
 
 import copy
-import gc
 import pickle
 import subprocess
 import sys
-import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
+from allocations import allocated
 
 import dwcpu
 
@@ -268,24 +267,6 @@ def test_warming_up_reports_every_node_and_leaves_nothing_to_plan() -> None:
     model(random(1, 3, 40, 40), num_threads=2)
     assert model._plans == plans
     model.warmup({"x": (1, 3, 40, 40)}, layout="NCHW")
-
-
-def allocated(run) -> int:
-    """Most bytes that arrays took at any time during a run that is not the first."""
-    for _ in range(3):
-        run()
-    gc.collect()
-    tracemalloc.start()
-    try:
-        run()
-        tracemalloc.clear_traces()
-        before = tracemalloc.get_traced_memory()[0]
-        tracemalloc.reset_peak()
-        for _ in range(5):
-            run()
-        return tracemalloc.get_traced_memory()[1] - before
-    finally:
-        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("threads", [1, 2])

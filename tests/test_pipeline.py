@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import subprocess
 import sys
 import textwrap
 import threading
-import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from allocations import allocated
 from hypothesis import given
 from hypothesis import strategies as st
 
 import dwcpu
 from dwcpu import models, pipeline
-
-CALLS = 5
 
 
 def random(*shape: int, seed: int = 0) -> np.ndarray:
@@ -62,24 +59,6 @@ def test_a_chain_needs_two_places() -> None:
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
-
-
-def allocated(run) -> int:
-    """Most bytes that arrays took at any time during a run that is not the first."""
-    for _ in range(3):
-        run()
-    gc.collect()
-    tracemalloc.start()
-    try:
-        run()
-        tracemalloc.clear_traces()
-        before = tracemalloc.get_traced_memory()[0]
-        tracemalloc.reset_peak()
-        for _ in range(CALLS):
-            run()
-        return tracemalloc.get_traced_memory()[1] - before
-    finally:
-        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("threads", [1, 2])

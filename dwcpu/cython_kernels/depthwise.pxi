@@ -118,7 +118,7 @@ cdef inline void finish(
                     if j < stored:
                         acc[i * columns + j] = v_add(
                             acc[i * columns + j], v_load(residual + i * out_row + j * out_column))
-    if job.hardswish:
+    if job.hardswish:  # with stores of its own: joined to the others, sums are spilled in the loop
         hardswish_of(WINDOW_ROWS * columns, acc)
         for i in range(WINDOW_ROWS):
             if i < rows:

@@ -52,7 +52,7 @@ typedef real vec_in_memory __attribute__((vector_size(DWCPU_VECTOR_BYTES), align
 #error "DWCPU_VECTOR_BYTES does not fit the instruction set that the compiler was told to use"
 #endif
 
-/* Of hardswish and hardsigmoid: v * min(max(v + 3, 0), 6) / 6 */
+/* Of hardswish in a tile, v * min(max(v + 3, 0), 6) / 6, where they are loaded each time: see hardswish_of. */
 static const real HARDSWISH_NUMBERS[] = {3, 6, (real)(1.0 / 6.0)};
 
 /* Picks the float32 or the float64 form of an intrinsic. */
