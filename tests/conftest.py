@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis
+import nightly
 import numpy as np
 import pytest
 
@@ -24,6 +25,25 @@ hypothesis.settings.register_profile(
     "dwcpu", deadline=None, derandomize=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("dwcpu")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--nightly`, for sweeps that take longer than anyone waits."""
+    parser.addoption("--nightly", action="store_true", help="run everything: slow sweeps, every case, long fuzzing")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tell test modules, which are imported after this, and the processes that they start."""
+    if config.getoption("--nightly"):
+        os.environ[nightly.VARIABLE] = "1"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what has no reduced form."""
+    if not nightly.is_nightly():
+        for item in items:
+            if item.get_closest_marker("nightly"):
+                item.add_marker(pytest.mark.skip(reason="runs with --nightly"))
 
 
 def pytest_report_header() -> str:

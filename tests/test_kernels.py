@@ -6,7 +6,6 @@ arrays lie against pages that end the process when they are touched (`guarded`).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from functools import cache
 
@@ -25,6 +24,7 @@ from cases import (
     make_data,
 )
 from guarded import ENDS, Room, guard_weights
+from nightly import is_nightly
 
 from dwcpu import dispatch, grid, runtime
 from dwcpu.dispatch import Kernel
@@ -35,10 +35,8 @@ KERNELS = dispatch.kernels()
 EVERY_KERNEL = pytest.mark.parametrize("kernel", [pytest.param(kernel, id=kernel.name) for kernel in KERNELS])
 
 #: Every window is compiled by Numba, half a second each. Where that says little that other rows of the table have not
-#: said already, in float64, in fused operations and on narrower vectors, a few windows do, unless
-#: ``DWCPU_TEST_EVERY_CASE=1`` asks for all.
+#: said already, in float64, in fused operations and on narrower vectors, a few windows do; `--nightly` asks for all.
 QUICK_WINDOWS = ((1, 1), (3, 3))
-EVERY_CASE = os.environ.get("DWCPU_TEST_EVERY_CASE", "") not in ("", "0")
 
 #: float32 lanes of the CPU's vectors: Numba's kernels of matrix products have no others.
 WIDEST = max((kernel.lanes for kernel in KERNELS if kernel.backend == "numba" and kernel.op == "pointwise"), default=0)
@@ -66,7 +64,7 @@ def share_even_the_smallest_work(monkeypatch: pytest.MonkeyPatch) -> None:
 def takes(kernel: Kernel, case: Case) -> bool:
     """Whether the kernel is tested on the case; an empty batch never reaches a kernel (`test_layers` has it)."""
     said = kernel.dtype == np.float64 or case.op in FUSED or kernel.lanes < WIDEST
-    reduced = said and kernel.backend == "numba" and not EVERY_CASE
+    reduced = said and kernel.backend == "numba" and not is_nightly()
     if reduced and kernel.window[:2] != case.window and case.window not in QUICK_WINDOWS:
         return False
     return case.x_shape[0] > 0 and kernel.supports(case.geometry)
