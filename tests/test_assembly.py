@@ -195,7 +195,8 @@ TARGETS = [(isa, size, real) for isa, size in (("x86_64_v3", 32), ("x86_64_v4", 
 def test_compiled_gemm(isa: str, size: int, real: str) -> None:
     found = disassembly(isa, real)
     more = 0.05 if real == "f64" else 0.0  # inputs take twice as many cache lines: one more is asked for
-    check(found["gemm_one_2"], TURN * ACCUMULATORS[size], size, 0, MOST_INSTRUCTIONS[size] + more)
+    for name in ("gemm_one_2", "gemm_whole_2"):
+        check(found[name], TURN * ACCUMULATORS[size], size, 0, MOST_INSTRUCTIONS[size] + more)
     check(found["gemm_colour_2"], UNROLLED_RUN * ACCUMULATORS[size], size, GEMM_MOVES, MOST_INSTRUCTIONS[size])
 
 
@@ -216,7 +217,8 @@ import importlib, numpy as np
 from dwcpu.numba_kernels import depthwise, pointwise
 target = importlib.import_module("dwcpu.numba_kernels.target")
 dtype, lanes = np.dtype(np.float32), target.target().lanes(4)
-pointwise.micro_kernel(dtype, *pointwise.tile_shape())
+for whole in (False, True):
+    pointwise.micro_kernel(dtype, *pointwise.tile_shape(), whole)
 for size, stride in ((3, 1), (3, 2), (5, 1)):
     window = depthwise.Window(size, size, stride, stride)
     plain = depthwise._build_plain(dtype, window, depthwise.tile_shape(window), lanes, 1, 1)
@@ -249,9 +251,11 @@ def numba_loops(listing: str) -> list[Loop]:
 
 def test_numba_gemm(compiled: tuple[int, dict[str, str]]) -> None:
     size, kernels = compiled
-    (listing,) = (text for name, text in kernels.items() if name.startswith("gemm"))
-    # LLVM unrolls nothing where registers are many
-    check(numba_loops(listing), (TURN if size == 32 else 1) * ACCUMULATORS[size], size, 0, MOST_INSTRUCTIONS[size])
+    listings = [text for name, text in kernels.items() if name.startswith("gemm")]
+    assert len(listings) == 2
+    for listing in listings:
+        # LLVM unrolls nothing where registers are many
+        check(numba_loops(listing), (TURN if size == 32 else 1) * ACCUMULATORS[size], size, 0, MOST_INSTRUCTIONS[size])
 
 
 @pytest.mark.parametrize("window", WINDOWS)

@@ -80,7 +80,9 @@ static const real HARDSWISH_NUMBERS[] = {3, 6, (real)(1.0 / 6.0)};
 #define PIXEL_PANELS 4 /* panels that are computed together for a single pixel */
 #define PIXEL_AHEAD 256 /* weights that are asked for ahead there, in each panel */
 #define ACTIVATION_TILES 8 /* tiles between second passes */
+#define ANY_RUNS 0 /* what a tile knows of the runs of its sum (gemm.pxi) */
 #define ONE_RUN 1
+#define WHOLE_RUN 2
 #define COLOUR_RUN 9
 #define UNROLLED 4 /* inputs that a turn of the loop of a plain sum takes */
 #define LINE (int)(64 / sizeof(real))

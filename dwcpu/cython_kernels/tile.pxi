@@ -22,7 +22,9 @@ cdef extern from "tile.h" nogil:
         PIXEL_PANELS
         PIXEL_AHEAD
         ACTIVATION_TILES
+        ANY_RUNS
         ONE_RUN
+        WHOLE_RUN
         COLOUR_RUN
         AHEAD_TILES
         UNROLLED

@@ -87,12 +87,19 @@ def kernel_signature(dtype: np.dtype) -> Any:
     return types.void(PLAN, real, real, real, types.int64, types.int64, types.int64, types.int64, types.int64)
 
 
-def _build_micro_kernel(dtype: np.dtype, rows: int, vectors: int) -> tuple[Callable, Any]:
+def inputs_a_turn() -> int:
+    """Inputs that a turn of the micro-kernel's loop takes.
+
+    With few registers tiles are small, and what a turn costs beside arithmetic counts; with many, LLVM fills them with
+    addresses if it sees several inputs.
+    """
+    return 4 if target().registers == 16 else 1
+
+
+def _build_micro_kernel(dtype: np.dtype, rows: int, vectors: int, whole: bool) -> tuple[Callable, Any]:
     lanes = target().lanes(dtype.itemsize)
     width = vectors * lanes
-    # With few registers tiles are small, and what a turn of the loop costs beside arithmetic counts; with many, LLVM
-    # fills them with addresses if it sees several inputs.
-    turn = 4 if target().registers == 16 else 1
+    turn = inputs_a_turn()
     lines = -(-rows * turn * dtype.itemsize // 64)  # of inputs that a turn takes
 
     @inlined
@@ -120,7 +127,7 @@ def _build_micro_kernel(dtype: np.dtype, rows: int, vectors: int) -> tuple[Calla
                         ahead += turn * ahead_step
                         tile = add_turn(tile, x, a_stride, w)
                         x, w = offset(x, turn), offset(w, turn * width)
-                    for k in range(length % turn):
+                    for k in range(0 if whole else length % turn):
                         tile = outer_fma(tile, offset(x, k), a_stride, offset(w, k * width))
             gemm.ahead = ahead
             if ahead >= gemm.ahead_end:  # all is asked for; a line that is in L1 anyway costs least
@@ -140,13 +147,14 @@ def _build_micro_kernel(dtype: np.dtype, rows: int, vectors: int) -> tuple[Calla
     return micro_kernel, types.void(GEMM, types.int64, real, real, real)
 
 
-def micro_kernel(dtype: np.dtype, rows: int, vectors: int) -> int:
+def micro_kernel(dtype: np.dtype, rows: int, vectors: int, whole: bool = False) -> int:
     """Address of the GEMM micro-kernel of `rows` pixels x `vectors` vectors: void(gemm, tiles, a, residual, out).
 
-    It computes `tiles` tiles, one below the other, so that short sums do not pay for a call each.
+    It computes `tiles` tiles, one below the other, so that short sums do not pay for a call each. `whole` is for runs
+    of whole turns: without the code for what is left, sums of 32 to 144 inputs take 2 to 4 % less.
     """
-    name = f"gemm_f{dtype.itemsize * 8}_{rows}x{vectors}v"
-    return compile_kernel(name, lambda: _build_micro_kernel(dtype, rows, vectors))
+    name = f"gemm_f{dtype.itemsize * 8}_{rows}x{vectors}v{'_whole' if whole else ''}"
+    return compile_kernel(name, lambda: _build_micro_kernel(dtype, rows, vectors, whole))
 
 
 def tile_heights(row_counts: Iterable[int]) -> set[int]:
@@ -158,19 +166,20 @@ def tile_heights(row_counts: Iterable[int]) -> set[int]:
     return heights
 
 
-def micro_kernel_table(dtype: np.dtype, row_counts: Iterable[int], columns: int) -> np.ndarray:
+def micro_kernel_table(dtype: np.dtype, row_counts: Iterable[int], depth: int, columns: int) -> np.ndarray:
     """Addresses of the micro-kernels for tiles of these numbers of rows and these output channels, the rest zero.
 
-    Entry `(vectors - 1) * (rows + 1) + height`; height 1 is always there.
+    Runs are multiples of `depth` inputs. Entry `(vectors - 1) * (rows + 1) + height`; height 1 is always there.
     """
     rows, vectors = tile_shape()
     lanes = target().lanes(dtype.itemsize)
     panels, rest = divmod(columns, vectors * lanes)
     widths = ({vectors} if panels else set()) | ({-(-rest // lanes)} if rest else set())
+    whole = depth % inputs_a_turn() == 0
     table = np.zeros((vectors, rows + 1), np.int64)
     for height in tile_heights(row_counts):
         for width in widths:
-            table[width - 1, height] = micro_kernel(dtype, height, width)
+            table[width - 1, height] = micro_kernel(dtype, height, width, whole)
     return table
 
 
