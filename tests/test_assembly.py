@@ -38,8 +38,8 @@ TURN, UNROLLED_RUN = 4, 9
 #: then nothing else counts.
 MOST_INSTRUCTIONS = {32: 2.0, 64: 2.3}
 
-#: Moves to and from the stack that are known, a tile. GCC keeps two sums of the unrolled GEMM aside, four moves for 108
-#: (AVX2) or 252 (AVX-512) multiply-adds; LLVM four vectors of the 3x3s2 window on AVX2, eight moves for 72, and of the
+#: Moves to and from the stack that are known, a tile. GCC keeps two sums of the unrolled GEMM aside, four moves for 252
+#: multiply-adds (AVX-512); LLVM four vectors of the 3x3s2 window on AVX2, eight moves for 72, and of the
 #: 5x5s1 window on AVX-512, eight for 200.
 GEMM_MOVES = 4
 #: GCC keeps vectors of the 5x5 window aside that computes two at a time.
@@ -90,14 +90,20 @@ def loops(body: list[tuple[str | None, str]]) -> list[Loop]:
         jump = JUMP.match(instruction)
         if jump and places.get(jump[1], end + 1) <= end and any(map(FMA.match, code[places[jump[1]] : end])):
             spans.add((places[jump[1]], end))
-    inner = [a for a in spans if not any(b != a and b[0] >= a[0] and b[1] <= a[1] for b in spans)]
+    inner: list[tuple[int, int]] = []
+    taken: set[int] = set()  # by shorter loops: one around them need not begin before they do, if it enters elsewhere
+    for first, end in sorted(spans, key=lambda span: span[1] - span[0]):
+        sums = {place for place in range(first, end) if FMA.match(code[place])}
+        if not sums & taken:
+            inner.append((first, end))
+            taken |= sums
     result = []
     for first, end in sorted(inner):
         part = code[first : end + 1]
-        sums = [instruction for instruction in part if FMA.match(instruction)]
+        products = [instruction for instruction in part if FMA.match(instruction)]
         stack = [text for text in part if STACK.search(text) or (framed and FRAME.search(text))]
-        registers = frozenset(name for text in sums for name in re.findall(r"%([xyz]mm)\d", text))
-        result.append(Loop(len(sums), registers, tuple(stack), sum(bool(text) for text in part)))
+        registers = frozenset(name for text in products for name in re.findall(r"%([xyz]mm)\d", text))
+        result.append(Loop(len(products), registers, tuple(stack), sum(bool(text) for text in part)))
     return result
 
 

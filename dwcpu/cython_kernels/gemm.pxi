@@ -46,8 +46,8 @@ cdef inline void gemm_tiles(
     `run` is what is known of the runs: ONE_RUN leaves out the loops over taps, since what they keep at hand costs short
     sums a tenth of their time, and takes UNROLLED inputs a turn. WHOLE_RUN is one too, of whole turns, with whole vectors
     of outputs: without the code for what is left, sums of 16 to 64 inputs take 3 to 10 % less. COLOUR_RUN is the length
-    of each, which is one turn, with whole vectors: that of a 3x3 window on three colours, the first layer of most
-    networks. ANY_RUNS is nothing.
+    of each, which is one turn, one a kernel row, with whole vectors: that of a 3x3 window on three colours, the first
+    layer of most networks. ANY_RUNS is nothing.
     """
     cdef vec acc[ROWS_LIMIT][GEMM_VECTORS]
     cdef vec b[GEMM_VECTORS]
@@ -56,8 +56,8 @@ cdef inline void gemm_tiles(
     cdef const real *w
     cdef const real *ahead
     cdef i64 step, ahead_step, out_step, k, h, g
-    cdef int i, j, u, turn = COLOUR_RUN if run == COLOUR_RUN else UNROLLED
-    cdef bint one = run == ONE_RUN or run == WHOLE_RUN, whole = run == WHOLE_RUN or run == COLOUR_RUN
+    cdef bint one = run == ONE_RUN or run == WHOLE_RUN, colours = run == COLOUR_RUN, whole = run == WHOLE_RUN or colours
+    cdef int i, j, u, turn = COLOUR_RUN if colours else UNROLLED
     cdef int last = LANES if whole else <int> panel.last
     while tiles > 0:
         for j in range(vectors):
@@ -74,8 +74,11 @@ cdef inline void gemm_tiles(
                 p[0] = a
                 w = panel.weights
                 if not one:
-                    p[0] += h * panel.a_row + g * panel.a_column
-                    w += h * panel.w_row + g * panel.w_column
+                    p[0] += h * panel.a_row
+                    w += h * panel.w_row
+                if run == ANY_RUNS:
+                    p[0] += g * panel.a_column
+                    w += g * panel.w_column
                 for i in range(3, rows, 3):
                     p[i // 3] = v_anew(p[i // 3 - 1] + 3 * step)
                 k = panel.depth
@@ -100,7 +103,7 @@ cdef inline void gemm_tiles(
                                         x, b[j], acc[i][j])
                         w += turn * vectors * LANES
                         k -= 1
-                        if k == 0:
+                        if k == 0 or colours:
                             break
                     k = panel.depth % turn
                 while k > 0 and not whole:
@@ -115,7 +118,7 @@ cdef inline void gemm_tiles(
                     w += vectors * LANES
                     k -= 1
                 g += 1
-                if one or g == panel.column_taps:
+                if one or colours or g == panel.column_taps:
                     break
             h += 1
             if one or h == panel.row_taps:
