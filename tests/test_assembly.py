@@ -201,7 +201,7 @@ TARGETS = [(isa, size, real) for isa, size in (("x86_64_v3", 32), ("x86_64_v4", 
 def test_compiled_gemm(isa: str, size: int, real: str) -> None:
     found = disassembly(isa, real)
     more = 0.05 if real == "f64" else 0.0  # inputs take twice as many cache lines: one more is asked for
-    for name in ("gemm_one_2", "gemm_whole_2"):
+    for name in ("gemm_one_2", "gemm_whole"):
         check(found[name], TURN * ACCUMULATORS[size], size, 0, MOST_INSTRUCTIONS[size] + more)
     check(found["gemm_colour_2"], UNROLLED_RUN * ACCUMULATORS[size], size, GEMM_MOVES, MOST_INSTRUCTIONS[size])
 

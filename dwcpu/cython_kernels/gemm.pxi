@@ -44,10 +44,10 @@ cdef inline void gemm_tiles(
     """`tiles` tiles of `rows` pixels and `vectors` vectors of output channels, one below the other.
 
     `run` is what is known of the runs: ONE_RUN leaves out the loops over taps, since what they keep at hand costs short
-    sums a tenth of their time, and takes UNROLLED inputs a turn. WHOLE_RUN is one too, of whole turns, with whole vectors
-    of outputs: without the code for what is left, sums of 16 to 64 inputs take 3 to 10 % less. COLOUR_RUN is the length
-    of each, which is one turn, one a kernel row, with whole vectors: that of a 3x3 window on three colours, the first
-    layer of most networks. ANY_RUNS is nothing.
+    sums a tenth of their time, and takes UNROLLED inputs a turn. WHOLE_RUN is one too, of whole turns, with whole
+    vectors of outputs: without the code for what is left, sums of 16 to 64 inputs take 3 to 10 % less. COLOUR_RUN is
+    the length of each, which is one turn, one a kernel row, with whole vectors: that of a 3x3 window on three colours,
+    the first layer of most networks. ANY_RUNS is nothing.
     """
     cdef vec acc[ROWS_LIMIT][GEMM_VECTORS]
     cdef vec b[GEMM_VECTORS]
@@ -203,28 +203,22 @@ cdef inline void gemm_tiles_of(
             gemm_tiles(14, vectors, run, panel, tiles, a, residual, out)
 
 
+cdef void gemm_whole(
+    i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
+) noexcept nogil:
+    gemm_tiles_of(GEMM_VECTORS, WHOLE_RUN, rows, panel, tiles, a, residual, out)
+
+
 cdef void gemm_one_1(
     i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
 ) noexcept nogil:
     gemm_tiles_of(1, ONE_RUN, rows, panel, tiles, a, residual, out)
 
 
-cdef void gemm_whole_1(
-    i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
-) noexcept nogil:
-    gemm_tiles_of(1, WHOLE_RUN, rows, panel, tiles, a, residual, out)
-
-
 cdef void gemm_one_2(
     i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
 ) noexcept nogil:
     gemm_tiles_of(2, ONE_RUN, rows, panel, tiles, a, residual, out)
-
-
-cdef void gemm_whole_2(
-    i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
-) noexcept nogil:
-    gemm_tiles_of(2, WHOLE_RUN, rows, panel, tiles, a, residual, out)
 
 
 cdef void gemm_one_3(
@@ -288,11 +282,12 @@ cdef inline Tiles tiles_of(const Panel *panel) noexcept nogil:
     """The function for tiles of this panel."""
     cdef bint whole = panel.last == LANES
     if panel.row_taps == 1 and panel.column_taps == 1:
-        whole = whole and panel.depth % UNROLLED == 0
+        if whole and panel.vectors == GEMM_VECTORS and panel.depth % UNROLLED == 0:
+            return gemm_whole
         if panel.vectors == 1:
-            return gemm_whole_1 if whole else gemm_one_1
+            return gemm_one_1
         if panel.vectors == 2:
-            return gemm_whole_2 if whole else gemm_one_2
+            return gemm_one_2
         return gemm_one_3 if panel.vectors == 3 else gemm_one_4
     if panel.vectors == 1:
         return gemm_runs_1
