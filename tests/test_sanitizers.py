@@ -1,8 +1,8 @@
 """The compiled modules under GCC's and clang's sanitizers: no bad access, no undefined behaviour, no race.
 
-Pages that nobody may touch guard the arrays of kernels (`test_kernels`, `test_pixels`). Here kernels are compiled such that
-every access is checked, those to arrays on their stacks too, and every integer operation; then their tests run. The
-pool of threads is checked in a small program of its own, since ThreadSanitizer has to see all of a process.
+Pages that nobody may touch guard the arrays of kernels (`test_kernels`, `test_pixels`). Here kernels are compiled such
+that every access is checked, those to arrays on their stacks too, and every integer operation; then their tests run.
+The pool of threads is checked in a small program of its own, since ThreadSanitizer has to see all of a process.
 """
 
 from __future__ import annotations
