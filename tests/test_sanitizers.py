@@ -119,10 +119,10 @@ def tree(sanitized: dict[str, str], tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def test_tests_of_kernels_pass(tree: Path, sanitized: dict[str, str]) -> None:
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", "-x", "-k", CHOSEN]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", "-x", "-s", "-k", CHOSEN]
     command += ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT)]
     command += [str(ROOT / "tests" / name) for name in FILES]
-    # Run in the copy: Python finds its package first.
+    # In the copy, since Python finds its package first; with -s, for what is said by a process that ends at once.
     done = subprocess.run(command, cwd=tree, env=sanitized, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
     assert f"dwcpu: {tree / 'dwcpu'}," in done.stdout
