@@ -457,6 +457,7 @@ def test_npz_is_refused(tmp_path):
     refused(archive(a_npy=npy("(1000000000,)")), tmp_path, "24 bytes")
     refused(archive(a_npy=npy("(-6,)")), tmp_path, "shape")
     refused(archive(a_npy=npy("(2, 3)", "__import__('os').system('true')")), tmp_path, "header")
+    refused(archive(a_npy=npy("(2, 3")), tmp_path, "header")  # Python's tokenizer has an error of its own for it
     refused(archive(a_npy=b"nothing"), tmp_path, "header")
     refused(archive(a_txt=b"text"), tmp_path, "not an array")
     refused(archive(), tmp_path, "empty")

@@ -241,8 +241,8 @@ def _read_npy(content: bytes, what: str) -> np.ndarray:
             raise ValueError(f"npy version {version}")
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran_order, dtype = read_header(stream)
-    except (ValueError, RecursionError, MemoryError) as error:
-        raise ValueError(f"{what} has a damaged header: {str(error).splitlines()[0]:.120}") from None
+    except Exception as error:  # NumPy's parser raises whatever Python's tokenizer does, TokenError and SyntaxError too
+        raise ValueError(f"{what} has a damaged header: {str(error).partition(chr(10))[0]:.120}") from None
     if dtype.hasobject or dtype.kind not in "biuf" or dtype.itemsize == 0:
         raise ValueError(f"{what} has dtype {dtype!s:.60}; only numbers are read, never pickled objects")
     count = element_count(shape, what)

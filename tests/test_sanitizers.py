@@ -1,0 +1,261 @@
+"""The compiled modules under GCC's and clang's sanitizers: no bad access, no undefined behaviour, no race.
+
+Pages that nobody may touch guard the arrays of kernels (`test_kernels`, `test_pixels`). Here kernels are compiled such
+that every access is checked, those to arrays on their stacks too, and every integer operation; then their tests run.
+The pool of threads is checked in a small program of its own, since ThreadSanitizer has to see all of a process.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import nightly
+import pytest
+
+from dwcpu import cython_kernels as kernels
+
+pytest.importorskip("setuptools", minversion="77")
+pytest.importorskip("Cython", minversion="3.1")
+
+ROOT = Path(__file__).resolve().parents[1]
+
+FLAGS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g1", "-O1"]
+#: Checks of pointers by UndefinedBehaviorSanitizer whose use AddressSanitizer sees as well: they double the time of the
+#: compiler, so that they are left to the night.
+FLAGS += nightly.reduced([], ["-fno-sanitize=null,object-size,pointer-overflow"])
+
+#: setup.py with these flags at the end of its own, for some of its modules.
+BUILD = """
+import sys
+import setup as building
+flags, modules = sys.argv[1].split(), sys.argv[2].split()
+building.FLAGS += flags
+chosen = [extension for extension in building.declared() if building.short(extension) in modules]
+sys.argv[1:] = ["build_ext", "--inplace"]
+building.setup(ext_modules=chosen, cmdclass={"build_ext": building.BuildKernels})
+"""
+
+#: Tests to run: without --nightly few of them, and none for which Numba compiles.
+FILES = ["test_kernels.py", "test_pixels.py", "test_calls.py"]
+CHOSEN = nightly.reduced(
+    "__cython or test_pixels or test_calls",
+    "(exact_on_integers and _f32_ and __cython)"
+    " or (test_pixels and not float64 and not 400001 and not activations_alone)"
+    " or (test_calls and same_bits and cython and 41 and not float64)",
+)
+
+pytestmark = pytest.mark.skipif(not kernels.available(), reason="the Cython kernels were not built")
+
+
+def compiles(*flags: str) -> bool:
+    """Whether there is a compiler that can make and run programs with these flags."""
+    program = "int main(void) { return 0; }"
+    command = ["cc", "-x", "c", "-", *flags, "-o", os.devnull]
+    try:
+        done = subprocess.run(command, input=program, text=True, capture_output=True, check=False)
+    except OSError:
+        return False
+    return done.returncode == 0
+
+
+@pytest.fixture(scope="module")
+def sanitized() -> dict[str, str]:
+    """Environment of processes that load what was compiled with `FLAGS`."""
+    if sys.platform != "linux" or not compiles(*FLAGS):
+        pytest.skip("there is no compiler with these sanitizers")
+    libraries = [
+        subprocess.run(["cc", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
+        for name in ("libasan.so", "libubsan.so")
+    ]
+    if not all(Path(each).is_absolute() for each in libraries):
+        pytest.skip("the sanitizers of this compiler are not shared libraries")
+    environment = {name: value for name, value in os.environ.items() if name != nightly.VARIABLE}
+    return {
+        **environment,
+        "LD_PRELOAD": ":".join(libraries),  # before anything that allocates
+        "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=1",  # of the interpreter, which leaks
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+        "PYTHONMALLOC": "malloc",  # so that every object has bounds of its own
+        "DWCPU_ISA": kernels.isa() or "none",
+    }
+
+
+def built(tree: Path, modules: list[str]) -> list[Path]:
+    """Compile modules in a copy of the sources; those of the others that are installed are copied."""
+    package = tree / "dwcpu" / "cython_kernels"
+    shutil.copytree(ROOT / "dwcpu", tree / "dwcpu", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tree)
+    for path in Path(kernels.__file__).parent.glob("*.so"):
+        shutil.copy(path, package)
+    command = [sys.executable, "-c", BUILD, " ".join(FLAGS), " ".join(modules)]
+    environment = {**os.environ, "LDFLAGS": FLAGS[0], "PYTHONPATH": str(tree)}
+    done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-5000:]
+    made = [path for path in package.glob("*.so") if path.name.partition(".")[0] in modules]
+    assert len(made) == len(modules), done.stderr[-5000:]
+    return made
+
+
+@pytest.fixture(scope="module")
+def tree(sanitized: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A copy of the package whose compiled modules check all that they do."""
+    isa = (kernels.isa() or "").replace("-", "_")
+    modules = ["_driver", "_calls", *(f"_{isa}_{dtype}" for dtype in nightly.reduced(("f32", "f64"), ("f32",)))]
+    folder = tmp_path_factory.mktemp("sanitized") / "tree"
+    folder.mkdir()
+    for path in built(folder, modules):
+        content = path.read_bytes()
+        assert b"__asan_report_load" in content and b"__ubsan_handle_" in content, path.name
+        # Arrays on the stack have bounds too: frames that hold some register them.
+        assert b"__asan_stack_malloc" in content or path.name.startswith("_driver"), path.name
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_tests_of_kernels_pass(tree: Path, sanitized: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", "-x", "-s", "-k", CHOSEN]
+    command += ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT)]
+    command += [str(ROOT / "tests" / name) for name in FILES]
+    # In the copy, since Python finds its package first; with -s, for what is said by a process that ends at once.
+    done = subprocess.run(command, cwd=tree, env=sanitized, capture_output=True, encoding="utf-8", check=False)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
+    assert f"dwcpu: {tree / 'dwcpu'}," in done.stdout
+    assert " passed" in done.stdout
+
+
+#: Functions that do what must not be done, each with a word of what is then said.
+FAULTS = {
+    "past_the_stack": "stack-buffer-overflow",
+    "before_the_stack": "stack-buffer-underflow",
+    "past_the_heap": "heap-buffer-overflow",
+    "past_the_index": "out of bounds",
+    "overflow": "signed integer overflow",
+    "shift": "shift exponent",
+}
+
+FAULTY = """
+#include <stdint.h>
+#include <stdlib.h>
+#define PUBLIC __attribute__((visibility("default")))
+__attribute__((noinline)) static float sum(const float *values, int64_t first, int64_t count) {
+    float total = 0;
+    for (int64_t i = first; i < count; ++i) total += values[i];
+    return total;
+}
+static float sum_on_stack(int64_t first, int64_t count) {
+    float values[8];
+    for (int i = 0; i < 8; ++i) values[i] = i;
+    return sum(values, first, count);
+}
+PUBLIC int64_t past_the_stack(int64_t n) { return sum_on_stack(0, 8 + n); }
+PUBLIC int64_t before_the_stack(int64_t n) { return sum_on_stack(-n, 8); }
+PUBLIC int64_t past_the_heap(int64_t n) {
+    float *values = calloc(8, sizeof(float)), total = sum(values, 0, 8 + n);
+    free(values);
+    return total;
+}
+PUBLIC int64_t past_the_index(int64_t n) {
+    volatile float values[8] = {0};
+    return values[7 + n];
+}
+PUBLIC int64_t overflow(int64_t n) { return INT64_MAX + n; }
+PUBLIC int64_t shift(int64_t n) { return UINT64_C(1) << (63 + n); }
+"""
+
+
+@pytest.fixture(scope="module")
+def faulty(sanitized: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`FAULTY`, compiled as the kernels are."""
+    library = tmp_path_factory.mktemp("faulty") / "faulty.so"
+    command = ["cc", "-x", "c", "-", "-shared", "-fPIC", *FLAGS, "-o", str(library)]
+    subprocess.run(command, input=FAULTY, text=True, check=True)
+    return library
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_are_found(fault: str, faulty: Path, sanitized: dict[str, str]) -> None:
+    """One element too far, one too much: and none of it where there is no fault."""
+
+    def run(beyond: int) -> subprocess.CompletedProcess[str]:
+        code = f"import ctypes; ctypes.CDLL({str(faulty)!r}).{fault}(ctypes.c_int64({beyond})); print('went on')"
+        return subprocess.run([sys.executable, "-c", code], env=sanitized, capture_output=True, text=True, check=False)
+
+    right, wrong = run(0), run(1)
+    assert (right.returncode, right.stdout) == (0, "went on\n"), right.stderr
+    assert wrong.returncode != 0
+    assert wrong.stdout == ""
+    assert FAULTS[fault] in wrong.stderr
+
+
+#: Several callers share jobs at once; each step reads what the whole step before it wrote, so that an access that the
+#: pool does not order is a race.
+POOL = """
+#include "threads.h"
+#include <stdio.h>
+enum { CALLERS = 4, ROUNDS = 2000, STEPS = 5, TASKS = 7 };
+typedef struct { int done[STEPS][TASKS]; } Work;
+
+static void do_task(const void *context, int64_t step, int64_t task) {
+    Work *work = (Work *)context;
+    int right = 1;
+    for (int t = 0; step && t < TASKS; ++t) right &= work->done[step - 1][t] == 1;
+    work->done[step][task] += right;
+}
+
+static void *call(void *failed) {
+    int tasks[STEPS];
+    for (int step = 0; step < STEPS; ++step) tasks[step] = TASKS;
+    for (int round = 0; round < ROUNDS; ++round) {
+        Work work;
+        memset(&work, 0, sizeof work);
+        if (!share(do_task, &work, STEPS, tasks, 2 + round % 3)) *(int *)failed = 1;
+        for (int t = 0; t < STEPS * TASKS; ++t)
+            if (work.done[t / TASKS][t % TASKS] != 1) *(int *)failed = 1;
+    }
+    return NULL;
+}
+
+int main(void) {
+    pthread_t callers[CALLERS];
+    int failed[CALLERS] = {0}, any = 0;
+    set_up();
+    for (int i = 0; i < CALLERS; ++i) pthread_create(&callers[i], NULL, call, &failed[i]);
+    for (int i = 0; i < CALLERS; ++i) {
+        pthread_join(callers[i], NULL);
+        any |= failed[i];
+    }
+    printf("%s", any ? "wrong" : "right");
+    return any;
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("weakened", "raced"),
+    [([], False), (["-D__ATOMIC_SEQ_CST=__ATOMIC_RELAXED"], True), (["-D__ATOMIC_ACQ_REL=__ATOMIC_RELAXED"], False)],
+    ids=["as it is", "ends of steps order nothing", "claims order nothing, which steps do"],
+)
+def test_threads_of_the_pool_do_not_race(weakened: list[str], raced: bool, tmp_path: Path) -> None:
+    """Nor is this for want of looking: with orders of memory that are too weak they do."""
+    flags = ["-O1", "-g1", "-w", "-pthread", "-fsanitize=thread"]
+    if not compiles(*flags):
+        pytest.skip("there is no compiler with ThreadSanitizer")
+    program = tmp_path / "pool"
+    sources = f"-I{ROOT / 'dwcpu' / 'cython_kernels'}"
+    command = ["cc", "-x", "c", "-", *flags, *weakened, sources, "-o", str(program)]
+    subprocess.run(command, input=POOL, text=True, check=True)
+    environment = {**os.environ, "TSAN_OPTIONS": "halt_on_error=1"}
+    done = subprocess.run([str(program)], env=environment, capture_output=True, text=True, check=False)
+    if "unexpected memory mapping" in done.stderr:
+        pytest.skip("ThreadSanitizer does not run with this kernel's addresses")
+    if raced:
+        assert done.returncode != 0
+        assert "data race" in done.stderr
+    else:
+        assert (done.returncode, done.stdout) == (0, "right"), done.stderr
