@@ -27,9 +27,12 @@ V2, V3, V4 = LEVELS
 
 #: The levels of the System V ABI, said once more; in XCR0 the registers that their instructions have.
 ABI = {
-    V2: "cx16 lahf popcnt sse3 sse4.1 sse4.2 ssse3".split(),
-    V3: "avx avx2 bmi1 bmi2 f16c fma lzcnt movbe osxsave xmm ymm".split(),
-    V4: [*"avx512f avx512bw avx512cd avx512dq avx512vl opmask".split(), "zmm0 to zmm15", "zmm16 to zmm31"],
+    V2: ["cx16", "lahf", "popcnt", "sse3", "sse4.1", "sse4.2", "ssse3"],
+    V3: ["avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "lzcnt", "movbe", "osxsave", "xmm", "ymm"],
+    V4: [
+        *("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"),
+        *("opmask", "zmm0 to zmm15", "zmm16 to zmm31"),
+    ],
 }
 
 
