@@ -218,6 +218,7 @@ def _odd_windowed(op: str) -> Iterator[Case]:
     yield case((3, 1, 37, 19), window=(1, 4), padding=((0, 0), (6, 0)), dilation=(1, 2))
     yield case((1, 1, 9, 3), window=(1, 3), stride=(1, 2))
     yield case((1, 40, 1, 6), window=(5, 1))
+    yield case((1, 1, 21, 3), 8, window=(1, 3))
     for batch in (0, 1, 3):
         yield case((batch, 6, 5, 11), stride=(2, 1))
     # more padding than a border tile takes, on images wider than one
@@ -297,9 +298,11 @@ def draw_case(draw: Draw, op: str, largest: int = 12, channels: int = 40) -> Cas
     if op == "pointwise":
         return Case(op, (batch, *sides, draw.integer(1, channels)), draw.integer(1, channels))
     window, stride, dilation = ((draw.integer(1, most), draw.integer(1, most)) for most in (5, 3, 3))
-    kind = draw.one_of(["any", "any", "any", "square", "1-D"])
-    if kind == "square":  # those that kernels are made for
+    kind = draw.one_of(["any", "any", "any", "square", "wide", "1-D"])
+    if kind in ("square", "wide"):  # those that kernels are made for
         window, stride, dilation = ((draw.one_of(sizes),) * 2 for sizes in ((3, 3, 5, 7), (1, 2), (1, 1, 2)))
+    if kind == "wide":  # pixels of few channels, of which a vector takes several
+        sides, dilation, channels = (sides[0], sides[1] + 5 * largest), (1, 1), min(channels, 7)
     elif kind == "1-D":
         sides, window = (1, sides[0] * sides[1]), (1, draw.integer(1, 9))
         stride, dilation = (1, stride[1]), (1, dilation[1])
@@ -315,7 +318,7 @@ def draw_case(draw: Draw, op: str, largest: int = 12, channels: int = 40) -> Cas
         groups = draw.one_of([1, 1, 2, 3, 5])
         inputs, outputs = draw.integer(1, 6), draw.integer(1, channels // groups)
         return Case(op, (batch, *sides, groups * inputs), groups * outputs, window, stride, dilation, padding, groups)
-    inputs = draw.integer(1, draw.one_of([channels, channels, 15]))
+    inputs = draw.integer(1, draw.one_of([channels, channels, min(channels, 15)]))
     multiplier = draw.one_of([1, 1, 1, 1, 2, 3, 4, 8])
     outputs = draw.integer(1, channels) if op in FUSED else inputs * multiplier
     return Case(
