@@ -2,16 +2,17 @@
 
 A `Case` is one geometry of one operation. `cases_for_tile` derives cases from the tile of a kernel, so that every
 remainder is met: sizes one below, equal to, one above and one above twice the tile. `ODD_CASES` holds what no tile
-suggests. `case_strategy` draws more with hypothesis. `make_data` gives arrays, `expected` what the reference makes of
-them, `error_bound` how far a sum in working precision may be from it.
+suggests. `draw_case` draws more, with hypothesis (`case_strategy`) or from a seed. `make_data` gives arrays, `expected`
+what the reference makes of them, `error_bound` how far a sum in working precision may be from it.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol, TypeVar
 
 import numpy as np
 import pytest
@@ -24,6 +25,8 @@ from dwcpu.geometry import ConvGeometry, Geometry, InvertedResidualGeometry, Sep
 OPS = ("depthwise", "pointwise", "conv", "separable", "inverted_residual")
 FUSED = ("separable", "inverted_residual")
 DTYPES = (np.float32, np.float64)
+
+T = TypeVar("T")
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
 
@@ -215,6 +218,7 @@ def _odd_windowed(op: str) -> Iterator[Case]:
     yield case((3, 1, 37, 19), window=(1, 4), padding=((0, 0), (6, 0)), dilation=(1, 2))
     yield case((1, 1, 9, 3), window=(1, 3), stride=(1, 2))
     yield case((1, 40, 1, 6), window=(5, 1))
+    yield case((1, 1, 21, 3), 8, window=(1, 3))
     for batch in (0, 1, 3):
         yield case((batch, 6, 5, 11), stride=(2, 1))
     # more padding than a border tile takes, on images wider than one
@@ -277,35 +281,86 @@ ODD_CASES: dict[str, list[Case]] = {
 }
 
 
-@st.composite
-def case_strategy(draw: st.DrawFn, op: str, largest: int = 12, channels: int = 40) -> Case:
+class Draw(Protocol):
+    """Where choices come from: hypothesis, or random numbers."""
+
+    def integer(self, least: int, most: int) -> int:
+        """A whole number, both ends included."""
+
+    def one_of(self, options: Sequence[T]) -> T:
+        """One of them; what is there twice is twice as likely."""
+
+
+def draw_case(draw: Draw, op: str, largest: int = 12, channels: int = 40) -> Case:
     """Any case of `op` with images up to `largest` squared and up to `channels` channels; the output is not empty."""
-    batch = draw(st.sampled_from([1, 1, 1, 2, 3, 0]))
-    sides = draw(st.tuples(st.integers(1, largest), st.integers(1, largest)))
+    batch = draw.one_of([1, 1, 1, 2, 3, 0])
+    sides = draw.integer(1, largest), draw.integer(1, largest)
     if op == "pointwise":
-        return Case(op, (batch, *sides, draw(st.integers(1, channels))), draw(st.integers(1, channels)))
-    window = draw(st.tuples(st.integers(1, 5), st.integers(1, 5)))
-    stride = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
-    dilation = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
+        return Case(op, (batch, *sides, draw.integer(1, channels)), draw.integer(1, channels))
+    window, stride, dilation = ((draw.integer(1, most), draw.integer(1, most)) for most in (5, 3, 3))
+    kind = draw.one_of(["any", "any", "any", "square", "wide", "1-D"])
+    if kind in ("square", "wide"):  # those that kernels are made for
+        window, stride, dilation = ((draw.one_of(sizes),) * 2 for sizes in ((3, 3, 5, 7), (1, 2), (1, 1, 2)))
+    if kind == "wide":  # pixels of few channels, of which a vector takes several
+        sides, dilation, channels = (sides[0], sides[1] + 5 * largest), (1, 1), min(channels, 7)
+    elif kind == "1-D":
+        sides, window = (1, sides[0] * sides[1]), (1, draw.integer(1, 9))
+        stride, dilation = (1, stride[1]), (1, dilation[1])
     padding: Pads | str = "same"
-    if draw(st.booleans()):
+    if draw.one_of([False, True]):
         pads = []
         for size, taps, apart in zip(sides, window, dilation, strict=True):
-            before = draw(st.integers(0, 4))
+            before = draw.integer(0, 4)
             missing = max((taps - 1) * apart + 1 - size - before, 0)
-            pads.append((before, missing + draw(st.integers(0, 3))))
+            pads.append((before, missing + draw.integer(0, 3)))
         padding = (pads[0], pads[1])
     if op == "conv":
-        groups = draw(st.sampled_from([1, 1, 2, 3, 5]))
-        inputs, outputs = draw(st.integers(1, 6)), draw(st.integers(1, channels // groups))
+        groups = draw.one_of([1, 1, 2, 3, 5])
+        inputs, outputs = draw.integer(1, 6), draw.integer(1, channels // groups)
         return Case(op, (batch, *sides, groups * inputs), groups * outputs, window, stride, dilation, padding, groups)
-    inputs = draw(st.integers(1, channels))
-    multiplier = draw(st.sampled_from([1, 1, 1, 2, 3]))
-    outputs = draw(st.integers(1, channels)) if op in FUSED else inputs * multiplier
+    inputs = draw.integer(1, draw.one_of([channels, channels, min(channels, 15)]))
+    multiplier = draw.one_of([1, 1, 1, 1, 2, 3, 4, 8])
+    outputs = draw.integer(1, channels) if op in FUSED else inputs * multiplier
     return Case(
         op, (batch, *sides, inputs), outputs, window, stride, dilation, padding,
         multiplier=multiplier if op in FUSED else 1,
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class HypothesisDraw:
+    """Choices that hypothesis makes, and simplifies where they lead to a failure."""
+
+    draw: st.DrawFn
+
+    def integer(self, least: int, most: int) -> int:
+        """As `Draw.integer`."""
+        return self.draw(st.integers(least, most))
+
+    def one_of(self, options: Sequence[T]) -> T:
+        """As `Draw.one_of`."""
+        return self.draw(st.sampled_from(options))
+
+
+@dataclass(frozen=True)
+class RandomDraw:
+    """Choices by random numbers: a case is then a seed."""
+
+    rng: np.random.Generator
+
+    def integer(self, least: int, most: int) -> int:
+        """As `Draw.integer`."""
+        return int(self.rng.integers(least, most + 1))
+
+    def one_of(self, options: Sequence[T]) -> T:
+        """As `Draw.one_of`."""
+        return options[self.integer(0, len(options) - 1)]
+
+
+@st.composite
+def case_strategy(draw: st.DrawFn, op: str, largest: int = 12, channels: int = 40) -> Case:
+    """What `draw_case` says, as hypothesis wants it."""
+    return draw_case(HypothesisDraw(draw), op, largest, channels)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

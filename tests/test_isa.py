@@ -1,6 +1,6 @@
 """The compiled modules: every instruction set that this machine can run gives the same bits, and the driver cuts grids.
 
-Each instruction set is forced with `DWCPU_ISA` in a process of its own.
+Each instruction set is forced with `DWCPU_ISA` in a process of its own, and with `NUMBA_CPU_NAME` for Numba's kernels.
 """
 
 from __future__ import annotations
@@ -13,12 +13,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from nightly import is_nightly
 
 from dwcpu import abi, cython_kernels
 
 COMPILED = cython_kernels.compiled()
 
+#: What Numba calls a CPU that has an instruction set and no more.
+CPUS = {"x86-64-v2": "nehalem", "x86-64-v3": "haswell"}
+
 pytestmark = pytest.mark.skipif(not COMPILED, reason=f"no compiled kernels: {cython_kernels.status()}")
+
+#: As in `test_kernels`, importing which would make its tests ours.
+COMPILE_ONCE = "DWCPU_TEST_COMPILE_ONCE"
 
 #: Prints a digest of every operation's result on random data, and whether all are right on integers.
 PROGRAM = """
@@ -91,19 +98,32 @@ def test_all_with_a_fused_multiply_add_give_the_same_bits(results: dict[str, lis
         assert total == pytest.approx(widest[what][1], rel=1e-4), what
 
 
-@pytest.mark.parametrize("isa", COMPILED[:-1])
-def test_kernels_of_narrower_sets_pass_the_tests_of_kernels(isa: str) -> None:
-    """Exact on whole numbers, against guard pages, on what this machine would not choose."""
-    program = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "exact and __cython"]
+def pass_the_tests_of_kernels(which: str, **environment: str) -> None:
+    program = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", which]
     done = subprocess.run(
-        [*program, str(Path(__file__).with_name("test_kernels.py"))],
-        env={**os.environ, "DWCPU_ISA": isa},
+        [*program, *(["--nightly"] if is_nightly() else []), str(Path(__file__).with_name("test_kernels.py"))],
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-4000:]
     assert " passed" in done.stdout
+
+
+@pytest.mark.parametrize("isa", COMPILED[:-1])
+def test_kernels_of_narrower_sets_pass_the_tests_of_kernels(isa: str) -> None:
+    """Exact on whole numbers, against guard pages, on what this machine would not choose."""
+    pass_the_tests_of_kernels("exact and __cython", DWCPU_ISA=isa)
+
+
+@pytest.mark.parametrize("isa", [isa for isa in COMPILED[:-1] if isa in CPUS])
+def test_numba_kernels_for_narrower_sets_pass_the_tests_of_kernels(isa: str) -> None:
+    """As Numba compiles them for a CPU of that level; by day those in float32, each compiled for one window."""
+    pytest.importorskip("numba")
+    reduced_form = {} if is_nightly() else {COMPILE_ONCE: "1"}
+    which = "exact and __numba" if is_nightly() else "exact and __numba and _f32"
+    pass_the_tests_of_kernels(which, DWCPU_ISA=isa, NUMBA_CPU_NAME=CPUS[isa], NUMBA_CPU_FEATURES="", **reduced_form)
 
 
 @pytest.mark.parametrize("isa", [*COMPILED[:-1], "none"])

@@ -6,6 +6,8 @@ arrays lie against pages that end the process when they are touched (`guarded`).
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterator
 from functools import cache
 
@@ -37,6 +39,10 @@ EVERY_KERNEL = pytest.mark.parametrize("kernel", [pytest.param(kernel, id=kernel
 #: Every window is compiled by Numba, half a second each. Where that says little that other rows of the table have not
 #: said already, in float64, in fused operations and on narrower vectors, a few windows do; `--nightly` asks for all.
 QUICK_WINDOWS = ((1, 1), (3, 3))
+
+#: Set where Numba compiles for another CPU than this one, by `test_isa`: each depthwise kernel, and each window of a
+#: fused one, is compiled as its first case needs it, and cases that need more are left out.
+COMPILE_ONCE = "DWCPU_TEST_COMPILE_ONCE"
 
 #: float32 lanes of the CPU's vectors: Numba's kernels of matrix products have no others.
 WIDEST = max((kernel.lanes for kernel in KERNELS if kernel.backend == "numba" and kernel.op == "pointwise"), default=0)
@@ -98,6 +104,18 @@ def _flat_cases(columns: int, channels: int) -> Iterator[Case]:
     yield Case("depthwise", (1, 6, columns + 9, channels), channels, (2, 4), (2, 1), (3, 1), ((2, 1), (2, 2)))
 
 
+@contextlib.contextmanager
+def compiled_once(kernel: Kernel, number: int) -> Iterator[None]:
+    """Leave the block where case `number` needs what was not compiled for the first one, if `COMPILE_ONCE` asks so."""
+    if COMPILE_ONCE not in os.environ or kernel.backend != "numba" or kernel.op in ("pointwise", "conv"):
+        yield
+        return
+    from dwcpu.numba_kernels.target import ANY, CACHED, NotReadyError, limited
+
+    with contextlib.suppress(NotReadyError), limited(CACHED if number else ANY):
+        yield
+
+
 def compute(
     kernel: Kernel,
     case: Case,
@@ -147,9 +165,10 @@ def test_exact_on_integers(kernel: Kernel) -> None:
         )
         if activation == "hardswish":  # which rounds, in this order
             right = right * (np.clip(right + dtype(3), dtype(0), dtype(6)) * dtype(1 / 6))
-        for threads, end in zip((1, 2), ENDS, strict=True):
-            result = compute(kernel, case, "integers", activation, with_bias, with_residual, threads, end)
-            np.testing.assert_array_equal(result, right, err_msg=f"{case} on {threads}")
+        with compiled_once(kernel, number):
+            for threads, end in zip((1, 2), ENDS, strict=True):
+                result = compute(kernel, case, "integers", activation, with_bias, with_residual, threads, end)
+                np.testing.assert_array_equal(result, right, err_msg=f"{case} on {threads}")
 
 
 @EVERY_KERNEL

@@ -28,6 +28,7 @@ from types import ModuleType
 from typing import Any
 
 from dwcpu.abi import ABI
+from dwcpu.cython_kernels.levels import Words, supported
 
 __all__ = [
     "activations",
@@ -82,16 +83,21 @@ def _cap(value: str | None) -> int:
     return ISAS.index(name) + 1
 
 
+def _able() -> list[str]:
+    """Names of the instruction sets that this CPU and its operating system can execute, from narrowest to widest."""
+    if _driver is None:
+        return []
+    return supported(Words(*_driver.cpuid())) if _driver.MACHINE == "x86_64" else [_driver.MACHINE]
+
+
 def _choose(cap: int) -> tuple[str | None, dict[str, ModuleType]]:
     """Widest instruction set, among the first `cap`, whose modules are there and that can run here; and its modules."""
-    if _driver is not None:
-        able = set(_driver.cpu_levels())
-        for name in reversed(ISAS[:cap]):
-            if name in able:
-                modules = {dtype: _load(f"_{name}_{short}") for dtype, short in _DTYPES.items()}
-                loaded = {dtype: module for dtype, module in modules.items() if module is not None}
-                if len(loaded) == len(modules):
-                    return name, loaded
+    for name in reversed(_able()):
+        if name in ISAS[:cap]:
+            modules = {dtype: _load(f"_{name}_{short}") for dtype, short in _DTYPES.items()}
+            loaded = {dtype: module for dtype, module in modules.items() if module is not None}
+            if len(loaded) == len(modules):
+                return name, loaded
     return None, {}
 
 
@@ -133,8 +139,7 @@ def fused() -> bool:
 
 def compiled() -> list[str]:
     """Names of the instruction sets that this installation was compiled for and this machine can run."""
-    able = () if _driver is None else _driver.cpu_levels()
-    return [_shown(name) for name in ISAS if name in able and _load(f"_{name}_f32") is not None]
+    return [_shown(name) for name in _able() if _load(f"_{name}_f32") is not None]
 
 
 def _build_info() -> dict[str, Any]:

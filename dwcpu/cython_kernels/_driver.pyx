@@ -7,7 +7,7 @@ Compiled for the baseline instruction set: it must import on every machine.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 
 cdef extern from *:
     """
@@ -17,33 +17,42 @@ cdef extern from *:
     /* By this name threadpoolctl tells our file from others that are called alike: see dwcpu/threadpools.py. */
     __attribute__((visibility("default"))) const int dwcpu_threads = 1;
 
-    /* Bits: 1 x86-64-v2, 2 x86-64-v3, 4 x86-64-v4, 8 NEON, 16 what the compiler takes for granted. The builtins ask
-       the CPU and, for the wide registers, the operating system. */
-    static int dwcpu_cpu_levels(void) {
+    /* Registers that `levels.Words` names. XCR0 says which registers the operating system saves; without OSXSAVE, bit 27
+       of the first, it says nothing and must not be read. */
     #if defined(__x86_64__)
-        int levels = 0;
-        __builtin_cpu_init();
-        if (__builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt") && __builtin_cpu_supports("ssse3"))
-            levels |= 1;
-        if (levels && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi")
-            && __builtin_cpu_supports("bmi2"))
-            levels |= 2;
-        if ((levels & 2) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
-            && __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq")
-            && __builtin_cpu_supports("avx512vl"))
-            levels |= 4;
-        return levels;
-    #elif defined(__aarch64__)
-        return 8;
-    #else
-        return 16;
+    #include <cpuid.h>
+    #define DWCPU_MACHINE "x86_64"
+    static void dwcpu_cpuid(uint64_t words[4]) {
+        unsigned a = 0, b = 0, c = 0, d = 0;
+        words[0] = __get_cpuid(1, &a, &b, &c, &d) ? c : 0;
+        words[1] = __get_cpuid_count(7, 0, &a, &b, &c, &d) ? b : 0;
+        words[2] = __get_cpuid(0x80000001, &a, &b, &c, &d) ? c : 0;
+        words[3] = 0;
+        if (words[0] >> 27 & 1) {
+            __asm__ volatile("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
+            words[3] = (uint64_t)d << 32 | a;
+    #if defined(__APPLE__)
+            if ((words[3] & 0x6) == 0x6)
+                words[3] |= 0xe0;  /* macOS saves the registers of AVX-512 from their first use on, and says so then */
     #endif
+        }
     }
+    #else
+    #if defined(__aarch64__)
+    #define DWCPU_MACHINE "neon"
+    #else
+    #define DWCPU_MACHINE "baseline"
+    #endif
+    static void dwcpu_cpuid(uint64_t words[4]) {
+        words[0] = words[1] = words[2] = words[3] = 0;
+    }
+    #endif
     """
     int64_t DWCPU_ABI
     ctypedef void (*dwcpu_kernel)(
         const void *, const void *, const void *, void *, void *, int64_t, int64_t, int64_t, int64_t) noexcept nogil
-    int dwcpu_cpu_levels() noexcept nogil
+    const char *DWCPU_MACHINE
+    void dwcpu_cpuid(uint64_t *words) noexcept nogil
 
 cdef extern from "threads.h" nogil:
     enum:
@@ -56,6 +65,7 @@ cdef extern from "threads.h" nogil:
 ctypedef int64_t i64
 
 ABI = DWCPU_ABI  # see dwcpu.abi
+MACHINE = DWCPU_MACHINE.decode()  # "x86_64", or else the name of the only instruction set that there is
 
 
 cdef struct Step:  # dwcpu.abi.STEP_FIELDS
@@ -164,11 +174,11 @@ def address(array, /):
     return where
 
 
-def cpu_levels():
-    """Names of the instruction sets, as our modules are named, that this CPU and its operating system can execute."""
-    cdef int levels = dwcpu_cpu_levels()
-    names = "x86_64_v2", "x86_64_v3", "x86_64_v4", "neon", "baseline"
-    return [name for bit, name in enumerate(names) if levels >> bit & 1]
+def cpuid():
+    """What `levels.Words` has; zeros on machines other than x86-64."""
+    cdef uint64_t[4] words
+    dwcpu_cpuid(words)
+    return words[0], words[1], words[2], words[3]
 
 
 set_up()
