@@ -416,10 +416,10 @@ class PreparedSplit(Prepared):
 
     def run(self, x: np.ndarray, residual: np.ndarray | None, out: np.ndarray, threads: int) -> None:
         """As `Prepared.run`."""
-        threads = threads if worth_threads(self.geometry, self.kernel.dtype.itemsize) else 1
         pipeline = self._pipelines.get(threads)
         if pipeline is None:
             nodes = [Node(self, self.geometry.out_shape, GIVEN)]
-            pipeline = chain(nodes, self.geometry.x_shape, self.kernel.dtype, threads)
+            count = threads if worth_threads(self.geometry, self.kernel.dtype.itemsize) else 1
+            pipeline = chain(nodes, self.geometry.x_shape, self.kernel.dtype, count)
             self._pipelines[threads] = pipeline
         pipeline.run(x, residual, out)
