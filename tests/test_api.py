@@ -30,11 +30,11 @@ def described(name: str, thing: Any) -> Iterator[str]:
         yield f"{name}{inspect.signature(thing)}"
     else:
         yield f"class {name}{inspect.signature(thing)}".replace(" -> 'None'", "").replace(" -> None", "")
-        members = {
-            key: value for base in reversed(thing.__mro__) if base is not object for key, value in vars(base).items()
-        }
+        members: dict[str, Any] = {}
+        for base in reversed(thing.__mro__):
+            members.update({} if base.__module__ == "builtins" else vars(base))
         for key in sorted(members):
-            if key.startswith("_") or key in INTERNAL or (issubclass(thing, BaseException) and hasattr(BaseException, key)):
+            if key.startswith("_") or key in INTERNAL:
                 continue
             function = getattr(members[key], "__func__", members[key])
             yield f"    {name}.{key}" + (str(inspect.signature(function)) if inspect.isfunction(function) else "")
