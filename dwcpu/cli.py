@@ -7,6 +7,7 @@
     python -m dwcpu inspect MODEL [--size HxW] [--threads N] [--external-data DIR]
     python -m dwcpu bench [--suite NAME ...] [--peers NAME ...] [--threads N ...] [--json FILE] [--plot FILE.png] ...
     python -m dwcpu info
+    python -m dwcpu --version
 
 What a user got wrong is one line on stderr and exit status 2.
 """
@@ -93,9 +94,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from . import __version__
+
     parser = _Parser(
         prog="python -m dwcpu", description="Depthwise-separable convolution for NumPy: networks on the CPU."
     )
+    parser.add_argument("--version", action="version", version=f"dwcpu {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
 
     classify = commands.add_parser("classify", help="say what is on a photo, and how long that took")

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from importlib import import_module
 from math import prod
 from typing import Any
 
@@ -24,6 +25,7 @@ from .abi import MOST_MULTIPLES, MOST_UNROLLED_TAPS
 from .epilogue import Activation
 from .geometry import ConvGeometry, Geometry, InvertedResidualGeometry, SeparableGeometry
 from .grid import run_length
+from .interrupts import uninterrupted
 from .prepared import Prepared, PreparedInverted, PreparedSeparable, PreparedSingle, PreparedSplit, threads_used
 
 __all__ = ["Choice", "Kernel", "choose", "explain", "kernels", "list_kernels", "warmup"]
@@ -137,6 +139,8 @@ class Kernel:
             # as the operation that the kernel is of: a grouped conv may be depthwise
             geometry = canonical(geometry)
             assert isinstance(geometry, ConvGeometry)
+            if self.most_taps:
+                _unrolled.add(_unrolled_key(self, geometry))
             return PreparedSingle(self, geometry, weights, bias, activation or Activation(), packed)
         parts = []
         for number, (part, (w, *rest)) in enumerate(zip(geometry.parts, weights, strict=True)):
@@ -157,14 +161,26 @@ def _fits_unrolled(window: tuple[int, int, int, int], rows: int, columns: int, m
     return window[0] * window[1] <= most_taps and patch < 63  # a patch's rows and columns are bits of a mask
 
 
+#: Windows, with strides and rows of the table, that Numba has unrolled code for in this process.
+_unrolled: set[tuple] = set()
+#: How many they may be. Compiled code is never freed, and a program that needs more makes up its windows as it
+#: goes. Further ones run on loops over taps, unless a kernel is asked for by its name.
+MOST_UNROLLED = 256
+
+
+def _unrolled_key(kernel: Kernel, geometry: ConvGeometry) -> tuple:
+    return kernel.name, geometry.effective_window, geometry.multiplier
+
+
 # --- the table --------------------------------------------------------------------------------------------------------
 
 
 @cache
 def _family(backend: str, dtype: np.dtype) -> tuple[Kernel, ...]:
     """The rows of one family and dtype."""
+    family: Any
     if backend == "numba":
-        from . import numba_kernels as family
+        family = uninterrupted(lambda: import_module("dwcpu.numba_kernels"))
     else:
         found = runtime.cython_kernels()
         if found is None:
@@ -314,6 +330,18 @@ def _choose_fused(
 
 def _chosen(geometry: Geometry, dtype: np.dtype, threads: int, backend: str) -> tuple[Kernel, str]:
     """The kernel and the reason: what `autotune` measured, if that counts, else by the rules."""
+    kernel, reason = _wanted(geometry, dtype, threads, backend)
+    if kernel.most_taps and len(_unrolled) >= MOST_UNROLLED and backend in ("auto", "numba"):
+        same = canonical(geometry)
+        assert isinstance(same, ConvGeometry)
+        if _unrolled_key(kernel, same) not in _unrolled:
+            rows = [*(_family("cython", dtype) if backend == "auto" else ()), *_family("numba", dtype)]
+            kernel = next(row for row in rows if not row.most_taps and row.supports(same))
+            reason = "this process has compiled code for as many windows as it may"
+    return kernel, reason
+
+
+def _wanted(geometry: Geometry, dtype: np.dtype, threads: int, backend: str) -> tuple[Kernel, str]:
     if backend == "auto":
         same = canonical(geometry)
         name = choices.find(same, dtype, threads)

@@ -3,20 +3,25 @@
 ``out = activation(conv(x, w) + bias + residual)``. An activation is either a clamp to ``[low, high]``, which every
 kernel applies while the value is still in a register, or one of the numbered functions of `abi.ACTIVATION_CODES`.
 
-==================  =========================================  ==============================
-activation          value                                      how kernels see it
-==================  =========================================  ==============================
-None                v                                          clamp to (-inf, inf)
-"relu"              v < 0 ? 0 : v                              clamp to (0, inf)
-"relu6"             clamp(v, 0, 6)                             clamp to (0, 6)
-("clip", lo, hi)    clamp(v, lo, hi)                           clamp to (lo, hi)
-"hardsigmoid"       clamp(v + 3, 0, 6) / 6                     code 2
-"hardswish"         v * (clamp(v + 3, 0, 6) / 6)               code 1
-("leaky_relu", s)   v < 0 ? s * v : v                          code 3, `alpha` = s
-"sigmoid"           1 / (1 + exp(-v))                          code 4
-"silu"              v / (1 + exp(-v))                          code 5
-"gelu"              v * (1 + erf(v / sqrt(2))) / 2             code 6
-==================  =========================================  ==============================
+==================  =========================================  ==============================  =======  =======
+activation          value                                      how kernels see it              float32  float64
+==================  =========================================  ==============================  =======  =======
+None                v                                          clamp to (-inf, inf)            0        0
+"relu"              v < 0 ? 0 : v                              clamp to (0, inf)               0        0
+"relu6"             clamp(v, 0, 6)                             clamp to (0, 6)                 0        0
+("clip", lo, hi)    clamp(v, lo, hi)                           clamp to (lo, hi)               0        0
+"hardsigmoid"       clamp(v + 3, 0, 6) / 6                     code 2                          2        2
+"hardswish"         v * (clamp(v + 3, 0, 6) / 6)               code 1                          3        3
+("leaky_relu", s)   v < 0 ? s * v : v                          code 3, `alpha` = s             2        2
+"sigmoid"           1 / (1 + exp(-v))                          code 4                          3        3
+"silu"              v / (1 + exp(-v))                          code 5                          4        4
+"gelu"              v * (1 + erf(v / sqrt(2))) / 2             code 6                          8        8
+==================  =========================================  ==============================  =======  =======
+
+The last two columns say how far results may be from the exact ones, in units in the last place of the exact one rounded
+to that type (below the smallest normal number: in multiples of the smallest number there is), for every `v`. The bounds
+of a clip hold for bounds that the type has. "silu" and "gelu" may be off by ``abs(v)`` times the smallest number
+there is besides: so far off is v times a factor that is as small as that.
 
 A clamp is ``v < low ? low : (v > high ? high : v)``: NaN passes, and -0.0 stays -0.0.
 """

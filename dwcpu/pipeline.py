@@ -36,6 +36,8 @@ _NONE, _ARENA, _X, _RESIDUAL, _OUT = range(5)
 _LINE = 64
 #: Arenas begin on a page.
 _PAGE = 4096
+#: Bytes from which an arena is given up where a run needs only one part in `_MUCH` of it.
+_LARGE, _MUCH = 64 << 20, 8
 
 
 class Pass(NamedTuple):
@@ -79,7 +81,11 @@ class Node(NamedTuple):
 
 
 class Arenas:
-    """Pieces of memory that runs take and give back: as many as there are runs at a time."""
+    """Pieces of memory that runs take and give back: as many as there are runs at a time.
+
+    One that is large, and much larger than the run at hand needs, goes back to the system: a single huge image must not
+    occupy memory for ever.
+    """
 
     def __init__(self) -> None:
         # Only `pop` and `append`, which are safe from many threads: a run that finds none makes one.
@@ -91,7 +97,7 @@ class Arenas:
             arena = self._free.pop()
         except IndexError:
             arena = _NO_ARENA
-        if arena[0].size < size:
+        if arena[0].size < size or arena[0].size > max(_MUCH * size, _LARGE):
             raw = np.empty(size + _PAGE, np.uint8)
             start = -raw.ctypes.data % _PAGE
             arena = raw[start : start + size], raw.ctypes.data + start

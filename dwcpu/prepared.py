@@ -57,16 +57,19 @@ class Prepared:
         drive, arguments = runtime.driver(grid.threads), grid.arguments
         given, added, made = address_of(x), 0 if residual is None else address_of(residual), address_of(out)
         # Scratch last: a handler of signals that ran between here and the kernel might replace it by a larger one.
-        scratch = runtime.scratch(grid.scratch * grid.tasks)
+        size = grid.scratch * grid.tasks
+        scratch = runtime.scratch(size)
         drive(self._address, self._plan_address, given, added, made, scratch, *arguments)
+        if size > runtime.MOST_SCRATCH:
+            runtime.forget_scratch()
 
     def serial(self, threads: int) -> tuple[int, ...] | None:
-        """Kernel, plan, bytes of scratch, rows and blocks, if a call on `threads` threads is one task; else None.
+        """Kernel, plan, bytes of scratch, rows and blocks, if a call on `threads` threads is one small task; else None.
 
         The kernel may then be called directly: ``kernel(plan, x, residual, out, scratch, 0, rows, 0, blocks)``.
         """
         grid = self.grid(threads)
-        if grid.tasks > 1:
+        if grid.tasks > 1 or grid.scratch > runtime.MOST_SCRATCH:
             return None
         return self._address, self._plan_address, grid.scratch, grid.rows, grid.blocks
 
@@ -416,10 +419,10 @@ class PreparedSplit(Prepared):
 
     def run(self, x: np.ndarray, residual: np.ndarray | None, out: np.ndarray, threads: int) -> None:
         """As `Prepared.run`."""
-        threads = threads if worth_threads(self.geometry, self.kernel.dtype.itemsize) else 1
         pipeline = self._pipelines.get(threads)
         if pipeline is None:
             nodes = [Node(self, self.geometry.out_shape, GIVEN)]
-            pipeline = chain(nodes, self.geometry.x_shape, self.kernel.dtype, threads)
+            count = threads if worth_threads(self.geometry, self.kernel.dtype.itemsize) else 1
+            pipeline = chain(nodes, self.geometry.x_shape, self.kernel.dtype, count)
             self._pipelines[threads] = pipeline
         pipeline.run(x, residual, out)

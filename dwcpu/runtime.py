@@ -26,6 +26,7 @@ __all__ = [
     "default_threads",
     "driver",
     "fma_peak",
+    "forget_scratch",
     "get_num_threads",
     "num_threads",
     "scratch",
@@ -305,8 +306,13 @@ def _line(path: str) -> str:
         return file.read().strip()
 
 
+#: Bytes of scratch memory that a thread keeps between calls. Kernels want about half of an L2 cache for each thread
+#: that takes part; only images of enormous width need more, whose calls take so long that fresh memory costs nothing.
+MOST_SCRATCH = 16 << 20
+
+
 class _Scratch(threading.local):
-    """Scratch memory of this thread, kept between calls."""
+    """Scratch memory of this thread, kept between calls until the thread ends."""
 
     buffer: np.ndarray | None = None
     address: int = 0
@@ -324,6 +330,11 @@ def scratch(size: int) -> int:
         buffer = _scratch.buffer = np.empty(size + 64, np.uint8)
         _scratch.address = -(-buffer.ctypes.data // 64) * 64
     return _scratch.address
+
+
+def forget_scratch() -> None:
+    """Give this thread's scratch memory back to the system."""
+    _scratch.buffer = None
 
 
 # --- what the machine can do ------------------------------------------------------------------------------------------

@@ -397,7 +397,12 @@ def normal(rng: np.random.Generator, shape: tuple[int, ...], dtype: type) -> np.
 
 @lru_cache(maxsize=64)
 def make_data(case: Case, dtype: type, kind: str) -> Data:
-    """Arrays for a case: "integers" (exact sums) or "normal". The same in every run; shared, hence read-only."""
+    """Arrays for a case: "integers" (exact sums), "normal", or the integers with `SUBNORMAL` images or weights.
+
+    The same in every run; shared, hence read-only.
+    """
+    if kind in SUBNORMAL:
+        return _subnormal(make_data(case, dtype, "integers"), kind)
     rng = np.random.default_rng(zlib.crc32(f"{case} {kind}".encode()))
     make = {"integers": integers, "normal": normal}[kind]
     geometry = case.geometry
@@ -408,6 +413,18 @@ def make_data(case: Case, dtype: type, kind: str) -> Data:
     for array in (x, *weights, *biases, residual):
         array.flags.writeable = False
     return Data(x, weights, biases, residual)
+
+
+#: Kinds of data whose sums are the integers' times the smallest number that there is.
+SUBNORMAL = ("subnormal images", "subnormal weights")
+
+
+def _subnormal(data: Data, kind: str) -> Data:
+    tiny = np.finfo(data.x.dtype).smallest_subnormal
+    x, (first, *others) = data.x, data.weights
+    scaled = (x * tiny, first) if kind == "subnormal images" else (x, first * tiny)
+    biases = tuple(bias * tiny for bias in data.biases)
+    return Data(scaled[0], (scaled[1], *others), biases, data.residual * tiny)
 
 
 @lru_cache(maxsize=256)

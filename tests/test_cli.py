@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 
+import dwcpu
 from dwcpu import models
 from dwcpu.cli import main
 from dwcpu.models import architectures
@@ -35,6 +36,13 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def small(folder) -> list[str]:
     return [text.format(folder=folder) for text in SMALL]
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"dwcpu {dwcpu.__version__}\n"
 
 
 def run(arguments, capsys) -> tuple[int, str, str]:

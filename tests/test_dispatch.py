@@ -238,4 +238,4 @@ def test_two_passes_alone_are_shared_as_explain_says() -> None:
     parts = [(np.ones(part.w_shape, np.float32), None, Activation()) for part in geometry.parts]
     prepared = dispatch.choose(geometry, np.float32, 2).prepare(geometry, parts)
     prepared.run(np.ones((1, 7, 7, 32), np.float32), None, np.empty((1, 7, 7, 128), np.float32), 2)
-    assert list(prepared._pipelines) == [1]
+    assert [pipeline._team for pipeline in prepared._pipelines.values()] == [1]

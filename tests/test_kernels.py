@@ -17,6 +17,7 @@ import pytest
 from cases import (
     FUSED,
     ODD_CASES,
+    SUBNORMAL,
     Case,
     case_strategy,
     cases_for_tile,
@@ -26,7 +27,7 @@ from cases import (
     make_data,
 )
 from guarded import ENDS, Room, guard_weights
-from nightly import is_nightly
+from nightly import is_nightly, reduced
 
 from dwcpu import dispatch, grid, runtime
 from dwcpu.dispatch import Kernel
@@ -217,6 +218,17 @@ def _steps(case: Case, dtype: type, activation: str) -> np.ndarray:
         prepared.run(x, data.residual if last else None, out, 1)
         x = out
     return x
+
+
+@EVERY_KERNEL
+def test_subnormal_numbers_are_kept(kernel: Kernel) -> None:
+    """Inputs, weights, biases, residuals and results below the smallest normal number, on one thread and on two."""
+    dtype = kernel.dtype.type
+    for number, case in enumerate(list(cases_of(kernel))[:: reduced(1, 6)]):
+        right = expected(case, dtype, "integers", None, True, True) * np.finfo(dtype).smallest_subnormal
+        for threads in (1, 2):
+            result = compute(kernel, case, SUBNORMAL[number % 2], None, True, True, threads)
+            np.testing.assert_array_equal(result, right, err_msg=f"{case} on {threads}")
 
 
 @EVERY_KERNEL

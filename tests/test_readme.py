@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,22 @@ def test_python_blocks_run(line: int, code: str, tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     # Empty lines in front: a traceback then names the line of the README.
     exec(compile("\n" * (line - 1) + code, "README.md", "exec"), {"__name__": "readme"})
+
+
+def test_commands_on_the_model_that_a_block_writes_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pillow = pytest.importorskip("PIL.Image")
+    pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(tmp_path)
+    code = next(code for _, code in blocks("python") if '"classifier.onnx"' in code)
+    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+    pillow.new("RGB", (300, 200), (200, 120, 40)).save("photo.jpg")
+    commands = [line for _, code in blocks("bash") for line in code.splitlines() if "classifier.onnx" in line]
+    assert len(commands) == 2
+    for command in commands:
+        python, *arguments = command.split()
+        assert python == ".venv/bin/python"
+        done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
 
 
 def test_there_are_python_blocks_and_two_commands() -> None:

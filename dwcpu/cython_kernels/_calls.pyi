@@ -2,9 +2,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from typing_extensions import disjoint_base
 
 ABI: int
 
+@disjoint_base
 class Call:
     size: int
     def __init__(
@@ -23,6 +25,7 @@ class Call:
     ) -> None: ...
     def apply(self, x: object, residual: object, out: object) -> np.ndarray | None: ...
 
+@disjoint_base
 class Caller:
     known: tuple[Call, ...]
     def _remember(self, known: tuple[Call, ...], default_threads: Callable[[], int]) -> None: ...
@@ -30,6 +33,7 @@ class Caller:
         self, x: object, *, out: object = None, residual: object = None, num_threads: object = None
     ) -> np.ndarray: ...
 
+@disjoint_base
 class Pool:
     free: dict[Any, list[Call]]
     def __init__(self, default_threads: Callable[[], int]) -> None: ...

@@ -26,6 +26,12 @@ cdef extern from *:
     ctypedef void (*dwcpu_kernel)(
         const void *, const void *, const void *, void *, void *, int64_t, int64_t, int64_t, int64_t) noexcept nogil
 
+cdef extern from "floats.h" nogil:
+    ctypedef struct floats_t:
+        pass
+    floats_t begin_floats() noexcept
+    void end_floats(floats_t before) noexcept
+
 cdef extern from "numpy/arrayobject.h":
     ctypedef Py_ssize_t npy_intp
     ctypedef struct PyArrayObject:
@@ -315,6 +321,7 @@ cdef class Call:
         cdef const void *given_bias[MOST_PARTS]
         cdef i64 images, x_pixels, out_pixels, x_channels, out_channels
         cdef int part, parts = 0
+        cdef floats_t floats
         if out is None:
             pass
         elif not fits(out, &self.out_shape, self.type_number, True) or not apart(out, x):
@@ -362,7 +369,9 @@ cdef class Call:
                 if residual_given != NULL:
                     turn_images(residual_data, residual_given, self.itemsize, images, out_channels, out_pixels)
             if self.kernel != NULL:
+                floats = begin_floats()
                 self.kernel(self.plan, x_data, residual_data, out_data, scratch, 0, self.rows, 0, self.blocks)
+                end_floats(floats)
         if self.kernel == NULL:
             self.runner(inner_x, inner_residual, inner_out, self.threads)
         if self.turned:

@@ -62,6 +62,12 @@ cdef extern from "threads.h" nogil:
     bint share(do_task_t do_task, const void *context, int steps, const int *tasks, int team) noexcept
     void set_up() noexcept
 
+cdef extern from "floats.h" nogil:
+    ctypedef struct floats_t:
+        pass
+    floats_t begin_floats() noexcept
+    void end_floats(floats_t before) noexcept
+
 ctypedef int64_t i64
 
 ABI = DWCPU_ABI  # see dwcpu.abi
@@ -119,6 +125,7 @@ cdef void run_all(const Step *first, i64 count, const i64 *bases, i64 threads) n
     cdef int[MOST_STEPS] tasks
     cdef i64 index, task, most = 0
     cdef int part
+    cdef floats_t floats = begin_floats()
     while count > 0:
         part = <int> min(count, <i64> MOST_STEPS)
         for index in range(part):
@@ -132,6 +139,7 @@ cdef void run_all(const Step *first, i64 count, const i64 *bases, i64 threads) n
                     do_task(&steps, index, task)
         first += part
         count -= part
+    end_floats(floats)
 
 
 def run(

@@ -14,6 +14,8 @@ have jobs of their own at a time. After fork the child begins anew, without help
 #include <stdint.h>
 #include <string.h>
 
+#include "floats.h"
+
 enum {
     SPINS = 2000,      /* looks before a thread sleeps: tens of microseconds, as long as a short step */
     TRIES = 1000,      /* to take the pool's mutex before a thread sleeps for it: it is held for some nanoseconds,
@@ -145,6 +147,7 @@ static Job *joined(int *me) {
 
 static void *help(void *unused) {
     (void)unused;
+    begin_floats();  /* for ever: nothing but tasks runs here */
     lock_pool();
     for (;;) {
         int me;

@@ -8,7 +8,7 @@ from functools import cache
 import numba
 from numba import njit, prange, types
 
-from dwcpu.numba_kernels.memory import call
+from dwcpu.numba_kernels.memory import begin_floats, call, end_floats
 from dwcpu.numba_kernels.target import compile_function
 
 __all__ = ["parallel", "serial", "threading_layer"]
@@ -24,7 +24,9 @@ def _task(t, kernel, plan, x, residual, out, scratch, scratch_stride, rows, gran
     r0, r1 = min(rows, granules * p // row_parts * granule), min(rows, granules * (p + 1) // row_parts * granule)
     b0, b1 = blocks * q // block_parts, blocks * (q + 1) // block_parts
     if r0 < r1 and b0 < b1:
+        floats = begin_floats()
         call(kernel, (plan, x, residual, out, scratch + t * scratch_stride, r0, r1, b0, b1))
+        end_floats(floats)
 
 
 def _serial(kernel, plan, x, residual, out, scratch, stride, rows, granule, row_parts, blocks, block_parts, threads):

@@ -22,8 +22,10 @@ __all__ = [
     "Record",
     "address_of",
     "as_pointer",
+    "begin_floats",
     "call",
     "at",
+    "end_floats",
     "integer_at",
     "is_null",
     "move",
@@ -193,6 +195,44 @@ def call(typingctx, address, arguments):
         return context.get_dummy_value()
 
     return types.void(types.int64, arguments), codegen
+
+
+def _control_register(builder, name, place):
+    """Store (`stmxcsr`) or load (`ldmxcsr`) mode and flags of the floating-point unit; nothing where it is not x86."""
+    function = ir.FunctionType(ir.VoidType(), [I8.as_pointer()])
+    builder.call(cgutils.get_or_insert_function(builder.module, function, f"llvm.x86.sse.{name}"), [place])
+
+
+@intrinsic
+def begin_floats(typingctx):
+    """Set the standard floating-point mode, as `cython_kernels/floats.h` does; the former one, for `end_floats`."""
+
+    def codegen(context, builder, signature, args):
+        if not builder.module.triple.startswith("x86_64"):
+            return I32(0)
+        place = cgutils.alloca_once(builder, I32)
+        pointer = builder.bitcast(place, I8.as_pointer())
+        _control_register(builder, "stmxcsr", pointer)
+        before = builder.load(place, typ=I32)
+        builder.store(I32(0x1F80), place)
+        _control_register(builder, "ldmxcsr", pointer)
+        return before
+
+    return types.int32(), codegen
+
+
+@intrinsic
+def end_floats(typingctx, before):
+    """Bring mode and flags back as they were."""
+
+    def codegen(context, builder, signature, args):
+        if builder.module.triple.startswith("x86_64"):
+            place = cgutils.alloca_once(builder, I32)
+            builder.store(args[0], place)
+            _control_register(builder, "ldmxcsr", builder.bitcast(place, I8.as_pointer()))
+        return context.get_dummy_value()
+
+    return types.void(types.int32), codegen
 
 
 @intrinsic

@@ -25,6 +25,7 @@ from numba.core.ccallback import CFunc
 from numba.core.runtime import rtsys
 
 from .. import folders
+from ..interrupts import uninterrupted
 
 __all__ = [
     "ANY",
@@ -260,6 +261,17 @@ def compile_kernel(name: str, build: Callable[[], tuple[Callable, Any]]) -> int:
     known = _compiled.get(name)
     if known is not None:
         return known.address
+    most, before = _limits.most, _limits.before
+
+    def found() -> int:
+        with limited(most, before):
+            return _found(name, build)
+
+    return uninterrupted(found)
+
+
+def _found(name: str, build: Callable[[], tuple[Callable, Any]]) -> int:
+    """`compile_kernel` on the thread that does it."""
     if not _lock.acquire(blocking=_limits.most == ANY):
         raise NotReadyError(name)
     try:
@@ -288,6 +300,10 @@ def _compile(name: str, build: Callable[[], tuple[Callable, Any]]) -> CFunc:
 
 def compile_function(name: str, function: Callable, signature: Any, **options: Any) -> Callable[..., Any]:
     """Python-callable of `function` that releases the GIL, under the same cache; `options` go to `numba.njit`."""
+    return uninterrupted(lambda: _compile_function(name, function, signature, options))
+
+
+def _compile_function(name: str, function: Callable, signature: Any, options: dict[str, Any]) -> Callable[..., Any]:
     with _lock:
         dispatcher = njit(error_model="numpy", nogil=True, **options)(function)
         folder = cache_directory()
