@@ -50,6 +50,6 @@ def source_archive(tree: Path) -> Path:
 
 
 def quick_compiler(tree: Path, isa: str | None) -> dict[str, str]:
-    """Environment in which only the modules of one instruction set are compiled, without much optimisation."""
+    """Environment in which only the modules of one instruction set are compiled, without optimisation."""
     refused = REFUSED.get(isa or "", "")
-    return {**os.environ, "CC": str(tree / "compiler"), "DWCPU_TEST_REFUSED": refused, "DWCPU_TEST_FLAGS": "-O1"}
+    return {**os.environ, "CC": str(tree / "compiler"), "DWCPU_TEST_REFUSED": refused, "DWCPU_TEST_FLAGS": "-O0"}
