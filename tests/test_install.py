@@ -363,7 +363,7 @@ def test_oldest_and_newest_versions(
     shutil.copy(ROOT / "pyproject.toml", tmp_path / "away")
     chosen = "gives_what or pickles or onnx_saved or a_forked or exact_on_integers and f32 and (3x3s2 or pointwise)"
     files = [f"tests/test_{name}.py" for name in ("kernels", "layers", "onnx_saved", "runtime")]
-    printed = run(programs / "pytest", "-q", "-k", chosen, *files, folder=tmp_path / "away", environment=settings)
+    printed = run(programs / "pytest", "-k", chosen, *files, folder=tmp_path / "away", environment=settings)
     assert f"dwcpu: {programs.parent}" in printed
     assert "skipped" not in printed.splitlines()[-1]
 
