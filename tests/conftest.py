@@ -58,7 +58,7 @@ def pytest_report_header() -> str:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Tests of one kernel, or of vector widths, go to one worker: two would compile the same code at the same time.
+    """Tests of one kernel, of vector widths or of one wheel go to one worker: two would compile the same code.
 
     Large groups go first, so no worker is left with one at the end.
     """
@@ -71,7 +71,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             file, _, name = nodeid.partition("::")
             if file.endswith("test_kernels.py"):
                 return name.partition("[")[2]
-            return file if file.endswith("test_vector_widths.py") else nodeid
+            return file if file.endswith(("test_vector_widths.py", "test_install.py")) else nodeid
 
     return Scheduling(config, log)
 

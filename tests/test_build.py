@@ -16,22 +16,13 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from building import ROOT, copied_tree, source_archive
 
 from dwcpu import abi
 from dwcpu import cython_kernels as kernels
 
 pytest.importorskip("setuptools", minversion="77")
 pytest.importorskip("Cython", minversion="3.1")
-
-ROOT = Path(__file__).resolve().parents[1]
-
-#: A compiler that fails when an argument contains one of the words in DWCPU_TEST_REFUSED, else the real one.
-COMPILER = """#!/bin/sh
-for word in $DWCPU_TEST_REFUSED; do
-    case "$*" in *"$word"*) echo "refused: $word" >&2; exit 1;; esac
-done
-exec cc "$@"
-"""
 
 
 @pytest.fixture
@@ -46,17 +37,7 @@ def setup_module() -> ModuleType:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A copy of what a source distribution contains, without compiled modules."""
-    copy = tmp_path / "tree"
-    ignored = shutil.ignore_patterns("*.so", "__pycache__", "build_info.json")
-    for name in ("dwcpu", "benchmarks"):
-        shutil.copytree(ROOT / name, copy / name, ignore=ignored)
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, copy)
-    compiler = copy / "compiler"
-    compiler.write_text(COMPILER)
-    compiler.chmod(0o755)
-    return copy
+    return copied_tree(tmp_path / "tree")
 
 
 def build(tree: Path, compiler: str, refused: str = "") -> tuple[str, dict]:
@@ -144,11 +125,7 @@ def test_plan_is_declared_from_abi(setup_module: ModuleType) -> None:
 
 
 def test_source_distribution_has_all_sources(tree: Path) -> None:
-    code = "from setuptools import build_meta; print(build_meta.build_sdist('sdist'))"
-    (tree / "sdist").mkdir()
-    subprocess.run([sys.executable, "-c", code], cwd=tree, capture_output=True, check=True)
-    (archive,) = (tree / "sdist").iterdir()
-    shutil.unpack_archive(archive, tree / "unpacked")
+    shutil.unpack_archive(source_archive(tree), tree / "unpacked")
     (root,) = (tree / "unpacked").iterdir()
     for source in [*ROOT.glob("dwcpu/**/*.px?"), *ROOT.glob("dwcpu/**/*.py*"), *ROOT.glob("dwcpu/**/*.h")]:
         if source.suffix != ".pyc":

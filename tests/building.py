@@ -1,0 +1,55 @@
+"""Building the package from a copy of its sources, with compilers that fail on demand or compile less."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+#: A compiler that fails when an argument contains one of the words in DWCPU_TEST_REFUSED, else the real one, with more
+#: flags if DWCPU_TEST_FLAGS has some.
+COMPILER = """#!/bin/sh
+for word in $DWCPU_TEST_REFUSED; do
+    case "$*" in *"$word"*) echo "refused: $word" >&2; exit 1;; esac
+done
+exec cc "$@" $DWCPU_TEST_FLAGS
+"""
+
+#: What leaves one of the instruction sets of x86-64, by its name. Flags for compilers that do not know the levels by
+#: name begin like this.
+REFUSED = {
+    f"x86-64-v{level}": " ".join(["-mssse3", *(f"-march=x86-64-v{other}" for other in (2, 3, 4) if other != level)])
+    for level in (2, 3, 4)
+}
+
+
+def copied_tree(copy: Path) -> Path:
+    """A copy of what a source distribution contains, without compiled modules, and with `COMPILER` as `compiler`."""
+    ignored = shutil.ignore_patterns("*.so", "__pycache__", "build_info.json")
+    for name in ("dwcpu", "benchmarks"):
+        shutil.copytree(ROOT / name, copy / name, ignore=ignored)
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    compiler = copy / "compiler"
+    compiler.write_text(COMPILER)
+    compiler.chmod(0o755)
+    return copy
+
+
+def source_archive(tree: Path) -> Path:
+    """The source distribution of a tree."""
+    code = "from setuptools import build_meta; print(build_meta.build_sdist('sdist'))"
+    (tree / "sdist").mkdir()
+    subprocess.run([sys.executable, "-c", code], cwd=tree, capture_output=True, check=True)
+    (archive,) = (tree / "sdist").iterdir()
+    return archive
+
+
+def quick_compiler(tree: Path, isa: str | None) -> dict[str, str]:
+    """Environment in which only the modules of one instruction set are compiled, without optimisation."""
+    refused = REFUSED.get(isa or "", "")
+    return {**os.environ, "CC": str(tree / "compiler"), "DWCPU_TEST_REFUSED": refused, "DWCPU_TEST_FLAGS": "-O0"}
