@@ -38,11 +38,9 @@ TURN, UNROLLED_RUN = 4, 9
 #: then nothing else counts.
 MOST_INSTRUCTIONS = {32: 2.0, 64: 2.3}
 
-#: Moves to and from the stack that are known, a tile. GCC keeps two sums of the unrolled GEMM aside, four moves for 252
-#: multiply-adds (AVX-512); LLVM four vectors of the 3x3s2 window on AVX2, eight moves for 72, and of the
-#: 5x5s1 window on AVX-512, eight for 200.
-GEMM_MOVES = 4
-#: GCC keeps vectors of the 5x5 window aside that computes two at a time.
+#: Moves to and from the stack that are known, a tile. GCC keeps vectors of the 5x5 window aside that computes two at a
+#: time; LLVM four vectors of the 3x3s2 window on AVX2, eight moves for 72 multiply-adds, and of the 5x5s1 window on
+#: AVX-512, eight for 200.
 WIDE_MOVES = 6
 NUMBA_MOVES = {("3x3s2", 32): 8, ("5x5s1", 64): 8}
 
@@ -203,7 +201,7 @@ def test_compiled_gemm(isa: str, size: int, real: str) -> None:
     more = 0.05 if real == "f64" else 0.0  # inputs take twice as many cache lines: one more is asked for
     for name in ("gemm_one_2", "gemm_whole"):
         check(found[name], TURN * ACCUMULATORS[size], size, 0, MOST_INSTRUCTIONS[size] + more)
-    check(found["gemm_colour_2"], UNROLLED_RUN * ACCUMULATORS[size], size, GEMM_MOVES, MOST_INSTRUCTIONS[size])
+    check(found["gemm_colour_2"], UNROLLED_RUN * ACCUMULATORS[size], size, 0, MOST_INSTRUCTIONS[size])
 
 
 @pytest.mark.parametrize("window", COMPILED_WINDOWS)

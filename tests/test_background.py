@@ -55,8 +55,8 @@ def compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[Compiler]:
                 raise state.error
         return original(name, build)
 
-    for module in list(sys.modules.values()):
-        if getattr(module, "compile_kernel", None) is original:
+    for name, module in list(sys.modules.items()):
+        if name.startswith("dwcpu.") and getattr(module, "compile_kernel", None) is original:
             monkeypatch.setattr(module, "compile_kernel", compile_kernel)
 
     def finish() -> None:

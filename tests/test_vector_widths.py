@@ -74,6 +74,7 @@ def test_every_vector_width_gives_the_same_bits(own: dict[str, str], size: int) 
         assert digests == own
 
 
+@pytest.mark.nightly  # by day `test_isa` sees to it, where there are compiled kernels
 def test_without_fused_multiply_add_integers_are_still_exact() -> None:
     _, fma, exact, _ = run(NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES="")
     assert exact

@@ -83,7 +83,7 @@ cdef inline void gemm_tiles(
                     p[i // 3] = v_anew(p[i // 3 - 1] + 3 * step)
                 k = panel.depth
                 if whole or (one and k >= turn):
-                    k //= turn
+                    k = 1 if colours else k // turn
                     while True:
                         if one:
                             for i in range(AHEAD_LINES(rows, vectors)):
@@ -103,7 +103,7 @@ cdef inline void gemm_tiles(
                                         x, b[j], acc[i][j])
                         w += turn * vectors * LANES
                         k -= 1
-                        if k == 0 or colours:
+                        if k == 0:
                             break
                     k = panel.depth % turn
                 while k > 0 and not whole:
