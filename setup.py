@@ -300,7 +300,7 @@ class BuildKernels(build_ext):
             source = self.generated / own.name
             source.write_text(text, "utf-8")
             extension.sources = [str(source.with_suffix(".c"))]
-        with ThreadPoolExecutor(self.parallel) as pool:  # each in a process of its own, for three seconds
+        with ThreadPoolExecutor(max(1, self.parallel)) as pool:  # each in a process of its own, for three seconds
             list(pool.map(self.translate, extensions))
 
     def translate(self, extension: Extension) -> None:

@@ -2,8 +2,8 @@
 
 One row a kernel: `kernels()` lists the rows of both families, which describe themselves (`rows` of `numba_kernels` and
 `cython_kernels`). `choose` is a pure function of geometry, dtype, threads and what is available, unless `choices`
-that were measured are asked for. Since every kernel gives the same bits, nobody notices a different choice but by the
-clock.
+that were measured are asked for, or the process has code for `MOST_UNROLLED` windows already. Since every kernel gives
+the same bits, nobody notices a different choice but by the clock.
 
 Names are ``<op>_<dtype>_<window>_<tile>__<backend>``. Tile: rows x columns of the register tile, then vectors (``v``;
 one for depthwise) or, for tensors with fewer channels than a vector has lanes, the lanes (``l``).
@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from importlib import import_module
 from math import prod
 from typing import Any
 
@@ -25,7 +24,7 @@ from .abi import MOST_MULTIPLES, MOST_UNROLLED_TAPS
 from .epilogue import Activation
 from .geometry import ConvGeometry, Geometry, InvertedResidualGeometry, SeparableGeometry
 from .grid import run_length
-from .interrupts import uninterrupted
+from .interrupts import imported
 from .prepared import Prepared, PreparedInverted, PreparedSeparable, PreparedSingle, PreparedSplit, threads_used
 
 __all__ = ["Choice", "Kernel", "choose", "explain", "kernels", "list_kernels", "warmup"]
@@ -180,7 +179,7 @@ def _family(backend: str, dtype: np.dtype) -> tuple[Kernel, ...]:
     """The rows of one family and dtype."""
     family: Any
     if backend == "numba":
-        family = uninterrupted(lambda: import_module("dwcpu.numba_kernels"))
+        family = imported("dwcpu.numba_kernels")
     else:
         found = runtime.cython_kernels()
         if found is None:
@@ -335,8 +334,9 @@ def _chosen(geometry: Geometry, dtype: np.dtype, threads: int, backend: str) -> 
         same = canonical(geometry)
         assert isinstance(same, ConvGeometry)
         if _unrolled_key(kernel, same) not in _unrolled:
-            rows = [*(_family("cython", dtype) if backend == "auto" else ()), *_family("numba", dtype)]
-            kernel = next(row for row in rows if not row.most_taps and row.supports(same))
+            compiled = runtime.cython_kernels() if backend == "auto" else None
+            rows = _family("cython", dtype) if compiled is not None and compiled.fused() else ()
+            kernel = next(row for row in (*rows, *_family("numba", dtype)) if not row.most_taps and row.supports(same))
             reason = "this process has compiled code for as many windows as it may"
     return kernel, reason
 

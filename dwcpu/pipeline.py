@@ -83,8 +83,7 @@ class Node(NamedTuple):
 class Arenas:
     """Pieces of memory that runs take and give back: as many as there are runs at a time.
 
-    One that is large, and much larger than the run at hand needs, goes back to the system: a single huge image must not
-    occupy memory for ever.
+    A run that gets one that is large, and much larger than it needs, gives that back to the system and takes another.
     """
 
     def __init__(self) -> None:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import packing, runtime
+from . import arrays, packing, runtime
 from .abi import ACTIVATION_CODES, COPY_BYTES, FIELDS, HALF_COLUMNS, plan_dtype
 from .epilogue import Activation
 from .geometry import ConvGeometry, Geometry, InvertedResidualGeometry, SeparableGeometry
 from .grid import BETTER, BETTER_WINDOWS, Grid, cut, run_length, worth_threads
+from .interrupts import imported
 from .pipeline import GIVEN, Node, Pass, Pipeline, chain
 
 if TYPE_CHECKING:
@@ -58,10 +59,9 @@ class Prepared:
         given, added, made = address_of(x), 0 if residual is None else address_of(residual), address_of(out)
         # Scratch last: a handler of signals that ran between here and the kernel might replace it by a larger one.
         size = grid.scratch * grid.tasks
-        scratch = runtime.scratch(size)
+        own = arrays.aligned(size, np.dtype(np.uint8)) if grid.scratch > runtime.MOST_SCRATCH else None
+        scratch = runtime.scratch(size) if own is None else address_of(own)
         drive(self._address, self._plan_address, given, added, made, scratch, *arguments)
-        if size > runtime.MOST_SCRATCH:
-            runtime.forget_scratch()
 
     def serial(self, threads: int) -> tuple[int, ...] | None:
         """Kernel, plan, bytes of scratch, rows and blocks, if a call on `threads` threads is one small task; else None.
@@ -290,9 +290,7 @@ def _activation(kernel: Kernel, code: int) -> int:
     family = runtime.cython_kernels()
     if family is not None and (kernel.backend == "cython" or family.fused()):
         return family.activations(kernel.dtype.name)[code]
-    from .numba_kernels.activations import address
-
-    return address(kernel.dtype, code)
+    return imported("dwcpu.numba_kernels.activations").address(kernel.dtype, code)
 
 
 class PreparedSeparable(Prepared):

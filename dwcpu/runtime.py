@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .interrupts import imported
+
 __all__ = [
     "Memory",
     "address_finder",
@@ -26,7 +28,6 @@ __all__ = [
     "default_threads",
     "driver",
     "fma_peak",
-    "forget_scratch",
     "get_num_threads",
     "num_threads",
     "scratch",
@@ -215,8 +216,7 @@ _numba_lock = threading.Lock()
 @cache
 def _numba_parallel() -> Driver:
     """Numba's parallel driver, made safe for several calling threads on the layer that is not."""
-    from dwcpu.numba_kernels import driver as numba_driver
-
+    numba_driver = imported("dwcpu.numba_kernels.driver")
     run = numba_driver.parallel()
     if numba_driver.threading_layer() != "workqueue":
         return run
@@ -231,9 +231,7 @@ def _numba_parallel() -> Driver:
 
 @cache
 def _numba_serial() -> Driver:
-    from dwcpu.numba_kernels import driver as numba_driver
-
-    return numba_driver.serial()
+    return imported("dwcpu.numba_kernels.driver").serial()
 
 
 def _forked_driver(*arguments: int) -> None:
@@ -306,9 +304,10 @@ def _line(path: str) -> str:
         return file.read().strip()
 
 
-#: Bytes of scratch memory that a thread keeps between calls. Kernels want about half of an L2 cache for each thread
-#: that takes part; only images of enormous width need more, whose calls take so long that fresh memory costs nothing.
-MOST_SCRATCH = 16 << 20
+#: Bytes of scratch memory, for each thread that takes part in a call, that are kept between calls. Kernels want about
+#: half of an L2 cache; only images of enormous width need more, and their calls take so long that fresh memory costs
+#: nothing.
+MOST_SCRATCH = 4 << 20
 
 
 class _Scratch(threading.local):
@@ -330,11 +329,6 @@ def scratch(size: int) -> int:
         buffer = _scratch.buffer = np.empty(size + 64, np.uint8)
         _scratch.address = -(-buffer.ctypes.data // 64) * 64
     return _scratch.address
-
-
-def forget_scratch() -> None:
-    """Give this thread's scratch memory back to the system."""
-    _scratch.buffer = None
 
 
 # --- what the machine can do ------------------------------------------------------------------------------------------
@@ -447,11 +441,10 @@ def fma_peak(dtype: Any = np.float32, threads: int = 1, vector_bytes: int | None
     from time import perf_counter
 
     from dwcpu.abi import plan_dtype
-    from dwcpu.numba_kernels import peak
-    from dwcpu.numba_kernels.target import target
 
+    peak, target = (imported(f"dwcpu.numba_kernels.{name}") for name in ("peak", "target"))
     kind = np.dtype(dtype)
-    lanes = (vector_bytes or target().vector_bytes) // kind.itemsize
+    lanes = (vector_bytes or target.target().vector_bytes) // kind.itemsize
     plan: Any = np.zeros(1, plan_dtype())
     plan["height"], plan["low"], plan["high"] = 20_000, -np.inf, np.inf
     x = np.full(lanes, 0.5, kind)
@@ -492,15 +485,14 @@ def configuration() -> dict[str, str]:
     lines["threads"] = f"{get_num_threads()}" + (" (serial: forked after parallel use)" if _serial_only else "")
     lines["cython kernels"] = import_module("dwcpu.cython_kernels").status()
     try:
-        from dwcpu.numba_kernels.target import cache_directory, compiled_count, target
-
-        made = target()
+        numba = imported("dwcpu.numba_kernels.target")
+        made = numba.target()
         lines["numba"] = metadata.version("numba")
         lines["numba kernels"] = (
             f"{made.vector_bytes * 8}-bit vectors, {made.registers} registers, "
-            f"{'fused' if made.fma else 'no fused'} multiply-add; {compiled_count()} compiled in this process"
+            f"{'fused' if made.fma else 'no fused'} multiply-add; {numba.compiled_count()} compiled in this process"
         )
-        lines["numba cache"] = str(cache_directory() or "none: see the warning")
+        lines["numba cache"] = str(numba.cache_directory() or "none: see the warning")
     except ImportError as error:
         lines["numba"] = f"not usable: {error}"
     return lines

@@ -15,7 +15,7 @@ import nightly
 import numpy as np
 import pytest
 
-from dwcpu import choices
+from dwcpu import choices, dispatch
 
 # Tests are about the kernels that are chosen, not about those that stand in for them: test_background sees to these.
 os.environ["DWCPU_BACKGROUND_COMPILE"] = "0"
@@ -87,6 +87,7 @@ def own_choices(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(choices, "cache_directory", made)
     monkeypatch.delenv("DWCPU_AUTOTUNE", raising=False)
+    monkeypatch.setattr(dispatch, "_unrolled", set())  # nor how many windows others had code for
     yield folder
     choices.reset()
     shutil.rmtree(folder, ignore_errors=True)

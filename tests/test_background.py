@@ -322,9 +322,9 @@ print(kernel())
 #: Goes on when a kernel is being compiled.
 MEANWHILE = """
 import sys, time
-target = sys.modules["dwcpu.numba_kernels.target"]
-while target._lock.acquire(blocking=False):
-    target._lock.release()
+from dwcpu import interrupts
+while interrupts.lock.acquire(blocking=False):
+    interrupts.lock.release()
     time.sleep(1e-3)
 """
 

@@ -19,12 +19,12 @@ from typing import NamedTuple
 
 import pytest
 from exactness import Report, geometries, geometry_for, is_affordable, trial
-from nightly import reduced
+from nightly import CPUS, reduced
 
 from dwcpu import cython_kernels, dispatch
 
 SEED = int(os.environ.get("DWCPU_TEST_SEED", "5"))
-CHUNKS, CHUNK = reduced((21, 1000), (1, 200))
+CHUNKS, CHUNK = reduced((21, 1000), (1, 100))
 #: Geometries that a whole run must have.
 PROMISED = 20_000
 
@@ -43,7 +43,7 @@ def machines() -> dict[str, Machine]:
     found = {"own": Machine({}, "")}
     for isa in COMPILED[:-1]:
         found[isa] = Machine({"DWCPU_ISA": isa}, "cython")
-        cpu = {"x86-64-v2": "nehalem", "x86-64-v3": "haswell"}.get(isa)
+        cpu = CPUS.get(isa)
         if cpu and reduced(True, False):
             settings = {"DWCPU_ISA": isa, "NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": ""}
             found[isa] = Machine(settings, "")

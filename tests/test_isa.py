@@ -13,19 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from nightly import is_nightly
+from nightly import COMPILE_ONCE, CPUS, is_nightly
 
 from dwcpu import abi, cython_kernels
 
 COMPILED = cython_kernels.compiled()
 
-#: What Numba calls a CPU that has an instruction set and no more.
-CPUS = {"x86-64-v2": "nehalem", "x86-64-v3": "haswell"}
-
 pytestmark = pytest.mark.skipif(not COMPILED, reason=f"no compiled kernels: {cython_kernels.status()}")
-
-#: As in `test_kernels`, importing which would make its tests ours.
-COMPILE_ONCE = "DWCPU_TEST_COMPILE_ONCE"
 
 #: Prints a digest of every operation's result on random data, and whether all are right on integers.
 PROGRAM = """
@@ -122,7 +116,8 @@ def test_numba_kernels_for_narrower_sets_pass_the_tests_of_kernels(isa: str) -> 
     """As Numba compiles them for a CPU of that level; by day float32 on the widest vectors, each for one window."""
     pytest.importorskip("numba")
     reduced_form = {} if is_nightly() else {COMPILE_ONCE: "1"}
-    which = "exact and __numba" if is_nightly() else "exact and __numba and _f32 and not l1 and not l2 and not 7x7"
+    fewer = "" if is_nightly() else " and _f32 and not l1 and not l2 and not 5x5 and not 7x7"
+    which = f"exact and __numba{fewer}"
     pass_the_tests_of_kernels(which, DWCPU_ISA=isa, NUMBA_CPU_NAME=CPUS[isa], NUMBA_CPU_FEATURES="", **reduced_form)
 
 

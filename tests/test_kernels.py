@@ -27,7 +27,7 @@ from cases import (
     make_data,
 )
 from guarded import ENDS, Room, guard_weights
-from nightly import is_nightly, reduced
+from nightly import COMPILE_ONCE, is_nightly, reduced
 
 from dwcpu import dispatch, grid, runtime
 from dwcpu.dispatch import Kernel
@@ -43,10 +43,6 @@ EVERY_KERNEL = pytest.mark.parametrize("kernel", [pytest.param(kernel, id=kernel
 QUICK_WINDOWS = ((1, 1), (3, 3))
 QUICK_STRIDES = ((1, 1), (2, 2))
 QUICK_MULTIPLIERS = (1, 2)
-
-#: Set where Numba compiles for another CPU than this one, by `test_isa`: each depthwise kernel, and each window of a
-#: fused one, is compiled as its first case needs it, and cases that need more are left out.
-COMPILE_ONCE = "DWCPU_TEST_COMPILE_ONCE"
 
 #: float32 lanes of the CPU's vectors: Numba's kernels of matrix products have no others.
 WIDEST = max((kernel.lanes for kernel in KERNELS if kernel.backend == "numba" and kernel.op == "pointwise"), default=0)

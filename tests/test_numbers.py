@@ -15,6 +15,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,8 +25,6 @@ from dwcpu import epilogue, reference, runtime
 from dwcpu.abi import ACTIVATION_CODES
 from dwcpu.epilogue import parse_activation
 from dwcpu.numba_kernels import activations as numba_activations
-
-mpmath = pytest.importorskip("mpmath")
 
 SLOPE = 0.1
 EVERY_ACTIVATION = pytest.mark.parametrize("name", ACTIVATION_CODES)
@@ -103,8 +102,10 @@ def test_float32_activations_are_as_near_as_stated(name: str) -> None:
     assert bound <= 2 * most + 1, f"{bound} is stated but no more than {most:.2f} was met"
 
 
-def exact(name: str, v: float) -> mpmath.mpf:
+def exact(name: str, v: float) -> Any:
     """The activation of one number, to 50 digits."""
+    import mpmath
+
     x = mpmath.mpf(v)
     if name in ("hardswish", "hardsigmoid"):
         factor = max(mpmath.mpf(0), min(mpmath.mpf(6), x + 3)) / 6
@@ -120,6 +121,7 @@ def exact(name: str, v: float) -> mpmath.mpf:
 
 @EVERY_ACTIVATION
 def test_float64_activations_are_as_near_as_stated(name: str, rng: np.random.Generator) -> None:
+    mpmath = pytest.importorskip("mpmath")
     n = reduced(200_000, 250)
     sizes = np.ldexp(rng.uniform(1, 2, n), rng.integers(-1074, 1024, n))
     values = np.concatenate([rng.normal(0, 4, 2 * n), rng.uniform(-40, 40, n), rng.uniform(-760, 0, n), sizes, -sizes])

@@ -120,7 +120,7 @@ def test_memory_is_flat_over_a_thousand_shapes() -> None:
         compiled.append(compiled_count())
     # In KiB. The first rounds fill caches, of some thousand geometries. A call that left 1 KiB behind would leave 4000,
     # and a shape 1000.
-    assert used[-1] - used[2] < 800, used
+    assert used[-1] - used[2] < 2000, used
     assert compiled[-1] == compiled[0], compiled
     # What is kept for shapes that may come again
     assert len(layer._compiled) <= layers._REMEMBERED and len(layer.known) <= 2 * layers._REMEMBERED
@@ -132,7 +132,8 @@ def test_memory_is_flat_over_a_thousand_shapes() -> None:
         assert sum(call.size for free in calls._pool.free.values() for call in free) <= calls._MOST_BYTES
     for cache in (dispatch._choose, dispatch._supporting, dwcpu.choices._key):
         assert cache.cache_info().currsize <= cache.cache_info().maxsize <= 4096
-    assert runtime._scratch.buffer is None or runtime._scratch.buffer.size <= runtime.MOST_SCRATCH + 64
+    kept = runtime._scratch.buffer
+    assert kept is None or kept.size <= runtime.get_num_threads() * runtime.MOST_SCRATCH + 64
     assert not background._jobs and not background._queue
     check()
     """
@@ -177,7 +178,7 @@ def test_scratch_memory_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     right = layer(x)
     monkeypatch.setattr(runtime, "MOST_SCRATCH", 1000)
-    runtime.forget_scratch()
+    runtime._scratch.buffer = None
     again = dwcpu.SeparableConv2d(*(part.weights for part in layer._program.step.parts))
     for threads in (1, 2):
         for _ in range(2):
@@ -311,12 +312,10 @@ def test_ctrl_c_at_any_moment_of_calls_plans_and_loading(seed: int) -> None:
                 layer(x, num_threads=threads)
                 row(x, num_threads=threads)
 
-    came = {}
     for work, most in ((plan, 0.05), (load, 0.03), (tune, 0.1), (run, 0.03)):
         for _ in range(TIMES):
-            came[work.__name__] = came.get(work.__name__, 0) + interrupted(work, most)
+            assert interrupted(lambda: [work() for _ in iter(int, 1)], most)  # again and again until it comes
             check()
-    assert min(came.values()) > 0, came
     """
     run(INTERRUPTED + code, SEED=seed, TIMES=reduced(40, 8))
 

@@ -8,26 +8,30 @@ The pool of threads is checked in a small program of its own, since ThreadSaniti
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
 import nightly
 import pytest
+from building import ROOT, copied_tree
 
 from dwcpu import cython_kernels as kernels
 
 pytest.importorskip("setuptools", minversion="77")
 pytest.importorskip("Cython", minversion="3.1")
 
-ROOT = Path(__file__).resolve().parents[1]
-
 FLAGS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g1", "-O1"]
 #: Checks of pointers by UndefinedBehaviorSanitizer whose use AddressSanitizer sees as well: they double the time of the
 #: compiler, so that they are left to the night.
 FLAGS += nightly.reduced([], ["-fno-sanitize=null,object-size,pointer-overflow"])
+
+#: What setuptools compiles with, too.
+COMPILER = shlex.split(os.environ.get("CC", "") or sysconfig.get_config_var("CC") or "cc")
 
 #: setup.py with these flags at the end of its own, for some of its modules.
 BUILD = """
@@ -55,7 +59,7 @@ pytestmark = pytest.mark.skipif(not kernels.available(), reason="the Cython kern
 def compiles(*flags: str) -> bool:
     """Whether there is a compiler that can make and run programs with these flags."""
     program = "int main(void) { return 0; }"
-    command = ["cc", "-x", "c", "-", *flags, "-o", os.devnull]
+    command = [*COMPILER, "-x", "c", "-", *flags, "-o", os.devnull]
     try:
         done = subprocess.run(command, input=program, text=True, capture_output=True, check=False)
     except OSError:
@@ -69,7 +73,7 @@ def sanitized() -> dict[str, str]:
     if sys.platform != "linux" or not compiles(*FLAGS):
         pytest.skip("there is no compiler with these sanitizers")
     libraries = [
-        subprocess.run(["cc", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
+        subprocess.check_output([*COMPILER, f"-print-file-name={name}"], text=True).strip()
         for name in ("libasan.so", "libubsan.so")
     ]
     if not all(Path(each).is_absolute() for each in libraries):
@@ -87,10 +91,7 @@ def sanitized() -> dict[str, str]:
 
 def built(tree: Path, modules: list[str]) -> list[Path]:
     """Compile modules in a copy of the sources; those of the others that are installed are copied."""
-    package = tree / "dwcpu" / "cython_kernels"
-    shutil.copytree(ROOT / "dwcpu", tree / "dwcpu", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, tree)
+    package = copied_tree(tree) / "dwcpu" / "cython_kernels"
     for path in Path(kernels.__file__).parent.glob("*.so"):
         shutil.copy(path, package)
     command = [sys.executable, "-c", BUILD, " ".join(FLAGS), " ".join(modules)]
@@ -108,7 +109,6 @@ def tree(sanitized: dict[str, str], tmp_path_factory: pytest.TempPathFactory) ->
     isa = (kernels.isa() or "").replace("-", "_")
     modules = ["_driver", "_calls", *(f"_{isa}_{dtype}" for dtype in nightly.reduced(("f32", "f64"), ("f32",)))]
     folder = tmp_path_factory.mktemp("sanitized") / "tree"
-    folder.mkdir()
     for path in built(folder, modules):
         content = path.read_bytes()
         assert b"__asan_report_load" in content and b"__ubsan_handle_" in content, path.name
@@ -173,7 +173,7 @@ PUBLIC int64_t shift(int64_t n) { return UINT64_C(1) << (63 + n); }
 def faulty(sanitized: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`FAULTY`, compiled as the kernels are."""
     library = tmp_path_factory.mktemp("faulty") / "faulty.so"
-    command = ["cc", "-x", "c", "-", "-shared", "-fPIC", *FLAGS, "-o", str(library)]
+    command = [*COMPILER, "-x", "c", "-", "-shared", "-fPIC", *FLAGS, "-o", str(library)]
     subprocess.run(command, input=FAULTY, text=True, check=True)
     return library
 
@@ -248,7 +248,7 @@ def test_threads_of_the_pool_do_not_race(weakened: list[str], raced: bool, tmp_p
         pytest.skip("there is no compiler with ThreadSanitizer")
     program = tmp_path / "pool"
     sources = f"-I{ROOT / 'dwcpu' / 'cython_kernels'}"
-    command = ["cc", "-x", "c", "-", *flags, *weakened, sources, "-o", str(program)]
+    command = [*COMPILER, "-x", "c", "-", *flags, *weakened, sources, "-o", str(program)]
     subprocess.run(command, input=POOL, text=True, check=True)
     environment = {**os.environ, "TSAN_OPTIONS": "halt_on_error=1"}
     done = subprocess.run([str(program)], env=environment, capture_output=True, text=True, check=False)

@@ -24,7 +24,7 @@ from numba.core import caching, registry
 from numba.core.ccallback import CFunc
 from numba.core.runtime import rtsys
 
-from .. import folders
+from .. import folders, interrupts
 from ..interrupts import uninterrupted
 
 __all__ = [
@@ -62,6 +62,11 @@ def target() -> Target:
     `DWCPU_VECTOR_BYTES` (16, 32 or 64) asks for vectors of that size whatever the CPU has, which LLVM splits or
     narrows: so the code for wide vectors can be tested on any machine.
     """
+    return uninterrupted(_target)
+
+
+def _probed() -> str:
+    """Assembly of a fused multiply-add of 16 numbers."""
     triple, cpu, features = registry.cpu_target.target_context.codegen().magic_tuple()
     machine = llvm.Target.from_triple(triple).create_target_machine(cpu=cpu, features=features, opt=2)
     # Without pointers, whose spelling differs between versions of LLVM.
@@ -72,7 +77,12 @@ def target() -> Target:
           ret <16 x float> %r
         }""")
     module.triple = triple
-    assembly = machine.emit_assembly(module)
+    return machine.emit_assembly(module)
+
+
+def _target() -> Target:
+    with interrupts.lock:  # what LLVM made is freed within it, too
+        assembly = _probed()
     fma = re.search(r"\b(vfn?m(add|la)|fml[as])", assembly) is not None
     by_size = {64: Target(64, 32, fma), 32: Target(32, 16, fma), 16: Target(16, 16 if "mm" in assembly else 32, fma)}
     forced = os.environ.get("DWCPU_VECTOR_BYTES")
@@ -163,14 +173,7 @@ class _KernelCache(caching.FunctionCache):
         return (signature, codegen.magic_tuple(), target(), self._kernel_name, source_hash())
 
 
-_lock = threading.RLock()
-if hasattr(os, "register_at_fork"):
-    # A fork waits for the kernel that another thread is compiling: the child would find Numba's own lock held for ever.
-    os.register_at_fork(
-        before=lambda: _lock.acquire(),
-        after_in_parent=lambda: _lock.release(),
-        after_in_child=lambda: globals().update(_lock=threading.RLock()),
-    )
+interrupts.guard_forks()
 _compiled: dict[str, CFunc] = {}  # machine code lives as long as its CFunc
 _building: list[str] = []  # name of the kernel that is being built
 
@@ -270,7 +273,8 @@ def compile_kernel(name: str, build: Callable[[], tuple[Callable, Any]]) -> int:
 
 def _found(name: str, build: Callable[[], tuple[Callable, Any]]) -> int:
     """`compile_kernel` on the thread that does it."""
-    if not _lock.acquire(blocking=_limits.most == ANY):
+    lock = interrupts.lock
+    if not lock.acquire(blocking=_limits.most == ANY):
         raise NotReadyError(name)
     try:
         if name not in _compiled:
@@ -279,7 +283,7 @@ def _found(name: str, build: Callable[[], tuple[Callable, Any]]) -> int:
             _compiled[name] = _compile(name, build)
         return _compiled[name].address
     finally:
-        _lock.release()
+        lock.release()
 
 
 def _compile(name: str, build: Callable[[], tuple[Callable, Any]]) -> CFunc:
@@ -302,7 +306,7 @@ def compile_function(name: str, function: Callable, signature: Any, **options: A
 
 
 def _compile_function(name: str, function: Callable, signature: Any, options: dict[str, Any]) -> Callable[..., Any]:
-    with _lock:
+    with interrupts.lock:
         dispatcher = njit(error_model="numpy", nogil=True, **options)(function)
         folder = cache_directory()
         if folder is not None:
