@@ -65,7 +65,7 @@ def own() -> tuple[int, dict[str, str]]:
     return used, digests
 
 
-@pytest.mark.parametrize("size", [16, 32, 64])
+@pytest.mark.parametrize("size", [pytest.param(16, marks=pytest.mark.nightly), 32, 64])
 def test_every_vector_width_gives_the_same_bits(own: tuple[int, dict[str, str]], size: int) -> None:
     if size == own[0]:
         return  # which was seen to be exact
