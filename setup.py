@@ -85,11 +85,13 @@ def abi_declarations(abi: dict[str, Any]) -> tuple[str, str]:
     types = {"p": "void *", "i": "int64_t ", "d": "double "}
     members = [types[kind] + name for name, kind in abi["FIELDS"].items()]
     header = "#include <stdint.h>\n\ntypedef struct {\n" + "".join(f"    {m};\n" for m in members) + "} Plan;\n"
-    header += f"enum {{ COPY_BYTES = {abi['COPY_BYTES']}, HALF = {abi['HALF_COLUMNS']} }};\n"
+    shared = {"HALF": "HALF_COLUMNS", "AHEAD_TILES": "AHEAD_TILES", "TURN": "TURN", "COPY_BYTES": "COPY_BYTES"}
+    header += f"enum {{ {', '.join(f'{ours} = {abi[name]}' for ours, name in shared.items())} }};\n"
     for dtype in ("float32", "float64"):
         header += f"\n#if {'' if dtype == 'float64' else '!'}DWCPU_DOUBLE\n" + constants(abi, dtype) + "#endif\n"
     pxi = 'cdef extern from "tile.h":\n    ctypedef struct Plan:\n' + "".join(f"        {m}\n" for m in members)
-    pxi += "    enum:\n        EXP_COUNT\n        ERFC_COUNT\n        HALF\n"
+    pxi += "    enum:\n        EXP_COUNT\n        ERFC_COUNT\n"
+    pxi += "".join(f"        {name}\n" for name in shared)
     pxi += "    const real EXP_SERIES[]\n    const real ERFC_SERIES[]\n"
     for name in (
         "EXP_LOWEST", "EXP_NORMAL", "EXP_SHIFT", "INVERSE_LN2", "LN2_HEAD", "LN2_TAIL", "INVERSE_SQRT2", "ERFC_CENTRE",

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ABI",
     "ACTIVATION_CODES",
+    "AHEAD_TILES",
     "COPY_BYTES",
     "ERFC_CENTRE",
     "ERFC_TERMS",
@@ -46,6 +47,8 @@ __all__ = [
     "MOST_MULTIPLES",
     "MOST_UNROLLED_TAPS",
     "STEP_FIELDS",
+    "TURN",
+    "panel_widths",
     "plan_dtype",
 ]
 
@@ -82,6 +85,9 @@ FIELDS: dict[str, str] = {
     "alpha": "d",
     # blocking: pointwise: rows of A kept in L2 while all panels pass; fused kernels: output rows per block
     "block_rows": "i",
+    # pointwise: where weights of a later kernel begin, and how many bytes of them it asks for (see `ahead`)
+    "later": "p",
+    "later_size": "i",
     # depthwise: channel vectors per pass, so that a tile's patch and weights stay in the L1 cache
     "block_channels": "i",
     # depthwise: output rows (of a phase) that are computed from a copy of their inputs, for a pass of channels, where
@@ -134,6 +140,10 @@ STEP_FIELDS: tuple[str, ...] = (
 
 #: Size of the buffer, on the stack, for copies of inputs: most of an L1 cache of 32 KiB, the smallest of today's.
 COPY_BYTES = 24 * 1024
+
+#: Tiles of a panel of a matrix product that share in asking for the next panel's cache lines, and inputs that a turn of
+#: its loop takes, where registers are few: each turn asks for a line or more.
+AHEAD_TILES, TURN = 4, 4
 
 #: Columns of half a depthwise tile; a plan that has them as `tile_columns` wants two vectors of channels at a time.
 HALF_COLUMNS = 2
@@ -220,18 +230,34 @@ ERFC_TERMS: dict[str, tuple[float, ...]] = {
 
 
 #: Counts changes of what this file does not hold: arguments of compiled functions, and how weights are packed.
-_OTHER_CHANGES = 2
+_OTHER_CHANGES = 3
 
 #: A number for all that compiled modules and Python must agree on. Modules that were compiled for another one are left
 #: alone: they would take one field for another, or compute other bits than Numba's kernels.
 ABI: int = crc32(
     repr(
         (
-            _OTHER_CHANGES, FIELDS, STEP_FIELDS, COPY_BYTES, HALF_COLUMNS, ACTIVATION_CODES, EXP_TERMS, LN2, EXP_LOWEST,
-            EXP_NORMAL, ERFC_CENTRE, ERFC_TERMS,
+            _OTHER_CHANGES, FIELDS, STEP_FIELDS, COPY_BYTES, AHEAD_TILES, TURN, HALF_COLUMNS, ACTIVATION_CODES,
+            EXP_TERMS, LN2, EXP_LOWEST, EXP_NORMAL, ERFC_CENTRE, ERFC_TERMS,
         )
     ).encode()
 )  # fmt: skip
+
+
+def panel_widths(outputs: int, lanes: int, vectors: int) -> list[int]:
+    """How many vectors each panel of a matrix product has: `vectors`, and the last one what is left.
+
+    But a vector alone has a slow tile: where panels have two, the last of an odd number of vectors has three.
+
+    Examples
+    --------
+    >>> panel_widths(32, 8, 2), panel_widths(40, 8, 2), panel_widths(8, 8, 2)
+    ([2, 2], [2, 3], [1])
+    """
+    panels, rest = divmod(-(-outputs // lanes), vectors)
+    if rest and panels and vectors == 2:
+        return [vectors] * (panels - 1) + [vectors + rest]
+    return [vectors] * panels + [rest] * (rest > 0)
 
 
 def plan_dtype() -> np.dtype[Any]:

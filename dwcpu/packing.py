@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from . import arrays
+from .abi import panel_widths
 
 __all__ = ["depthwise_panels", "gemm_panels"]
 
@@ -62,10 +63,10 @@ def depthwise_panels(w: np.ndarray, bias: np.ndarray | None, lanes: int) -> tupl
 def gemm_panels(
     w: np.ndarray, bias: np.ndarray | None, groups: int, lanes: int, vectors: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Weights of a matrix product in panels of ``vectors * lanes`` output channels, group by group.
+    """Weights of a matrix product in panels of output channels, group by group, as wide as `panel_widths` says.
 
-    Each panel is ``[tap, input channel][width]``. The last panel of a group is only as many vectors wide as it needs,
-    its missing channels zero; so is the bias.
+    Each panel is ``[tap, input channel][width]``. Channels that the last vector of a group lacks are zero; so is their
+    bias.
 
     Parameters
     ----------
@@ -87,7 +88,6 @@ def gemm_panels(
     outputs = w.shape[-1] // groups
     rows = w.reshape(-1, groups, outputs)
     padded = -(-outputs // lanes) * lanes
-    width = lanes * vectors
     weights = arrays.aligned(rows.shape[0] * groups * padded, w.dtype)
     packed_bias = arrays.aligned(groups * padded, w.dtype)
     packed_bias[:] = 0
@@ -95,10 +95,12 @@ def gemm_panels(
         packed_bias.reshape(groups, padded)[:, :outputs] = bias.reshape(groups, outputs)
     first = 0
     for group in range(groups):
-        for column in range(0, padded, width):
-            columns, filled = min(width, padded - column), min(width, outputs - column)
+        column = 0
+        for wide in panel_widths(outputs, lanes, vectors):
+            columns, filled = wide * lanes, min(wide * lanes, outputs - column)
             panel = weights[first : first + rows.shape[0] * columns].reshape(rows.shape[0], columns)
             panel[:, :filled] = rows[:, group, column : column + filled]
             panel[:, filled:] = 0
             first += panel.size
+            column += columns
     return weights, packed_bias

@@ -17,6 +17,7 @@ import numpy as np
 
 from . import runtime
 from .abi import STEP_FIELDS
+from .ahead import asking
 from .grid import Grid
 
 if TYPE_CHECKING:
@@ -43,14 +44,31 @@ _LARGE, _MUCH = 64 << 20, 8
 class Pass(NamedTuple):
     """One kernel on its whole grid: the smallest thing that a pipeline runs.
 
-    `owner` keeps alive what the addresses of kernel and plan point to.
+    Attributes
+    ----------
+    kernel : int
+        Its address.
+    plan : ndarray
+    grid : Grid
+    out_shape : tuple of int
+    owner : object
+        Keeps alive what addresses in the plan point to.
+    awaited : (int, int)
+        Address and bytes of the weights that it would wait for: see `ahead`.
+    room : int
+        How many bytes of later kernels' weights it can ask for besides.
+    asking : callable, optional
+        ``asking(self, address, size)`` gives the pass that does so.
     """
 
     kernel: int
-    plan: int
+    plan: np.ndarray
     grid: Grid
     out_shape: tuple[int, ...]
     owner: object
+    awaited: tuple[int, int] = (0, 0)
+    room: int = 0
+    asking: Callable[[Pass, int, int], Pass] | None = None
 
 
 class Kernels(Protocol):
@@ -272,7 +290,7 @@ class Pipeline:
 
     def __init__(self, builder: Builder, nodes: int, arenas: Arenas = _shared) -> None:
         self._arenas, self._nodes = arenas, nodes
-        steps = self._steps = builder.steps
+        steps = self._steps = _asking_ahead(builder.steps)
         lives: dict[int, list[int]] = {}  # buffer -> first and last step that has to do with it
         for at, step in enumerate(steps):
             for value in (*step.reads, *step.writes):
@@ -294,9 +312,8 @@ class Pipeline:
                 kernel, plan, grid = step.operation[:3]
                 self._team = max(self._team, grid.threads)
                 where = (self._where(value) for value in (*step.reads, *step.writes))
-                record[:] = (
-                    kernel, plan, *(part for pair in where for part in pair), scratch_at, *grid.arguments[:-1]
-                )  # fmt: skip
+                places_of = (part for pair in where for part in pair)
+                record[:] = (kernel, plan.ctypes.data, *places_of, scratch_at, *grid.arguments[:-1])
         self._address = self._records.ctypes.data
         self._sections = _sections(steps)
         self._address_of = runtime.address_finder()
@@ -368,6 +385,12 @@ class Pipeline:
         if array.shape == shape and offset == 0 and strides is None:
             return array
         return np.ndarray(shape, dtype, array, offset, strides)
+
+
+def _asking_ahead(steps: Sequence[_Step]) -> list[_Step]:
+    """The steps, the passes among them such that they ask for what later ones would wait for."""
+    passes = iter(asking([step.operation for step in steps if isinstance(step.operation, Pass)]))
+    return [step._replace(operation=next(passes)) if isinstance(step.operation, Pass) else step for step in steps]
 
 
 def _sections(steps: list[_Step]) -> list[tuple[int, int]]:

@@ -82,7 +82,7 @@ class PixelKernel:
     def passes(self, threads: int) -> tuple[Pass, ...]:
         """The one kernel."""
         grid = cut(self._rows, 1, self._blocks, threads if self._shared else 1, True)
-        return (Pass(self._address, self._plan.ctypes.data, grid, self.out_shape, self),)
+        return (Pass(self._address, self._plan, grid, self.out_shape, self),)
 
 
 def _made(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import arrays, packing, runtime
-from .abi import ACTIVATION_CODES, COPY_BYTES, FIELDS, HALF_COLUMNS, plan_dtype
+from .abi import ACTIVATION_CODES, AHEAD_TILES, COPY_BYTES, FIELDS, HALF_COLUMNS, TURN, panel_widths, plan_dtype
 from .epilogue import Activation
 from .geometry import ConvGeometry, Geometry, InvertedResidualGeometry, SeparableGeometry
 from .grid import BETTER, BETTER_WINDOWS, Grid, cut, run_length, worth_threads
@@ -77,7 +77,7 @@ class Prepared:
 
     def passes(self, threads: int) -> tuple[Pass, ...]:
         """The kernels that a pipeline runs, one after the other; the residual belongs to the last."""
-        return (Pass(self._address, self._plan_address, self.grid(threads, True), self.geometry.out_shape, self),)
+        return (Pass(self._address, self.plan, self.grid(threads, True), self.geometry.out_shape, self),)
 
     def grid(self, threads: int, in_a_row: bool = False) -> Grid:
         """How the kernel is cut for that many threads, alone or `in_a_row`; its machine code is there afterwards."""
@@ -112,7 +112,8 @@ def _blocks(kernel: Kernel, geometry: ConvGeometry) -> int:
     """Number of blocks of the kernel's grid: see `abi`."""
     if kernel.op == "depthwise":
         return 1 if kernel.layout == "flat" else -(-_channels(kernel, geometry) // kernel.lanes)
-    return geometry.groups * -(-(geometry.out_channels // geometry.groups) // (kernel.lanes * kernel.tile_columns))
+    widths = panel_widths(geometry.out_channels // geometry.groups, kernel.lanes, kernel.tile_columns)
+    return geometry.groups * len(widths)
 
 
 def _grid(kernel: Kernel, geometry: ConvGeometry, threads: int) -> Grid:
@@ -264,6 +265,33 @@ class PreparedSingle(Prepared):
         """Number of blocks of the kernel's grid."""
         return _blocks(self.kernel, self.geometry)
 
+    def passes(self, threads: int) -> tuple[Pass, ...]:
+        """As `Prepared.passes`."""
+        (only,) = super().passes(threads)
+        if self.kernel.op != "pointwise":
+            return (only,)
+        if only.grid.rows <= self.kernel.tile_rows:  # too few pixels to hide the reading of the next panel behind
+            weights = self._packed[0]
+            return (only._replace(awaited=(weights.ctypes.data, weights.nbytes)),)
+        if only.grid.row_parts > 1:  # several threads would all ask for the same
+            return (only,)
+        return (only._replace(room=self.room(only.grid.rows), asking=self.asking),)
+
+    def room(self, rows: int) -> int:
+        """Bytes of a later kernel's weights that a product of that many pixels can ask for.
+
+        Each turn of the tiles of the last block that are left when the next panel has been asked for takes a line.
+        """
+        last = (rows - 1) % int(self.plan["block_rows"][0]) + 1
+        tiles = max(0, -(-last // self.kernel.tile_rows) - AHEAD_TILES)
+        return tiles * (self.geometry.in_channels // TURN) * self.blocks * _LINE
+
+    def asking(self, own: Pass, address: int, size: int) -> Pass:
+        """The pass `own` with a plan that asks for `size` bytes from `address` on, `room` at most."""
+        plan = self.plan.copy()
+        plan["later"], plan["later_size"] = address, size
+        return own._replace(plan=plan)
+
     def _cut(self, threads: int) -> Grid:
         return _grid(self.kernel, self.geometry, threads)
 
@@ -328,6 +356,22 @@ class PreparedSeparable(Prepared):
         block = self._block_rows * max(self._widths) * middle.in_channels * kernel.dtype.itemsize
         self._scratch = _whole_lines(block)
         self._address = kernel.address()
+
+    def passes(self, threads: int) -> tuple[Pass, ...]:
+        """As `Prepared.passes`."""
+        (only,) = super().passes(threads)
+        # Several threads, or blocks, would all ask for the same.
+        if self._block_rows < only.grid.rows or len(self._stretches) > 1 or only.grid.row_parts > 1:
+            return (only,)
+        room = self.pointwise.room(only.grid.rows * self.geometry.pointwise.width)
+        return (only._replace(room=room, asking=self.asking),)
+
+    def asking(self, own: Pass, address: int, size: int) -> Pass:
+        """As `PreparedSingle.asking`."""
+        inner = self.pointwise.asking(own, address, size)
+        plan = self.plan.copy()
+        plan["pointwise_plan"] = inner.plan.ctypes.data
+        return own._replace(plan=plan, owner=(self, inner))
 
     def _cut(self, threads: int) -> Grid:
         grid = _fused_grid(self.geometry, self.depthwise.kernel.tile_rows, threads)

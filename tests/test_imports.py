@@ -18,6 +18,7 @@ FOUNDATION = {"abi", "padding", "epilogue", "geometry"}
 BELOW_DISPATCH = FOUNDATION | {"arrays", "grid", "packing", "reference", "runtime", "numba_kernels", "cython_kernels"}
 FRONT_DOOR = BELOW_DISPATCH | {
     "background",
+    "ahead",
     "pipeline",
     "prepared",
     "dispatch",
@@ -48,7 +49,8 @@ ALLOWED: dict[str, set[str]] = {
     "background": {"numba_kernels"},
     "dispatch": BELOW_DISPATCH | {"choices", "interrupts", "prepared"},
     "calls": {"arrays", "geometry", "prepared", "runtime"},
-    "pipeline": {"abi", "background", "grid", "runtime"},
+    "ahead": {"pipeline"},
+    "pipeline": {"abi", "ahead", "background", "grid", "runtime"},
     "prepared": BELOW_DISPATCH | {"interrupts", "pipeline"},
     "frontdoor": BELOW_DISPATCH | {"background", "dispatch", "pipeline", "prepared"},
     "ops": FRONT_DOOR,
@@ -67,7 +69,8 @@ ALLOWED: dict[str, set[str]] = {
         "models",
         "ops",
         "padding",
-        "pipeline",
+        "ahead",
+    "pipeline",
         "pixels",
         "report",
         "runtime",

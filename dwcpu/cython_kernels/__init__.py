@@ -10,7 +10,7 @@ them, on threads of its own, without the GIL. It runs the kernels of the Numba f
 
 - depthwise weights `[block][kh][kw][m][lane]` and bias `[block][m][lane]`, a block being `lanes` channels from
   `min(block * lanes, channels - lanes)` on; fewer channels than `lanes` are one block, padded with zeros;
-- pointwise and convolution weights, per group: panels of `tile_columns * lanes` output channels,
+- pointwise and convolution weights, per group: panels of `tile_columns * lanes` output channels (`abi.panel_widths`),
   `[kh][kw][cin][column]`, the last panel only as many vectors wide as it needs and padded with zeros; bias alike.
 
 Arrays need no alignment beyond that of one element; 64 bytes for weights and outputs make loads and stores up to twice

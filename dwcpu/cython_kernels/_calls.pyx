@@ -184,7 +184,7 @@ cdef void pack(const Packing *p, const word *w, const word *bias) noexcept nogil
     cdef word *target = <word *> p.weights
     cdef word *target_bias = <word *> p.bias
     cdef const word *first
-    cdef i64 block, start, count, row, tap, j, group, panel, column, columns, filled, padded, width
+    cdef i64 block, start, count, row, tap, j, group, column, columns, filled, padded, width
     if not p.panels and p.period < p.inputs:
         for column in range(p.inputs):
             start = column % p.period
@@ -213,9 +213,12 @@ cdef void pack(const Packing *p, const word *w, const word *bias) noexcept nogil
     for group in range(p.groups):
         if bias != NULL:
             move(target_bias + group * padded, bias + group * p.outputs, p.outputs, 1)
-        for panel in range((padded + width - 1) // width):
-            column = panel * width
-            columns, filled = min(width, padded - column), min(width, p.outputs - column)
+        column = 0
+        while column < padded:
+            columns = min(width, padded - column)
+            if p.vectors == 2 and padded - column == 3 * p.lanes:  # abi.panel_widths
+                columns = 3 * p.lanes
+            filled = min(columns, p.outputs - column)
             first = w + (group * p.outputs + column) * p.output_step
             if p.output_step != 1:
                 pack_filters(p, target, first, filled, columns)
@@ -223,6 +226,7 @@ cdef void pack(const Packing *p, const word *w, const word *bias) noexcept nogil
                 for row in range(p.taps * p.inputs):
                     move(target + row * columns, first + row * p.input_step, filled, 1)
             target += p.taps * p.inputs * columns
+            column += columns
 
 
 cdef void turn(word *target, const word *source, i64 rows, i64 columns) noexcept nogil:

@@ -101,7 +101,7 @@ cdef void conv(
     cdef Panel panel
     cdef i64 in_channels = plan.in_channels // plan.groups, out_channels = plan.out_channels // plan.groups
     cdef i64 depth = plan.kernel_h * plan.kernel_w * in_channels
-    cdef i64 padded = ceil_div(out_channels, LANES) * LANES, panels = ceil_div(out_channels, GEMM_VECTORS * LANES)
+    cdef i64 padded = ceil_div(out_channels, LANES) * LANES, panels = panels_of(out_channels)
     cdef i64 step = plan.block_rows if plan.block_rows > 0 else row_end - row_begin
     cdef i64 image_size = plan.height * plan.width * plan.in_channels
     cdef i64 out_size = plan.out_height * plan.out_width * plan.out_channels

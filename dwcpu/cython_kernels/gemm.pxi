@@ -27,6 +27,8 @@ cdef struct Panel:
     const real *ahead_end
     i64 ahead_step             # for each input: the first AHEAD_TILES tiles ask for a part of the next panel each
     const real *inputs_end     # of inputs that are asked for in place of that, two tiles ahead; null for none
+    const real *later          # what is asked for when all of that is: weights of a later kernel
+    const real *later_end
     i64 hardswish
     real low
     real high
@@ -34,7 +36,17 @@ cdef struct Panel:
 
 cdef inline i64 tallest(i64 vectors) noexcept nogil:
     """Most rows of a tile of that many vectors: one vector alone needs twice as many to keep the arithmetic busy."""
-    return MOST_ROWS if vectors == 1 else GEMM_ROWS
+    if vectors == 1:
+        return MOST_ROWS
+    return WIDE_ROWS if vectors > GEMM_VECTORS else GEMM_ROWS
+
+
+cdef inline i64 panels_of(i64 channels) noexcept nogil:
+    """Number of panels of a weight matrix of that many columns: as `abi.panel_widths`."""
+    cdef i64 vectors = ceil_div(channels, LANES)
+    if MOST_VECTORS > GEMM_VECTORS and vectors > GEMM_VECTORS:
+        return vectors // GEMM_VECTORS
+    return ceil_div(vectors, GEMM_VECTORS)
 
 
 cdef inline void gemm_tiles(
@@ -44,20 +56,20 @@ cdef inline void gemm_tiles(
     """`tiles` tiles of `rows` pixels and `vectors` vectors of output channels, one below the other.
 
     `run` is what is known of the runs: ONE_RUN leaves out the loops over taps, since what they keep at hand costs short
-    sums a tenth of their time, and takes UNROLLED inputs a turn. WHOLE_RUN is one too, of whole turns, with whole
+    sums a tenth of their time, and takes TURN inputs a turn. WHOLE_RUN is one too, of whole turns, with whole
     vectors of outputs: without the code for what is left, sums of 16 to 64 inputs take 3 to 10 % less. COLOUR_RUN is
     the length of each, which is one turn, one a kernel row, with whole vectors: that of a 3x3 window on three colours,
     the first layer of most networks. ANY_RUNS is nothing.
     """
-    cdef vec acc[ROWS_LIMIT][GEMM_VECTORS]
-    cdef vec b[GEMM_VECTORS]
+    cdef vec acc[ROWS_LIMIT][MOST_VECTORS]
+    cdef vec b[MOST_VECTORS]
     cdef vec x, low, high
     cdef const real *p[ROWS_LIMIT]  # of every third pixel: the others are a step or two from it
     cdef const real *w
     cdef const real *ahead
     cdef i64 step, ahead_step, out_step, k, h, g
     cdef bint one = run == ONE_RUN or run == WHOLE_RUN, colours = run == COLOUR_RUN, whole = run == WHOLE_RUN or colours
-    cdef int i, j, u, turn = COLOUR_RUN if colours else UNROLLED
+    cdef int i, j, u, turn = COLOUR_RUN if colours else TURN
     cdef int last = LANES if whole else <int> panel.last
     while tiles > 0:
         for j in range(vectors):
@@ -146,9 +158,11 @@ cdef inline void gemm_tiles(
         residual = moved(residual, rows * out_step)
         out += rows * out_step
         panel.ahead = ahead
-        if ahead >= panel.ahead_end:  # all is asked for; a line that is in L1 anyway costs least
-            panel.ahead = panel.weights
-            panel.ahead_step = 0
+        if ahead >= panel.ahead_end:
+            panel.ahead = panel.later
+            panel.ahead_end = panel.later_end
+            panel.ahead_step = LINE // turn if panel.later < panel.later_end else 0
+            panel.later = panel.later_end = panel.weights  # a line that is in L1 anyway costs least
         tiles -= 1
 
 
@@ -180,33 +194,39 @@ cdef inline void gemm_tiles_of(
         gemm_tiles(3, vectors, run, panel, tiles, a, residual, out)
     elif rows == 4:
         gemm_tiles(4, vectors, run, panel, tiles, a, residual, out)
-    elif rows == 5:
+    elif tallest(vectors) >= 5 and rows == 5:
         gemm_tiles(5, vectors, run, panel, tiles, a, residual, out)
-    elif rows == 6:
+    elif tallest(vectors) >= 6 and rows == 6:
         gemm_tiles(6, vectors, run, panel, tiles, a, residual, out)
-    elif tallest(vectors) > 6:
-        if rows == 7:
-            gemm_tiles(7, vectors, run, panel, tiles, a, residual, out)
-        elif rows == 8:
-            gemm_tiles(8, vectors, run, panel, tiles, a, residual, out)
-        elif rows == 9:
-            gemm_tiles(9, vectors, run, panel, tiles, a, residual, out)
-        elif rows == 10:
-            gemm_tiles(10, vectors, run, panel, tiles, a, residual, out)
-        elif rows == 11:
-            gemm_tiles(11, vectors, run, panel, tiles, a, residual, out)
-        elif rows == 12:
-            gemm_tiles(12, vectors, run, panel, tiles, a, residual, out)
-        elif tallest(vectors) > 12 and rows == 13:
-            gemm_tiles(13, vectors, run, panel, tiles, a, residual, out)
-        elif tallest(vectors) > 12 and rows == 14:
-            gemm_tiles(14, vectors, run, panel, tiles, a, residual, out)
+    elif tallest(vectors) >= 7 and rows == 7:
+        gemm_tiles(7, vectors, run, panel, tiles, a, residual, out)
+    elif tallest(vectors) >= 8 and rows == 8:
+        gemm_tiles(8, vectors, run, panel, tiles, a, residual, out)
+    elif tallest(vectors) >= 9 and rows == 9:
+        gemm_tiles(9, vectors, run, panel, tiles, a, residual, out)
+    elif tallest(vectors) >= 10 and rows == 10:
+        gemm_tiles(10, vectors, run, panel, tiles, a, residual, out)
+    elif tallest(vectors) >= 11 and rows == 11:
+        gemm_tiles(11, vectors, run, panel, tiles, a, residual, out)
+    elif tallest(vectors) >= 12 and rows == 12:
+        gemm_tiles(12, vectors, run, panel, tiles, a, residual, out)
+    elif tallest(vectors) >= 13 and rows == 13:
+        gemm_tiles(13, vectors, run, panel, tiles, a, residual, out)
+    elif tallest(vectors) >= 14 and rows == 14:
+        gemm_tiles(14, vectors, run, panel, tiles, a, residual, out)
 
 
 cdef void gemm_whole(
     i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
 ) noexcept nogil:
     gemm_tiles_of(GEMM_VECTORS, WHOLE_RUN, rows, panel, tiles, a, residual, out)
+
+
+cdef void gemm_whole_wide(
+    i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
+) noexcept nogil:
+    if MOST_VECTORS > GEMM_VECTORS:
+        gemm_tiles_of(MOST_VECTORS, WHOLE_RUN, rows, panel, tiles, a, residual, out)
 
 
 cdef void gemm_one_1(
@@ -224,14 +244,14 @@ cdef void gemm_one_2(
 cdef void gemm_one_3(
     i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
 ) noexcept nogil:
-    if GEMM_VECTORS > 2:
+    if MOST_VECTORS >= 3:
         gemm_tiles_of(3, ONE_RUN, rows, panel, tiles, a, residual, out)
 
 
 cdef void gemm_one_4(
     i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
 ) noexcept nogil:
-    if GEMM_VECTORS > 2:
+    if MOST_VECTORS >= 4:
         gemm_tiles_of(4, ONE_RUN, rows, panel, tiles, a, residual, out)
 
 
@@ -244,7 +264,7 @@ cdef void gemm_colour_2(
 cdef void gemm_colour_4(
     i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
 ) noexcept nogil:
-    if GEMM_VECTORS > 2:
+    if MOST_VECTORS >= 4:
         gemm_tiles_of(4, COLOUR_RUN, rows, panel, tiles, a, residual, out)
 
 
@@ -263,14 +283,14 @@ cdef void gemm_runs_2(
 cdef void gemm_runs_3(
     i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
 ) noexcept nogil:
-    if GEMM_VECTORS > 2:
+    if MOST_VECTORS >= 3:
         gemm_tiles_of(3, ANY_RUNS, rows, panel, tiles, a, residual, out)
 
 
 cdef void gemm_runs_4(
     i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
 ) noexcept nogil:
-    if GEMM_VECTORS > 2:
+    if MOST_VECTORS >= 4:
         gemm_tiles_of(4, ANY_RUNS, rows, panel, tiles, a, residual, out)
 
 
@@ -282,8 +302,8 @@ cdef inline Tiles tiles_of(const Panel *panel) noexcept nogil:
     """The function for tiles of this panel."""
     cdef bint whole = panel.last == LANES
     if panel.row_taps == 1 and panel.column_taps == 1:
-        if whole and panel.vectors == GEMM_VECTORS and panel.depth % UNROLLED == 0:
-            return gemm_whole
+        if whole and panel.vectors >= GEMM_VECTORS and panel.depth % TURN == 0:
+            return gemm_whole if panel.vectors == GEMM_VECTORS else gemm_whole_wide
         if panel.vectors == 1:
             return gemm_one_1
         if panel.vectors == 2:
@@ -368,7 +388,9 @@ cdef void gemm_pixel(
 cdef inline void panel_of(Panel *panel, const Plan *plan, i64 channels, i64 depth, i64 block) noexcept nogil:
     """Place and width of panel number `block` of a weight matrix of `channels` columns and `depth` rows."""
     cdef i64 first = block * GEMM_VECTORS * LANES
-    cdef i64 rest = smaller(channels - first, GEMM_VECTORS * LANES)
+    cdef i64 rest = channels - first
+    if block < panels_of(channels) - 1:
+        rest = GEMM_VECTORS * LANES
     panel.vectors = ceil_div(rest, LANES)
     panel.last = rest - (panel.vectors - 1) * LANES
     panel.weights = <const real *> plan.weights + first * depth
@@ -376,6 +398,7 @@ cdef inline void panel_of(Panel *panel, const Plan *plan, i64 channels, i64 dept
     panel.ahead = panel.ahead_end = panel.weights
     panel.ahead_step = 0
     panel.inputs_end = NULL
+    panel.later = panel.later_end = panel.weights
     panel.hardswish = plan.hardswish
     panel.low = <real> plan.low
     panel.high = <real> plan.high

@@ -11,7 +11,9 @@ cdef void pointwise(
 ) noexcept nogil:
     cdef Panel panel
     cdef i64 step = larger(plan.block_rows, 1)
-    cdef i64 row = row_begin, rows, block, place
+    cdef i64 row = row_begin, rows, block, place, width
+    cdef i64 later_size = plan.later_size // <i64> sizeof(real)
+    cdef i64 panels = panels_of(plan.out_channels), share = ceil_div(later_size, larger(panels, 1))
     panel.row_taps = panel.column_taps = 1
     panel.a_row = panel.w_row = panel.a_column = panel.w_column = 0
     panel.a_step = panel.depth = plan.in_channels
@@ -21,14 +23,21 @@ cdef void pointwise(
         while block < block_end:
             panel_of(&panel, plan, plan.out_channels, plan.in_channels, block)
             if block + 1 < block_end:
-                panel.ahead += panel.vectors * LANES * panel.depth
-                panel.ahead_end = panel.ahead + panel.vectors * LANES * panel.depth
-                panel.ahead_step = panel.vectors * LANES // AHEAD_TILES
+                width = GEMM_VECTORS * LANES
+                if block + 2 == panels:
+                    width = ceil_div(plan.out_channels - (block + 1) * width, LANES) * LANES
+                panel.ahead += GEMM_VECTORS * LANES * panel.depth
+                panel.ahead_end = panel.ahead + width * panel.depth
+                panel.ahead_step = width // AHEAD_TILES
+            if share > 0 and row + rows == row_end:
+                panel.later = <const real *> plan.later + block * share
+                panel.later_end = <const real *> plan.later + smaller((block + 1) * share, later_size)
             if block == block_begin:  # also those of the next block of rows, at its end
                 panel.inputs_end = x + row_end * plan.in_channels
             place = row * plan.out_channels + block * GEMM_VECTORS * LANES
-            if rows == 1 and (block + PIXEL_PANELS) * GEMM_VECTORS * LANES <= plan.out_channels and (
-                block + PIXEL_PANELS <= block_end and panel.depth > 0
+            if rows == 1 and block + PIXEL_PANELS <= block_end and panel.depth > 0 and (
+                block + PIXEL_PANELS < panels
+                or (block + PIXEL_PANELS) * GEMM_VECTORS * LANES == plan.out_channels
             ):
                 gemm_pixel(plan, &panel, x + row * plan.in_channels, moved(residual, place), out + place)
                 block += PIXEL_PANELS

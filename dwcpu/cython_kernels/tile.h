@@ -68,13 +68,18 @@ static const real HARDSWISH_NUMBERS[] = {3, 6, (real)(1.0 / 6.0)};
 #if DWCPU_VECTOR_BYTES == 64
 #define GEMM_ROWS 14
 #define GEMM_VECTORS 2
+#define WIDE_ROWS 9
 #elif defined(V_NEON)
 #define GEMM_ROWS 6
 #define GEMM_VECTORS 4
+#define WIDE_ROWS 6
 #else
 #define GEMM_ROWS 6
 #define GEMM_VECTORS 2
+#define WIDE_ROWS 4
 #endif
+/* Panels of two vectors: of an odd number of vectors the last panel has three, and tiles of WIDE_ROWS. */
+#define MOST_VECTORS (GEMM_VECTORS == 2 ? 3 : GEMM_VECTORS)
 #define MOST_ROWS (GEMM_ROWS > 12 ? GEMM_ROWS : 12) /* of a tile of one vector */
 #define ROWS_LIMIT 14 /* of any tile of any instruction set */
 #define PIXEL_PANELS 4 /* panels that are computed together for a single pixel */
@@ -84,11 +89,9 @@ static const real HARDSWISH_NUMBERS[] = {3, 6, (real)(1.0 / 6.0)};
 #define ONE_RUN 1
 #define WHOLE_RUN 2
 #define COLOUR_RUN 9
-#define UNROLLED 4 /* inputs that a turn of the loop of a plain sum takes */
 #define LINE (int)(64 / sizeof(real))
 #define AHEAD_LINES(rows, vectors) /* that a turn asks for: as many inputs as it takes, or its share of a panel */ \
-    ((((rows) * UNROLLED > (vectors) * LANES ? (rows) * UNROLLED : (vectors) * LANES) + LINE - 1) / LINE)
-#define AHEAD_TILES 4 /* tiles of a panel that share in asking for the next panel's cache lines */
+    ((((rows) * TURN > (vectors) * LANES ? (rows) * TURN : (vectors) * LANES) + LINE - 1) / LINE)
 #define WINDOW_ROWS 2
 #define WINDOW_COLUMNS 4
 #define PAIRED (DWCPU_VECTOR_BYTES < 64) /* whether vectors share cache lines */

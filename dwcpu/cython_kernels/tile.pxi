@@ -17,6 +17,8 @@ cdef extern from "tile.h" nogil:
         LANES
         GEMM_ROWS
         GEMM_VECTORS
+        MOST_VECTORS
+        WIDE_ROWS
         MOST_ROWS
         ROWS_LIMIT
         PIXEL_PANELS
@@ -26,8 +28,6 @@ cdef extern from "tile.h" nogil:
         ONE_RUN
         WHOLE_RUN
         COLOUR_RUN
-        AHEAD_TILES
-        UNROLLED
         LINE
         WINDOW_ROWS
         WINDOW_COLUMNS

@@ -47,7 +47,7 @@ def _build(dtype: np.dtype) -> tuple[Callable, Any]:
             gemm.n_w, gemm.length = max(0, kw_last - kw_first), group_channels
         tap = kh_first * plan.kernel_w + kw_first
         gemm.weights = panel_weights + tap * group_channels * panel_width * itemsize
-        gemm.ahead = gemm.ahead_end = gemm.weights
+        gemm.ahead = gemm.ahead_end = gemm.later = gemm.later_end = gemm.weights
         column = first * plan.stride_w - plan.pad_left + kw_first * plan.dilation_w
         place = first * plan.out_channels
         run_residual = residual if is_null(residual) else offset(residual, place)
@@ -64,7 +64,7 @@ def _build(dtype: np.dtype) -> tuple[Callable, Any]:
         group_channels = plan.in_channels // plan.groups
         group_outputs = plan.out_channels // plan.groups
         padded_outputs = ceil_div(group_outputs, lanes) * lanes
-        panels = ceil_div(group_outputs, width)
+        panels = max(1, ceil_div(group_outputs, lanes) // 2)
         taps = plan.kernel_h * plan.kernel_w
         length = taps * group_channels
         # columns that see the whole window, as one run
@@ -82,7 +82,7 @@ def _build(dtype: np.dtype) -> tuple[Callable, Any]:
             last = min(first + plan.block_rows, row_end)
             for block in range(block_begin, block_end):
                 group, panel = block // panels, block % panels
-                columns = min(width, group_outputs - panel * width)
+                columns = width if panel < panels - 1 else group_outputs - panel * width
                 panel_width = ceil_div(columns, lanes) * lanes
                 gemm.columns = columns
                 gemm.b_h = plan.kernel_w * group_channels * panel_width

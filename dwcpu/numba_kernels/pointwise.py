@@ -1,9 +1,9 @@
 """Pointwise (1x1) convolution: a GEMM of pixels by packed weight panels, and the micro-kernels that `conv` shares.
 
 Assumes: x (pixels, in_channels) and out (pixels, out_channels) C-contiguous; weights in panels of `vectors * lanes`
-output channels, each panel `[in_channels][width]`, the last one narrower and zero-padded to whole vectors; bias padded
-alike. Guarantees: every output has one accumulator that starts from the bias and takes its input channels in ascending
-order.
+output channels, each panel `[in_channels][width]`, the last one of one vector less or more and zero-padded to whole
+vectors; bias padded alike. Guarantees: every output has one accumulator that starts from the bias and takes its input
+channels in ascending order.
 
 Loops, outermost first: blocks of `plan.block_rows` pixels (their inputs stay in the L2 cache while all panels pass),
 panels (a panel stays in L1 or L2 while the block's tiles pass), tiles of some pixels x one panel (in registers), input
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numba import types
 
+from dwcpu.abi import AHEAD_TILES, TURN, panel_widths
 from dwcpu.numba_kernels.memory import (
     PLAN,
     REAL,
@@ -40,7 +41,8 @@ __all__ = ["GEMM", "address", "kernel_signature", "micro_kernel", "micro_kernel_
 #: What a GEMM micro-kernel needs to know of one panel: sum over n_h x n_w taps of `length` consecutive inputs, `a`
 #: moving by a_h and a_w a tap and the weights by b_h and b_w. A pointwise convolution is one tap. `ahead` is what the
 #: next tile prefetches, by `ahead_step` bytes an input up to `ahead_end`: the next panel, in parts, one a tile; or, of
-#: the first panel, if `inputs_end` is not 0, the inputs up to there, two tiles before their turn.
+#: the first panel, if `inputs_end` is not 0, the inputs up to there, two tiles before their turn. When all of that is
+#: asked for, weights of a later kernel from `later` to `later_end` are.
 GEMM = Record(
     "Gemm",
     {
@@ -60,15 +62,13 @@ GEMM = Record(
         "ahead_end": "p",
         "ahead_step": "i",
         "inputs_end": "p",
+        "later": "p",
+        "later_end": "p",
         "hardswish": "i",
         "low": "d",
         "high": "d",
     },
 )
-
-#: Tiles of a panel that share in asking for the next panel's cache lines.
-AHEAD_TILES = 4
-
 
 def tile_shape() -> tuple[int, int]:
     """Rows and vectors of the GEMM tile: as many accumulators as leave registers for a panel row and one pixel.
@@ -79,6 +79,13 @@ def tile_shape() -> tuple[int, int]:
     if target().registers == 16:
         return 6, 2
     return (14, 2) if target().vector_bytes == 64 else (8, 2)
+
+
+def tallest(vectors: int) -> int:
+    """Most rows of a tile of that many vectors: of three, which a last panel has, what registers hold."""
+    if vectors < 3:
+        return tile_shape()[0]
+    return {(6, 2): 4, (14, 2): 9, (8, 2): 8}[tile_shape()]
 
 
 def kernel_signature(dtype: np.dtype) -> Any:
@@ -130,8 +137,10 @@ def _build_micro_kernel(dtype: np.dtype, rows: int, vectors: int, whole: bool) -
                     for k in range(0 if whole else length % turn):
                         tile = outer_fma(tile, offset(x, k), a_stride, offset(w, k * width))
             gemm.ahead = ahead
-            if ahead >= gemm.ahead_end:  # all is asked for; a line that is in L1 anyway costs least
-                gemm.ahead, gemm.ahead_step = gemm.weights, 0
+            if ahead >= gemm.ahead_end:
+                gemm.ahead, gemm.ahead_end = gemm.later, gemm.later_end
+                gemm.ahead_step = 64 // TURN if gemm.later < gemm.later_end else 0
+                gemm.later = gemm.later_end = gemm.weights  # a line that is in L1 anyway costs least
             tile_out = offset(out, first * out_stride)
             if columns == width:
                 if not is_null(residual):
@@ -157,9 +166,9 @@ def micro_kernel(dtype: np.dtype, rows: int, vectors: int, whole: bool = False) 
     return compile_kernel(name, lambda: _build_micro_kernel(dtype, rows, vectors, whole))
 
 
-def tile_heights(row_counts: Iterable[int]) -> set[int]:
-    """Tile heights that `run_panel` uses for these numbers of rows."""
-    rows, heights = tile_shape()[0], {1}
+def tile_heights(row_counts: Iterable[int], vectors: int) -> set[int]:
+    """Tile heights that `run_panel` uses for these numbers of rows of a panel of that many vectors."""
+    rows, heights = tallest(vectors), {1}
     for count in row_counts:
         tiles = -(-count // rows)
         heights |= {count // tiles, -(-count // tiles)} if tiles else set()
@@ -172,20 +181,17 @@ def micro_kernel_table(dtype: np.dtype, row_counts: Iterable[int], depth: int, c
     Runs are multiples of `depth` inputs. Entry `(vectors - 1) * (rows + 1) + height`; height 1 is always there.
     """
     rows, vectors = tile_shape()
-    lanes = target().lanes(dtype.itemsize)
-    panels, rest = divmod(columns, vectors * lanes)
-    widths = ({vectors} if panels else set()) | ({-(-rest // lanes)} if rest else set())
     whole = depth % inputs_a_turn() == 0
-    table = np.zeros((vectors, rows + 1), np.int64)
-    for height in tile_heights(row_counts):
-        for width in widths:
+    table = np.zeros((vectors + 1, rows + 1), np.int64)
+    for width in set(panel_widths(columns, target().lanes(dtype.itemsize), vectors)):
+        for height in tile_heights(row_counts, width):
             table[width - 1, height] = micro_kernel(dtype, height, width, whole)
     return table
 
 
 def run_panel(dtype: np.dtype) -> Callable:
     """Function that deals `rows` pixels of one panel to micro-kernels of nearly equal height."""
-    tallest = tile_shape()[0]
+    entries, narrow, wide = tile_shape()[0] + 1, tallest(2), tallest(3)
     lanes, itemsize = target().lanes(dtype.itemsize), dtype.itemsize
 
     @part
@@ -204,8 +210,9 @@ def run_panel(dtype: np.dtype) -> Callable:
 
     @part
     def run(table, gemm, rows, a, residual, out):
-        entry = (gemm.columns - 1) // lanes * (tallest + 1)
-        tiles = (rows + tallest - 1) // tallest
+        entry = (gemm.columns - 1) // lanes * entries
+        most = wide if gemm.columns > 2 * lanes else narrow
+        tiles = (rows + most - 1) // most
         height = rows // tiles
         taller = rows - height * tiles  # tiles of one row more, which come first
         run_tiles(table, gemm, entry, height + 1, taller, 0, a, residual, out)
@@ -216,7 +223,8 @@ def run_panel(dtype: np.dtype) -> Callable:
 
 def _build(dtype: np.dtype) -> tuple[Callable, Any]:
     run = run_panel(dtype)
-    width = tile_shape()[1] * target().lanes(dtype.itemsize)
+    lanes = target().lanes(dtype.itemsize)
+    width = tile_shape()[1] * lanes
     itemsize = dtype.itemsize
     new_gemm = new_record(GEMM)
 
@@ -226,15 +234,22 @@ def _build(dtype: np.dtype) -> tuple[Callable, Any]:
         gemm.a_stride, gemm.length, gemm.out_stride = length, length, channels
         gemm.n_h, gemm.n_w, gemm.a_h, gemm.a_w, gemm.b_h, gemm.b_w = 1, 1, 0, 0, 0, 0
         gemm.hardswish, gemm.low, gemm.high = plan.hardswish, plan.low, plan.high
+        vectors = (channels + lanes - 1) // lanes
+        panels = max(1, vectors // 2)
+        later_share = (plan.later_size // itemsize + panels - 1) // panels * itemsize
         for first in range(row_begin, row_end, step):
             rows = min(step, row_end - first)
             for panel in range(block_begin, block_end):
                 column = panel * width
-                gemm.columns = min(width, channels - column)
+                gemm.columns = width if panel < panels - 1 else channels - column
                 gemm.weights = plan.weights + column * length * itemsize
                 gemm.bias = plan.bias + column * itemsize
                 gemm.ahead = gemm.ahead_end = gemm.weights
                 gemm.ahead_step = 0
+                gemm.later = gemm.later_end = gemm.weights
+                if later_share > 0 and first + rows == row_end:
+                    gemm.later = plan.later + panel * later_share
+                    gemm.later_end = plan.later + min((panel + 1) * later_share, plan.later_size)
                 gemm.inputs_end = address_of(offset(x, row_end * length)) if panel == block_begin else 0
                 if panel + 1 < block_end:
                     size = length * width * itemsize
