@@ -62,7 +62,9 @@ def floating(array: ArrayLike, what: str, operation: str) -> np.ndarray:
     TypeError
         If it is a masked array, no array at all, or of another type.
     """
+    fix = f"{what}.astype(np.float32)"
     if type(array) is not np.ndarray:
+        fix = f"np.asarray({what}, np.float32)"
         if isinstance(array, np.ma.MaskedArray):
             raise TypeError(
                 f"{operation}: {what} is a masked array; masked elements have no meaning here; "
@@ -76,15 +78,13 @@ def floating(array: ArrayLike, what: str, operation: str) -> np.ndarray:
                 f"{operation}: {what} of type {given} is no array ({error}); it must be a NumPy array of float32 or "
                 f"float64; convert it"
             ) from error
-        if array.dtype == object:
+        if array.dtype.kind in "OSU":
             raise TypeError(
                 f"{operation}: {what} is of type {given}; it must be a NumPy array of float32 or float64; give one"
             )
     if array.dtype.char not in "fd":
-        raise TypeError(
-            f"{operation}: {what} has dtype {array.dtype}; it must be float32 or float64; "
-            f"convert it with {what}.astype(np.float32)"
-        )
+        advice = f"convert it with {fix}" if array.dtype.kind in "biufO" else "give real numbers"
+        raise TypeError(f"{operation}: {what} has dtype {array.dtype}; it must be float32 or float64; {advice}")
     return array
 
 
@@ -104,9 +104,13 @@ def same_dtype(array: np.ndarray, what: str, dtype: np.dtype, operation: str, ag
         If it has another type.
     """
     if array.dtype.char != dtype.char:
-        advice = f"convert it with {what}.astype(np.{dtype.name})"
+        # Which, unlike the method `astype`, takes lists and numbers too.
+        advice = f"convert it with np.asarray({what}, np.{dtype.name})"
         if array.dtype == np.float32 and dtype == np.float64:  # most likely nobody meant the wider type
-            advice = f"convert {against} with {against}.astype(np.float32), or {what} with {what}.astype(np.float64)"
+            advice = (
+                f"convert {against} with np.asarray({against}, np.float32), or {what} with "
+                f"np.asarray({what}, np.float64)"
+            )
         raise TypeError(
             f"{operation}: {what} has dtype {array.dtype} but {against} has {dtype}; all arrays must share one dtype; "
             f"{advice}"
@@ -311,7 +315,9 @@ def output(out: object, shape: tuple[int, ...], dtype: np.dtype, operation: str)
             f"make it with np.empty({shape}, np.{dtype.name})"
         )
     if not out.flags.writeable:
-        raise ValueError(f"{operation}: out is read-only; it must be writeable; give a copy of it")
+        raise ValueError(
+            f"{operation}: out is read-only; it must be writeable; make one with np.empty({shape}, np.{dtype.name})"
+        )
     if not out.flags.c_contiguous and _overlaps_itself(out):
         raise ValueError(
             f"{operation}: out has strides {out.strides}, with which elements share memory; each must have its own; "

@@ -253,6 +253,15 @@ def canonical(geometry: Geometry) -> Geometry:
     return geometry
 
 
+def _in_words(geometry: Geometry) -> str:
+    """What error texts call a geometry."""
+    return " then ".join(
+        f"{part.op} {part.kernel_h}x{part.kernel_w} from {part.in_channels} to {part.out_channels} channels, stride "
+        f"{part.stride_h}x{part.stride_w}, dilation {part.dilation_h}x{part.dilation_w}"
+        for part in geometry.parts
+    )
+
+
 @lru_cache(maxsize=4096)
 def _choose(geometry: Geometry, dtype: np.dtype, threads: int, backend: str) -> tuple[Kernel, str]:
     if backend not in ("auto", "numba", "cython"):
@@ -261,8 +270,8 @@ def _choose(geometry: Geometry, dtype: np.dtype, threads: int, backend: str) -> 
                 if kernel.supports(geometry):
                     return kernel, "asked for by name"
                 raise ValueError(
-                    f"choose: kernel {backend} does not compute {geometry}; it must support the geometry; "
-                    f"use backend='auto' or one of list_kernels() that does"
+                    f"choose: kernel {backend} does not compute {_in_words(geometry)}; a kernel must take the "
+                    f"operation and its sizes; use backend='auto' or another one of list_kernels()"
                 )
         raise ValueError(
             f"choose: backend is {backend!r}; it must be 'auto', 'numba', 'cython' or a {dtype} kernel of "

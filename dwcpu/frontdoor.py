@@ -56,7 +56,7 @@ class Part(NamedTuple):
         activation_name: str = "activation",
         own: bool = False,
     ) -> Part:
-        """Check types; shapes need a geometry: see `Step.check`. What is not `own` is in any form still.
+        """Check what needs no geometry: `Step.geometry` does the rest. What is not `own` is in any form still.
 
         Parameters
         ----------
@@ -76,7 +76,6 @@ class Part(NamedTuple):
         checked_bias = None
         if bias is not None:
             checked_bias = arrays.floating(bias, bias_name, operation)
-            arrays.same_dtype(checked_bias, bias_name, arrays.native_dtype(checked), operation, name)
             checked_bias = _owned(checked_bias) if own else checked_bias
         return cls(_owned(checked) if own else checked, checked_bias, parsed, name, bias_name)
 
@@ -174,11 +173,14 @@ class Step:
             else:
                 geometry = ConvGeometry.conv(x_shape, shape, operation=operation, names=names, **self.options)
         for part, half in zip(self.parts, geometry.parts, strict=True):
-            if part.bias is not None and part.bias.shape != (half.out_channels,):
+            if part.bias is None:
+                continue
+            if part.bias.shape != (half.out_channels,):
                 raise ValueError(
                     f"{operation}: {part.bias_name} has shape {part.bias.shape}; it must have one entry for each of "
                     f"the {half.out_channels} output channels of {part.name}; give shape ({half.out_channels},)"
                 )
+            arrays.same_dtype(part.bias, part.bias_name, arrays.native_dtype(part.weights), operation, part.name)
         return geometry
 
     def smallest_input(self) -> tuple[int, int, int, int]:

@@ -10,9 +10,11 @@ Error texts read ``operation: what was got; the rule; the fix``. A wrong type is
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from math import gcd, prod
 
+from . import shapes
 from .padding import Padding, normalise_int, normalise_padding, normalise_padding_1d, normalise_pair
 
 __all__ = [
@@ -111,18 +113,18 @@ class ConvGeometry:
             If the shapes do not fit, a parameter is out of range or the output would be empty.
         """
         x, w = names
-        batch, height, width, channels = _image(x_shape, operation, x)
+        batch, height, width, channels = shapes.image(x_shape, operation, x)
         if len(w_shape) not in (3, 4):
             raise ValueError(
                 f"{operation}: {w} has shape {tuple(w_shape)}; it must be (KH, KW, C) or (KH, KW, C, M); reshape {w}"
             )
         kernel_h, kernel_w, w_channels = w_shape[:3]
         multiplier = w_shape[3] if len(w_shape) == 4 else 1
-        _nonempty_weights(w_shape, operation, w)
+        shapes.nonempty_weights(w_shape, operation, w)
         if w_channels != channels:
             raise ValueError(
                 f"{operation}: {w} has {w_channels} channels but {x} has {channels}; "
-                f"the third axis of {w} must equal the channels of {x}" + _advice(tuple(w_shape), x_shape, names)
+                f"the third axis of {w} must equal the channels of {x}" + shapes.windows(tuple(w_shape), x_shape, names)
             )
         return cls._windowed(
             "depthwise", (batch, height, width, channels), channels * multiplier, (kernel_h, kernel_w),
@@ -176,11 +178,11 @@ class ConvGeometry:
             raise ValueError(
                 f"{operation}: {w} has shape {tuple(w_shape)}; it must be (K, C) or (K, C, M); reshape {w}"
             )
-        _nonempty_weights(w_shape, operation, w)
+        shapes.nonempty_weights(w_shape, operation, w)
         if w_shape[1] != channels:
             raise ValueError(
                 f"{operation}: {w} has {w_shape[1]} channels but {x} has {channels}; "
-                f"the second axis of {w} must equal the channels of {x}"
+                f"the second axis of {w} must equal the channels of {x}" + shapes.signal(w_shape, channels, w)
             )
         step = normalise_int(stride, "stride", operation)
         spread = normalise_int(dilation, "dilation", operation)
@@ -220,14 +222,16 @@ class ConvGeometry:
         (1, 7, 7, 1280)
         """
         x, w = names
-        batch, height, width, channels = _image(x_shape, operation, x)
+        batch, height, width, channels = shapes.image(x_shape, operation, x)
         if len(w_shape) != 2:
-            raise ValueError(f"{operation}: {w} has shape {tuple(w_shape)}; it must be (Cin, Cout); reshape {w}")
-        _nonempty_weights(w_shape, operation, w)
+            raise ValueError(
+                f"{operation}: {w} has shape {tuple(w_shape)}; it must be (Cin, Cout); {shapes.matrix(w_shape, w)}"
+            )
+        shapes.nonempty_weights(w_shape, operation, w)
         if w_shape[0] != channels:
             raise ValueError(
                 f"{operation}: {w} has {w_shape[0]} input channels but {x} has {channels}; "
-                f"the first axis of {w} must equal the channels of {x}"
+                f"the first axis of {w} must equal the channels of {x}" + shapes.turned(w_shape, channels, w)
             )
         return cls._windowed(
             "pointwise", (batch, height, width, channels), w_shape[1], (1, 1), (1, 1), 0, (1, 1), 1, operation
@@ -270,14 +274,38 @@ class ConvGeometry:
         >>> ConvGeometry.conv((1, 224, 224, 3), (3, 3, 3, 32), stride=2, padding="same").out_shape
         (1, 112, 112, 32)
         """
+        try:
+            return cls._conv(x_shape, w_shape, stride, padding, dilation, groups, operation, names)
+        except ValueError as error:
+            problem = str(error)
+        if len(w_shape) == 4 and operation != "dwconv2d":  # which takes PyTorch's order
+            with suppress(ValueError):
+                turned = w_shape[2], w_shape[3], w_shape[1], w_shape[0]
+                cls._conv(x_shape, turned, stride, padding, dilation, groups, operation, names)
+                problem += shapes.filters(names[1])
+        raise ValueError(problem)
+
+    @classmethod
+    def _conv(
+        cls,
+        x_shape: tuple[int, ...],
+        w_shape: tuple[int, ...],
+        stride: object,
+        padding: object,
+        dilation: object,
+        groups: object,
+        operation: str,
+        names: tuple[str, str],
+    ) -> ConvGeometry:
+        """As `conv`, without advice."""
         x, w = names
-        batch, height, width, channels = _image(x_shape, operation, x)
+        batch, height, width, channels = shapes.image(x_shape, operation, x)
         if len(w_shape) != 4:
             raise ValueError(
                 f"{operation}: {w} has shape {tuple(w_shape)}; it must be (KH, KW, Cin / groups, Cout); reshape {w}"
             )
         kernel_h, kernel_w, per_group, out_channels = w_shape
-        _nonempty_weights(w_shape, operation, w)
+        shapes.nonempty_weights(w_shape, operation, w)
         parts = normalise_int(groups, "groups", operation)
         if channels % parts or out_channels % parts:
             raise ValueError(
@@ -590,34 +618,3 @@ class InvertedResidualGeometry(_Fused):
 
 #: What a kernel computes.
 Geometry = ConvGeometry | SeparableGeometry | InvertedResidualGeometry
-
-
-def _image(x_shape: tuple[int, ...], operation: str, x: str) -> tuple[int, int, int, int]:
-    if len(x_shape) != 4:
-        raise ValueError(
-            f"{operation}: {x} has shape {tuple(x_shape)}; it must be (N, H, W, C) or (H, W, C); reshape {x}"
-        )
-    batch, height, width, channels = x_shape
-    if height < 1 or width < 1 or channels < 1:
-        raise ValueError(
-            f"{operation}: {x} has height {height}, width {width} and {channels} channels; "
-            f"each must be at least 1 (only the batch may be empty); enlarge {x}"
-        )
-    return batch, height, width, channels
-
-
-def _advice(w_shape: tuple[int, ...], x_shape: tuple[int, ...], names: tuple[str, str]) -> str:
-    """What probably happened where the channels of depthwise weights are not the image's."""
-    x, w = names
-    if len(w_shape) == 4 and w_shape[1] == 1 and w_shape[0] == x_shape[-1]:
-        return f"; if these are PyTorch's weights, (C, 1, KH, KW), pass {w}[:, 0].transpose(1, 2, 0)"
-    if w_shape[2] in x_shape[1:-1]:
-        return f"; if {x} has its channels on another axis, say so with layout='NCHW' or 'NHWC'"
-    return ""
-
-
-def _nonempty_weights(w_shape: tuple[int, ...], operation: str, w: str) -> None:
-    if min(w_shape) < 1:
-        raise ValueError(
-            f"{operation}: {w} has shape {tuple(w_shape)}; every axis must be at least 1; give more weights"
-        )

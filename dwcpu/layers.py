@@ -9,6 +9,7 @@ from does not change them.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -130,6 +131,14 @@ class Layer(calls.Caller):
             If the layer cannot take that shape.
         """
         return self._program.out_shape(shape)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Kernels and packed weights follow from what the layer was made with: an assignment would change nothing.
+        if not name.startswith("_") and name in signature(type(self)).parameters:
+            raise AttributeError(
+                f"{type(self).__name__}: {name} is assigned to; a layer keeps what it was made with; make a new layer"
+            )
+        super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
         kept = self.__dict__.copy()
@@ -405,6 +414,8 @@ class Sequential:
     TypeError
         If something cannot be called.
 
+    Errors of a dwcpu layer, when the whole is called or asked about a shape, begin with its place, counted from 0.
+
     Examples
     --------
     >>> import numpy as np, dwcpu
@@ -440,25 +451,40 @@ class Sequential:
                 f"Sequential: out or residual is given but the last layer is of type {type(last).__name__}; "
                 f"only a dwcpu layer can take them; leave them out"
             )
-        for layer in first:
-            x = layer(x, num_threads=num_threads) if isinstance(layer, (Layer, Sequential)) else layer(x)
+        for position, layer in enumerate(first):
+            if not isinstance(layer, (Layer, Sequential)):
+                x = layer(x)
+                continue
+            try:
+                x = layer(x, num_threads=num_threads)
+            except (TypeError, ValueError) as error:
+                raise _placed(error, position) from None
         if isinstance(last, (Layer, Sequential)):
-            return last(x, out=out, residual=residual, num_threads=num_threads)
+            try:
+                return last(x, out=out, residual=residual, num_threads=num_threads)
+            except (TypeError, ValueError) as error:
+                raise _placed(error, len(first)) from None
         return x if last is None else last(x)
 
     def explain(self, shape: tuple[int, ...], num_threads: int | None = None) -> list[Any]:
         """The choices of all layers for an input of `shape`; all of them must be dwcpu layers."""
         choices: list[Any] = []
-        for layer in self._own_layers("explain"):
-            chosen = layer.explain(shape, num_threads)
+        for position, layer in enumerate(self._own_layers("explain")):
+            try:
+                chosen = layer.explain(shape, num_threads)
+                shape = layer.out_shape(shape)
+            except (TypeError, ValueError) as error:
+                raise _placed(error, position) from None
             choices.extend(chosen if isinstance(chosen, list) else [chosen])
-            shape = layer.out_shape(shape)
         return choices
 
     def out_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of the result for an input of `shape`; all layers must be dwcpu layers."""
-        for layer in self._own_layers("out_shape"):
-            shape = layer.out_shape(shape)
+        for position, layer in enumerate(self._own_layers("out_shape")):
+            try:
+                shape = layer.out_shape(shape)
+            except (TypeError, ValueError) as error:
+                raise _placed(error, position) from None
         return shape
 
     def _own_layers(self, method: str) -> tuple[Any, ...]:
@@ -482,3 +508,9 @@ class Sequential:
 
     def __repr__(self) -> str:
         return "Sequential(\n" + "".join(f"    {layer!r},\n" for layer in self.layers) + ")"
+
+
+def _placed(error: TypeError | ValueError, position: int) -> TypeError | ValueError:
+    """An error of one of our layers, which names its class, with its place in the row."""
+    kind = TypeError if isinstance(error, TypeError) else ValueError
+    return kind(f"Sequential: layer {position}, {error}")

@@ -77,6 +77,8 @@ def depthwise_conv2d(
     x : (N, H, W, C) or (H, W, C) ndarray
     w : (KH, KW, C) or (KH, KW, C, M) ndarray
         M windows for each channel: output channel ``c * M + m`` is channel `c` seen through ``w[:, :, c, m]``.
+        PyTorch's order, ``(C, 1, KH, KW)``, is another one, and only `dwconv2d` takes it: here such weights may fit by
+        accident and give wrong results.
     bias : (C * M,) ndarray, optional
     stride, dilation : int or (int, int)
         Vertical and horizontal.
@@ -436,6 +438,8 @@ def conv2d(
     ----------
     x : (N, H, W, Cin) or (H, W, Cin) ndarray
     w : (KH, KW, Cin / groups, Cout) ndarray
+        PyTorch's order, ``(Cout, Cin / groups, KH, KW)``, is another one, and only `dwconv2d` takes it: here such
+        weights may fit by accident and give wrong results.
     bias : (Cout,) ndarray, optional
     stride, padding, dilation
         As in `depthwise_conv2d`.

@@ -68,7 +68,12 @@ MISTAKES = {
     "pointwise w dimensions": (
         lambda: ops.pointwise_conv2d(X, ones(1, 1, 16, 24)),
         ValueError,
-        "pointwise_conv2d: w has shape (1, 1, 16, 24); it must be (Cin, Cout); reshape w",
+        "w has shape (1, 1, 16, 24); it must be (Cin, Cout); if these are weights (1, 1, Cin, Cout), pass w[0, 0]",
+    ),
+    "pointwise w with one axis": (
+        lambda: ops.pointwise_conv2d(X, ones(16)),
+        ValueError,
+        "pointwise_conv2d: w has shape (16,); it must be (Cin, Cout); give w two axes",
     ),
     "conv w": (
         lambda: ops.conv2d(X, CONV, groups=2),
@@ -252,7 +257,13 @@ MISTAKES = {
     "object": (lambda: ops.pointwise_conv2d(X.astype(object), PW), TypeError, "x has dtype object"),
     "None": (lambda: ops.pointwise_conv2d(None, PW), TypeError, "pointwise_conv2d: x is of type NoneType; it must be"),
     "w None": (lambda: ops.separable_conv2d(X, DW, None), TypeError, "separable_conv2d: pw is of type NoneType"),
-    "text": (lambda: ops.pointwise_conv2d("x", PW), TypeError, "x has dtype <U1"),
+    "text": (lambda: ops.pointwise_conv2d("x", PW), TypeError, "pointwise_conv2d: x is of type str; it must be a"),
+    "texts": (lambda: ops.pointwise_conv2d(np.array(["1"]), PW), TypeError, "x has dtype <U1; it must be float32 or"),
+    "list": (
+        lambda: ops.pointwise_conv2d([[[1] * 16]], PW),
+        TypeError,
+        "x has dtype int64; it must be float32 or float64; convert it with np.asarray(x, np.float32)",
+    ),
     "ragged": (lambda: ops.pointwise_conv2d([[[1.0], [1.0, 2.0]]], PW), TypeError, "x of type list is no array"),
     "masked": (
         lambda: ops.depthwise_conv2d(X, MASKED),
@@ -264,7 +275,7 @@ MISTAKES = {
         TypeError,
         (
             "depthwise_conv2d: x has dtype float64 but w has float32; all arrays must share one dtype; convert it with "
-            "x.astype(np.float32)"
+            "np.asarray(x, np.float32)"
         ),
     ),
     "x and wider w": (
@@ -272,7 +283,7 @@ MISTAKES = {
         TypeError,
         (
             "depthwise_conv2d: x has dtype float32 but w has float64; all arrays must share one dtype; convert w with "
-            "w.astype(np.float32), or x with x.astype(np.float64)"
+            "np.asarray(w, np.float32), or x with np.asarray(x, np.float64)"
         ),
     ),
     "bias type": (
@@ -280,8 +291,21 @@ MISTAKES = {
         TypeError,
         (
             "depthwise_conv2d: bias has dtype float64 but w has float32; all arrays must share one dtype; convert it "
-            "with bias.astype(np.float32)"
+            "with np.asarray(bias, np.float32)"
         ),
+    ),
+    "bias number": (
+        lambda: ops.depthwise_conv2d(X, DW, 0.5),
+        ValueError,
+        (
+            "depthwise_conv2d: bias has shape (); it must have one entry for each of the 16 output channels of w; "
+            "give shape (16,)"
+        ),
+    ),
+    "bias list": (
+        lambda: layers.DepthwiseConv2d(DW, [0.5] * 16),
+        TypeError,
+        "DepthwiseConv2d: bias has dtype float64 but w has float32; all arrays must share one dtype; convert it with",
     ),
     "residual type": (
         lambda: ops.depthwise_conv2d(X, DW, padding=1, residual=X.astype(np.float64)),
@@ -315,7 +339,7 @@ MISTAKES = {
     "out read-only": (
         lambda: ops.depthwise_conv2d(X, DW, out=np.broadcast_to(F32(0), (1, 6, 6, 16))),
         ValueError,
-        "depthwise_conv2d: out is read-only; it must be writeable",
+        "depthwise_conv2d: out is read-only; it must be writeable; make one with np.empty((1, 6, 6, 16), np.float32)",
     ),
     "out list": (
         lambda: ops.depthwise_conv2d(X, DW, out=[]),
@@ -435,6 +459,31 @@ MISTAKES = {
         TypeError,
         "Sequential: layer 0 is of type ufunc; out_shape needs dwcpu layers throughout",
     ),
+    "Sequential mismatch": (
+        lambda: layers.Sequential(layers.DepthwiseConv2d(DW), layers.PointwiseConv2d(ones(8, 8)))(X),
+        ValueError,
+        "Sequential: layer 1, PointwiseConv2d: w has 8 input channels but x has 16; the first axis of w must equal",
+    ),
+    "Sequential mismatch before the last": (
+        lambda: layers.Sequential(np.abs, layers.DepthwiseConv2d(ones(3, 3, 8)), layers.PointwiseConv2d(PW))(X),
+        ValueError,
+        "Sequential: layer 1, DepthwiseConv2d: w has 8 channels but x has 16",
+    ),
+    "Sequential mismatch of types": (
+        lambda: layers.Sequential(layers.Sequential(layers.DepthwiseConv2d(DW)))(X.astype(np.float64)),
+        TypeError,
+        "Sequential: layer 0, Sequential: layer 0, DepthwiseConv2d: x has dtype float64 but w has float32",
+    ),
+    "Sequential explain mismatch": (
+        lambda: layers.Sequential(layers.DepthwiseConv2d(DW), layers.PointwiseConv2d(ones(8, 8))).explain((8, 8, 16)),
+        ValueError,
+        "Sequential: layer 1, PointwiseConv2d: w has 8 input channels",
+    ),
+    "Sequential out_shape mismatch": (
+        lambda: layers.Sequential(layers.DepthwiseConv2d(DW), layers.PointwiseConv2d(ones(8, 8))).out_shape((8, 8, 16)),
+        ValueError,
+        "Sequential: layer 1, PointwiseConv2d: w has 8 input channels",
+    ),
     # fold_batchnorm
     "fold length": (
         lambda: layers.fold_batchnorm(DW, None, ones(8), ones(8), ones(8), ones(8)),
@@ -548,6 +597,17 @@ def kernel_of(op: str, dtype: str) -> str:
 def test_a_kernel_for_something_else_is_refused_by_name(name) -> None:
     with pytest.raises(ValueError, match=r"^depthwise_conv2d: "):
         ops.depthwise_conv2d(X, DW, backend=kernel_of(*name))
+
+
+def test_a_kernel_for_something_else_is_told_in_few_words() -> None:
+    text = (
+        r"^depthwise_conv2d: kernel \S+ does not compute depthwise 3x3 from 16 to 16 channels, stride 2x2, dilation 1x1"
+        r"; a kernel must take the operation and its sizes; use backend='auto' or another one of list_kernels\(\)$"
+    )
+    with pytest.raises(ValueError, match=text):
+        ops.depthwise_conv2d(X, DW, stride=2, backend=kernel_of("pointwise", "f32"))
+    with pytest.raises(ValueError, match=r" depthwise 3x3 from .* then pointwise 1x1 from 16 to 24 channels, stride"):
+        ops.separable_conv2d(X, DW, PW, backend=kernel_of("pointwise", "f32"))
 
 
 @pytest.mark.parametrize("name", [("pointwise", "f32"), ("depthwise", "f64")])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from inspect import signature
 
 import cases
 import numpy as np
@@ -442,3 +443,16 @@ def test_weights_are_packed_once_for_all_shapes_and_thread_counts(monkeypatch) -
     assert packed == ([] if BACKEND == "reference" else ["depthwise_panels", "gemm_panels"])
     for again in (pickle.loads(pickle.dumps(layer)), copy.copy(layer), copy.deepcopy(layer)):
         assert again._packed == {}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_layer_was_made_with_cannot_be_assigned(kind, x) -> None:
+    """An assignment that changed nothing would be believed."""
+    make, _, arrays, options = KINDS[kind]
+    layer = make(*arrays, **options, backend=BACKEND)
+    for changed in (layer, copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        for name in signature(make).parameters:
+            with pytest.raises(AttributeError, match=rf"^{make.__name__}: {name} is assigned to; .*; make a new layer"):
+                setattr(changed, name, 2)
+        changed.note = "one's own names are free"
+        assert np.array_equal(changed(x), layer(x))

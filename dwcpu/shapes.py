@@ -1,0 +1,68 @@
+"""Checks of a single shape, and what error texts advise where two shapes do not fit each other.
+
+Weights that do not fit mostly come from PyTorch, whose order of axes is another one. Advice names the expression that
+turns them: reshaping them would mix up their values.
+"""
+
+from __future__ import annotations
+
+__all__ = ["filters", "image", "matrix", "nonempty_weights", "signal", "turned", "windows"]
+
+
+def image(x_shape: tuple[int, ...], operation: str, x: str) -> tuple[int, int, int, int]:
+    """The shape of an image ``(N, H, W, C)``, checked."""
+    if len(x_shape) != 4:
+        raise ValueError(
+            f"{operation}: {x} has shape {tuple(x_shape)}; it must be (N, H, W, C) or (H, W, C); reshape {x}"
+        )
+    batch, height, width, channels = x_shape
+    if height < 1 or width < 1 or channels < 1:
+        raise ValueError(
+            f"{operation}: {x} has height {height}, width {width} and {channels} channels; "
+            f"each must be at least 1 (only the batch may be empty); enlarge {x}"
+        )
+    return batch, height, width, channels
+
+
+def nonempty_weights(w_shape: tuple[int, ...], operation: str, w: str) -> None:
+    """Refuse weights without elements."""
+    if min(w_shape) < 1:
+        raise ValueError(
+            f"{operation}: {w} has shape {tuple(w_shape)}; every axis must be at least 1; give more weights"
+        )
+
+
+def windows(w_shape: tuple[int, ...], x_shape: tuple[int, ...], names: tuple[str, str]) -> str:
+    """What probably happened where the channels of depthwise weights are not the image's."""
+    x, w = names
+    if len(w_shape) == 4 and w_shape[1] == 1 and w_shape[0] == x_shape[-1]:
+        return f"; if these are PyTorch's weights, (C, 1, KH, KW), pass {w}[:, 0].transpose(1, 2, 0)"
+    if w_shape[2] in x_shape[1:-1]:
+        return f"; if {x} has its channels on another axis, say so with layout='NCHW' or 'NHWC'"
+    return ""
+
+
+def signal(w_shape: tuple[int, ...], channels: int, w: str) -> str:
+    """The same for the weights of signals."""
+    if len(w_shape) == 3 and w_shape[1] == 1 and w_shape[0] == channels:
+        return f"; if these are PyTorch's weights, (C, 1, K), pass {w}[:, 0].T"
+    return ""
+
+
+def matrix(w_shape: tuple[int, ...], w: str) -> str:
+    """How to get a matrix of pointwise weights from what is none."""
+    if len(w_shape) == 4 and w_shape[2:] == (1, 1):
+        return f"if these are PyTorch's weights, (Cout, Cin, 1, 1), pass {w}[:, :, 0, 0].T"
+    if len(w_shape) == 4 and w_shape[:2] == (1, 1):
+        return f"if these are weights (1, 1, Cin, Cout), pass {w}[0, 0]"
+    return f"give {w} two axes"
+
+
+def turned(w_shape: tuple[int, ...], channels: int, w: str) -> str:
+    """What probably happened where the first axis of pointwise weights is not the image's channels."""
+    return f"; if these are weights (Cout, Cin), as PyTorch's are, pass {w}.T" if w_shape[1] == channels else ""
+
+
+def filters(w: str) -> str:
+    """What probably happened where weights of a convolution fit once their axes are turned."""
+    return f"; if these are PyTorch's weights, (Cout, Cin / groups, KH, KW), pass {w}.transpose(2, 3, 1, 0)"
