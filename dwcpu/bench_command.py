@@ -19,15 +19,17 @@ _SUITES = (
 )
 
 
-def add_arguments(parser: argparse.ArgumentParser, positive: Callable[[str], int]) -> None:
-    """Add the options of the command; `positive` reads a whole number from 1 on."""
+def add_arguments(
+    parser: argparse.ArgumentParser, positive: Callable[[str], int], threads: Callable[[str], int]
+) -> None:
+    """Add the options of the command; `positive` reads a whole number from 1 on, `threads` a number of threads."""
     add = parser.add_argument
     add("--suite", nargs="+", metavar="NAME", help=f"{_SUITES}; all")
     add("--peers", nargs="*", metavar="NAME", help="whom to race; by default all that are installed; no name: nobody")
     add("--group", metavar="NAME", help="only shapes of this group: mobilenet_v1, odd, audio, …; or this network")
     add("--filter", default="", metavar="TEXT", help="only shapes whose id contains this")
     add("--smoke", action="store_true", help="only the smallest shape of each group")
-    add("--threads", type=positive, nargs="+", default=[1], metavar="N", help="thread counts, one table for each (1)")
+    add("--threads", type=threads, nargs="+", default=[1], metavar="N", help="thread counts, one table for each (1)")
     add("--batch", type=positive, default=1, metavar="N", help="images of each input whose shape does not say (1)")
     add("--dtype", choices=["float32", "float64"], default="float32")
     add("--backend", default="auto", metavar="NAME", help="ours: auto, numba, cython or the name of a kernel")

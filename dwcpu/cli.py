@@ -27,6 +27,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import bench_command, model_commands, model_inputs
+from .runtime import MAX_THREADS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -109,21 +110,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     classify.add_argument("--weights", metavar="FILE", help="a .safetensors, .npz or PyTorch state-dict file")
     classify.add_argument("--top", type=_positive, default=5, metavar="K", help="how many classes to print (5)")
-    classify.add_argument("--threads", type=_positive, metavar="N", help="threads; by default all that we may use")
+    classify.add_argument("--threads", type=_threads, metavar="N", help="threads; by default all that we may use")
     classify.add_argument("--profile", action="store_true", help="print a table of the layers: kernel, time, speed")
     classify.add_argument("--plot", metavar="FILE.png", help="draw the photo beside the time of each layer")
     classify.set_defaults(run=_classify)
 
     run = commands.add_parser("run", help="run an ONNX model on arrays, on a picture or on random numbers, and time it")
-    model_commands.add_run_arguments(run, _positive)
+    model_commands.add_run_arguments(run, _threads)
     run.set_defaults(run=_run)
 
     inspect = commands.add_parser("inspect", help="say what is in an ONNX model, and what would run each of its nodes")
-    model_commands.add_inspect_arguments(inspect, _positive)
+    model_commands.add_inspect_arguments(inspect, _threads)
     inspect.set_defaults(run=_inspect)
 
     bench = commands.add_parser("bench", help="race this package against other engines on this machine")
-    bench_command.add_arguments(bench, _positive)
+    bench_command.add_arguments(bench, _positive, _threads)
     bench.set_defaults(run=_bench)
 
     info = commands.add_parser("info", help="show versions, instruction sets, threads and caches")
@@ -131,14 +132,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _positive(text: str) -> int:
+def _positive(text: str, most: int = 100_000) -> int:
     try:
         number = int(text)
     except ValueError:
         number = 0
-    if not 1 <= number <= 100_000:
-        raise argparse.ArgumentTypeError(f"{text!r:.40} is not a whole number from 1 to 100000")
+    if not 1 <= number <= most:
+        raise argparse.ArgumentTypeError(f"{text!r:.40} is not a whole number from 1 to {most}")
     return number
+
+
+def _threads(text: str) -> int:
+    return _positive(text, MAX_THREADS)
 
 
 @contextmanager

@@ -37,9 +37,9 @@ _TOP = 5
 Timer = Callable[[Callable[[], object], int | None], tuple[float, str]]
 
 
-def add_run_arguments(parser: argparse.ArgumentParser, positive: Callable[[str], int]) -> None:
-    """Add the options of ``run``; `positive` reads a whole number from 1 on."""
-    _add_model_arguments(parser, positive)
+def add_run_arguments(parser: argparse.ArgumentParser, threads: Callable[[str], int]) -> None:
+    """Add the options of ``run``; `threads` reads a number of threads."""
+    _add_model_arguments(parser, threads)
     add = parser.add_argument
     add(
         "--input", nargs="+", action="extend", metavar="FILE",
@@ -51,12 +51,12 @@ def add_run_arguments(parser: argparse.ArgumentParser, positive: Callable[[str],
     add("--compare", choices=["onnxruntime"], help="run the .onnx file there too: differences, and both times")
 
 
-def add_inspect_arguments(parser: argparse.ArgumentParser, positive: Callable[[str], int]) -> None:
-    """Add the options of ``inspect``; `positive` reads a whole number from 1 on."""
-    _add_model_arguments(parser, positive)
+def add_inspect_arguments(parser: argparse.ArgumentParser, threads: Callable[[str], int]) -> None:
+    """Add the options of ``inspect``; `threads` reads a number of threads."""
+    _add_model_arguments(parser, threads)
 
 
-def _add_model_arguments(parser: argparse.ArgumentParser, positive: Callable[[str], int]) -> None:
+def _add_model_arguments(parser: argparse.ArgumentParser, threads: Callable[[str], int]) -> None:
     add = parser.add_argument
     add("model", type=Path, metavar="MODEL", help="an .onnx file, or one that Model.save wrote")
     add("--external-data", type=Path, metavar="DIR", help="folder of weights that the model keeps in other files")
@@ -66,7 +66,7 @@ def _add_model_arguments(parser: argparse.ArgumentParser, positive: Callable[[st
         metavar="HxW",
         help=f"height and width; by default the model's, or the picture's, or {SIDE}x{SIDE}",
     )
-    add("--threads", type=positive, metavar="N", help="threads; by default all that we may use")
+    add("--threads", type=threads, metavar="N", help="threads; by default all that we may use")
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -92,6 +92,7 @@ def test_batch_and_nobody_to_race(capfd):
         (["--plot", "f.gif"], "must end in .png"),
         (["--json", "none/f.json"], "there is no directory none"),
         (["--threads", "0"], "--threads: '0'"),
+        (["--threads", "1", "1025"], "--threads: '1025' is not a whole number from 1 to 1024"),
     ],
 )
 def test_errors_are_one_line(options, words, capfd):

@@ -122,6 +122,7 @@ def test_help(capsys):
         (["classify", "--top", "0"], "--top: '0' is not a whole number"),
         (["classify", "--top", "many"], "'many'"),
         (["classify", "--threads", "-1"], "--threads: '-1'"),
+        (["classify", "--threads", "1025"], "--threads: '1025' is not a whole number from 1 to 1024"),
         (
             ["classify", "--model", "resnet"],
             "no such network; there are mobilenet_v1, mobilenet_v2, efficientnet_lite0",

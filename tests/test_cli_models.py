@@ -519,6 +519,8 @@ def test_help(capsys):
         ("run one.npz", "holds no graph"),
         ("run unsupported.onnx", "operator Einsum: 'y'"),
         ("run net.onnx --threads 0", "--threads: '0'"),
+        ("run net.onnx --threads 5000", "--threads: '5000' is not a whole number from 1 to 1024"),
+        ("inspect net.onnx --threads 5000", "--threads: '5000' is not a whole number from 1 to 1024"),
         ("run net.onnx --external-data none", "--external-data none: this is no folder"),
         ("run net.onnx.saved --external-data .", "--external-data .: net.onnx.saved was written by Model.save"),
         # sizes
