@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -149,9 +150,15 @@ def test_none_switches_compiled_kernels_off() -> None:
     assert run(code, "none").stdout.startswith("False [] none: DWCPU_ISA=none rules out ")
 
 
-def test_an_unknown_name_is_an_error() -> None:
-    done = run("import dwcpu.cython_kernels", "sse9")
-    assert "ValueError: DWCPU_ISA: got 'sse9'; it must be one of none, " in done.stderr
+@pytest.mark.parametrize("isa", ["sse9", "neon" if COMPILED[0].startswith("x86") else "x86-64-v3"])
+def test_an_unknown_name_is_ignored_with_a_warning(isa: str) -> None:
+    done = run("from dwcpu import cython_kernels; print(cython_kernels.isa())", isa)
+    assert done.stdout.strip() == COMPILED[-1]
+    text = rf"RuntimeWarning: dwcpu: DWCPU_ISA is '{isa}'; it must be one of none, (.*); it is ignored"
+    told = re.search(text, done.stderr)
+    assert told is not None, done.stderr
+    assert set(COMPILED) <= set(told[1].split(", "))
+    assert isa not in told[1]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -2,7 +2,8 @@
 
 `setup.py` compiles the same sources once per instruction set and dtype. At import, the widest set that was compiled and
 that the CPU and the operating system support is chosen; the environment variable `DWCPU_ISA` caps it: "x86-64-v4"
-(AVX-512), "x86-64-v3" (AVX2 and FMA), "x86-64-v2" (SSE4.2), "neon", "baseline", or "none" for no compiled kernels.
+(AVX-512), "x86-64-v3" (AVX2 and FMA), "x86-64-v2" (SSE4.2), or "none" for no compiled kernels. Machines of other kinds
+have one set, "neon" or "baseline".
 
 A kernel is an address with the C signature of `dwcpu.abi`; `run` cuts its grid of rows and blocks into tasks and runs
 them, on threads of its own, without the GIL. It runs the kernels of the Numba family just as well. The sources are the
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -28,7 +30,7 @@ from types import ModuleType
 from typing import Any
 
 from dwcpu.abi import ABI
-from dwcpu.cython_kernels.levels import Words, supported
+from dwcpu.cython_kernels.levels import LEVELS, Words, supported
 
 __all__ = [
     "activations",
@@ -77,10 +79,21 @@ def _cap(value: str | None) -> int:
         return len(ISAS)
     if name == "none":
         return 0
-    if name not in ISAS:
-        names = ", ".join(["none", *map(_shown, ISAS)])
-        raise ValueError(f"DWCPU_ISA: got {value!r}; it must be one of {names}; unset it to use the widest")
+    known = _of_this_machine()
+    if name not in known:
+        names = ", ".join(["none", *map(_shown, known)])
+        warnings.warn(
+            f"dwcpu: DWCPU_ISA is {value!r}; it must be one of {names}; it is ignored", RuntimeWarning, stacklevel=2
+        )
+        return len(ISAS)
     return ISAS.index(name) + 1
+
+
+def _of_this_machine() -> tuple[str, ...]:
+    """Names of the instruction sets that machines of this kind have; all where no module tells the kind."""
+    if _driver is None:
+        return ISAS
+    return tuple(LEVELS) if _driver.MACHINE == "x86_64" else (_driver.MACHINE,)
 
 
 def _able() -> list[str]:
