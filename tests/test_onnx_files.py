@@ -5,6 +5,7 @@ Nothing outside the folder that the caller names is read. Saved models are in `t
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import tracemalloc
@@ -81,8 +82,10 @@ def test_the_two_sorts_of_models_are_not_taken_for_each_other(tmp_path) -> None:
 
 @pytest.mark.parametrize("read", [dwcpu.load_onnx, dwcpu.load_model])
 def test_where_no_file_can_be_read_there_is_an_os_error(read, tmp_path) -> None:
-    with pytest.raises(FileNotFoundError):
+    text = rf"^{read.__name__}: .*none\.onnx: [^;]+; models are read from a file; check its name and that"
+    with pytest.raises(FileNotFoundError, match=text) as caught:
         read(tmp_path / "none.onnx")
+    assert caught.value.errno == errno.ENOENT
     with pytest.raises(OSError, match=tmp_path.name):  # a folder
         read(tmp_path)
     locked = tmp_path / "locked"

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dwcpu import models
 from dwcpu.models import installed_file, read_weights
 
 # --- a minimal writer of PyTorch files: pickle instructions, put together by hand -------------------------------------
@@ -468,8 +469,10 @@ def test_other_files_are_refused(tmp_path):
     refused(b"", tmp_path, "empty")
     refused(b"\x89PNG\r\n\x1a\n", tmp_path, "PNG")
     refused(pickle.dumps({"a": 1}), tmp_path, "starts with")
-    with pytest.raises(FileNotFoundError):
-        read_weights(tmp_path / "none")
+    text = r"^read_weights: .*none: [^;]+; weights are read from a file; check its name"
+    for call in (read_weights, lambda path: models.load("mobilenet_v2", path)):
+        with pytest.raises(FileNotFoundError, match=text):
+            call(tmp_path / "none")
 
 
 SOUND = {

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..models.weights import read_file
 from .errors import UnsupportedOperator
 from .ir import Graph, Node, Spec
 from .operators import OPERATORS, OURS
@@ -61,7 +62,7 @@ def read(source: str | os.PathLike[str] | bytes, external_data_dir: str | os.Pat
     name = "the model"
     if isinstance(source, (str, os.PathLike)):
         name = Path(source).name
-        content = Path(source).read_bytes()
+        content = read_file(source, "load_onnx", "models")
     elif isinstance(source, (bytes, bytearray, memoryview)):
         content = bytes(source)
     else:

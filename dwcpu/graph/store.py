@@ -10,12 +10,11 @@ import io
 import json
 import os
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..models.weights import read_arrays
+from ..models.weights import read_arrays, read_file
 from .ir import Graph, Node, Spec
 from .operators import OPERATORS, OURS
 
@@ -87,7 +86,7 @@ def read(path: str | os.PathLike[str]) -> Graph:
     OSError
         It cannot be read.
     """
-    return parse(Path(path).read_bytes(), os.fspath(path))
+    return parse(read_file(path, "load_model", "models"), os.fspath(path))
 
 
 def parse(content: bytes, what: str = "the model") -> Graph:

@@ -64,7 +64,7 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     ValueError
         The file is none of these, damaged, or asks for something other than arrays; the text names what.
     OSError
-        The file cannot be opened.
+        The file cannot be read; `FileNotFoundError` if there is none.
 
     Examples
     --------
@@ -78,7 +78,7 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """
     from . import torch_files
 
-    content = Path(path).read_bytes()
+    content = read_file(path, "read_weights", "weights")
     try:
         if zipfile.is_zipfile(io.BytesIO(content)):
             with open_archive(content) as archive:
@@ -95,6 +95,25 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         )
     except ValueError as error:
         raise ValueError(f"read_weights: {os.fspath(path)}: {error}") from None
+
+
+def read_file(path: str | os.PathLike[str], operation: str, what: str) -> bytes:
+    """The contents of a file that a user names; the two names are for error texts.
+
+    Raises
+    ------
+    OSError
+        Of the class that opening it raises, with a text that says what to do.
+    """
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        told = type(error)(
+            f"{operation}: {os.fspath(path)}: {error.strerror or error}; {what} are read from a file; check its name "
+            f"and that you may read it"
+        )
+        told.errno = error.errno
+        raise told from None
 
 
 def read_arrays(content: bytes) -> dict[str, np.ndarray]:
