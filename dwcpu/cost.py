@@ -67,7 +67,8 @@ def compare_cost(
 
     Examples
     --------
-    >>> cost = compare_cost(56, 56, 128, 128, kernel_size=3)
+    >>> import dwcpu
+    >>> cost = dwcpu.compare_cost(56, 56, 128, 128, kernel_size=3)
     >>> cost.standard_macs, cost.separable_macs
     (462422016, 54992896)
     >>> round(cost.ratio, 4) == round(1 / 128 + 1 / 9, 4)

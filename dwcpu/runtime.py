@@ -122,12 +122,12 @@ def set_num_threads(n: int) -> None:
     Parameters
     ----------
     n : int
-        At least 1.
+        1 to 1024.
 
     Raises
     ------
     TypeError, ValueError
-        If `n` is no integer or below 1.
+        If `n` is no integer or out of this range.
 
     Examples
     --------
@@ -149,12 +149,12 @@ def num_threads(n: int) -> Iterator[None]:
     Parameters
     ----------
     n : int
-        At least 1.
+        1 to 1024.
 
     Raises
     ------
     TypeError, ValueError
-        If `n` is no integer or below 1.
+        If `n` is no integer or out of this range.
 
     Examples
     --------
