@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import dwcpu
+from dwcpu.runtime import MAX_THREADS
 
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 
@@ -67,6 +68,18 @@ def test_public_functions_document_every_parameter_and_the_result(thing: Any) ->
     heads = " ".join(line for line in section.splitlines() if line and not line.startswith(" "))
     assert [name for name in names if not re.search(rf"\b{name}\b", heads)] == []
     assert signature.return_annotation is not inspect.Signature.empty, f"{thing.__name__} does not say what it returns"
+
+
+@pytest.mark.parametrize("function", [dwcpu.set_num_threads, dwcpu.num_threads], ids=lambda each: each.__name__)
+def test_the_largest_number_of_threads_is_documented(function: Any) -> None:
+    assert f"1 to {MAX_THREADS}." in inspect.getdoc(function)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_examples_import_what_they_use(name: str) -> None:
+    """What somebody copies must run alone, without what the module of the function has at hand."""
+    [example] = doctest.DocTestFinder(recurse=False).find(PUBLIC[name], name, globs={})
+    run_examples([example])
 
 
 def test_all_names_exist_once_and_are_listed_by_dir() -> None:
