@@ -14,7 +14,7 @@ import pytest
 PACKAGE = Path(find_spec("dwcpu").origin).parent
 
 #: Module or folder -> what of ours it may import. A folder's modules may always import each other.
-FOUNDATION = {"abi", "padding", "epilogue", "geometry"}
+FOUNDATION = {"abi", "padding", "epilogue", "geometry", "shapes"}
 BELOW_DISPATCH = FOUNDATION | {"arrays", "grid", "packing", "reference", "runtime", "numba_kernels", "cython_kernels"}
 FRONT_DOOR = BELOW_DISPATCH | {
     "background",
@@ -33,7 +33,8 @@ ALLOWED: dict[str, set[str]] = {
     "abi": set(),
     "padding": set(),
     "epilogue": {"abi"},
-    "geometry": {"padding"},
+    "shapes": set(),
+    "geometry": {"padding", "shapes"},
     "cost": {"geometry", "padding"},
     "batchnorm": {"arrays", "epilogue"},
     "arrays": set(),
