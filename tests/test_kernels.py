@@ -44,7 +44,7 @@ EVERY_KERNEL = pytest.mark.parametrize("kernel", [pytest.param(kernel, id=kernel
 QUICK_WINDOWS = ((1, 1), (3, 3))
 QUICK_STRIDES = ((1, 1), (2, 2))
 QUICK_MULTIPLIERS = (1, 2)
-#: Outputs a channel are one code for all windows, which one window is enough for; so is every stride for 1x1.
+#: The code for several outputs a channel is the same around each window: one window is enough, and one stride of 1x1.
 QUICK_WINDOW, QUICK_STRIDE = (3, 3), (1, 1)
 #: Of the depthwise step of fused operations; 8 fill float32 vectors, which a row of the table compiles anyway.
 QUICK_MULTIPLIERS_FUSED = {"float32": (1, 2, 8), "float64": (1, 2)}
