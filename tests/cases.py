@@ -161,8 +161,9 @@ def cases_for_tile(
                         image = (2, (tile_rows + 1) * step[0], (tile_columns + 1) * step[1], channels)
                         yield Case(op, image, channels, **options)
                         yield Case(op, image, channels, padding=((0, 0), (0, 0)), **{**options, "window": (1, 1)})
+                    # the tile in the middle meets no border
                     yield Case(
-                        op, (1, 2 * tile_rows * step[0], 2 * tile_columns * step[1], lanes), 2 * lanes, **options
+                        op, (1, 3 * tile_rows * step[0], 3 * tile_columns * step[1], lanes), 2 * lanes, **options
                     )
                 elif op == "conv":
                     for pixels in around(tile_rows):

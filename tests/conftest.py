@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import zlib
 from collections.abc import Iterator
@@ -38,8 +39,14 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[nightly.VARIABLE] = "1"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what has no reduced form."""
+#: Files whose tests take longest one by one: started last, they would leave a worker alone at the end.
+SLOW = ("test_sanitizers.py", "test_isa.py", "test_exactness.py", "test_build.py", "test_caches.py")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what has no reduced form; on workers, which share the tests out, slow files come first."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: SLOW.index(item.path.name) if item.path.name in SLOW else len(SLOW))
     if not nightly.is_nightly():
         for item in items:
             if item.get_closest_marker("nightly"):
@@ -60,6 +67,8 @@ def pytest_report_header() -> str:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Tests of one kernel, of vector widths or of one wheel go to one worker: two would compile the same code.
 
+    So do all of matrix products, or of fused operations, of one dtype, and those of one backend on 1 and on 2 threads.
+
     Large groups go first, so no worker is left with one at the end.
     """
     if config.getvalue("dist") != "load":
@@ -70,7 +79,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         def _split_scope(self, nodeid: str) -> str:
             file, _, name = nodeid.partition("::")
             if file.endswith("test_kernels.py"):
-                return name.partition("[")[2]
+                parameters = name.partition("[")[2]
+                for group, ops in (("products", "pointwise|conv"), ("fused", "separable|inverted_residual")):
+                    if found := re.match(rf"({ops})[_-](f32|f64)", parameters):
+                        return f"{group} {found[2]}"
+                return re.sub(r"^[12]-(?=numba|cython)", "", parameters)
             return file if file.endswith(("test_vector_widths.py", "test_install.py")) else nodeid
 
     return Scheduling(config, log)
