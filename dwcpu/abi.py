@@ -142,7 +142,7 @@ STEP_FIELDS: tuple[str, ...] = (
 COPY_BYTES = 24 * 1024
 
 #: Tiles of a panel of a matrix product that share in asking for the next panel's cache lines, and inputs that a turn of
-#: its loop takes, where registers are few: each turn asks for a line or more.
+#: its loop takes: a line or more is asked for at each turn. (Numba's takes one where registers are many.)
 AHEAD_TILES, TURN = 4, 4
 
 #: Columns of half a depthwise tile; a plan that has them as `tile_columns` wants two vectors of channels at a time.

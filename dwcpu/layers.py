@@ -38,6 +38,12 @@ __all__ = [
 _REMEMBERED = 16
 
 
+def _parameters(kind: type) -> frozenset[str]:
+    """What the layer that `kind` is, or is derived from, is made with."""
+    own = next(each for each in kind.__mro__ if each.__module__ == __name__)
+    return frozenset(signature(own).parameters)
+
+
 class Layer(calls.Caller):
     """What all layers have in common; see the subclasses.
 
@@ -134,7 +140,7 @@ class Layer(calls.Caller):
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Kernels and packed weights follow from what the layer was made with: an assignment would change nothing.
-        if not name.startswith("_") and name in signature(type(self)).parameters:
+        if not name.startswith("_") and name in _parameters(type(self)):
             raise AttributeError(
                 f"{type(self).__name__}: {name} is assigned to; a layer keeps what it was made with; make a new layer"
             )

@@ -275,16 +275,17 @@ class PreparedSingle(Prepared):
             return (only._replace(awaited=(weights.ctypes.data, weights.nbytes)),)
         if only.grid.row_parts > 1:  # several threads would all ask for the same
             return (only,)
-        return (only._replace(room=self.room(only.grid.rows), asking=self.asking),)
+        return (only._replace(room=self.room(only.grid.rows, only.grid.block_parts), asking=self.asking),)
 
-    def room(self, rows: int) -> int:
-        """Bytes of a later kernel's weights that a product of that many pixels can ask for.
+    def room(self, rows: int, parts: int) -> int:
+        """Bytes of a later kernel's weights that a product of that many pixels, in so many parts, can ask for.
 
-        Each turn of the tiles of the last block that are left when the next panel has been asked for takes a line.
+        Each turn of the tiles of the last block that are left when the next panel has been asked for takes a line; but
+        the first panel of a part asks for its inputs.
         """
         last = (rows - 1) % int(self.plan["block_rows"][0]) + 1
         tiles = max(0, -(-last // self.kernel.tile_rows) - AHEAD_TILES)
-        return tiles * (self.geometry.in_channels // TURN) * self.blocks * _LINE
+        return tiles * (self.geometry.in_channels // TURN) * max(0, self.blocks - parts) * _LINE
 
     def asking(self, own: Pass, address: int, size: int) -> Pass:
         """The pass `own` with a plan that asks for `size` bytes from `address` on, `room` at most."""
@@ -363,7 +364,7 @@ class PreparedSeparable(Prepared):
         # Several threads, or blocks, would all ask for the same.
         if self._block_rows < only.grid.rows or len(self._stretches) > 1 or only.grid.row_parts > 1:
             return (only,)
-        room = self.pointwise.room(only.grid.rows * self.geometry.pointwise.width)
+        room = self.pointwise.room(only.grid.rows * self.geometry.pointwise.width, 1)
         return (only._replace(room=room, asking=self.asking),)
 
     def asking(self, own: Pass, address: int, size: int) -> Pass:

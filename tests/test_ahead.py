@@ -1,4 +1,4 @@
-"""What kernels ask for ahead: weights that a later kernel would wait for, each of them once and nothing else."""
+"""What plans have kernels ask for ahead: weights that a later kernel would wait for, each of them in one plan."""
 
 from __future__ import annotations
 

@@ -17,8 +17,8 @@ PACKAGE = Path(find_spec("dwcpu").origin).parent
 FOUNDATION = {"abi", "padding", "epilogue", "geometry", "shapes"}
 BELOW_DISPATCH = FOUNDATION | {"arrays", "grid", "packing", "reference", "runtime", "numba_kernels", "cython_kernels"}
 FRONT_DOOR = BELOW_DISPATCH | {
-    "background",
     "ahead",
+    "background",
     "pipeline",
     "prepared",
     "dispatch",
@@ -70,8 +70,7 @@ ALLOWED: dict[str, set[str]] = {
         "models",
         "ops",
         "padding",
-        "ahead",
-    "pipeline",
+        "pipeline",
         "pixels",
         "report",
         "runtime",

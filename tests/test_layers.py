@@ -456,3 +456,15 @@ def test_what_a_layer_was_made_with_cannot_be_assigned(kind, x) -> None:
                 setattr(changed, name, 2)
         changed.note = "one's own names are free"
         assert np.array_equal(changed(x), layer(x))
+
+
+def test_a_class_derived_from_a_layer_may_have_names_of_its_own() -> None:
+    class Named(layers.PointwiseConv2d):
+        def __init__(self, name: str, weights: np.ndarray) -> None:
+            super().__init__(weights, backend=BACKEND)
+            self.name = name
+
+    layer = Named("head", np.ones((6, 3), F32))
+    assert layer.name == "head"
+    with pytest.raises(AttributeError, match="activation is assigned to"):
+        layer.activation = "relu"

@@ -67,7 +67,8 @@ def besides(name: str, dtype: type) -> float:
 
 def units(right: np.ndarray) -> np.ndarray:
     """The unit in the last place of numbers of a type."""
-    return np.spacing(np.minimum(np.abs(right), np.finfo(right.dtype).max)).astype(np.float64)
+    top = np.array(2.0 ** (np.finfo(right.dtype).maxexp - 1), right.dtype)  # the largest number's unit is its own, too
+    return np.spacing(np.minimum(np.abs(right), top)).astype(np.float64)
 
 
 def every_float32() -> Iterator[np.ndarray]:

@@ -11,7 +11,7 @@ cdef void pointwise(
 ) noexcept nogil:
     cdef Panel panel
     cdef i64 step = larger(plan.block_rows, 1)
-    cdef i64 row = row_begin, rows, block, place, width
+    cdef i64 row = row_begin, rows, block, place, width, first
     cdef i64 later_size = plan.later_size // <i64> sizeof(real)
     cdef i64 panels = panels_of(plan.out_channels), share = ceil_div(later_size, larger(panels, 1))
     panel.row_taps = panel.column_taps = 1
@@ -28,9 +28,10 @@ cdef void pointwise(
                     width = ceil_div(plan.out_channels - (block + 1) * width, LANES) * LANES
                 panel.ahead += GEMM_VECTORS * LANES * panel.depth
                 panel.ahead_end = panel.ahead + width * panel.depth
-                panel.ahead_step = width // AHEAD_TILES
-            if share > 0 and row + rows == row_end:
-                panel.later = <const real *> plan.later + block * share
+                panel.ahead_step = ceil_div(width, AHEAD_TILES)
+            if share > 0 and block > block_begin and row + rows == row_end:
+                first = block_begin if block == block_begin + 1 else block  # the first panel asks for its inputs
+                panel.later = <const real *> plan.later + first * share
                 panel.later_end = <const real *> plan.later + smaller((block + 1) * share, later_size)
             if block == block_begin:  # also those of the next block of rows, at its end
                 panel.inputs_end = x + row_end * plan.in_channels

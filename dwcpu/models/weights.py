@@ -103,7 +103,7 @@ def read_file(path: str | os.PathLike[str], operation: str, what: str) -> bytes:
     Raises
     ------
     OSError
-        Of the class that opening it raises, with a text that says what to do.
+        Of the class and with the errno that opening it raises; the text names the file and says what to do.
     """
     try:
         return Path(path).read_bytes()

@@ -27,7 +27,8 @@ __all__ = ["address"]
 def _build(dtype: np.dtype) -> tuple[Callable, Any]:
     run = run_panel(dtype)
     lanes = target().lanes(dtype.itemsize)
-    width = tile_shape()[1] * lanes
+    pair = tile_shape()[1]
+    width = pair * lanes
     itemsize = dtype.itemsize
     new_gemm = new_record(GEMM)
 
@@ -64,7 +65,7 @@ def _build(dtype: np.dtype) -> tuple[Callable, Any]:
         group_channels = plan.in_channels // plan.groups
         group_outputs = plan.out_channels // plan.groups
         padded_outputs = ceil_div(group_outputs, lanes) * lanes
-        panels = max(1, ceil_div(group_outputs, lanes) // 2)
+        panels = max(1, ceil_div(group_outputs, lanes) // pair)
         taps = plan.kernel_h * plan.kernel_w
         length = taps * group_channels
         # columns that see the whole window, as one run

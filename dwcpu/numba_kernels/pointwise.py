@@ -70,6 +70,7 @@ GEMM = Record(
     },
 )
 
+
 def tile_shape() -> tuple[int, int]:
     """Rows and vectors of the GEMM tile: as many accumulators as leave registers for a panel row and one pixel.
 
@@ -100,7 +101,8 @@ def inputs_a_turn() -> int:
     With few registers tiles are small, and what a turn costs beside arithmetic counts; with many, LLVM fills them with
     addresses if it sees several inputs.
     """
-    return 4 if target().registers == 16 else 1
+    assert TURN == 4, "add_turn writes out four inputs"
+    return TURN if target().registers == 16 else 1
 
 
 def _build_micro_kernel(dtype: np.dtype, rows: int, vectors: int, whole: bool) -> tuple[Callable, Any]:
@@ -223,8 +225,8 @@ def run_panel(dtype: np.dtype) -> Callable:
 
 def _build(dtype: np.dtype) -> tuple[Callable, Any]:
     run = run_panel(dtype)
-    lanes = target().lanes(dtype.itemsize)
-    width = tile_shape()[1] * lanes
+    lanes, pair = target().lanes(dtype.itemsize), tile_shape()[1]
+    width = pair * lanes
     itemsize = dtype.itemsize
     new_gemm = new_record(GEMM)
 
@@ -235,7 +237,7 @@ def _build(dtype: np.dtype) -> tuple[Callable, Any]:
         gemm.n_h, gemm.n_w, gemm.a_h, gemm.a_w, gemm.b_h, gemm.b_w = 1, 1, 0, 0, 0, 0
         gemm.hardswish, gemm.low, gemm.high = plan.hardswish, plan.low, plan.high
         vectors = (channels + lanes - 1) // lanes
-        panels = max(1, vectors // 2)
+        panels = max(1, vectors // pair)
         later_share = (plan.later_size // itemsize + panels - 1) // panels * itemsize
         for first in range(row_begin, row_end, step):
             rows = min(step, row_end - first)
@@ -247,14 +249,16 @@ def _build(dtype: np.dtype) -> tuple[Callable, Any]:
                 gemm.ahead = gemm.ahead_end = gemm.weights
                 gemm.ahead_step = 0
                 gemm.later = gemm.later_end = gemm.weights
-                if later_share > 0 and first + rows == row_end:
-                    gemm.later = plan.later + panel * later_share
+                if later_share > 0 and panel > block_begin and first + rows == row_end:
+                    share = block_begin if panel == block_begin + 1 else panel  # the first panel asks for its inputs
+                    gemm.later = plan.later + share * later_share
                     gemm.later_end = plan.later + min((panel + 1) * later_share, plan.later_size)
                 gemm.inputs_end = address_of(offset(x, row_end * length)) if panel == block_begin else 0
                 if panel + 1 < block_end:
-                    size = length * width * itemsize
-                    gemm.ahead, gemm.ahead_end = gemm.weights + size, gemm.weights + 2 * size
-                    gemm.ahead_step = width * itemsize // AHEAD_TILES
+                    wide = width if panel + 2 < panels else (vectors - (panel + 1) * pair) * lanes
+                    gemm.ahead = gemm.weights + length * width * itemsize
+                    gemm.ahead_end = gemm.ahead + length * wide * itemsize
+                    gemm.ahead_step = -(-wide * itemsize // AHEAD_TILES)
                 place = first * channels + column
                 panel_residual = residual if is_null(residual) else offset(residual, place)
                 panel_out = offset(out, place)
