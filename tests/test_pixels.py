@@ -272,10 +272,8 @@ def test_copies_go_from_any_order_of_memory_to_any_other(seed, dtype) -> None:
     # through the kernel's own addresses: sources and targets are views
     [each] = kernel.passes(2)
     grid = each.grid
-    runtime.driver(grid.threads)(
-        each.kernel, each.plan, source.__array_interface__["data"][0], 0, target.__array_interface__["data"][0], 0,
-        *grid.arguments,
-    )  # fmt: skip
+    places = (array.__array_interface__["data"][0] for array in (source, target))
+    runtime.driver(grid.threads)(each.kernel, each.plan.ctypes.data, next(places), 0, next(places), 0, *grid.arguments)
     np.testing.assert_array_equal(target, source)
 
 
