@@ -65,7 +65,7 @@ def _build(dtype: np.dtype) -> tuple[Callable, Any]:
         group_channels = plan.in_channels // plan.groups
         group_outputs = plan.out_channels // plan.groups
         padded_outputs = ceil_div(group_outputs, lanes) * lanes
-        panels = max(1, ceil_div(group_outputs, lanes) // pair)
+        panels = max(1, ceil_div(group_outputs, lanes) // pair)  # abi.panel_widths
         taps = plan.kernel_h * plan.kernel_w
         length = taps * group_channels
         # columns that see the whole window, as one run

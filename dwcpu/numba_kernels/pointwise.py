@@ -237,7 +237,7 @@ def _build(dtype: np.dtype) -> tuple[Callable, Any]:
         gemm.n_h, gemm.n_w, gemm.a_h, gemm.a_w, gemm.b_h, gemm.b_w = 1, 1, 0, 0, 0, 0
         gemm.hardswish, gemm.low, gemm.high = plan.hardswish, plan.low, plan.high
         vectors = (channels + lanes - 1) // lanes
-        panels = max(1, vectors // pair)
+        panels = max(1, vectors // pair)  # abi.panel_widths
         later_share = (plan.later_size // itemsize + panels - 1) // panels * itemsize
         for first in range(row_begin, row_end, step):
             rows = min(step, row_end - first)
