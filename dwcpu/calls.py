@@ -56,7 +56,7 @@ class Call:
     launch : (kernel, plan, scratch bytes, rows, blocks) or None
         The same as addresses and numbers, if it is one task: see `Prepared.serial`. The compiled class calls it.
     scratch_of : callable
-        Gives the address of so many bytes of scratch memory.
+        Gives the address of so many bytes of scratch memory, and what keeps them alive.
     packings : tuple
         Where the weights of a function go: see `_packings`. Only the compiled class has them.
     """
@@ -72,7 +72,7 @@ class Call:
         runner: Callable[..., object],
         threads: int,
         launch: tuple[int, ...] | None,
-        scratch_of: Callable[[int], int],
+        scratch_of: Callable[[int], tuple[int, np.ndarray]],
         packings: tuple = (),
     ) -> None:
         self.x_shape, self._out_shape, self._turned, self._dtype = x_shape, out_shape, turned, dtype
@@ -116,7 +116,7 @@ class Caller:
 
     def _remember(self, known: tuple[Any, ...], default_threads: Callable[[], int]) -> None:
         """Know these from now on; `default_threads` gives the number of threads where a call does not."""
-        self.known, self._default_threads = known, default_threads
+        self._default_threads, self.known = default_threads, known
 
     def _long_way(self, x: Any, residual: Any, out: Any, num_threads: Any) -> np.ndarray:
         """Through the front door."""
@@ -216,8 +216,8 @@ def _kind(options: tuple, x: Any, num_threads: Any, weights: tuple) -> Any:
     if _compiled is None:
         return None
     if _pool is None:
-        _pool = _compiled.Pool(runtime.get_num_threads)
-        again = _pool.again
+        pool = _compiled.Pool(runtime.get_num_threads)
+        again, _pool = pool.again, pool  # the pool last: an interrupt before that leaves all of this to the next call
     key = _pool.key(options, x, num_threads, weights)
     return None if key is None or _pool.free.get(key) else key
 

@@ -57,10 +57,12 @@ class Prepared:
         address_of = self._address_of
         drive, arguments = runtime.driver(grid.threads), grid.arguments
         given, added, made = address_of(x), 0 if residual is None else address_of(residual), address_of(out)
-        # Scratch last: a handler of signals that ran between here and the kernel might replace it by a larger one.
         size = grid.scratch * grid.tasks
-        own = arrays.aligned(size, np.dtype(np.uint8)) if grid.scratch > runtime.MOST_SCRATCH else None
-        scratch = runtime.scratch(size) if own is None else address_of(own)
+        if grid.scratch > runtime.MOST_SCRATCH:
+            held = arrays.aligned(size, np.dtype(np.uint8))
+            scratch = address_of(held)
+        else:
+            scratch, held = runtime.scratch(size)
         drive(self._address, self._plan_address, given, added, made, scratch, *arguments)
 
     def serial(self, threads: int) -> tuple[int, ...] | None:

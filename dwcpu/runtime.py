@@ -310,25 +310,32 @@ def _line(path: str) -> str:
 MOST_SCRATCH = 4 << 20
 
 
-class _Scratch(threading.local):
-    """Scratch memory of this thread, kept between calls until the thread ends."""
+_NO_SCRATCH = (0, np.empty(0, np.uint8))
 
-    buffer: np.ndarray | None = None
-    address: int = 0
+
+class _Scratch(threading.local):
+    """Scratch memory of this thread and its address, kept between calls until the thread ends."""
+
+    memory: tuple[int, np.ndarray] = _NO_SCRATCH
 
 
 _scratch = _Scratch()
 
 
-def scratch(size: int) -> int:
-    """Address of `size` bytes of this thread's scratch memory, on a cache line; the next call may give it again."""
+def scratch(size: int) -> tuple[int, np.ndarray]:
+    """Address of `size` bytes of this thread's scratch memory, on a cache line, and the array that they belong to.
+
+    The next call may give the same memory again. The array is for the caller to hold: a handler of signals that
+    needs more replaces the thread's memory.
+    """
     if size == 0:
-        return 0
-    buffer = _scratch.buffer
-    if buffer is None or buffer.size < size + 64:
-        buffer = _scratch.buffer = np.empty(size + 64, np.uint8)
-        _scratch.address = -(-buffer.ctypes.data // 64) * 64
-    return _scratch.address
+        return _NO_SCRATCH
+    memory = _scratch.memory
+    if memory[1].size < size + 64:
+        array = np.empty(size + 64, np.uint8)
+        # One assignment: an interrupt between two would leave the address of memory that is gone.
+        memory = _scratch.memory = -(-array.ctypes.data // 64) * 64, array
+    return memory
 
 
 # --- what the machine can do ------------------------------------------------------------------------------------------

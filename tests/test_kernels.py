@@ -60,8 +60,9 @@ ROOM = Room()
 def guarded_scratch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scratch memory, whole cache lines, against a forbidden page too, at the end where the arrays are."""
 
-    def scratch(size: int) -> int:
-        return ROOM.empty("scratch", (-(-size // 64) * 64,), np.uint8, ROOM.end).ctypes.data if size else 0
+    def scratch(size: int) -> tuple[int, np.ndarray]:
+        memory = ROOM.empty("scratch", (-(-size // 64) * 64,), np.uint8, ROOM.end)
+        return memory.ctypes.data if size else 0, memory
 
     monkeypatch.setattr(runtime, "scratch", scratch)
 

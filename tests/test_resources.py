@@ -132,8 +132,7 @@ def test_memory_is_flat_over_a_thousand_shapes() -> None:
         assert sum(call.size for free in calls._pool.free.values() for call in free) <= calls._MOST_BYTES
     for cache in (dispatch._choose, dispatch._supporting, dwcpu.choices._key):
         assert cache.cache_info().currsize <= cache.cache_info().maxsize <= 4096
-    kept = runtime._scratch.buffer
-    assert kept is None or kept.size <= runtime.get_num_threads() * runtime.MOST_SCRATCH + 64
+    assert runtime._scratch.memory[1].size <= runtime.get_num_threads() * runtime.MOST_SCRATCH + 64
     assert not background._jobs and not background._queue
     check()
     """
@@ -168,8 +167,8 @@ def test_scratch_memory_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def work() -> None:
         layer(x, num_threads=1)
-        assert runtime._scratch.buffer is not None
-        kept.append(weakref.ref(runtime._scratch.buffer))
+        assert runtime._scratch.memory[1].size
+        kept.append(weakref.ref(runtime._scratch.memory[1]))
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -178,12 +177,12 @@ def test_scratch_memory_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     right = layer(x)
     monkeypatch.setattr(runtime, "MOST_SCRATCH", 1000)
-    runtime._scratch.buffer = None
+    runtime._scratch.memory = runtime._NO_SCRATCH
     again = dwcpu.SeparableConv2d(*(part.weights for part in layer._program.step.parts))
     for threads in (1, 2):
         for _ in range(2):
             assert np.array_equal(again(x, num_threads=threads), right)
-            assert runtime._scratch.buffer is None
+            assert runtime._scratch.memory is runtime._NO_SCRATCH
 
 
 def test_arenas_shrink(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -358,7 +358,8 @@ cdef class Call:
                 bias = weights[2 * part + 1]
                 given_bias[part] = NULL if bias is None else PyArray_DATA(as_array(bias))
         if self.scratch_size:
-            scratch = <void *> <i64> self.scratch_of(self.scratch_size)
+            held = self.scratch_of(self.scratch_size)
+            scratch = <void *> <i64> (<tuple> held)[0]
         cdef const void *x_given = PyArray_DATA(as_array(x))
         cdef const void *residual_given = NULL if residual is None else PyArray_DATA(as_array(residual))
         cdef void *out_given = PyArray_DATA(as_array(result))
