@@ -69,8 +69,10 @@ class Environment:
         self.pip("install", "--no-compile", *(f"{name}=={version(name)}" for name in ("numpy", "numba")))
 
     def pip(self, *arguments: str | Path) -> str:
-        """What pip prints."""
-        return run(sys.executable, "-m", "pip", "--quiet", "--python", self.python, *arguments)
+        """What pip prints. What lies on PYTHONPATH is not in this environment."""
+        settings = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        command = (sys.executable, "-m", "pip", "--quiet", "--python", self.python)
+        return run(*command, *arguments, environment=settings)
 
     def run(self, *command: str | Path, **settings: str) -> str:
         """What a command prints, away from the sources and from everything that the user has set."""
