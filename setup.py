@@ -94,7 +94,8 @@ def abi_declarations(abi: dict[str, Any]) -> tuple[str, str]:
     pxi += "".join(f"        {name}\n" for name in shared)
     pxi += "    const real EXP_SERIES[]\n    const real ERFC_SERIES[]\n"
     for name in (
-        "EXP_LOWEST", "EXP_NORMAL", "EXP_SHIFT", "INVERSE_LN2", "LN2_HEAD", "LN2_TAIL", "INVERSE_SQRT2", "ERFC_CENTRE",
+        "EXP_LOWEST", "EXP_NORMAL", "EXP_SHIFT", "INVERSE_LN2", "LN2_HEAD", "LN2_TAIL", "GELU_FARTHEST", "GELU_SHIFT",
+        "ERFC_CENTRE",
     ):  # fmt: skip
         pxi += f"    const real {name}\n"
     return header, pxi
@@ -110,13 +111,12 @@ def constants(abi: dict[str, Any], dtype: str) -> str:
         "INVERSE_LN2": 1 / math.log(2),
         "LN2_HEAD": abi["LN2"][dtype][0],
         "LN2_TAIL": abi["LN2"][dtype][1],
-        "INVERSE_SQRT2": 1 / math.sqrt(2),
-        "ERFC_CENTRE": abi["ERFC_CENTRE"],
+        "GELU_FARTHEST": abi["GELU_FARTHEST"][dtype],
+        "ERFC_CENTRE": abi["ERFC_CENTRE"][dtype],
     }
-    series = {
-        "EXP": [1 / math.factorial(k) for k in range(abi["EXP_TERMS"][dtype])],
-        "ERFC": abi["ERFC_TERMS"][dtype],
-    }
+    scale = abi["GELU_SCALE"][dtype]
+    scalars["GELU_SHIFT"] = scalars["EXP_SHIFT"] + scale
+    series = {"EXP": abi["EXP_TERMS"][dtype], "ERFC": [math.ldexp(term, -scale) for term in abi["ERFC_TERMS"][dtype]]}
     text = "".join(f"static const real {name} = (real){value!r};\n" for name, value in scalars.items())
     for name, terms in series.items():
         numbers = ", ".join(f"(real){term!r}" for term in terms)

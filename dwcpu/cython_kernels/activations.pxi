@@ -3,7 +3,7 @@
 # Assumes: rows x columns values, rows `row_stride` apart. Guarantees: the operations, and their order, are those of
 # the Numba family, so that both give the same bits: additions, multiplications, divisions, fused multiply-adds,
 # comparisons and bit operations, no library function. Constants come from dwcpu/abi.py. exp(v) for v <= 0: v = n ln 2
-# + r, the Taylor series of exp(r), times 2^n. gelu: erfc from exp and a polynomial.
+# + r, a polynomial for exp(r), times 2^n. gelu: erfc from exp and a polynomial.
 
 cdef enum:
     HARDSWISH = 1
@@ -14,32 +14,48 @@ cdef enum:
     GELU = 6
 
 cdef enum:
-    TOGETHER = 6  # vectors, step by step: one alone is a chain of operations that wait for each other
+    TOGETHER = 6  # vectors at most, step by step: one alone is a chain of operations that wait for each other
 
 
-cdef inline void exp_of(const int count, vec *v) noexcept nogil:
-    """exp(v) for v <= 0 with the sign bit set."""
-    cdef vec shifted[TOGETHER]
+cdef inline vec below(vec v) noexcept nogil:
+    """-|v|, as far as exp is not zero."""
+    return v_at_least(v_neg_abs(v), v_splat(EXP_LOWEST))
+
+
+cdef inline void exp_parts(const int count, const real shift, vec *v, const vec *rest, vec *shifted) noexcept nogil:
+    """exp(v + rest) for v <= 0, without the power of two whose exponent `shifted` is, `shift` added to it.
+
+    `rest`: what rounding took from v, or NULL.
+    """
     cdef vec r[TOGETHER]
-    cdef vec lowest = v[0]
     cdef int i, k
-    for i in range(1, count):
-        lowest = v_more_bits(lowest, v[i])
     for i in range(count):
-        r[i] = v_at_least(v[i], v_splat(EXP_LOWEST))
+        shifted[i] = v_fma(v[i], v_splat(INVERSE_LN2), v_splat(shift))
     for i in range(count):
-        shifted[i] = v_fma(r[i], v_splat(INVERSE_LN2), v_splat(EXP_SHIFT))
-    for i in range(count):
-        v[i] = v_sub(v_splat(EXP_SHIFT), shifted[i])
+        r[i] = v[i]
+        v[i] = v_sub(v_splat(shift), shifted[i])
     for i in range(count):
         r[i] = v_fma(v[i], v_splat(LN2_HEAD), r[i])
     for i in range(count):
         r[i] = v_fma(v[i], v_splat(LN2_TAIL), r[i])
+    if rest != NULL:
+        for i in range(count):
+            r[i] = v_add(r[i], rest[i])
     for i in range(count):
         v[i] = v_splat(EXP_SERIES[EXP_COUNT - 1])
     for k in range(EXP_COUNT - 1):
         for i in range(count):
-            v[i] = v_fma(v[i], r[i], v_splat(EXP_SERIES[EXP_COUNT - 2 - k]))
+            v[i] = v_fma_over(v[i], r[i], v_splat(EXP_SERIES[EXP_COUNT - 2 - k]))
+
+
+cdef inline void exp_of(const int count, vec *v) noexcept nogil:
+    """exp(v), for EXP_LOWEST <= v <= 0 with the sign bit set."""
+    cdef vec shifted[TOGETHER]
+    cdef vec lowest = v[0]
+    cdef int i
+    for i in range(1, count):
+        lowest = v_more_bits(lowest, v[i])
+    exp_parts(count, EXP_SHIFT, v, NULL, shifted)
     if v_any_more_bits(lowest, v_splat(EXP_NORMAL)):
         for i in range(count):
             v[i] = v_scale(shifted[i], v[i])
@@ -53,7 +69,7 @@ cdef inline void sigmoid_of(const int count, vec *v) noexcept nogil:
     cdef vec one = v_splat(1)
     cdef int i
     for i in range(count):
-        e[i] = v_neg_abs(v[i])
+        e[i] = below(v[i])
     exp_of(count, e)
     for i in range(count):
         v[i] = v_div(v_select_negative(v[i], e[i], one), v_add(one, e[i]))
@@ -61,34 +77,36 @@ cdef inline void sigmoid_of(const int count, vec *v) noexcept nogil:
 
 cdef inline void gelu_of(const int count, vec *v) noexcept nogil:
     cdef vec e[TOGETHER]
-    cdef vec t[TOGETHER]
+    cdef vec rest[TOGETHER]
+    cdef vec shifted[TOGETHER]
+    cdef vec inverse[TOGETHER]
     cdef vec y[TOGETHER]
-    cdef vec w, z, square
+    cdef vec w, square
     cdef vec one = v_splat(1), minus_half = v_splat(-0.5)
     cdef int i, k
-    for i in range(count):
-        z = v_mul(gelu_size(v[i]), v_splat(INVERSE_SQRT2))
-        t[i] = v_div(v_sub(z, v_splat(ERFC_CENTRE)), v_add(z, v_splat(ERFC_CENTRE)))
-        y[i] = v_splat(ERFC_SERIES[ERFC_COUNT - 1])
-    for k in range(ERFC_COUNT - 1):
-        for i in range(count):
-            y[i] = v_fma(y[i], t[i], v_splat(ERFC_SERIES[ERFC_COUNT - 2 - k]))
-    for i in range(count):
-        w = gelu_size(v[i])
-        e[i] = v_mul(minus_half, v_mul(w, w))
-    exp_of(count, e)
+    for i in range(count):  # exp is computed while the divisions go on
+        inverse[i] = v_div(one, v_add(gelu_size(v[i]), v_splat(ERFC_CENTRE)))
     for i in range(count):
         w = gelu_size(v[i])
         square = v_mul(w, w)
-        e[i] = v_fma(v_mul(minus_half, v_fma(w, w, v_neg(square))), e[i], e[i])
-        z = v_mul(w, v_splat(INVERSE_SQRT2))
-        t[i] = v_div(v_mul(e[i], y[i]), v_fma(v_splat(2), z, one))  # erfc(z) / 2
-        v[i] = v_mul(v[i], v_select_negative(v[i], t[i], v_sub(one, t[i])))
+        e[i] = v_mul(minus_half, square)
+        rest[i] = v_mul(minus_half, v_fma(w, w, v_neg(square)))
+    exp_parts(count, GELU_SHIFT, e, rest, shifted)
+    for i in range(count):
+        e[i] = v_scale_normal(shifted[i], e[i])
+        rest[i] = v_fma(v_splat(-2 * ERFC_CENTRE), inverse[i], one)
+        y[i] = v_splat(ERFC_SERIES[ERFC_COUNT - 1])
+    for k in range(ERFC_COUNT - 1):
+        for i in range(count):
+            y[i] = v_fma_over(y[i], rest[i], v_splat(ERFC_SERIES[ERFC_COUNT - 2 - k]))
+    for i in range(count):
+        w = v_mul(e[i], v_mul(y[i], inverse[i]))  # erfc / 2
+        v[i] = v_mul(v[i], v_select_negative(v[i], w, v_sub(one, w)))
 
 
 cdef inline vec gelu_size(vec v) noexcept nogil:
-    """|v|, at most 64: beyond that gelu is v or 0."""
-    return v_at_most(v_abs(v), v_splat(64))
+    """|v|, as far as it matters."""
+    return v_at_most(v_abs(v), v_splat(GELU_FARTHEST))
 
 
 cdef inline void activation_of(const int code, const int count, vec *v, vec alpha) noexcept nogil:
@@ -144,9 +162,9 @@ cdef inline void activate_rows(
 
 
 cdef inline void activate_together(
-    const int code, real *values, i64 rows, i64 row_stride, i64 columns
+    const int code, const int together, real *values, i64 rows, i64 row_stride, i64 columns
 ) noexcept nogil:
-    """Long chains of operations, TOGETHER vectors step by step, from row to row."""
+    """Long chains of operations, `together` vectors step by step, from row to row."""
     cdef vec alpha = v_zero()
     cdef vec v[TOGETHER]
     cdef real *places[TOGETHER]
@@ -154,8 +172,8 @@ cdef inline void activate_together(
     cdef i64 whole = columns // LANES, left = rows * whole, in_row = whole, turn = row_stride - whole * LANES
     cdef int count, i, rest = <int> (columns - whole * LANES)
     while left > 0:
-        count = TOGETHER if left >= TOGETHER else 1
-        for i in range(TOGETHER):
+        count = together if left >= together else 1
+        for i in range(together):
             if i < count:
                 places[i] = place
                 place += LANES
@@ -163,11 +181,11 @@ cdef inline void activate_together(
                 if in_row == 0:
                     place += turn
                     in_row = whole
-        if count == TOGETHER:
-            for i in range(TOGETHER):
+        if count == together:
+            for i in range(together):
                 v[i] = v_load(places[i])
-            activation_of(code, TOGETHER, v, alpha)
-            for i in range(TOGETHER):
+            activation_of(code, together, v, alpha)
+            for i in range(together):
                 v_store(places[i], v[i])
         else:
             v[0] = v_load(places[0])
@@ -197,12 +215,12 @@ cdef void leaky_relu(real *values, i64 rows, i64 row_stride, i64 columns, double
 
 
 cdef void sigmoid(real *values, i64 rows, i64 row_stride, i64 columns, double alpha) noexcept nogil:
-    activate_together(SIGMOID, values, rows, row_stride, columns)
+    activate_together(SIGMOID, 4, values, rows, row_stride, columns)
 
 
 cdef void silu(real *values, i64 rows, i64 row_stride, i64 columns, double alpha) noexcept nogil:
-    activate_together(SILU, values, rows, row_stride, columns)
+    activate_together(SILU, 4, values, rows, row_stride, columns)
 
 
 cdef void gelu(real *values, i64 rows, i64 row_stride, i64 columns, double alpha) noexcept nogil:
-    activate_together(GELU, values, rows, row_stride, columns)
+    activate_together(GELU, TOGETHER, values, rows, row_stride, columns)

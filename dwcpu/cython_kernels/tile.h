@@ -156,6 +156,16 @@ V_INLINE vec v_fma_onto(vec a, vec b, vec c) {
 #endif
 }
 
+/* The same, in the register of a, with c where it is: a step of a polynomial. */
+V_INLINE vec v_fma_over(vec a, vec b, vec c) {
+#if V_AVX512 || V_AVX2
+    __asm__(V_FORM("vfmadd213ps", "vfmadd213pd") " %2, %1, %0" : "+v"(a) : "v"(b), "vm"(c));
+    return a;
+#else
+    return v_fma(a, b, c);
+#endif
+}
+
 /* yes where a < b, else no; NaN compares false */
 V_INLINE vec v_select_less(vec a, vec b, vec yes, vec no) {
     vec_bits mask = (vec_bits)(a < b);

@@ -4,20 +4,20 @@ Assumes: a rows x columns block, rows `row_stride` reals apart. Guarantees: each
 made of correctly rounded operations in a fixed order, so that vectors of any width and both kernel families give the
 same bits; NaN stays NaN. The loops are scalar: LLVM vectorises them, having no calls or branches to mind.
 
-The sigmoid family rests on exp(v) for v <= 0: v = n ln 2 + r, the Taylor series of exp(r), times 2^n in two factors, so
+The sigmoid family rests on exp(v) for v <= 0: v = n ln 2 + r, a polynomial for exp(r), times 2^n in two factors, so
 that results below the smallest normal number are reached without a detour through zero.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import factorial, log, sqrt
+from math import ldexp, log
 from typing import Any
 
 import numpy as np
 from numba import types
 
-from dwcpu.abi import ACTIVATION_CODES, ERFC_CENTRE, ERFC_TERMS, EXP_LOWEST, EXP_TERMS, LN2
+from dwcpu.abi import ACTIVATION_CODES, ERFC_CENTRE, ERFC_TERMS, EXP_LOWEST, EXP_TERMS, GELU_FARTHEST, GELU_SCALE, LN2
 from dwcpu.numba_kernels.memory import REAL
 from dwcpu.numba_kernels.scalar import fma, polynomial, power_of_two
 from dwcpu.numba_kernels.target import compile_kernel, part
@@ -28,24 +28,24 @@ __all__ = ["address"]
 def _functions(dtype: np.dtype) -> dict[str, Callable]:
     """Scalar activation functions (v, alpha) -> value of one dtype, by name."""
     T = dtype.type
-    zero, half, one, two, three, six, sixth = (T(v) for v in (0, 0.5, 1, 2, 3, 6, 1 / 6))
-    lowest, inverse_ln2, inverse_sqrt2 = T(EXP_LOWEST[dtype.name]), T(1 / log(2)), T(1 / sqrt(2))
+    zero, minus_half, one, three, six, sixth = (T(v) for v in (0, -0.5, 1, 3, 6, 1 / 6))
+    lowest, inverse_ln2 = T(EXP_LOWEST[dtype.name]), T(1 / log(2))
     # 1.5 * 2^(mantissa bits): adding it rounds to the nearest integer, left in the low bits
     shift = T(1.5 * 2.0 ** np.finfo(dtype).nmant)
     ln2_head, ln2_tail = (T(v) for v in LN2[dtype.name])
-    series = polynomial(dtype, [1 / factorial(k) for k in range(EXP_TERMS[dtype.name])])
-    erfc = polynomial(dtype, ERFC_TERMS[dtype.name])
-    centre, farthest = T(ERFC_CENTRE), T(64)
-    power = power_of_two(dtype)
+    series = polynomial(dtype, EXP_TERMS[dtype.name])
+    scale = GELU_SCALE[dtype.name]
+    erfc, gelu_shift = polynomial(dtype, [ldexp(term, -scale) for term in ERFC_TERMS[dtype.name]]), shift + T(scale)
+    centre, farthest = T(ERFC_CENTRE[dtype.name]), T(GELU_FARTHEST[dtype.name])
+    minus_diameter = T(-2) * centre
+    power, normal_power = power_of_two(dtype), power_of_two(dtype, normal=True)
 
     @part
     def exp(v):
-        """exp(v) for v <= 0."""
-        v = lowest if v < lowest else v
+        """exp(v) for lowest <= v <= 0."""
         shifted = fma(v, inverse_ln2, shift)
         n = shifted - shift
-        r = fma(-n, ln2_tail, fma(-n, ln2_head, v))
-        return power(shifted, series(r))
+        return power(shifted, series(fma(-n, ln2_tail, fma(-n, ln2_head, v))))
 
     @part
     def hardsigmoid(v, alpha):
@@ -64,7 +64,8 @@ def _functions(dtype: np.dtype) -> dict[str, Callable]:
 
     @part
     def sigmoid(v, alpha):
-        e = exp(-v if v > zero else v)
+        e = -v if v > zero else v
+        e = exp(lowest if e < lowest else e)
         return (e if v < zero else one) / (one + e)
 
     @part
@@ -74,14 +75,15 @@ def _functions(dtype: np.dtype) -> dict[str, Callable]:
     @part
     def gelu(v, alpha):
         w = -v if v < zero else v
-        w = farthest if w > farthest else w  # erfc is zero long before
-        z = w * inverse_sqrt2
+        w = farthest if w > farthest else w
+        inverse = one / (w + centre)
         square = w * w
         rest = fma(w, w, -square)  # what the rounding of the square lost: exp would magnify it
-        e = exp(-half * square)
-        e = fma(-half * rest, e, e)
-        tail = e * erfc((z - centre) / (z + centre)) / (one + two * z)  # erfc(z) / 2
-        return v * (tail if v < zero else one - tail)
+        shifted = fma(minus_half * square, inverse_ln2, gelu_shift)
+        n = shifted - gelu_shift
+        r = fma(-n, ln2_tail, fma(-n, ln2_head, minus_half * square)) + minus_half * rest
+        half_erfc = normal_power(shifted, series(r)) * (erfc(fma(minus_diameter, inverse, one)) * inverse)
+        return v * (half_erfc if v < zero else one - half_erfc)
 
     return {
         "hardswish": hardswish,

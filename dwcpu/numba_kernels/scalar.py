@@ -47,11 +47,11 @@ def polynomial(dtype, terms):
     return evaluate
 
 
-def power_of_two(dtype):
+def power_of_two(dtype, *, normal=False):
     """Intrinsic (shifted, v) -> v * 2^n, where `shifted` is n plus 1.5 * 2^(mantissa bits).
 
     In two factors, each a normal number for every n down to twice the smallest exponent, so that only the last product
-    rounds.
+    rounds. `normal`: v and the result are normal numbers, so that n can be added to the exponent.
     """
     bits, mantissa, bias = (32, 23, 127) if dtype == np.float32 else (64, 52, 1023)
 
@@ -61,6 +61,9 @@ def power_of_two(dtype):
             integer, real = ir.IntType(bits), args[0].type
             unshifted = integer(0x4B400000 if bits == 32 else 0x4338000000000000)
             n = builder.sub(builder.bitcast(args[0], integer), unshifted)
+            if normal:
+                added = builder.add(builder.bitcast(args[1], integer), builder.shl(n, integer(mantissa)))
+                return builder.bitcast(added, real)
             first = builder.ashr(n, integer(1))
             value = args[1]
             for part in (first, builder.sub(n, first)):
