@@ -335,7 +335,7 @@ def test_a_process_that_ends_at_once_ends_well(tmp_path: Path) -> None:
 
 def test_a_process_that_ends_meanwhile_finishes_one_kernel(tmp_path: Path) -> None:
     assert run(PROGRAM + MEANWHILE, tmp_path).split() == ["cython"]
-    assert len(list(tmp_path.rglob("*.nbi"))) == 1
+    assert len(list(tmp_path.rglob("*.nbc"))) == 1
 
 
 def test_what_was_compiled_is_there_at_once_in_the_next_process(tmp_path: Path) -> None:

@@ -119,11 +119,50 @@ def test_a_damaged_cache_is_compiled_anew(tmp_path) -> None:
     print(dwcpu.pointwise_conv2d(x, w, backend="numba")[0, 0, 0])
     """
     right = run(code, NUMBA_CACHE_DIR=str(tmp_path))
-    for pattern in ("*.nbi", "*.nbc"):
-        for file in (tmp_path / "dwcpu").glob(pattern):
-            file.write_bytes(file.read_bytes()[:50])
+
+    def cut(content: bytes) -> bytes:
+        return content[:50]
+
+    def flip(content: bytes) -> bytes:  # within the tables of the object file, which LLVM believes
+        return content[:600] + bytes([content[600] ^ 255]) + content[601:]
+
+    for damaged in (cut, flip):
+        files = list((tmp_path / "dwcpu").glob("*.nbc"))
+        assert files
+        for file in files:
+            file.write_bytes(damaged(file.read_bytes()))
         assert run(code, NUMBA_CACHE_DIR=str(tmp_path)) == right
         assert run(code, NUMBA_CACHE_DIR=str(tmp_path)) == right
+
+
+def test_no_damaged_byte_of_a_cache_is_believed(tmp_path) -> None:
+    from dwcpu.numba_kernels.target import _Files
+
+    files = _Files(str(tmp_path), "kernel", "stamp")
+    files.save(("key",), {"code": b"12345"})
+    (file,) = tmp_path.iterdir()
+    content = file.read_bytes()
+    for at in range(len(content)):
+        file.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        with pytest.raises(ValueError, match="damaged"):
+            files.load(("key",))
+    file.write_bytes(content)
+    assert files.load(("key",)) == {"code": b"12345"}
+
+
+def test_cache_files_of_other_sources_go_and_those_of_other_cpus_stay(tmp_path) -> None:
+    from dwcpu.numba_kernels.target import _Files
+
+    old, new, other = (_Files(str(tmp_path), *of) for of in (("kernel", "old"), ("kernel", "new"), ("kernel_2", "old")))
+    old.save(("cpu",), 1)
+    other.save(("cpu",), 2)
+    new.save(("cpu",), 3)
+    new.save(("another cpu",), 4)
+    assert old.load(("cpu",)) is None
+    assert (other.load(("cpu",)), new.load(("cpu",)), new.load(("another cpu",))) == (2, 3, 4)
+    new.flush()
+    assert new.load(("cpu",)) is None
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o770])

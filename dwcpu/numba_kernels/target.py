@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import pickle
 import re
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,11 +20,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numba
 from llvmlite import binding as llvm
 from numba import njit
 from numba.core import caching, registry
 from numba.core.ccallback import CFunc
 from numba.core.runtime import rtsys
+from numba.core.serialize import dumps
 
 from .. import folders, interrupts
 from ..interrupts import uninterrupted
@@ -136,6 +140,58 @@ class _Locator(caching._CacheLocator):
         return "dwcpu"  # functions are named apart already
 
 
+class _Files:
+    """Where Numba's cache of one function keeps its data, in place of Numba's files.
+
+    Those name their contents in an index: of two processes that write at once, each with a CPU of its own, one may find
+    the other's machine code under its key; and damaged machine code ends the process. Here a file is named after its
+    key and begins with a digest of the rest. The first that is saved after a change of the sources removes what was
+    before.
+    """
+
+    def __init__(self, folder: str, base: str, stamp: str) -> None:
+        self._folder, self._base, self._stamp = Path(folder), base, stamp[:16]
+
+    def _path(self, key: tuple) -> Path:
+        digest = hashlib.sha256(repr((numba.__version__, key)).encode()).hexdigest()
+        return self._folder / f"{self._base}.{self._stamp}.{digest[:32]}.nbc"
+
+    def load(self, key: tuple) -> Any:
+        """What was saved under this key, or None."""
+        try:
+            sealed = self._path(key).read_bytes()
+        except FileNotFoundError:
+            return None
+        size = hashlib.sha256().digest_size
+        if hashlib.sha256(sealed[size:]).digest() != sealed[:size]:
+            raise ValueError(f"{self._path(key)} is damaged")
+        return pickle.loads(sealed[size:])
+
+    def save(self, key: tuple, data: Any) -> None:
+        """Keep it under this key, at once: a reader finds all of it or nothing."""
+        content, path = dumps(data), self._path(key)
+        handle, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".tmp", dir=self._folder)
+        made = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(hashlib.sha256(content).digest() + content)
+            made.replace(path)
+        except BaseException:
+            made.unlink(missing_ok=True)
+            raise
+        self._remove(lambda each: not each.startswith(f"{self._base}.{self._stamp}."))
+
+    def flush(self) -> None:
+        """Forget everything about this function."""
+        self._remove(lambda _: True)
+
+    def _remove(self, which: Callable[[str], bool]) -> None:
+        with contextlib.suppress(OSError):
+            for file in self._folder.iterdir():
+                if file.name.startswith(f"{self._base}.") and file.suffix in (".nbc", ".nbi") and which(file.name):
+                    file.unlink(missing_ok=True)
+
+
 class _KernelCache(caching.FunctionCache):
     """Numba's function cache under our keys."""
 
@@ -146,6 +202,7 @@ class _KernelCache(caching.FunctionCache):
         self._impl_class = Implementation
         self._kernel_name = name
         super().__init__(function)
+        self._cache_file = _Files(str(folder), self._impl.filename_base, source_hash())
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """As Numba's, but a damaged file is a file that is not there, and what only compiling needs is not loaded.
