@@ -87,7 +87,8 @@ FIELDS: dict[str, str] = {
     "alpha": "d",
     # blocking: pointwise: rows of A kept in L2 while all panels pass; fused kernels: output rows per block
     "block_rows": "i",
-    # pointwise: where weights of a later kernel begin, and how many bytes of them it asks for (see `ahead`)
+    # pointwise: where what a later kernel will read begins, such as weights, and how many bytes of it this one asks for
+    # (see `ahead`)
     "later": "p",
     "later_size": "i",
     # depthwise: channel vectors per pass, so that a tile's patch and weights stay in the L1 cache
@@ -101,8 +102,10 @@ FIELDS: dict[str, str] = {
     "lanes": "i",
     "micro_kernels": "p",
     # separable only: the two kernels that it runs one after the other on each block, their plans and numbers of blocks;
-    # `depthwise_plan` is an array of `column_blocks` plans, side by side, for stretches of the output's width
+    # `depthwise_plan` is an array of `column_blocks` plans, side by side, for stretches of the output's width. If
+    # `asks_ahead` is not 0 there is one, and the pointwise kernel asks for the inputs of the next block meanwhile
     "column_blocks": "i",
+    "asks_ahead": "i",
     "depthwise_kernel": "p",
     "depthwise_plan": "p",
     "depthwise_blocks": "i",

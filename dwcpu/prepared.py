@@ -35,6 +35,8 @@ _COPIED = 8, 4
 _L2_SHARE = 0.5
 #: The same for the window of expanded rows and the block of depthwise rows of an inverted residual together.
 _L2_SHARE_INVERTED = 0.75
+#: Pixels of a matrix product whose time hides the reading of large weights.
+_HIDING_PIXELS = 96
 #: What a flop of a depthwise window costs beside one of a matrix product.
 _WINDOW_COST = 2.0
 
@@ -62,7 +64,7 @@ class Prepared:
             held = arrays.aligned(size, np.dtype(np.uint8))
             scratch = address_of(held)
         else:
-            scratch, held = runtime.scratch(size)
+            scratch, held = runtime.scratch(size)  # held until the kernel has ended
         drive(self._address, self._plan_address, given, added, made, scratch, *arguments)
 
     def serial(self, threads: int) -> tuple[int, ...] | None:
@@ -342,7 +344,9 @@ class PreparedSeparable(Prepared):
         tile_rows, tile_columns = depthwise.kernel.tile_rows, depthwise.kernel.tile_columns
         pixels = int(_L2_SHARE * runtime.cache_sizes().l2) // (middle.in_channels * kernel.dtype.itemsize)
         rows = max(tile_rows, pixels // middle.width // tile_rows * tile_rows)
-        self._block_rows = max(1, min(rows, most_rows or rows, middle.batch * middle.height))
+        asking = 0 if most_rows else self._rows_asking(pixels, tile_rows)
+        self._block_rows = max(1, min(asking or rows, most_rows or rows, middle.batch * middle.height))
+        plan["asks_ahead"] = bool(asking)
         columns = pixels // self._block_rows
         if columns < middle.width:  # else whole rows, even where their width is no multiple of the tile's
             columns = max(tile_columns, columns // tile_columns * tile_columns)
@@ -359,6 +363,20 @@ class PreparedSeparable(Prepared):
         block = self._block_rows * max(self._widths) * middle.in_channels * kernel.dtype.itemsize
         self._scratch = _whole_lines(block)
         self._address = kernel.address()
+
+    def _rows_asking(self, pixels: int, tile_rows: int) -> int:
+        """Rows of a block, of which `pixels` fit, if it asks for the inputs of the next; 0 if it does not.
+
+        Beside the block there must be room for those inputs. Small images are in L2 anyway; rows of dilated windows are
+        no neighbours; and large weights, which every block reads anew, take more pixels to hide behind.
+        """
+        depthwise, pointwise = self.geometry.depthwise, self.geometry.pointwise
+        itemsize, l2 = self.kernel.dtype.itemsize, runtime.cache_sizes().l2
+        if depthwise.dilation_h > 1 or prod(depthwise.x_shape) * itemsize <= _L2_SHARE * l2:
+            return 0
+        rows = pixels // (pointwise.width + depthwise.stride_h * depthwise.width) // tile_rows * tile_rows
+        many_weights = pointwise.in_channels * pointwise.out_channels * itemsize > l2 // 4
+        return 0 if many_weights and rows * pointwise.width < _HIDING_PIXELS else rows
 
     def passes(self, threads: int) -> tuple[Pass, ...]:
         """As `Prepared.passes`."""

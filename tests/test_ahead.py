@@ -1,6 +1,11 @@
-"""What plans have kernels ask for ahead: weights that a later kernel would wait for, each of them in one plan."""
+"""What plans have kernels ask for ahead: weights that a later kernel would wait for, each of them in one plan.
+
+And the inputs that the next block of a fused kernel would wait for.
+"""
 
 from __future__ import annotations
+
+import ctypes
 
 import numpy as np
 import pytest
@@ -9,7 +14,7 @@ from hypothesis import strategies as st
 
 import dwcpu
 from dwcpu import ahead, dispatch, pipeline, runtime
-from dwcpu.abi import plan_dtype
+from dwcpu.abi import FIELDS, plan_dtype
 from dwcpu.grid import cut
 from dwcpu.pipeline import Pass
 
@@ -96,3 +101,63 @@ def test_products_ask_for_a_classifier_and_results_stay_the_same(
     plan = host.owner[1].plan if fused else host.plan
     assert int(plan["later_size"][0]) == min(size, host.room) > 0
     assert int(plan["later"][0]) + int(plan["later_size"][0]) == address + size
+
+
+KERNEL = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 5, *[ctypes.c_int64] * 4)
+
+
+@pytest.mark.parametrize("backend", ["cython", "numba"])
+@pytest.mark.parametrize(("stride", "padding"), [(1, 1), (2, 0), (2, ((0, 1), (0, 1)))])
+def test_a_block_asks_for_the_inputs_of_the_next(
+    backend: str, stride: int, padding: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of all images, line by line, from those that the first block has read on."""
+    if backend == "cython" and runtime.cython_kernels() is None:
+        pytest.skip("the Cython kernels were not built")
+    monkeypatch.setattr(runtime, "cache_sizes", lambda: runtime.Memory(2048, 50_000, 1 << 20))
+    rng = np.random.default_rng(0)
+    x, dw, pw = (rng.integers(-3, 4, shape).astype(np.float32) for shape in ((2, 13, 40, 16), (3, 3, 16), (16, 24)))
+    kernels = dispatch.kernels(np.float32, backend)
+    (kernel,) = (each.name for each in kernels if (each.op, each.label) == ("separable", "fused"))
+    layer = dwcpu.SeparableConv2d(dw, pw, stride=stride, padding=padding, backend=kernel)
+    right = dwcpu.separable_conv2d(x, dw, pw, stride=stride, padding=padding, backend="reference")
+    for threads in (1, 2):
+        assert np.array_equal(layer(x, num_threads=threads), right)
+
+    (node,) = layer.nodes(x.shape, 1)
+    prepared = node.operation
+    assert prepared.plan["asks_ahead"][0] == 1
+    block = int(prepared.plan["block_rows"][0])
+    assert 1 <= block < right.shape[1]
+    seen = []
+
+    @KERNEL
+    def pointwise(plan, x, residual, out, scratch, row_begin, row_end, block_begin, block_end) -> None:
+        fields = (ctypes.c_int64 * len(FIELDS)).from_address(plan)
+        seen.append(tuple(fields[list(FIELDS).index(name)] for name in ("later", "later_size")))
+
+    prepared.plan["pointwise_kernel"] = ctypes.cast(pointwise, ctypes.c_void_p).value
+    prepared.run(x, None, np.empty_like(right), 1)
+    assert seen.pop() == (0, 0)
+    assert len(seen) == (right.shape[0] * right.shape[1] - 1) // block
+    at = x.ctypes.data + ((block - 1) * stride + 3 - (padding == 1)) * x[0, 0].nbytes
+    for later, size in seen:
+        assert (later, size > 0) == (at, True)
+        at += size
+    assert 0 <= x.ctypes.data + x.nbytes - at < (stride == 2) * x[0, 0].nbytes + 1
+
+
+def test_who_does_not_ask_for_inputs() -> None:
+    rng = np.random.default_rng(0)
+
+    def asks(height: int, channels: int, dilation: int = 1) -> bool:
+        weights = [rng.standard_normal(shape).astype(np.float32) for shape in ((3, 3, channels), (channels, 16))]
+        layer = dwcpu.SeparableConv2d(*weights, padding=dilation, dilation=dilation, backend=kernel)
+        (node,) = layer.nodes((1, height, 56, channels), 1)
+        return bool(node.operation.plan["asks_ahead"][0])
+
+    (kernel,) = (k.name for k in dispatch.kernels(np.float32, "numba") if (k.op, k.label) == ("separable", "fused"))
+    pixels = runtime.cache_sizes().l2 // (4 * 128)
+    assert asks(pixels // 56 + 1, 128)
+    assert not asks(pixels // 56 // 4, 128), "it is in L2 anyway"
+    assert not asks(pixels // 56 + 1, 128, 2), "its rows are no neighbours"

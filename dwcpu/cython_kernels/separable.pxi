@@ -6,6 +6,17 @@
 # the output's width; scratch holds plan.block_rows output rows of the widest. Rows are output rows (of batch *
 # out_height); there is one block.
 # Guarantees: the same bits as the two kernels one after the other.
+#
+# With plan.asks_ahead the pointwise kernel, which leaves memory idle, asks for the input rows that the next block begins
+# to need: the depthwise kernel would wait for them. They come to L2, which has room for them beside the block.
+
+cdef inline i64 rows_read(const Plan *plan, i64 rows) noexcept nogil:
+    """How many input rows, those of all images one after the other, the first `rows` output rows take up."""
+    cdef i64 image = (rows - 1) // plan.out_height
+    cdef i64 top = (rows - 1 - image * plan.out_height) * plan.stride_h - plan.pad_top
+    cdef i64 end = top + (plan.kernel_h - 1) * plan.dilation_h + 1
+    return image * plan.height + larger(0, smaller(end, plan.height))
+
 
 cdef void separable(
     const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
@@ -16,8 +27,9 @@ cdef void separable(
     cdef const Plan *first
     cdef const Plan *second = <const Plan *> plan.pointwise_plan
     cdef i64 step = larger(plan.block_rows, 1), channels = plan.in_channels
-    cdef i64 begin = row_begin, end, block, row, column, pixel
+    cdef i64 begin = row_begin, end, block, row, column, pixel, read, line
     cdef real *rows = <real *> scratch
+    cdef Plan asking = second[0]
     # The kernels address whole tensors: pointers are moved so that the block's part of the intermediate lies where
     # they look for it.
     while begin < row_end:
@@ -29,8 +41,13 @@ cdef void separable(
                 first, x, NULL, rows - begin * first.out_width * channels, NULL, begin, end, 0, plan.depthwise_blocks)
             if plan.column_blocks == 1:
                 pixel = begin * plan.out_width
+                if plan.asks_ahead and end < row_end:
+                    read, line = rows_read(first, end), first.width * channels
+                    asking.later = <void *> (x + read * line)
+                    asking.later_size = (
+                        (rows_read(first, smaller(end + step, row_end)) - read) * line * <i64> sizeof(real))
                 pointwise(
-                    second, rows - pixel * channels, residual, out, NULL, pixel, end * plan.out_width, 0,
+                    &asking if plan.asks_ahead and end < row_end else second, rows - pixel * channels, residual, out, NULL, pixel, end * plan.out_width, 0,
                     plan.pointwise_blocks)
             else:
                 for row in range(begin, end):
