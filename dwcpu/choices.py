@@ -30,10 +30,10 @@ _FORMAT = 1
 
 #: Key -> kernel's name. None: nobody has asked yet. Replaced, never changed in place: reading needs no lock.
 _known: dict[str, str] | None = None
-_lock = threading.Lock()
+_lock = threading.RLock()  # a handler of signals may call, too
 if hasattr(os, "register_at_fork"):
     # another thread of the parent may have been writing
-    os.register_at_fork(after_in_child=lambda: globals().update(_lock=threading.Lock()))
+    os.register_at_fork(after_in_child=lambda: globals().update(_lock=threading.RLock()))
 
 
 def find(geometry: Geometry, dtype: np.dtype, threads: int) -> str | None:

@@ -85,11 +85,9 @@ def guard_forks() -> None:
     import logging  # noqa: F401
 
     if hasattr(os, "register_at_fork"):
-        os.register_at_fork(
-            before=lambda: lock.acquire(),
-            after_in_parent=lambda: lock.release(),
-            after_in_child=lambda: globals().update(lock=threading.RLock()),
-        )
+        # No functions in Python: an interrupt at the beginning of one would be ignored, and the lock would stay held.
+        # In the child the thread that forked is the one that holds it.
+        os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
 
 
 _imported: dict[str, ModuleType] = {}

@@ -87,7 +87,6 @@ class Layer(calls.Caller):
             compiled = program.compile(program.step.geometry(x_shape), threads, self._packed)
             kept = list(self._compiled.items())[1 - _REMEMBERED :]
             entries = dict([*kept, (key, compiled)])
-            self._compiled = entries
             short: dict[tuple[tuple[int, ...], int], Any] = {}
             for (shape, count), entry in reversed(entries.items()):
                 if entry.job is not None:  # comes here with every call, so that the better kernel is taken in time
@@ -96,8 +95,9 @@ class Layer(calls.Caller):
                 for axes in (4, 3) if shape[0] == 1 else (4,):
                     seen = arrays.user_shape(shape, program.layout, program.spatial, axes)
                     short[seen, count] = self._short.get((seen, count)) or calls.call_of(program, entry, seen, count)
-            self._short = short
             self._remember(tuple(short.values()), runtime.get_num_threads)
+            # Last: an interrupt before that leaves all of this to the next call.
+            self._short, self._compiled = short, entries
         return compiled
 
     def nodes(self, x_shape: tuple[int, ...], threads: int) -> list[Node]:

@@ -310,6 +310,7 @@ def _line(path: str) -> str:
 MOST_SCRATCH = 4 << 20
 
 
+#: Address and memory of none at all.
 _NO_SCRATCH = (0, np.empty(0, np.uint8))
 
 

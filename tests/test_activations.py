@@ -37,7 +37,7 @@ def applied(values: np.ndarray, activation: object, kernel: dispatch.Kernel) -> 
     out = np.empty_like(x)
     ones = np.ones((1, 1, x.shape[3], 1), x.dtype)
     kernel.prepare(geometry, ones, None, parse_activation(activation, "test")).run(x, None, out, 1)
-    out[np.isnan(out)] = np.nan  # of two in a product processors keep the first, and compilers choose which that is
+    out[np.isnan(out)] = np.nan  # which of two a product keeps is the processor's and the compiler's choice
     assert (out.view(np.uint8) == out[..., :1].repeat(x.shape[3], axis=3).view(np.uint8)).all(), "lanes differ"
     return out[0, 0, :, 0].copy()
 

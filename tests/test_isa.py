@@ -93,10 +93,10 @@ def test_all_with_a_fused_multiply_add_give_the_same_bits(results: dict[str, lis
         assert total == pytest.approx(widest[what][1], rel=1e-4), what
 
 
-def pass_the_tests_of_kernels(which: str, **environment: str) -> None:
+def pass_the_tests_of_kernels(which: str, file: str = "test_kernels.py", **environment: str) -> None:
     program = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", which]
     done = subprocess.run(
-        [*program, *(["--nightly"] if is_nightly() else []), str(Path(__file__).with_name("test_kernels.py"))],
+        [*program, *(["--nightly"] if is_nightly() else []), str(Path(__file__).with_name(file))],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
@@ -110,6 +110,13 @@ def pass_the_tests_of_kernels(which: str, **environment: str) -> None:
 def test_kernels_of_narrower_sets_pass_the_tests_of_kernels(isa: str) -> None:
     """Exact on whole numbers, against guard pages, on what this machine would not choose."""
     pass_the_tests_of_kernels("exact and __cython", DWCPU_ISA=isa)
+
+
+@pytest.mark.parametrize("isa", COMPILED[:-1])
+def test_activations_are_as_near_on_narrower_sets(isa: str) -> None:
+    """Also where no multiply-add is fused."""
+    pass_the_tests_of_kernels("close or float32_activations and not leaky", "test_numbers.py", DWCPU_ISA=isa)
+    pass_the_tests_of_kernels("close", "test_activations.py", DWCPU_ISA=isa)
 
 
 @pytest.mark.parametrize("isa", [isa for isa in COMPILED[:-1] if isa in CPUS])

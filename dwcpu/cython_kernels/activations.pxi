@@ -17,13 +17,13 @@ cdef enum:
     TOGETHER = 6  # vectors at most, step by step: one alone is a chain of operations that wait for each other
 
 
-cdef inline vec below(vec v) noexcept nogil:
-    """-|v|, as far as exp is not zero."""
+cdef inline vec exp_domain(vec v) noexcept nogil:
+    """-|v|, no lower than where exp is zero, rounded."""
     return v_at_least(v_neg_abs(v), v_splat(EXP_LOWEST))
 
 
 cdef inline void exp_parts(const int count, const real shift, vec *v, const vec *rest, vec *shifted) noexcept nogil:
-    """exp(v + rest) for v <= 0, without the power of two whose exponent `shifted` is, `shift` added to it.
+    """exp(v + rest) for v <= 0 as a number near 1 times a power of two, whose exponent plus `shift` is in `shifted`.
 
     `rest`: what rounding took from v, or NULL.
     """
@@ -69,7 +69,7 @@ cdef inline void sigmoid_of(const int count, vec *v) noexcept nogil:
     cdef vec one = v_splat(1)
     cdef int i
     for i in range(count):
-        e[i] = below(v[i])
+        e[i] = exp_domain(v[i])
     exp_of(count, e)
     for i in range(count):
         v[i] = v_div(v_select_negative(v[i], e[i], one), v_add(one, e[i]))
@@ -80,8 +80,9 @@ cdef inline void gelu_of(const int count, vec *v) noexcept nogil:
     cdef vec rest[TOGETHER]
     cdef vec shifted[TOGETHER]
     cdef vec inverse[TOGETHER]
+    cdef vec t[TOGETHER]
     cdef vec y[TOGETHER]
-    cdef vec w, square
+    cdef vec w, square, half_erfc
     cdef vec one = v_splat(1), minus_half = v_splat(-0.5)
     cdef int i, k
     for i in range(count):  # exp is computed while the divisions go on
@@ -90,18 +91,18 @@ cdef inline void gelu_of(const int count, vec *v) noexcept nogil:
         w = gelu_size(v[i])
         square = v_mul(w, w)
         e[i] = v_mul(minus_half, square)
-        rest[i] = v_mul(minus_half, v_fma(w, w, v_neg(square)))
+        rest[i] = v_mul(minus_half, v_square_rest(w, square))  # exp would magnify it
     exp_parts(count, GELU_SHIFT, e, rest, shifted)
     for i in range(count):
         e[i] = v_scale_normal(shifted[i], e[i])
-        rest[i] = v_fma(v_splat(-2 * ERFC_CENTRE), inverse[i], one)
+        t[i] = v_fma(v_splat(-2 * ERFC_CENTRE), inverse[i], one)
         y[i] = v_splat(ERFC_SERIES[ERFC_COUNT - 1])
     for k in range(ERFC_COUNT - 1):
         for i in range(count):
-            y[i] = v_fma_over(y[i], rest[i], v_splat(ERFC_SERIES[ERFC_COUNT - 2 - k]))
+            y[i] = v_fma_over(y[i], t[i], v_splat(ERFC_SERIES[ERFC_COUNT - 2 - k]))
     for i in range(count):
-        w = v_mul(e[i], v_mul(y[i], inverse[i]))  # erfc / 2
-        v[i] = v_mul(v[i], v_select_negative(v[i], w, v_sub(one, w)))
+        half_erfc = v_mul(e[i], v_mul(y[i], inverse[i]))
+        v[i] = v_mul(v[i], v_select_negative(v[i], half_erfc, v_sub(one, half_erfc)))
 
 
 cdef inline vec gelu_size(vec v) noexcept nogil:

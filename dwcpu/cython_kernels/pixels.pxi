@@ -353,11 +353,11 @@ cdef void softmax(
         at = 0
         while at < count:
             if at + LANES <= count:
-                v = below(v_sub(v_load(source + at), v_splat(most)))
+                v = exp_domain(v_sub(v_load(source + at), v_splat(most)))
                 exp_of(1, &v)
                 v_store(target + at, v)
             else:
-                v = below(v_sub(v_load_part(source + at, 0, rest), v_splat(most)))
+                v = exp_domain(v_sub(v_load_part(source + at, 0, rest), v_splat(most)))
                 exp_of(1, &v)
                 v_store_part(target + at, v, 0, rest)
             at += LANES

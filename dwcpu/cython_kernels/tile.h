@@ -166,6 +166,18 @@ V_INLINE vec v_fma_over(vec a, vec b, vec c) {
 #endif
 }
 
+/* a * a - square, where that is a * a rounded: what the rounding took, exactly. Without a fused multiply-add from two halves
+   of a (Veltkamp and Dekker), for |a| far from overflow. */
+V_INLINE vec v_square_rest(vec a, vec square) {
+#if V_AVX512 || V_AVX2 || V_NEON || (defined(__FP_FAST_FMAF) && defined(__FP_FAST_FMA))
+    return v_fma(a, a, -square);
+#else
+    vec wide = a * (real)(DWCPU_DOUBLE ? 134217729 : 4097);
+    vec high = wide - (wide - a), low = a - high;
+    return ((high * high - square) + 2 * high * low) + low * low;
+#endif
+}
+
 /* yes where a < b, else no; NaN compares false */
 V_INLINE vec v_select_less(vec a, vec b, vec yes, vec no) {
     vec_bits mask = (vec_bits)(a < b);

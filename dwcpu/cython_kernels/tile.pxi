@@ -55,6 +55,7 @@ cdef extern from "tile.h" nogil:
     vec v_fma(vec a, vec b, vec c) noexcept
     vec v_fma_onto(vec a, vec b, vec c) noexcept
     vec v_fma_over(vec a, vec b, vec c) noexcept
+    vec v_square_rest(vec a, vec square) noexcept
     vec v_select_less(vec a, vec b, vec yes, vec no) noexcept
     vec v_at_least(vec v, vec low) noexcept
     vec v_at_most(vec v, vec high) noexcept

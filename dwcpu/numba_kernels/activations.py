@@ -5,7 +5,7 @@ made of correctly rounded operations in a fixed order, so that vectors of any wi
 same bits; NaN stays NaN. The loops are scalar: LLVM vectorises them, having no calls or branches to mind.
 
 The sigmoid family rests on exp(v) for v <= 0: v = n ln 2 + r, a polynomial for exp(r), times 2^n in two factors, so
-that results below the smallest normal number are reached without a detour through zero.
+that results below the smallest normal number are reached without a detour through zero; gelu's does not get that low.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numba import types
 from dwcpu.abi import ACTIVATION_CODES, ERFC_CENTRE, ERFC_TERMS, EXP_LOWEST, EXP_TERMS, GELU_FARTHEST, GELU_SCALE, LN2
 from dwcpu.numba_kernels.memory import REAL
 from dwcpu.numba_kernels.scalar import fma, polynomial, power_of_two
-from dwcpu.numba_kernels.target import compile_kernel, part
+from dwcpu.numba_kernels.target import compile_kernel, part, target
 
 __all__ = ["address"]
 
@@ -28,7 +28,8 @@ __all__ = ["address"]
 def _functions(dtype: np.dtype) -> dict[str, Callable]:
     """Scalar activation functions (v, alpha) -> value of one dtype, by name."""
     T = dtype.type
-    zero, minus_half, one, three, six, sixth = (T(v) for v in (0, -0.5, 1, 3, 6, 1 / 6))
+    zero, minus_half, one, two, three, six, sixth = (T(v) for v in (0, -0.5, 1, 2, 3, 6, 1 / 6))
+    fused, splitter = target().fma, T(4097 if dtype == np.float32 else 134217729)
     lowest, inverse_ln2 = T(EXP_LOWEST[dtype.name]), T(1 / log(2))
     # 1.5 * 2^(mantissa bits): adding it rounds to the nearest integer, left in the low bits
     shift = T(1.5 * 2.0 ** np.finfo(dtype).nmant)
@@ -46,6 +47,16 @@ def _functions(dtype: np.dtype) -> dict[str, Callable]:
         shifted = fma(v, inverse_ln2, shift)
         n = shifted - shift
         return power(shifted, series(fma(-n, ln2_tail, fma(-n, ln2_head, v))))
+
+    @part
+    def square_rest(a, square):
+        """What rounding took from the square of a, exactly; without a fused multiply-add from two halves of a."""
+        if fused:
+            return fma(a, a, -square)
+        wide = a * splitter
+        high = wide - (wide - a)
+        low = a - high
+        return ((high * high - square) + two * high * low) + low * low
 
     @part
     def hardsigmoid(v, alpha):
@@ -78,7 +89,7 @@ def _functions(dtype: np.dtype) -> dict[str, Callable]:
         w = farthest if w > farthest else w
         inverse = one / (w + centre)
         square = w * w
-        rest = fma(w, w, -square)  # what the rounding of the square lost: exp would magnify it
+        rest = square_rest(w, square)  # exp would magnify it
         shifted = fma(minus_half * square, inverse_ln2, gelu_shift)
         n = shifted - gelu_shift
         r = fma(-n, ln2_tail, fma(-n, ln2_head, minus_half * square)) + minus_half * rest
