@@ -186,6 +186,7 @@ class _Files:
         self._remove(lambda _: True)
 
     def _remove(self, which: Callable[[str], bool]) -> None:
+        # indices, too: earlier versions left some
         with contextlib.suppress(OSError):
             for file in self._folder.iterdir():
                 if file.name.startswith(f"{self._base}.") and file.suffix in (".nbc", ".nbi") and which(file.name):
