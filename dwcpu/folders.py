@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 __all__ = ["cache_directory"]
@@ -11,7 +12,8 @@ __all__ = ["cache_directory"]
 def cache_directory() -> Path:
     """The cache folder, made if needed: ``dwcpu`` below `NUMBA_CACHE_DIR`, else `XDG_CACHE_HOME`, else `~/.cache`.
 
-    What lies there decides which code runs, so the folder must belong to this user and be writable by nobody else.
+    What lies there decides which code runs, so the folder must belong to this user and be writable by nobody else, and
+    no folder above it may let everybody put another in its place.
 
     Raises
     ------
@@ -21,9 +23,14 @@ def cache_directory() -> Path:
     base = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME")
     folder = (Path(base) if base else Path.home() / ".cache") / "dwcpu"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = folder.stat()
-    if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o022):
-        raise PermissionError(f"{folder} is not this user's alone")
+    if hasattr(os, "getuid"):
+        status = folder.stat()
+        if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise PermissionError(f"{folder} is not this user's alone")
+        for above in folder.resolve().parents:
+            mode = above.stat().st_mode
+            if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+                raise PermissionError(f"anybody may replace {folder}: {above} is writable by all")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise PermissionError(f"{folder} is not writable")
     return folder
