@@ -12,8 +12,9 @@ __all__ = ["cache_directory"]
 def cache_directory() -> Path:
     """The cache folder, made if needed: ``dwcpu`` below `NUMBA_CACHE_DIR`, else `XDG_CACHE_HOME`, else `~/.cache`.
 
-    What lies there decides which code runs, so the folder must belong to this user and be writable by nobody else, and
-    no folder above it may let everybody put another in its place.
+    What lies there decides which code runs. So the folder must belong to this user and be writable by nobody else, and
+    no folder on the way to it may let everybody put another in its place. The owners of those folders, and groups that
+    may write to them, are trusted.
 
     Raises
     ------
@@ -21,13 +22,14 @@ def cache_directory() -> Path:
         If there is no such place: it cannot be made, is not safe, or there is no home.
     """
     base = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME")
-    folder = (Path(base) if base else Path.home() / ".cache") / "dwcpu"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder = ((Path(base) if base else Path.home() / ".cache") / "dwcpu").absolute()
+    for missing in reversed([each for each in (folder, *folder.parents) if not each.exists()]):
+        missing.mkdir(mode=0o700, exist_ok=True)
     if hasattr(os, "getuid"):
         status = folder.stat()
         if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise PermissionError(f"{folder} is not this user's alone")
-        for above in folder.resolve().parents:
+        for above in (*folder.parents, *folder.resolve().parents):  # a link on the way can be replaced, too
             mode = above.stat().st_mode
             if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
                 raise PermissionError(f"anybody may replace {folder}: {above} is writable by all")

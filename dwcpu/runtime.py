@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .cpus import usable_cpus
 from .interrupts import imported
 
 __all__ = [
@@ -39,31 +40,17 @@ __all__ = [
 # --- threads ----------------------------------------------------------------------------------------------------------
 
 
-def _usable_cpus() -> int:
-    """CPUs that this process may use: its affinity, and the quota of its control group where there is one."""
-    try:
-        cpus = len(os.sched_getaffinity(0))
-    except AttributeError:
-        cpus = os.cpu_count() or 1
-    with contextlib.suppress(OSError, ValueError):
-        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
-            quota, period = file.read().split()
-        if quota != "max":
-            cpus = min(cpus, max(1, int(quota) // int(period)))
-    return cpus
-
-
 def _initial_threads() -> int:
     text = os.environ.get("DWCPU_NUM_THREADS")
     if text is None:
-        return _usable_cpus()
+        return usable_cpus()
     if not text.isdecimal() or not 1 <= int(text) <= MAX_THREADS:
         warnings.warn(
             f"dwcpu: DWCPU_NUM_THREADS is {text!r}; it must be a whole number from 1 to {MAX_THREADS}; it is ignored",
             RuntimeWarning,
             stacklevel=2,
         )
-        return _usable_cpus()
+        return usable_cpus()
     return int(text)
 
 
@@ -488,7 +475,7 @@ def configuration() -> dict[str, str]:
     import dwcpu
 
     lines = {"dwcpu": dwcpu.__version__, "python": platform.python_version(), "numpy": np.__version__}
-    lines["machine"] = f"{platform.system()} {platform.machine()}, {_usable_cpus()} usable CPUs"
+    lines["machine"] = f"{platform.system()} {platform.machine()}, {usable_cpus()} usable CPUs"
     lines["caches"] = ", ".join(f"L{i} {size >> 10} KiB" for i, size in enumerate(cache_sizes(), 1))
     lines["threads"] = f"{get_num_threads()}" + (" (serial: forked after parallel use)" if _serial_only else "")
     lines["cython kernels"] = import_module("dwcpu.cython_kernels").status()

@@ -315,6 +315,17 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "bin"
 
 
+def test_tests_are_found_without_what_some_pythons_lack() -> None:
+    """There are no wheels of onnxruntime and atheris for the newest Python: modules that need them are skipped."""
+    code = """
+    import sys, pytest
+    sys.modules["onnxruntime"] = sys.modules["atheris"] = None
+    sys.exit(pytest.main(["--collect-only", "-q", "-p", "no:cacheprovider", sys.argv[1]]))
+    """
+    printed = run(sys.executable, "-c", textwrap.dedent(code), Path(__file__).parent)
+    assert "error" not in printed.splitlines()[-1], printed
+
+
 def test_metadata_names_every_python() -> None:
     lowest = metadata("dwcpu")["Requires-Python"].removeprefix(">=")
     numbers = [int(python.partition(".")[2]) for python in PYTHONS]

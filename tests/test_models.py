@@ -11,9 +11,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import onnxruntime
 import pytest
-from onnx_networks import architecture_model
 
 from dwcpu import models
 from dwcpu.models import architectures, network, pictures
@@ -50,6 +48,9 @@ def random_input(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
 
 
 def onnxruntime_logits(architecture: architectures.Architecture, weights, x: np.ndarray) -> np.ndarray:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    from onnx_networks import architecture_model
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(architecture_model(architecture, weights), options, ["CPUExecutionProvider"])

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import dwcpu
-from dwcpu import choices, dispatch, folders, tuning
+from dwcpu import choices, dispatch, tuning
 from dwcpu.geometry import ConvGeometry, SeparableGeometry
 from dwcpu.models import architectures, network
 
@@ -349,23 +349,3 @@ def test_a_later_process_needs_the_environment_and_no_numba_for_compiled_kernels
             name,
             "False",
         ]
-
-
-@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
-def test_the_cache_folder_is_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "new"))
-    folder = folders.cache_directory()
-    assert folder == tmp_path / "new" / "dwcpu"
-    assert folder.stat().st_mode & 0o777 == 0o700
-    folder.chmod(0o770)
-    with pytest.raises(PermissionError, match="not this user's alone"):
-        folders.cache_directory()
-    folder.chmod(0o755)
-    monkeypatch.setattr("os.getuid", lambda: 12345)
-    with pytest.raises(PermissionError, match="not this user's alone"):
-        folders.cache_directory()
-    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "file"))
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OSError):
-        folders.cache_directory()

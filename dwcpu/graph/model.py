@@ -102,7 +102,7 @@ class Model:
         layout : {"NCHW", "NHWC"}
             "NHWC" says that inputs and outputs with four axes have their channels last, whatever the file says.
         num_threads : int, optional
-            By default `threads` of `load_onnx`, or else the setting of `dwcpu.set_num_threads`.
+            By default `threads` of `load_onnx`, or else what `dwcpu.get_num_threads` says.
         **named : array_like
             Inputs by name.
 
@@ -475,7 +475,7 @@ def load_onnx(
     source : path or bytes
         The file, or its contents.
     threads : int, optional
-        Threads for calls that do not say otherwise; by default the setting of `dwcpu.set_num_threads`.
+        Threads for calls that do not say otherwise; by default what `dwcpu.get_num_threads` says.
     external_data_dir : path, optional
         Folder in which weights lie that the model keeps in files of their own. Nothing outside it is read, and without
         it no other file at all.
