@@ -28,6 +28,17 @@ def integers(*shape: int) -> np.ndarray:
 
 
 X, W, BIAS, P = integers(1, 6, 7, 8), integers(3, 3, 8), integers(8), integers(8, 5)
+EXPAND, W16, PROJECT = integers(8, 16), integers(3, 3, 16), integers(16, 8)
+FULL = integers(3, 3, 8, 4)
+
+#: Every operation but the depthwise one, which the calls below are about where they name none.
+OTHERS: dict[str, Callable[..., np.ndarray]] = {
+    "product": lambda x, **options: dwcpu.pointwise_conv2d(x, P, **options),
+    "convolution": lambda x, **options: dwcpu.conv2d(x, FULL, **{"padding": 1, **options}),
+    "groups": lambda x, **options: dwcpu.conv2d(x, FULL[:, :, :2], groups=4, **{"padding": 1, **options}),
+    "separable": lambda x, **options: dwcpu.separable_conv2d(x, W, P, **{"padding": 1, **options}),
+    "inverted residual": lambda x, **options: dwcpu.inverted_residual(x, EXPAND, W16, PROJECT, **options),
+}
 
 
 def depthwise(x: Any = X, w: Any = W, bias: Any = BIAS, **options: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -46,6 +57,23 @@ def refused_product(x: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, None]:
     return dwcpu.pointwise_conv2d(x, w, backend=BACKEND), None
 
 
+def other(name: str, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What another operation makes of it, and the reference."""
+    return OTHERS[name](x, backend=BACKEND), OTHERS[name](np.array(x), backend="reference")
+
+
+def refused_other(name: str, x: np.ndarray = X, **options: Any) -> tuple[np.ndarray, None]:
+    """A call of another operation that must not come back with anything."""
+    return OTHERS[name](x, backend=BACKEND, **options), None
+
+
+def one_nan() -> np.ndarray:
+    """X with one pixel that is no number."""
+    x = X.copy()
+    x[0, 0, 0, 0] = np.nan
+    return x
+
+
 def huge(*shape: int) -> np.ndarray:
     """Ones of any shape, that take no memory."""
     return np.broadcast_to(np.float32(1), shape)
@@ -57,7 +85,7 @@ def spread_axis(axis: int, stride: int) -> np.ndarray:
     return as_strided(part, part.shape, (*part.strides[:axis], stride, *part.strides[axis + 1 :]))
 
 
-def beyond_31_bits() -> tuple[np.ndarray, np.ndarray]:
+def beyond_31_bits(operation: str) -> tuple[np.ndarray, np.ndarray]:
     """More than 2^31 elements, of which a large stride leaves a few; pages that nobody wrote take no memory."""
     rows, row, step = 70, 1 << 25, 10_000_001
     memory = mmap.mmap(-1, rows * row * 4)
@@ -65,8 +93,14 @@ def beyond_31_bits() -> tuple[np.ndarray, np.ndarray]:
     assert x.size > 2**31
     columns = range(0, row, step)
     x[0, :, ::step, 0] = np.arange(rows * len(columns)).reshape(rows, -1)
-    w = np.full((1, 1, 1), 2, np.float32)
-    return dwcpu.depthwise_conv2d(x, w, stride=(23, step), backend=BACKEND), 2 * x[:, ::23, ::step]
+    w, stride = np.full((1, 1, 1), 2, np.float32), (23, step)
+    right = 2 * x[:, ::23, ::step]
+    if operation == "depthwise":
+        return dwcpu.depthwise_conv2d(x, w, stride=stride, backend=BACKEND), right
+    both, right = np.array([[1, 3]], np.float32), right * np.float32([1, 3])
+    if operation == "convolution":
+        return dwcpu.conv2d(x, w[..., None] * both, stride=stride, backend=BACKEND), right
+    return dwcpu.separable_conv2d(x, w, both, stride=stride, backend=BACKEND), right
 
 
 def poisoned(value: float) -> tuple[np.ndarray, np.ndarray]:
@@ -153,7 +187,10 @@ CALLS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "the same pixel everywhere": lambda: depthwise(np.broadcast_to(X[:, :1, :1], X.shape)),
     "elements beyond 64 bits": lambda: refused(huge(*[2**15] * 4), huge(1, 1, 2**15), None),
     "operations beyond 64 bits": lambda: refused_product(huge(1, 2**40, 1, 2**10), huge(2**10, 2**20)),
-    "elements beyond 32 bits": beyond_31_bits,
+    **{
+        f"elements beyond 32 bits, {operation}": lambda operation=operation: beyond_31_bits(operation)
+        for operation in ("depthwise", "convolution", "separable")
+    },
     "more memory than there is": lambda: refused(huge(1, 2**24, 2**24, 8), W, None),
     "weights beyond memory": lambda: refused(huge(1, 4, 4, 2**44), huge(1, 1, 2**44), None),
     "bias too long": lambda: refused(bias=np.ones(9, np.float32)),
@@ -187,6 +224,38 @@ CALLS: dict[str, Callable[[], tuple[Any, Any]]] = {
     **{
         f"{n} groups": lambda n=n: (dwcpu.conv2d(X, np.ones((3, 3, 8, 4), np.float32), groups=n, backend=BACKEND), None)
         for n in (0, 3)
+    },
+    **{f"{name}, no images": lambda name=name: other(name, X[:0]) for name in OTHERS},
+    **{
+        f"{name}, empty axis {axis}": lambda name=name, axis=axis: refused_other(name, X.take([], axis))
+        for name in OTHERS
+        for axis in (1, 2, 3)
+    },
+    **{f"{name}, backwards": lambda name=name: other(name, X[:, ::-1, ::-1, ::-1]) for name in OTHERS},
+    **{f"{name}, not a number among the data": lambda name=name: other(name, one_nan()) for name in OTHERS},
+    **{
+        f"{name}, stride {stride} of axis {axis}": lambda name=name, axis=axis, stride=stride: other(
+            name, spread_axis(axis, stride)
+        )
+        for name in OTHERS
+        for axis in (0, 1, 2)
+        for stride in (0, -4, 2**55)
+    },
+    **{
+        f"{name}, {option} {value}": lambda name=name, given={option: value}: refused_other(name, **given)
+        for name in OTHERS
+        for option in ("stride", "dilation")
+        for value in (0, -1, 2**64)
+        if name != "product" and (name, option) != ("inverted residual", "dilation")
+    },
+    **{
+        f"{name}, more memory than there is": lambda name=name: refused_other(name, huge(1, 2**24, 2**24, 8))
+        for name in OTHERS
+    },
+    **{
+        f"{name}, {axes} axes": lambda name=name, axes=axes: refused_other(name, np.ones((8,) * axes, np.float32))
+        for name in OTHERS
+        for axes in (0, 1, 2, 5)
     },
 }  # fmt: skip
 

@@ -40,7 +40,11 @@ def test_affinity_counts() -> None:
         (V2, {"user/job/cpu.max": "nonsense"}, []),
         (V2, {"user/job/cpu.max": "100000 0"}, []),
         (V2, {}, []),
-        (V1, {"cpu,cpuacct/user/job/cpu.cfs_quota_us": "300000", "cpu,cpuacct/user/job/cpu.cfs_period_us": "100000"}, [3]),
+        (
+            V1,
+            {"cpu,cpuacct/user/job/cpu.cfs_quota_us": "300000", "cpu,cpuacct/user/job/cpu.cfs_period_us": "100000"},
+            [3],
+        ),
         (V1, {"cpu/user/cpu.cfs_quota_us": "300000", "cpu/user/cpu.cfs_period_us": "100000"}, [3]),
         (V1, {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, []),
         (V1, {"memory/user/cpu.max": "100000 100000"}, []),

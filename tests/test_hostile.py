@@ -17,7 +17,7 @@ RIGHT = re.compile(
     "beyond 32 bits|among the data|lies about its shape"
 )
 #: Calls for which NumPy finds no memory.
-TOO_LARGE = ("padding beyond memory", "more memory than there is", "weights beyond memory")
+TOO_LARGE = re.compile("beyond memory|more memory than there is")
 
 
 @pytest.fixture(scope="module", params=["auto", "numba"])
@@ -36,10 +36,10 @@ def test_a_call_that_crashed_somebody(outcomes: dict[str, list[str]], name: str)
     kind, text = outcomes[name]
     if RIGHT.search(name):
         assert kind == "right", text
-    elif name in TOO_LARGE:
+    elif TOO_LARGE.search(name):
         assert kind in ("MemoryError", "ValueError"), text
     else:
         assert kind in ("ValueError", "TypeError"), text
         operation, rest = text.split(": ", 1)
-        assert operation.endswith("conv2d")
+        assert operation.endswith(("conv2d", "inverted_residual"))
         assert rest.count("; ") >= 2, f"{text}: what was got; the rule; the fix"
