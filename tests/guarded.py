@@ -61,11 +61,13 @@ class Room:
     def __init__(self) -> None:
         self._pages: dict[str, Pages] = {}
         self._used: set[str] = set()
+        self._copies: dict[str, tuple[np.ndarray, bytes]] = {}
         self.end = "end"
 
     def clear(self, end: str) -> None:
         """Begin anew, with arrays at this end; their pages are kept for the next ones."""
         self._used.clear()
+        self._copies.clear()
         self.end = end
 
     def empty(self, name: str, shape: tuple[int, ...], dtype: Any, end: str) -> np.ndarray:
@@ -75,17 +77,23 @@ class Room:
         if pages is None or pages.size < size:
             pages = self._pages[name] = Pages(2 * size)
         self._used.add(name)
+        self._copies.pop(name, None)
         return pages.empty(shape, dtype, end)
 
     def copy(self, name: str, array: np.ndarray, end: str) -> np.ndarray:
         """The array, C-contiguous, in guarded memory."""
         made = self.empty(name, array.shape, array.dtype, end)
         made[...] = array
+        self._copies[name] = made, made.tobytes()
         return made
 
     def touched(self) -> list[str]:
         """Names of the arrays beside which something was written."""
         return [name for name in sorted(self._used) if not self._pages[name].is_clean()]
+
+    def changed(self) -> list[str]:
+        """Names of the copies that are not what they were."""
+        return [name for name, (array, content) in self._copies.items() if array.tobytes() != content]
 
     def holds(self, address: int) -> bool:
         """Whether an address is in guarded memory."""

@@ -123,3 +123,15 @@ def test_writes_into_the_room_beside_an_array_are_seen() -> None:
         whole = pages.bytes.view(np.float32)
         whole[beside] = 3
         assert not pages.is_clean()
+
+
+def test_writes_into_what_was_copied_are_seen() -> None:
+    room = Room()
+    x, w = (room.copy(name, np.ones(5, np.float32), "end") for name in ("x", "w"))
+    room.empty("out", (5,), np.float32, "end")[...] = 3
+    assert room.changed() == []
+    w[4] = 3
+    assert room.changed() == ["w"]
+    x[0] = 3
+    room.clear("begin")
+    assert room.changed() == []

@@ -174,8 +174,7 @@ def compute(
         divisible = case.op != "depthwise" or case.x_shape[3] % kernel.lanes == 0
         assert shared.tasks > 1 or (shared.rows == 1 and (shared.blocks == 1 or not divisible)), f"{case}: not shared"
     assert ROOM.touched() == [], f"{case}: wrote beside an array"
-    assert x.tobytes() == data.x.tobytes(), f"{case}: wrote into x"
-    assert residual is None or residual.tobytes() == data.residual.tobytes(), f"{case}: wrote into the residual"
+    assert ROOM.changed() == [], f"{case}: wrote into what it only reads"
     return out.copy()
 
 
