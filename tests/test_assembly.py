@@ -20,6 +20,8 @@ from typing import NamedTuple
 
 import pytest
 
+from dwcpu import cython_kernels
+
 pytestmark = pytest.mark.skipif(
     platform.machine().lower() not in ("x86_64", "amd64"), reason="reads the assembly of x86-64"
 )
@@ -40,10 +42,14 @@ TURN, UNROLLED_RUN = 4, 9
 #: then nothing else counts.
 MOST_INSTRUCTIONS = {32: 2.0, 64: 2.3}
 
+#: Multiply-adds of a compiled GEMM for each move to or from the stack that may be among them. GCC 12 and 13 need none,
+#: 14 to 16 keep a value or two there, in places where loads and stores have time; a sum that were kept there would be
+#: read and written with every input.
+ADDS_A_MOVE = 10
 #: Moves to and from the stack that are known, a tile. GCC keeps vectors of the 5x5 window aside that computes two at a
-#: time; LLVM four vectors of the 3x3s2 window on AVX2, eight moves for 72 multiply-adds, and of the 5x5s1 window on
+#: time (GCC 16 twelve, the others up to six); LLVM four vectors of the 3x3s2 window on AVX2, eight moves for 72 multiply-adds, and of the 5x5s1 window on
 #: AVX-512, eight for 200.
-WIDE_MOVES = 6
+WIDE_MOVES = 12
 NUMBA_MOVES = {("3x3s2", 32): 8, ("5x5s1", 64): 8}
 
 FMA = re.compile(r"vfn?m(?:add|sub)\d+p[sd]\s")
@@ -184,6 +190,8 @@ def disassembly(isa: str, real: str) -> dict[str, list[Loop]]:
         pytest.skip(f"the kernels for {isa} are not compiled")
     if shutil.which("objdump") is None:
         pytest.skip("there is no objdump")
+    if "clang" in cython_kernels._build_info().get("compiler", ""):
+        pytest.skip("clang unrolls otherwise")
     listing = subprocess.run(
         ["objdump", "--disassemble", "--no-show-raw-insn", spec.origin], capture_output=True, text=True, check=True
     ).stdout
@@ -200,11 +208,11 @@ TARGETS = [(isa, size, real) for isa, size in (("x86_64_v3", 32), ("x86_64_v4", 
 @pytest.mark.parametrize(("isa", "size", "real"), TARGETS)
 def test_compiled_gemm(isa: str, size: int, real: str) -> None:
     found = disassembly(isa, real)
-    more = 0.05 if real == "f64" else 0.0  # inputs take twice as many cache lines: one more is asked for
-    for name in ("gemm_one_2", "gemm_whole"):
-        check(found[name], TURN * ACCUMULATORS[size], size, 0, MOST_INSTRUCTIONS[size] + more)
-    check(found["gemm_whole_wide"], TURN * WIDE_ACCUMULATORS[size], size, 0, MOST_INSTRUCTIONS[size] + more)
-    check(found["gemm_colour_2"], UNROLLED_RUN * ACCUMULATORS[size], size, 0, MOST_INSTRUCTIONS[size])
+    more = 0.1 if real == "f64" else 0.0  # inputs take twice as many cache lines: one more is asked for
+    turn, wide, run = TURN * ACCUMULATORS[size], TURN * WIDE_ACCUMULATORS[size], UNROLLED_RUN * ACCUMULATORS[size]
+    sizes = {"gemm_one_2": turn, "gemm_whole": turn, "gemm_whole_wide": wide, "gemm_colour_2": run}
+    for name, multiply_adds in sizes.items():
+        check(found[name], multiply_adds, size, multiply_adds // ADDS_A_MOVE, MOST_INSTRUCTIONS[size] + more)
 
 
 @pytest.mark.parametrize("window", COMPILED_WINDOWS)

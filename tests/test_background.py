@@ -315,7 +315,7 @@ def kernel():
     made(x, num_threads=1)
     (entry,) = made._compiled.values()
     return entry.operation.kernel.backend
-print(kernel())
+print(kernel(), flush=True)
 """
 
 
