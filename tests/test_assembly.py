@@ -47,8 +47,8 @@ MOST_INSTRUCTIONS = {32: 2.0, 64: 2.3}
 #: read and written with every input.
 ADDS_A_MOVE = 10
 #: Moves to and from the stack that are known, a tile. GCC keeps vectors of the 5x5 window aside that computes two at a
-#: time (GCC 16 twelve, the others up to six); LLVM four vectors of the 3x3s2 window on AVX2, eight moves for 72 multiply-adds, and of the 5x5s1 window on
-#: AVX-512, eight for 200.
+#: time, GCC 16 most; LLVM four vectors of the 3x3s2 window on AVX2, eight moves for 72 multiply-adds, and of the 5x5s1
+#: window on AVX-512, eight for 200.
 WIDE_MOVES = 12
 NUMBA_MOVES = {("3x3s2", 32): 8, ("5x5s1", 64): 8}
 

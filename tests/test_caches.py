@@ -150,6 +150,18 @@ def test_no_damaged_byte_of_a_cache_is_believed(tmp_path) -> None:
     assert files.load(("key",)) == {"code": b"12345"}
 
 
+@pytest.mark.parametrize("mode", [0o660, 0o602])
+def test_a_cache_file_that_others_may_write_to_is_not_read(tmp_path: Path, mode: int) -> None:
+    from dwcpu.numba_kernels.target import _Files
+
+    files = _Files(str(tmp_path), "kernel", "stamp")
+    files.save(("key",), "code")
+    (path,) = tmp_path.iterdir()
+    path.chmod(mode)
+    with pytest.raises(PermissionError, match="not this user's alone"):
+        files.load(("key",))
+
+
 def test_cache_files_of_other_sources_go_and_those_of_other_cpus_stay(tmp_path) -> None:
     from dwcpu.numba_kernels.target import _Files
 

@@ -33,10 +33,13 @@ def test_private_whatever_the_umask(base: Path) -> None:
 
 def test_places_in_order(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert folders.cache_directory() == base / "dwcpu"
     monkeypatch.setenv("NUMBA_CACHE_DIR", "")
     assert folders.cache_directory() == tmp_path / "xdg" / "dwcpu"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # which its specification says to ignore
+    assert folders.cache_directory() == tmp_path / "home" / ".cache" / "dwcpu"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert folders.cache_directory() == tmp_path / "home" / ".cache" / "dwcpu"
 
@@ -53,6 +56,14 @@ def test_one_of_another_user(base: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("os.getuid", lambda: 12345)
     with pytest.raises(PermissionError, match="not this user's alone"):
         folders.cache_directory()
+
+
+def test_a_file_of_another_user_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_bytes(b"code")
+    assert folders.private_bytes(tmp_path / "file") == b"code"
+    monkeypatch.setattr("os.getuid", lambda: 12345)
+    with pytest.raises(PermissionError, match="not this user's alone"):
+        folders.private_bytes(tmp_path / "file")
 
 
 @pytest.mark.parametrize("above", [".", ".."])

@@ -6,8 +6,10 @@ Nothing outside the folder that the caller names is read. Saved models are in `t
 from __future__ import annotations
 
 import errno
+import io
 import os
 import pickle
+import stat
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -94,6 +96,31 @@ def test_where_no_file_can_be_read_there_is_an_os_error(read, tmp_path) -> None:
     if not os.access(locked, os.R_OK):  # root may
         with pytest.raises(PermissionError):
             read(locked)
+
+
+def test_saving_leaves_what_is_no_file_and_keeps_permissions(tmp_path) -> None:
+    net = dwcpu.load_onnx(SMALL)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder"):
+        with pytest.raises(OSError, match=f"^save: .*{name} is not a file; [^;]+; "):
+            net.save(tmp_path / name)
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    with pytest.raises(FileNotFoundError, match="^save: there is no directory"):
+        net.save(tmp_path / "none" / "net")
+    with pytest.raises(TypeError, match=r"^save: path is of type BytesIO; [^;]+; "):
+        net.save(io.BytesIO())
+    with pytest.raises(OSError, match=r"^save: .* cannot be written \([^;]+; ") as caught:
+        net.save(tmp_path / ("x" * 255))
+    assert caught.value.errno == errno.ENAMETOOLONG
+    secret, link = tmp_path / "secret", tmp_path / "link"
+    secret.touch(0o600)
+    link.symlink_to(secret)
+    net.save(link)
+    assert link.is_symlink()
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+    assert dwcpu.load_model(secret).inputs == net.inputs
+    assert {each.name for each in tmp_path.iterdir()} == {"pipe", "folder", "secret", "link"}
 
 
 # --- graphs that are none ---------------------------------------------------------------------------------------------

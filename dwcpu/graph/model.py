@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from statistics import median
@@ -219,7 +220,7 @@ class Model:
         """The graph without what only plans can run."""
         return optimise(self.graph, {*self._without, *PLANNED})
 
-    @contextmanager
+    @contextlib.contextmanager
     def _told(self, given: Sequence[np.ndarray], last: bool) -> Iterator[None]:
         """Say with which inputs a node failed, what the file declares, and what that looks like."""
         try:
@@ -387,16 +388,21 @@ class Model:
         Parameters
         ----------
         path : path
-            An existing file is replaced, at once and as a whole.
+            An existing file is replaced, at once and as a whole, and keeps its permissions; of a link, the file that it
+            leads to.
 
         Raises
         ------
-        ValueError
-            The name says that it is an ONNX file.
+        TypeError, ValueError
+            It is not a path, or the name says that it is an ONNX file.
         OSError
-            The file cannot be written.
+            The file cannot be written, or what is there is not a file.
         """
-        target = Path(path)
+        if not isinstance(path, (str, os.PathLike)):
+            raise TypeError(
+                f"save: path is of type {type(path).__name__}; it must be a str or a path; pass 'network.dwcpu'"
+            )
+        target = Path(os.path.realpath(path))
         if target.suffix.lower() == ".onnx":
             raise ValueError(
                 f"save: the name {target.name} is that of an ONNX file; saved models are of another kind; "
@@ -404,12 +410,24 @@ class Model:
             )
         if not target.parent.is_dir():
             raise FileNotFoundError(f"save: there is no directory {target.parent}; the file needs one; make it first")
+        if target.exists() and not target.is_file():
+            raise OSError(f"save: {target} is not a file; it would be replaced; name one, or what is not there yet")
         aside = target.with_name(f"{target.name}.{os.getpid()}.part")
         try:
             aside.write_bytes(store.dump(self.graph))
+            if target.exists():
+                shutil.copymode(target, aside)
             aside.replace(target)
+        except OSError as error:
+            told = type(error)(
+                f"save: {target} cannot be written ({error.strerror}); its directory must take a new file; "
+                "name another place"
+            )
+            told.errno = error.errno
+            raise told from error
         finally:
-            aside.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                aside.unlink(missing_ok=True)
 
 
 def _revived(content: bytes, threads: int | None, without: tuple[str, ...]) -> Model:

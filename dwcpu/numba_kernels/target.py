@@ -159,7 +159,7 @@ class _Files:
     def load(self, key: tuple) -> Any:
         """What was saved under this key, or None."""
         try:
-            sealed = self._path(key).read_bytes()
+            sealed = folders.private_bytes(self._path(key))
         except FileNotFoundError:
             return None
         size = hashlib.sha256().digest_size
