@@ -22,7 +22,7 @@ def cache_directory() -> Path:
         If there is no such place: it cannot be made, is not safe, or there is no home.
     """
     xdg = os.environ.get("XDG_CACHE_HOME", "")
-    base = os.environ.get("NUMBA_CACHE_DIR") or (xdg if os.path.isabs(xdg) else "")
+    base = os.environ.get("NUMBA_CACHE_DIR") or (xdg if Path(xdg).is_absolute() else "")
     folder = ((Path(base) if base else Path.home() / ".cache") / "dwcpu").absolute()
     for missing in reversed([each for each in (folder, *folder.parents) if not each.exists()]):
         missing.mkdir(mode=0o700, exist_ok=True)

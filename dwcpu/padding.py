@@ -9,6 +9,8 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 
+import numpy as np
+
 __all__ = [
     "Padding",
     "normalise_int",
@@ -52,14 +54,16 @@ def normalise_int(value: object, what: str, operation: str, minimum: int = 1) ->
     """
     if type(value) is not int:
         # np.bool_ has no __index__ in NumPy 2, but Python's bool has one.
-        if isinstance(value, bool):
+        if isinstance(value, (bool, np.bool_)):
             raise TypeError(f"{operation}: {what} is {value!r}, a bool; it must be an integer; write {int(value)}")
         try:
             value = operator.index(value)  # type: ignore[arg-type]
         except TypeError:
+            several = hasattr(value, "__len__") and not isinstance(value, (str, bytes))
+            advice = "give one number, or a tuple where several are taken" if several else "convert it with int()"
             raise TypeError(
                 f"{operation}: {what} is {_shown(value)} of type {type(value).__name__}; it must be an integer; "
-                f"convert it with int() if that is what is meant"
+                f"{advice}"
             ) from None
     if value < minimum:
         raise ValueError(f"{operation}: {what} is {value}; it must be at least {minimum}; give {minimum} or more")

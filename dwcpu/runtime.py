@@ -42,7 +42,7 @@ __all__ = [
 
 def _initial_threads() -> int:
     text = os.environ.get("DWCPU_NUM_THREADS")
-    if text is None:
+    if not text:
         return usable_cpus()
     if not text.isdecimal() or not 1 <= int(text) <= MAX_THREADS:
         warnings.warn(

@@ -106,7 +106,7 @@ def test_saving_leaves_what_is_no_file_and_keeps_permissions(tmp_path) -> None:
         with pytest.raises(OSError, match=f"^save: .*{name} is not a file; [^;]+; "):
             net.save(tmp_path / name)
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
-    with pytest.raises(FileNotFoundError, match="^save: there is no directory"):
+    with pytest.raises(FileNotFoundError, match=r"^save: there is no directory"):
         net.save(tmp_path / "none" / "net")
     with pytest.raises(TypeError, match=r"^save: path is of type BytesIO; [^;]+; "):
         net.save(io.BytesIO())

@@ -62,6 +62,9 @@ def test_wrong_thread_counts(wrong: object, error: type[Exception]) -> None:
 def test_environment_sets_the_number_of_threads() -> None:
     print_it = "import dwcpu; print(dwcpu.get_num_threads())"
     assert run(print_it, DWCPU_NUM_THREADS="3").split() == ["3"]
+    strict = "import warnings; warnings.simplefilter('error');"
+    without = run("from dwcpu import cpus; print(cpus.usable_cpus())")
+    assert run(strict + print_it, DWCPU_NUM_THREADS="") == without
     for wrong in ("none", "0", "5000"):
         code = "import warnings; warnings.simplefilter('error');" + print_it
         with pytest.raises(AssertionError, match="DWCPU_NUM_THREADS is"):
