@@ -74,7 +74,6 @@ def test_the_smallest_counts_and_one_is_left(monkeypatch: pytest.MonkeyPatch, qu
 
 
 PRECEDENCE = """
-    import sys
     import numpy as np
     import dwcpu
     from dwcpu import runtime
