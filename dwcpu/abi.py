@@ -141,6 +141,7 @@ STEP_FIELDS: tuple[str, ...] = (
     "row_parts",
     "blocks",
     "block_parts",
+    "tasks",
 )
 
 #: Size of the buffer, on the stack, for copies of inputs: most of an L1 cache of 32 KiB, the smallest of today's.
@@ -262,7 +263,7 @@ ERFC_TERMS: dict[str, tuple[float, ...]] = {
 
 
 #: Counts changes of what this file does not hold: arguments of compiled functions, and how weights are packed.
-_OTHER_CHANGES = 4
+_OTHER_CHANGES = 5
 
 #: A number for all that compiled modules and Python must agree on. Modules that were compiled for another one are left
 #: alone: they would take one field for another, or compute other bits than Numba's kernels.

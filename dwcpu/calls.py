@@ -53,8 +53,10 @@ class Call:
     runner : callable
         ``runner(x, residual, out, threads)`` on arrays that kernels can take.
     threads : int
-    launch : (kernel, plan, scratch bytes, rows, blocks) or None
-        The same as addresses and numbers, if it is one task: see `Prepared.serial`. The compiled class calls it.
+    launch : tuple of int, or None
+        The same as addresses and numbers, if it is one kernel: see `Prepared.launch`. The compiled class calls it.
+    drive : int
+        Address of the compiled driver, for kernels that are cut into several tasks; 0 where there is none.
     scratch_of : callable
         Gives the address of so many bytes of scratch memory, and what keeps them alive.
     packings : tuple
@@ -72,6 +74,7 @@ class Call:
         runner: Callable[..., object],
         threads: int,
         launch: tuple[int, ...] | None,
+        drive: int,
         scratch_of: Callable[[int], tuple[int, np.ndarray]],
         packings: tuple = (),
     ) -> None:
@@ -155,7 +158,8 @@ def call_of(program: Program, compiled: Compiled, x_shape: tuple[int, ...], thre
         program.dtype,
         compiled.run,
         threads,
-        operation.serial(threads) if isinstance(operation, Prepared) else None,
+        operation.launch(threads) if isinstance(operation, Prepared) else None,
+        runtime.driver_address(),
         runtime.scratch,
         packings,
     )

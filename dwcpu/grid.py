@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 from .geometry import ConvGeometry, Geometry
 
-__all__ = ["BETTER", "BETTER_WINDOWS", "Grid", "cut", "run_length", "worth_threads"]
+__all__ = ["BETTER", "BETTER_WINDOWS", "Grid", "cut", "run_length", "worth_threads", "worth_waking"]
 
-#: Serial microseconds below which a call stays on the calling thread. Sharing costs about 1 us where helpers are awake,
-#: 3 us where one has to be woken, and then nothing may come of it.
-_WORTH_US = 16.0
-#: The same for a kernel in a row of others: helpers are awake, and a step is handed over in 0.2 to 0.4 us.
-_WORTH_US_IN_A_ROW = 6.0
+#: Serial microseconds below which a kernel stays on the calling thread. To hand over work costs 0.2 to 0.4 us where
+#: helpers are awake.
+_WORTH_US = 5.0
+#: The same for a kernel alone where helpers have to be woken, which takes 3 us, and nothing may come of it.
+_WORTH_WAKING_US = 16.0
 #: Rates for that estimate, deliberately those of a modest core: GFLOP/s and GB/s.
 _GFLOPS, _GBYTES = 60.0, 20.0
 #: A split that leaves this much less imbalance than the split by rows is worth reading inputs twice for.
@@ -24,38 +24,42 @@ BETTER_WINDOWS = 0.8
 
 
 class Grid(NamedTuple):
-    """Rows x blocks in row_parts * block_parts tasks, rows cut at multiples of `granule`; `scratch` bytes a task."""
+    """Rows x blocks in row_parts * block_parts pieces, rows cut at multiples of `granule`; `scratch` bytes a task.
+
+    `waking`: it is worth while to wake threads for it.
+    Pieces are counted row part by row part, and each of the `tasks` has as many in a row as the others, or one more.
+    """
 
     rows: int
     granule: int
     row_parts: int
     blocks: int
     block_parts: int
+    tasks: int
     threads: int
     scratch: int = 0
+    waking: bool = True
+
+    @property
+    def cut(self) -> tuple[int, ...]:
+        """How it is cut, as `abi.STEP_FIELDS` say it, from scratch_stride on."""
+        return self.scratch, self.rows, self.granule, self.row_parts, self.blocks, self.block_parts, self.tasks
 
     @property
     def arguments(self) -> tuple[int, ...]:
-        """What drivers take of it: scratch_stride, rows, granule, row_parts, blocks, block_parts, threads."""
-        return (
-            self.scratch, self.rows, self.granule, self.row_parts, self.blocks, self.block_parts, self.threads
-        )  # fmt: skip
-
-    @property
-    def tasks(self) -> int:
-        """Number of tasks."""
-        return self.row_parts * self.block_parts
+        """What drivers take: the same, threads and waking."""
+        return *self.cut, self.threads, int(self.waking)
 
     @property
     def most_rows(self) -> int:
-        """Number of rows of the largest part."""
+        """Number of rows of the largest row part."""
         granules, parts = -(-self.rows // self.granule), self.row_parts
         last = self.rows - granules * (parts - 1) // parts * self.granule  # one of the largest, but it may be cut short
         others = granules // parts + (granules % parts > 1) if parts > 1 else 0
         return max(last, others * self.granule)
 
     def row_counts(self) -> Iterator[int]:
-        """Number of rows of each part, as the drivers cut them."""
+        """Number of rows of each row part, as the drivers cut them."""
         granules = -(-self.rows // self.granule)
         for part in range(self.row_parts):
             first, last = (granules * p // self.row_parts * self.granule for p in (part, part + 1))
@@ -70,31 +74,51 @@ def cut(
     divisible: bool,
     blocks_first: bool = False,
     better: float = BETTER,
+    anywhere: bool = False,
 ) -> Grid:
     """The most even sharing of rows x blocks among `threads`; blocks are only split where `divisible`.
 
     Of about equally even ones, the split by rows: each thread then reads its own inputs and writes whole rows. With
     `blocks_first` the split by blocks: each thread then reads its own weights. About equal: within the factor `better`.
+    Kernels that take rows and blocks `anywhere` may have, for the rest, whole granules of rows and parts of the blocks
+    of one or two more: seven granules for two threads are three and a half each.
     """
     if -(-rows // granule) * (blocks if divisible else 1) < threads:
         granule = 1  # tiles cut in two are better than idle threads
     granules = max(1, -(-rows // granule))
     threads = min(threads, granules * (blocks if divisible else 1))
-    best, best_share = Grid(rows, granule, 1, blocks, 1, 1), 1.0
+    best, best_share = Grid(rows, granule, 1, blocks, 1, 1, 1), 1.0
     for row_parts in range(1, threads + 1) if blocks_first else range(threads, 0, -1):
         block_parts = min(threads // row_parts, blocks) if divisible else 1
         parts = min(row_parts, granules)
-        grid = Grid(rows, granule, parts, blocks, block_parts, min(threads, parts * block_parts))
+        tasks = parts * block_parts
+        grid = Grid(rows, granule, parts, blocks, block_parts, tasks, min(threads, tasks))
         share = grid.most_rows / max(rows, 1) * -(-blocks // block_parts) / blocks
         if share < best_share * (better if best.tasks > 1 else 1.0):
             best, best_share = grid, share
+    if anywhere and divisible and granules > threads > 1:
+        # in granules, of which a part takes as long as the whole
+        best_share = -(-best.most_rows // granule) * -(-blocks // best.block_parts) / blocks
+        for block_parts in range(2, min(threads, blocks) + 1):
+            whole, rest = divmod(-(-granules * block_parts // threads), block_parts)
+            share = whole + -(-rest * blocks // block_parts) / blocks
+            if share < best_share * BETTER:
+                best, best_share = Grid(rows, granule, granules, blocks, block_parts, threads, threads), share
     return best
 
 
-def worth_threads(geometry: Geometry, itemsize: int, in_a_row: bool = False) -> bool:
-    """Whether a computation is long enough to be shared, alone or `in_a_row` of others."""
-    us = max(geometry.flops / _GFLOPS, geometry.bytes(itemsize) / _GBYTES) / 1e3
-    return us > (_WORTH_US_IN_A_ROW if in_a_row else _WORTH_US)
+def worth_threads(geometry: Geometry, itemsize: int) -> bool:
+    """Whether a computation is long enough to be shared with threads that are awake."""
+    return _serial_us(geometry, itemsize) > _WORTH_US
+
+
+def worth_waking(geometry: Geometry, itemsize: int) -> bool:
+    """Whether a computation is long enough to wake threads for it."""
+    return _serial_us(geometry, itemsize) > _WORTH_WAKING_US
+
+
+def _serial_us(geometry: Geometry, itemsize: int) -> float:
+    return max(geometry.flops / _GFLOPS, geometry.bytes(itemsize) / _GBYTES) / 1e3
 
 
 def run_length(geometry: ConvGeometry) -> int:

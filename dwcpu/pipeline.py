@@ -313,7 +313,7 @@ class Pipeline:
                 self._team = max(self._team, grid.threads)
                 where = (self._where(value) for value in (*step.reads, *step.writes))
                 places_of = (part for pair in where for part in pair)
-                record[:] = (kernel, plan.ctypes.data, *places_of, scratch_at, *grid.arguments[:-1])
+                record[:] = (kernel, plan.ctypes.data, *places_of, scratch_at, *grid.cut)
         self._address = self._records.ctypes.data
         self._sections = _sections(steps)
         self._address_of = runtime.address_finder()
@@ -363,11 +363,11 @@ class Pipeline:
         bases = 0, *where
         for step, record in zip(self._steps[first:last], self._records[first:last].tolist(), strict=True):
             assert isinstance(step.operation, Pass)
-            kernel, plan, at, x_at, added_to, residual_at, to, out_at, scratch, *cut = record
-            threads = step.operation.grid.threads
-            runtime.driver(threads)(
+            kernel, plan, at, x_at, added_to, residual_at, to, out_at, scratch, *_ = record
+            grid = step.operation.grid
+            runtime.driver(grid.threads)(
                 kernel, plan, bases[at] + x_at, bases[added_to] + residual_at, bases[to] + out_at,
-                bases[_ARENA] + scratch, *cut, threads,
+                bases[_ARENA] + scratch, *grid.arguments,
             )  # fmt: skip
 
     def _array(

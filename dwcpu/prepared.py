@@ -15,7 +15,7 @@ from . import arrays, packing, runtime
 from .abi import ACTIVATION_CODES, AHEAD_TILES, COPY_BYTES, FIELDS, HALF_COLUMNS, TURN, panel_widths, plan_dtype
 from .epilogue import Activation
 from .geometry import ConvGeometry, Geometry, InvertedResidualGeometry, SeparableGeometry
-from .grid import BETTER, BETTER_WINDOWS, Grid, cut, run_length, worth_threads
+from .grid import BETTER, BETTER_WINDOWS, Grid, cut, run_length, worth_threads, worth_waking
 from .interrupts import imported
 from .pipeline import GIVEN, Node, Pass, Pipeline, chain
 
@@ -50,7 +50,7 @@ class Prepared:
         self.kernel, self.geometry = kernel, geometry
         self.plan: Any = np.zeros(1, plan_dtype())
         self._plan_address = self.plan.ctypes.data
-        self._grids: dict[tuple[int, bool], Grid] = {}
+        self._grids: dict[int, Grid] = {}
         self._address_of = runtime.address_finder()
 
     def run(self, x: np.ndarray, residual: np.ndarray | None, out: np.ndarray, threads: int) -> None:
@@ -67,30 +67,28 @@ class Prepared:
             scratch, held = runtime.scratch(size)  # held until the kernel has ended
         drive(self._address, self._plan_address, given, added, made, scratch, *arguments)
 
-    def serial(self, threads: int) -> tuple[int, ...] | None:
-        """Kernel, plan, bytes of scratch, rows and blocks, if a call on `threads` threads is one small task; else None.
-
-        The kernel may then be called directly: ``kernel(plan, x, residual, out, scratch, 0, rows, 0, blocks)``.
-        """
+    def launch(self, threads: int) -> tuple[int, ...] | None:
+        """Kernel, plan and `Grid.arguments` of a call on `threads` threads, if that is all there is to it; else None."""
         grid = self.grid(threads)
-        if grid.tasks > 1 or grid.scratch > runtime.MOST_SCRATCH:
+        if grid.scratch > runtime.MOST_SCRATCH:
             return None
-        return self._address, self._plan_address, grid.scratch, grid.rows, grid.blocks
+        return self._address, self._plan_address, *grid.arguments
 
     _address: int
 
     def passes(self, threads: int) -> tuple[Pass, ...]:
         """The kernels that a pipeline runs, one after the other; the residual belongs to the last."""
-        return (Pass(self._address, self.plan, self.grid(threads, True), self.geometry.out_shape, self),)
+        return (Pass(self._address, self.plan, self.grid(threads), self.geometry.out_shape, self),)
 
-    def grid(self, threads: int, in_a_row: bool = False) -> Grid:
-        """How the kernel is cut for that many threads, alone or `in_a_row`; its machine code is there afterwards."""
-        grid = self._grids.get((threads, in_a_row))
+    def grid(self, threads: int) -> Grid:
+        """How the kernel is cut for that many threads; its machine code is there afterwards."""
+        grid = self._grids.get(threads)
         if grid is None:
-            shared = worth_threads(self.geometry, self.kernel.dtype.itemsize, in_a_row)
-            grid = self._cut(threads if shared else 1)
+            itemsize = self.kernel.dtype.itemsize
+            shared = worth_threads(self.geometry, itemsize)
+            grid = self._cut(threads if shared else 1)._replace(waking=worth_waking(self.geometry, itemsize))
             self._ready(grid)
-            self._grids[threads, in_a_row] = grid
+            self._grids[threads] = grid
         return grid
 
     def _cut(self, threads: int) -> Grid:
@@ -132,8 +130,9 @@ def _grid(kernel: Kernel, geometry: ConvGeometry, threads: int) -> Grid:
     blocks_first = kernel.op == "pointwise" and geometry.out_channels > rows
     # Pixels that share sets of the cache are mostly computed from copies of some channels at a time: any will do.
     alone = geometry.in_channels * kernel.dtype.itemsize % (_PAGE // 2) > 0
-    better = BETTER_WINDOWS if kernel.op == "depthwise" and alone else BETTER
-    return cut(rows, granule, _blocks(kernel, geometry), threads, divisible, blocks_first, better)
+    anywhere = kernel.op == "depthwise" and alone
+    better = BETTER_WINDOWS if anywhere else BETTER
+    return cut(rows, granule, _blocks(kernel, geometry), threads, divisible, blocks_first, better, anywhere)
 
 
 def _fused_grid(geometry: Geometry, tile_rows: int, threads: int) -> Grid:
@@ -153,7 +152,8 @@ def _fused_grid(geometry: Geometry, tile_rows: int, threads: int) -> Grid:
 
 def threads_used(kernel: Kernel, geometry: Geometry, threads: int) -> int:
     """Threads that take part when `kernel` is asked to use `threads`; for two passes, in the better shared one."""
-    if not worth_threads(geometry, kernel.dtype.itemsize):
+    worth = worth_waking if kernel.label == "split" else worth_threads  # passes wake whom they need
+    if not worth(geometry, kernel.dtype.itemsize):
         return 1
     if isinstance(geometry, ConvGeometry):
         return _grid(kernel, geometry, threads).threads
@@ -477,7 +477,7 @@ class PreparedSplit(Prepared):
         """As `Prepared.passes`."""
         return tuple(each for part in self.parts for each in part.passes(threads))
 
-    def serial(self, threads: int) -> None:
+    def launch(self, threads: int) -> None:
         """Never: there are several kernels."""
 
     def run(self, x: np.ndarray, residual: np.ndarray | None, out: np.ndarray, threads: int) -> None:
@@ -485,7 +485,7 @@ class PreparedSplit(Prepared):
         pipeline = self._pipelines.get(threads)
         if pipeline is None:
             nodes = [Node(self, self.geometry.out_shape, GIVEN)]
-            count = threads if worth_threads(self.geometry, self.kernel.dtype.itemsize) else 1
+            count = threads if worth_waking(self.geometry, self.kernel.dtype.itemsize) else 1
             pipeline = chain(nodes, self.geometry.x_shape, self.kernel.dtype, count)
             self._pipelines[threads] = pipeline
         pipeline.run(x, residual, out)

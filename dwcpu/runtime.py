@@ -180,7 +180,7 @@ if hasattr(os, "register_at_fork"):
 # --- drivers ----------------------------------------------------------------------------------------------------------
 
 #: ``driver(kernel, plan, x, residual, out, scratch, scratch_stride, rows, granule, row_parts, blocks, block_parts,
-#: threads)``, all integers: see `dwcpu.numba_kernels.driver`.
+#: tasks, threads, waking)``, all integers: see `dwcpu.numba_kernels.driver`.
 Driver = Callable[..., None]
 
 
@@ -223,7 +223,7 @@ def _numba_serial() -> Driver:
 
 def _forked_driver(*arguments: int) -> None:
     """All tasks on the calling thread, however many threads the call was cut for."""
-    _numba_serial()(*arguments[:-1], 1)
+    _numba_serial()(*arguments)
 
 
 def driver(threads: int) -> Driver:
@@ -238,6 +238,12 @@ def driver(threads: int) -> Driver:
         return _forked_driver
     _ran_parallel = True
     return _numba_parallel()
+
+
+def driver_address() -> int:
+    """Address of the compiled driver, for compiled callers; 0 where there is none."""
+    compiled = cython_kernels()
+    return 0 if compiled is None else compiled.run_address
 
 
 def steps_driver() -> Callable[..., None] | None:
@@ -436,6 +442,7 @@ def fma_peak(dtype: Any = np.float32, threads: int = 1, vector_bytes: int | None
     from time import perf_counter
 
     from dwcpu.abi import plan_dtype
+    from dwcpu.grid import Grid
 
     peak, target = (imported(f"dwcpu.numba_kernels.{name}") for name in ("peak", "target"))
     kind = np.dtype(dtype)
@@ -444,12 +451,12 @@ def fma_peak(dtype: Any = np.float32, threads: int = 1, vector_bytes: int | None
     plan["height"], plan["low"], plan["high"] = 20_000, -np.inf, np.inf
     x = np.full(lanes, 0.5, kind)
     out = np.empty(peak.ACCUMULATORS * lanes, kind)
-    arguments = (peak.address(kind, lanes), plan.ctypes.data, x.ctypes.data, 0, out.ctypes.data, 0, 0, 1, 1, 1, 1, 1)
+    arguments = (peak.address(kind, lanes), plan.ctypes.data, x.ctypes.data, 0, out.ctypes.data, 0, *Grid(1, 1, 1, 1, 1, 1, 1).arguments)
     run = driver(1)
     best = float("inf")
     for _ in range(30):
         start = perf_counter()
-        run(*arguments, 1)
+        run(*arguments)
         best = min(best, perf_counter() - start)
     return threads * 2 * 20_000 * out.size / best / 1e9
 

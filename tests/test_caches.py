@@ -85,7 +85,7 @@ def test_kernels_from_the_cache_do_not_wait_for_what_only_compiling_needs(tmp_pa
     import numpy as np
     from dwcpu.numba_kernels import driver, pointwise
     calls = [0] * 12
-    driver.serial()(*calls, 1), driver.parallel()(*calls, 2)
+    driver.serial()(*calls, 1, 1, 1), driver.parallel()(*calls, 1, 2, 1)
     pointwise.address(np.dtype("f4")), pointwise.micro_kernel(np.dtype("f4"), 2, 1)
     print("numba.np.arraymath" in sys.modules)
     """

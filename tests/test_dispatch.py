@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+import textwrap
 
 import numpy as np
 import pytest
@@ -157,7 +160,6 @@ def test_small_work_stays_on_the_calling_thread() -> None:
     x, out = np.ones(geometry.x_shape, np.float32), np.empty(geometry.out_shape, np.float32)
     prepared.run(x, None, out, 8)
     assert prepared.grid(8).threads == 1
-    assert prepared.grid(8, in_a_row=True).threads == 1
 
 
 def test_cache_sizes_are_plausible() -> None:
@@ -184,14 +186,16 @@ def test_rows_are_cut_finer_rather_than_leave_threads_idle() -> None:
         # 4 rows and 3: better half of the channels each, but only where pixels are copied anyway
         (depthwise(7, 1024, 3), (1, 2)),
         (depthwise(7, 960, 3), (2, 1)),
-        (depthwise(14, 480, 3), (2, 1)),
         (depthwise(56, 128, 3), (2, 1)),
+        # half of the seventh granule each
+        (depthwise(14, 480, 3), (7, 2)),
     ],
 )
 def test_how_two_threads_share(geometry: ConvGeometry, parts: tuple[int, int]) -> None:
     kernel = dispatch.choose(geometry, np.float32, 2)
     grid = kernel.prepare(geometry, np.ones(geometry.w_shape, np.float32)).grid(2)
     assert (grid.row_parts, grid.block_parts) == parts
+    assert grid.tasks == 2
 
 
 def test_rows_of_a_dilated_window_are_cut_in_half() -> None:
@@ -220,13 +224,41 @@ def test_fused_kernels_run_where_rows_are_shared_evenly(size: int, label: str) -
     assert dispatch.choose(geometry, np.float32, 2).label == label
 
 
-def test_kernels_in_a_row_are_shared_sooner() -> None:
-    geometry = depthwise(7, 256, 5)
-    kernel = dispatch.choose(geometry, np.float32, 2)
-    prepared = kernel.prepare(geometry, np.ones((5, 5, 256, 1), np.float32))
-    assert [prepared.grid(2, in_a_row=row).threads for row in (False, True)] == [1, 2]
-    (each,) = prepared.passes(2)
-    assert each.grid.threads == 2
+@pytest.mark.parametrize(("size", "shared"), [(4, (1, False)), (7, (2, False)), (28, (2, True))])
+def test_small_work_is_shared_but_wakes_nobody(size: int, shared: tuple[int, bool]) -> None:
+    geometry = depthwise(size, 256, 5)
+    prepared = dispatch.choose(geometry, np.float32, 2).prepare(geometry, np.ones((5, 5, 256, 1), np.float32))
+    grid = prepared.grid(2)
+    assert (grid.threads, grid.waking) == shared
+    assert grid.arguments[-2:] == shared
+
+
+@pytest.mark.skipif(runtime.cython_kernels() is None, reason="Numba's threads have no such rule")
+def test_small_jobs_wait_for_threads_that_are_awake() -> None:
+    """Of jobs that find nobody awake few wake somebody, and the next are shared then."""
+    code = """
+    import ctypes, threading, time
+    from dwcpu import cython_kernels
+    from dwcpu.grid import cut
+
+    seen = []
+    signature = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 9)
+    kernel = signature(lambda *_: (seen.append(threading.get_ident()), time.sleep(1e-3)) and None)
+    address = ctypes.cast(kernel, ctypes.c_void_p).value
+
+    def helped(waking):
+        seen.clear()
+        cython_kernels.run(address, 0, 0, 0, 0, 0, *cut(2, 1, 1, 2, False)._replace(waking=waking).arguments)
+        assert len(seen) == 2
+        return len(set(seen)) == 2
+
+    alone = [helped(False) for _ in range(15)]
+    print(any(alone), helped(False) or any(helped(True) for _ in range(20)))
+    time.sleep(0.3)  # the helper sleeps
+    print(sum(helped(False) for _ in range(3)) < 3)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True", "True"]
 
 
 def test_two_passes_alone_are_shared_as_explain_says() -> None:

@@ -17,6 +17,7 @@ import pytest
 from nightly import COMPILE_ONCE, CPUS, is_nightly
 
 from dwcpu import abi, cython_kernels
+from dwcpu.numba_kernels import driver
 
 COMPILED = cython_kernels.compiled()
 
@@ -177,23 +178,40 @@ def test_modules_know_the_plan_and_all_activations(dtype: str) -> None:
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(
-    ("rows", "granule", "row_parts", "blocks", "block_parts"),
-    [(10, 1, 1, 1, 1), (10, 4, 3, 7, 2), (1, 6, 4, 3, 3), (13, 2, 5, 1, 1), (0, 1, 2, 4, 2), (100, 7, 8, 9, 4)],
-)
-def test_driver_covers_the_grid_once(
-    rows: int, granule: int, row_parts: int, blocks: int, block_parts: int, threads: int
+    ("rows", "granule", "row_parts", "blocks", "block_parts", "tasks"),
+    [
+        (10, 1, 1, 1, 1, 1), (10, 4, 3, 7, 2, 6), (1, 6, 4, 3, 3, 12), (13, 2, 5, 1, 1, 5), (0, 1, 2, 4, 2, 4),
+        (100, 7, 8, 9, 4, 32), (14, 2, 7, 12, 2, 2), (13, 2, 7, 5, 4, 4), (100, 7, 8, 9, 4, 5), (10, 2, 5, 3, 8, 3),
+    ],
+)  # fmt: skip
+def test_drivers_cover_the_grid_once(
+    rows: int, granule: int, row_parts: int, blocks: int, block_parts: int, tasks: int, threads: int
 ) -> None:
     calls: list[tuple[int, ...]] = []
     signature = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 9)
     kernel = signature(lambda *arguments: calls.append(arguments))
     address = ctypes.cast(kernel, ctypes.c_void_p).value
-    cython_kernels.run(address, 1, 2, 3, 4, 1000, 64, rows, granule, row_parts, blocks, block_parts, threads)
-
+    cut = 64, rows, granule, row_parts, blocks, block_parts, tasks, threads
+    cython_kernels.run(address, 1, 2, 3, 4, 1000, *cut, True)
+    by_tasks: dict[int, set[tuple[int, ...]]] = {}
     grid = np.zeros((rows, blocks), int)
     for plan, x, residual, out, scratch, row_begin, row_end, block_begin, block_end in calls:
         assert (plan, x, residual, out) == (1, 2, 3, 4)
         assert row_begin % granule == 0 and (row_end % granule == 0 or row_end == rows)
         grid[row_begin:row_end, block_begin:block_end] += 1
-        assert 1000 <= scratch < 1000 + 64 * row_parts * block_parts and (scratch - 1000) % 64 == 0
+        assert 1000 <= scratch < 1000 + 64 * tasks and (scratch - 1000) % 64 == 0
+        by_tasks.setdefault(scratch, set()).add((row_begin, row_end, block_begin, block_end))
     assert (grid == 1).all()
-    assert len({call[4] for call in calls}) == len(calls)
+    assert max(map(len, by_tasks.values()), default=0) <= 3
+    if rows and tasks == 2:
+        half = [sum((r1 - r0) * (b1 - b0) for r0, r1, b0, b1 in each) for each in by_tasks.values()]
+        assert half == [rows * blocks / 2] * 2
+
+    before = by_tasks
+    for run in (driver.serial(), driver.parallel())[:threads]:
+        calls.clear()
+        run(address, 1, 2, 3, 4, 1000, *cut, True)
+        by_tasks = {}
+        for call in calls:
+            by_tasks.setdefault(call[4], set()).add(call[5:])
+        assert by_tasks == before, "Numba's drivers cut otherwise"

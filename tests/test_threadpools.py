@@ -38,7 +38,7 @@ def test_limits_are_obeyed_and_undone(monkeypatch: pytest.MonkeyPatch) -> None:
     run = cython_kernels.run
 
     def noted(*arguments: int) -> None:
-        teams.append(arguments[-1])
+        teams.append(arguments[-2])
         run(*arguments)
 
     monkeypatch.setattr(runtime, "driver", lambda threads: noted)

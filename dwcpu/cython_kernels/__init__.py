@@ -123,10 +123,13 @@ _driver: Any = _load("_driver")
 calls: Any = _load("_calls")
 _isa, _modules = _choose(_cap(os.environ.get("DWCPU_ISA")))
 
-#: run(kernel, plan, x, residual, out, scratch, scratch_stride, rows, row_granule, row_parts, blocks, block_parts,
-#: threads): all integers, addresses included (0: none); scratch_stride in bytes. Task number
-#: row_part * block_parts + block_part gets scratch + number * scratch_stride.
+#: run(kernel, plan, x, residual, out, scratch, scratch_stride, rows, row_granule, row_parts, blocks, block_parts, tasks,
+#: threads, waking): all integers, addresses included (0: none); scratch_stride in bytes. Each of the tasks gets
+#: scratch + number * scratch_stride.
 run: Callable[..., None] = _missing_driver if _driver is None else _driver.run
+
+#: Address of the same for compiled callers, with the arguments from scratch_stride on as an array; 0 if it is missing.
+run_address: int = 0 if _driver is None else _driver.RUN
 
 #: run_steps(steps, count, threads, arena, x, residual, out): all integers; see `dwcpu.abi.STEP_FIELDS`.
 run_steps: Callable[..., None] = _missing_driver if _driver is None else _driver.run_steps

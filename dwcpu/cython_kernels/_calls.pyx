@@ -26,6 +26,10 @@ cdef extern from *:
     ctypedef void (*dwcpu_kernel)(
         const void *, const void *, const void *, void *, void *, int64_t, int64_t, int64_t, int64_t) noexcept nogil
 
+#: `_driver.run_one`.
+ctypedef void (*Drive)(
+    int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, const int64_t *) noexcept nogil
+
 cdef extern from "floats.h" nogil:
     ctypedef struct floats_t:
         pass
@@ -271,7 +275,8 @@ cdef class Call:
     cdef i64 thread_count
     cdef dwcpu_kernel kernel
     cdef void *plan
-    cdef i64 rows, blocks
+    cdef i64 cut[9]  # `grid.Grid.arguments`
+    cdef Drive drive  # NULL where it is one task
     cdef int parts
     cdef Packing packings[MOST_PARTS]
     cdef tuple packed
@@ -280,7 +285,7 @@ cdef class Call:
 
     def __init__(
         self, tuple x_shape, tuple out_shape, tuple x_image, tuple out_image, turned, dtype, runner, threads,
-        launch, scratch_of, tuple packings=()
+        launch, i64 drive, scratch_of, tuple packings=()
     ):
         self.x_shape, self.out_shape = shape_of(x_shape), shape_of(out_shape)
         self.x_image, self.out_image = shape_of(x_image), shape_of(out_image)
@@ -288,11 +293,15 @@ cdef class Call:
         self.type_number, self.itemsize = (NPY_FLOAT, 4) if dtype.char == "f" else (NPY_DOUBLE, 8)
         self.runner, self.threads, self.thread_count = runner, threads, threads
         self.kernel, self.scratch_size = NULL, 0
-        if launch is not None:
+        self.drive = NULL
+        if launch is not None and (launch[8] == 1 or drive):
             self.kernel = <dwcpu_kernel> <void *> <i64> launch[0]
             self.plan = <void *> <i64> launch[1]
-            self.scratch_of, self.scratch_size = scratch_of, launch[2]
-            self.rows, self.blocks = launch[3], launch[4]
+            for number in range(9):
+                self.cut[number] = launch[2 + number]
+            self.scratch_of, self.scratch_size = scratch_of, launch[2] * launch[8]
+            if launch[8] > 1:
+                self.drive = <Drive> <void *> drive
         self.parts, self.packed, self.size = len(packings), packings, 0
         if self.parts > MOST_PARTS:
             raise ValueError(f"Call: packings has {self.parts} entries; it must have at most {MOST_PARTS}; give fewer")
@@ -373,9 +382,13 @@ cdef class Call:
                 turn_images(x_data, x_given, self.itemsize, images, x_channels, x_pixels)
                 if residual_given != NULL:
                     turn_images(residual_data, residual_given, self.itemsize, images, out_channels, out_pixels)
-            if self.kernel != NULL:
+            if self.drive != NULL:
+                self.drive(
+                    <i64> self.kernel, <i64> self.plan, <i64> x_data, <i64> residual_data, <i64> out_data,
+                    <i64> scratch, &self.cut[0])
+            elif self.kernel != NULL:
                 floats = begin_floats()
-                self.kernel(self.plan, x_data, residual_data, out_data, scratch, 0, self.rows, 0, self.blocks)
+                self.kernel(self.plan, x_data, residual_data, out_data, scratch, 0, self.cut[1], 0, self.cut[4])
                 end_floats(floats)
         if self.kernel == NULL:
             self.runner(inner_x, inner_residual, inner_out, self.threads)

@@ -1,5 +1,6 @@
 ABI: int
 MACHINE: str
+RUN: int
 
 def run(
     kernel: int,
@@ -14,7 +15,9 @@ def run(
     row_parts: int,
     blocks: int,
     block_parts: int,
+    tasks: int,
     threads: int,
+    waking: int,
     /,
 ) -> None: ...
 def run_steps(steps: int, count: int, threads: int, arena: int, x: int, residual: int, out: int, /) -> None: ...

@@ -59,7 +59,7 @@ cdef extern from "threads.h" nogil:
         MOST_STEPS
         MOST_TASKS
     ctypedef void (*do_task_t)(const void *context, int64_t step, int64_t task) noexcept nogil
-    bint share(do_task_t do_task, const void *context, int steps, const int *tasks, int team) noexcept
+    bint share(do_task_t do_task, const void *context, int steps, const int *tasks, int team, bint waking) noexcept
     void set_up() noexcept
 
 cdef extern from "floats.h" nogil:
@@ -90,6 +90,7 @@ cdef struct Step:  # dwcpu.abi.STEP_FIELDS
     i64 row_parts
     i64 blocks
     i64 block_parts
+    i64 tasks
 
 
 cdef struct Steps:
@@ -98,28 +99,40 @@ cdef struct Steps:
 
 
 cdef void do_task(const void *context, i64 index, i64 task) noexcept nogil:
-    """Task row_part * block_parts + block_part: rows cut at multiples of the granule, blocks anywhere, both evenly."""
+    """Its share of row_parts * block_parts pieces, row part by row part.
+
+    Rows are cut at multiples of the granule, blocks anywhere, both evenly. Pieces of one row part are one call, and so
+    are whole row parts.
+    """
     cdef const Steps *steps = <const Steps *> context
     cdef const Step *step = &steps.first[index]
     cdef const i64 *bases = steps.bases
     cdef i64 granules = (step.rows + step.granule - 1) // step.granule
-    cdef i64 p = task // step.block_parts, q = task % step.block_parts
-    cdef i64 row_begin = granules * p // step.row_parts * step.granule
-    cdef i64 row_end = granules * (p + 1) // step.row_parts * step.granule
-    cdef i64 block_begin = step.blocks * q // step.block_parts, block_end = step.blocks * (q + 1) // step.block_parts
-    if row_end > step.rows:
-        row_end = step.rows
-    if row_begin < row_end and block_begin < block_end:
-        (<dwcpu_kernel> <void *> step.kernel)(
-            <const void *> step.plan,
-            <const void *> (bases[step.x_base] + step.x),
-            <const void *> (bases[step.residual_base] + step.residual),
-            <void *> (bases[step.out_base] + step.out),
-            <void *> (bases[1] + step.scratch + task * step.scratch_stride),
-            row_begin, row_end, block_begin, block_end)
+    cdef i64 pieces = step.row_parts * step.block_parts
+    cdef i64 piece = pieces * task // step.tasks, end = pieces * (task + 1) // step.tasks
+    cdef i64 p, q, p_end, q_end, row_begin, row_end, block_begin, block_end
+    while piece < end:
+        p, q = piece // step.block_parts, piece % step.block_parts
+        if q > 0 or end - piece < step.block_parts:
+            piece = min(end, (p + 1) * step.block_parts)
+            p_end, q_end = p + 1, piece - p * step.block_parts
+        else:
+            p_end, q_end = end // step.block_parts, step.block_parts
+            piece = p_end * step.block_parts
+        row_begin = granules * p // step.row_parts * step.granule
+        row_end = min(step.rows, granules * p_end // step.row_parts * step.granule)
+        block_begin, block_end = step.blocks * q // step.block_parts, step.blocks * q_end // step.block_parts
+        if row_begin < row_end and block_begin < block_end:
+            (<dwcpu_kernel> <void *> step.kernel)(
+                <const void *> step.plan,
+                <const void *> (bases[step.x_base] + step.x),
+                <const void *> (bases[step.residual_base] + step.residual),
+                <void *> (bases[step.out_base] + step.out),
+                <void *> (bases[1] + step.scratch + task * step.scratch_stride),
+                row_begin, row_end, block_begin, block_end)
 
 
-cdef void run_all(const Step *first, i64 count, const i64 *bases, i64 threads) noexcept nogil:
+cdef void run_all(const Step *first, i64 count, const i64 *bases, i64 threads, bint waking) noexcept nogil:
     """All steps, on `threads` threads where some step has tasks for them."""
     cdef Steps steps
     cdef int[MOST_STEPS] tasks
@@ -129,11 +142,11 @@ cdef void run_all(const Step *first, i64 count, const i64 *bases, i64 threads) n
     while count > 0:
         part = <int> min(count, <i64> MOST_STEPS)
         for index in range(part):
-            task = first[index].row_parts * first[index].block_parts
+            task = first[index].tasks
             most = max(most, task)
             tasks[index] = <int> task
         steps.first, steps.bases = first, bases
-        if not (threads > 1 and 1 < most <= MOST_TASKS and share(do_task, &steps, part, tasks, <int> threads)):
+        if not (threads > 1 and 1 < most <= MOST_TASKS and share(do_task, &steps, part, tasks, <int> threads, waking)):
             for index in range(part):
                 for task in range(tasks[index]):
                     do_task(&steps, index, task)
@@ -142,24 +155,36 @@ cdef void run_all(const Step *first, i64 count, const i64 *bases, i64 threads) n
     end_floats(floats)
 
 
-def run(
-    i64 kernel, i64 plan, i64 x, i64 residual, i64 out, i64 scratch, i64 scratch_stride, i64 rows, i64 row_granule,
-    i64 row_parts, i64 blocks, i64 block_parts, i64 threads, /
-):
-    """Run a kernel over rows x blocks, cut into row_parts * block_parts tasks, without the GIL.
-
-    All arguments are integers: addresses (0 for none), the bytes of scratch per task, counts of at least 1. Tasks are
-    independent; at most `threads` of them run at a time.
-    """
+cdef void run_one(
+    i64 kernel, i64 plan, i64 x, i64 residual, i64 out, i64 scratch, const i64 *cut
+) noexcept nogil:
+    """As `run`; `cut` are its other arguments, from `scratch_stride` on."""
     cdef i64[5] bases = [0, 0, 0, 0, 0]
     cdef Step step
     step.kernel, step.plan = kernel, plan
     step.x_base = step.residual_base = step.out_base = 0
     step.x, step.residual, step.out, step.scratch = x, residual, out, scratch
-    step.scratch_stride, step.rows, step.granule, step.row_parts = scratch_stride, rows, row_granule, row_parts
-    step.blocks, step.block_parts = blocks, block_parts
+    step.scratch_stride, step.rows, step.granule, step.row_parts = cut[0], cut[1], cut[2], cut[3]
+    step.blocks, step.block_parts, step.tasks = cut[4], cut[5], cut[6]
+    run_all(&step, 1, &bases[0], cut[7], cut[8])
+
+
+def run(
+    i64 kernel, i64 plan, i64 x, i64 residual, i64 out, i64 scratch, i64 scratch_stride, i64 rows, i64 row_granule,
+    i64 row_parts, i64 blocks, i64 block_parts, i64 tasks, i64 threads, i64 waking, /
+):
+    """Run a kernel over rows x blocks, cut into row_parts * block_parts pieces for so many tasks, without the GIL.
+
+    All arguments are integers: addresses (0 for none), the bytes of scratch per task, counts of at least 1. Tasks are
+    independent; at most `threads` of them run at a time. Unless `waking`, only threads that are awake are asked to help,
+    if that is enough of them; of calls that find too few a small part wakes more, so that the next do not.
+    """
+    cdef i64[9] cut = [scratch_stride, rows, row_granule, row_parts, blocks, block_parts, tasks, threads, waking]
     with nogil:
-        run_all(&step, 1, &bases[0], threads)
+        run_one(kernel, plan, x, residual, out, scratch, &cut[0])
+
+
+RUN = <i64> <void *> run_one  # for `_calls`, which takes it as an address
 
 
 def run_steps(i64 steps, i64 count, i64 threads, i64 arena, i64 x, i64 residual, i64 out, /):
@@ -170,7 +195,7 @@ def run_steps(i64 steps, i64 count, i64 threads, i64 arena, i64 x, i64 residual,
     """
     cdef i64[5] bases = [0, arena, x, residual, out]
     with nogil:
-        run_all(<const Step *> <void *> steps, count, &bases[0], threads)
+        run_all(<const Step *> <void *> steps, count, &bases[0], threads, True)
 
 
 def address(array, /):

@@ -18,41 +18,47 @@ have jobs of their own at a time. After fork the child begins anew, without help
 
 enum {
     SPINS = 2000,      /* looks before a thread sleeps: tens of microseconds, as long as a short step */
-    TRIES = 1000,      /* to take the pool's mutex before a thread sleeps for it: it is held for some nanoseconds,
-                          but while helpers are started */
     GRACE = 50,        /* looks before a member takes tasks of others: a microsecond, so that results stay in the cache
                           of the core that reads them next */
+    PATIENCE = 16,     /* small jobs that are done alone before one wakes helpers for the next */
     MOST_TASKS = 1024, /* of a step */
     MOST_STEPS = 512,  /* of a job */
-    MOST_JOBS = 32     /* at a time; further callers work alone */
+    MOST_JOBS = 32,    /* at a time; further callers work alone */
+    LINE = 64          /* bytes that cores exchange */
 };
 
 typedef void (*do_task_t)(const void *context, int64_t step, int64_t task);
 
-/* Slots live for ever, so that a member that comes too late finds nothing to do rather than freed memory. `users`,
-   `wanted` and `joined` belong to the pool's mutex, the rest is constant or atomic. */
+/* Slots live for ever, so that a member that comes too late finds nothing to do rather than freed memory. `state` is
+   MEMBER for each member, plus the number of helpers that may still join; 0 where the slot is free. What the caller
+   writes before it lets helpers join, whose number is the last thing to be written, is constant until all have gone.
+   What is written at the same time lies in lines of its own: each line that passes from core to core takes 0.1 us. */
 typedef struct {
-    int users;    /* members; the slot is free when there are none */
-    int wanted;   /* helpers that may still join */
-    int joined;
+    uint64_t state;
     int team;     /* members at most */
     int steps;
     do_task_t do_task;
     const void *context;
-    int64_t done; /* tasks, of all steps together */
-    int sleepers;
-    pthread_cond_t over;      /* some step is */
     int tasks[MOST_STEPS];
-    int claimed[MOST_TASKS];  /* for every task number the last step, counted from 1, in which it was claimed */
+    int64_t done __attribute__((aligned(LINE)));  /* tasks, of all steps together */
+    int sleepers;
+    pthread_cond_t over;  /* some step is */
+    int claimed[MOST_TASKS] __attribute__((aligned(LINE)));  /* for every task number the last step, counted from 1, in
+                                                                which it was claimed */
 } Job;
 
+#define MEMBER ((uint64_t)1 << 32)
+
+/* The mutex is for threads that go to sleep and for those that wake them; threads that are awake do without. */
 static struct {
     pthread_mutex_t mutex;
     pthread_cond_t posted;
-    unsigned posts;  /* jobs so far: what sleeping helpers look at, with the mutex */
-    unsigned news;   /* the same, without: it changes once the mutex is free */
-    int helpers, asleep;
-    int needed;      /* helpers, by all callers together */
+    int asleep;    /* helpers; it changes with the mutex, before the helper looks at `news` for the last time */
+    int helpers;   /* it changes with the mutex */
+    int needed;    /* helpers, by all callers together */
+    unsigned alone; /* small jobs that found too few helpers awake */
+    unsigned news __attribute__((aligned(LINE)));  /* jobs so far; changes when there is one to join, before the caller
+                                                      looks at `asleep` */
     Job jobs[MOST_JOBS];
 } pool;
 
@@ -63,18 +69,6 @@ static void pause_briefly(void) {
     __asm__ volatile("yield");
 #endif
 }
-
-/* Members come for the mutex at the same moments, when a job is posted and when it is over. To sleep for it costs tens of
-   microseconds where a core has to be woken. */
-static void lock_pool(void) {
-    for (int i = 0; i < TRIES; ++i) {
-        if (pthread_mutex_trylock(&pool.mutex) == 0) return;
-        pause_briefly();
-    }
-    pthread_mutex_lock(&pool.mutex);
-}
-
-static void unlock_pool(void) { pthread_mutex_unlock(&pool.mutex); }
 
 static int is_over(Job *job, int64_t target) { return __atomic_load_n(&job->done, __ATOMIC_SEQ_CST) >= target; }
 
@@ -87,20 +81,20 @@ static int is_over_soon(Job *job, int64_t target, int spins) {
 
 static void await_end(Job *job, int64_t target) {
     if (is_over_soon(job, target, SPINS)) return;
-    lock_pool();
+    pthread_mutex_lock(&pool.mutex);
     __atomic_add_fetch(&job->sleepers, 1, __ATOMIC_SEQ_CST);
     while (!is_over(job, target)) pthread_cond_wait(&job->over, &pool.mutex);
     __atomic_sub_fetch(&job->sleepers, 1, __ATOMIC_SEQ_CST);
-    unlock_pool();
+    pthread_mutex_unlock(&pool.mutex);
 }
 
 /* Note `count` more tasks as done; at `target` the step is over. */
 static void finish(Job *job, int count, int64_t target) {
     if (__atomic_add_fetch(&job->done, count, __ATOMIC_SEQ_CST) == target
         && __atomic_load_n(&job->sleepers, __ATOMIC_SEQ_CST)) {
-        lock_pool();
+        pthread_mutex_lock(&pool.mutex);
         pthread_cond_broadcast(&job->over);
-        unlock_pool();
+        pthread_mutex_unlock(&pool.mutex);
     }
 }
 
@@ -133,101 +127,118 @@ static void take_part(Job *job, int me) {
     }
 }
 
-/* A job that wants helpers, joined, and the number there. The mutex is held. */
+/* A job that wants helpers, joined, and the number there; NULL where there is none. */
 static Job *joined(int *me) {
-    for (Job *job = pool.jobs; job < pool.jobs + MOST_JOBS; ++job)
-        if (job->wanted) {
-            --job->wanted;
-            ++job->users;
-            *me = ++job->joined;
-            return job;
-        }
+    for (Job *job = pool.jobs; job < pool.jobs + MOST_JOBS; ++job) {
+        uint64_t state = __atomic_load_n(&job->state, __ATOMIC_ACQUIRE);
+        while (state % MEMBER)
+            if (__atomic_compare_exchange_n(&job->state, &state, state + MEMBER - 1, 0, __ATOMIC_ACQUIRE,
+                                            __ATOMIC_ACQUIRE)) {
+                *me = job->team - (int)(state % MEMBER);
+                return job;
+            }
+    }
     return NULL;
 }
 
 static void *help(void *unused) {
     (void)unused;
     begin_floats();  /* for ever: nothing but tasks runs here */
-    lock_pool();
     for (;;) {
-        int me;
+        int me, spin = 0;
+        unsigned heard = __atomic_load_n(&pool.news, __ATOMIC_ACQUIRE);  /* before it looks for jobs */
         Job *job = joined(&me);
         if (job) {
-            unlock_pool();
             take_part(job, me);
-            lock_pool();
-            --job->users;
+            __atomic_sub_fetch(&job->state, MEMBER, __ATOMIC_RELEASE);
             continue;
         }
-        unsigned seen = pool.posts, heard = __atomic_load_n(&pool.news, __ATOMIC_ACQUIRE);
-        unlock_pool();
-        int spin = 0;
         for (; spin < SPINS && __atomic_load_n(&pool.news, __ATOMIC_ACQUIRE) == heard; ++spin) pause_briefly();
-        lock_pool();
         if (spin < SPINS) continue;
-        ++pool.asleep;
-        while (pool.posts == seen) pthread_cond_wait(&pool.posted, &pool.mutex);
-        --pool.asleep;
+        pthread_mutex_lock(&pool.mutex);
+        __atomic_add_fetch(&pool.asleep, 1, __ATOMIC_SEQ_CST);
+        while (__atomic_load_n(&pool.news, __ATOMIC_SEQ_CST) == heard) pthread_cond_wait(&pool.posted, &pool.mutex);
+        __atomic_sub_fetch(&pool.asleep, 1, __ATOMIC_SEQ_CST);
+        pthread_mutex_unlock(&pool.mutex);
     }
     return NULL;
 }
 
-/* Start helpers until there are as many as are needed, or the system has no more. The mutex is held. */
+/* Start helpers until there are as many as are needed, or the system has no more. */
 static void start_helpers(void) {
     sigset_t all, before;
     pthread_attr_t attributes;
-    if (pool.helpers >= pool.needed) return;
+    pthread_mutex_lock(&pool.mutex);
     sigfillset(&all);
     pthread_sigmask(SIG_BLOCK, &all, &before);  /* signals are for the threads of the program */
     pthread_attr_init(&attributes);
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-    while (pool.helpers < pool.needed && pool.helpers < MOST_TASKS) {
+    while (pool.helpers < __atomic_load_n(&pool.needed, __ATOMIC_RELAXED) && pool.helpers < MOST_TASKS) {
         pthread_t helper;
         if (pthread_create(&helper, &attributes, help, NULL)) break;
-        ++pool.helpers;
+        __atomic_add_fetch(&pool.helpers, 1, __ATOMIC_RELAXED);
     }
     pthread_attr_destroy(&attributes);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_mutex_unlock(&pool.mutex);
 }
 
-/* Do `steps` steps of tasks[step] tasks on at most `team` threads; 0 where there is no slot and nothing was done. */
-static int share(do_task_t do_task, const void *context, int steps, const int *tasks, int team) {
-    Job *job = pool.jobs;
-    lock_pool();
-    while (job < pool.jobs + MOST_JOBS && job->users) ++job;
-    if (job == pool.jobs + MOST_JOBS) {
-        unlock_pool();
-        return 0;
+/* Let sleeping helpers know that there is a job for `count` of them. */
+static void wake_helpers(int count) {
+    if (__atomic_load_n(&pool.asleep, __ATOMIC_SEQ_CST) == 0) return;
+    pthread_mutex_lock(&pool.mutex);
+    for (int wake = pool.asleep < count ? pool.asleep : count; wake > 0; --wake) pthread_cond_signal(&pool.posted);
+    pthread_mutex_unlock(&pool.mutex);
+}
+
+/* Whether `count` helpers are awake, or it is time that they are. */
+static int enough_awake(int count) {
+    int awake = __atomic_load_n(&pool.helpers, __ATOMIC_RELAXED) - __atomic_load_n(&pool.asleep, __ATOMIC_RELAXED);
+    return awake >= count || __atomic_add_fetch(&pool.alone, 1, __ATOMIC_RELAXED) % PATIENCE == 0;
+}
+
+/* A free slot, taken; NULL where there is none. */
+static Job *free_job(void) {
+    for (Job *job = pool.jobs; job < pool.jobs + MOST_JOBS; ++job) {
+        uint64_t none = 0;
+        if (__atomic_load_n(&job->state, __ATOMIC_RELAXED) == 0
+            && __atomic_compare_exchange_n(&job->state, &none, MEMBER, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+            return job;
     }
+    return NULL;
+}
+
+/* Do `steps` steps of tasks[step] tasks on at most `team` threads; 0 where nothing was done, since there is no slot, or
+   since threads would have to be woken for a job that is not `waking`. */
+static int share(do_task_t do_task, const void *context, int steps, const int *tasks, int team, int waking) {
     int most = 0;
-    for (int step = 0; step < steps; ++step) {
-        job->tasks[step] = tasks[step];
+    for (int step = 0; step < steps; ++step)
         if (tasks[step] > most) most = tasks[step];
-    }
+    if (team > most) team = most;
+    if (!waking && !enough_awake(team - 1)) return 0;
+    Job *job = free_job();
+    if (job == NULL) return 0;
+    memcpy(job->tasks, tasks, steps * sizeof(int));
     memset(job->claimed, 0, most * sizeof(int));
-    job->users = 1;
-    job->joined = 0;
-    job->team = team < most ? team : most;
-    job->wanted = job->team - 1;
+    job->team = team;
     job->steps = steps;
     job->do_task = do_task;
     job->context = context;
     job->done = 0;
-    int helpers = job->team - 1;
-    pool.needed += helpers;
-    ++pool.posts;
-    start_helpers();
-    for (int wake = pool.asleep < helpers ? pool.asleep : helpers; wake > 0; --wake) pthread_cond_signal(&pool.posted);
-    unlock_pool();
-    __atomic_add_fetch(&pool.news, 1, __ATOMIC_RELEASE);
+    int helpers = team - 1;
+    __atomic_store_n(&job->state, MEMBER + helpers, __ATOMIC_RELEASE);
+    __atomic_add_fetch(&pool.news, 1, __ATOMIC_SEQ_CST);
+    wake_helpers(helpers);
+    if (__atomic_add_fetch(&pool.needed, helpers, __ATOMIC_RELAXED) > __atomic_load_n(&pool.helpers, __ATOMIC_RELAXED))
+        start_helpers();
 
     take_part(job, 0);
 
-    lock_pool();
-    job->wanted = 0;
-    pool.needed -= helpers;
-    --job->users;
-    unlock_pool();
+    __atomic_sub_fetch(&pool.needed, helpers, __ATOMIC_RELAXED);
+    uint64_t state = __atomic_load_n(&job->state, __ATOMIC_RELAXED);  /* nobody joins any more, and the caller leaves */
+    while (!__atomic_compare_exchange_n(&job->state, &state, (state / MEMBER - 1) * MEMBER, 0, __ATOMIC_RELEASE,
+                                        __ATOMIC_RELAXED))
+        continue;
     return 1;
 }
 
