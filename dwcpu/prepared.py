@@ -68,7 +68,7 @@ class Prepared:
         drive(self._address, self._plan_address, given, added, made, scratch, *arguments)
 
     def launch(self, threads: int) -> tuple[int, ...] | None:
-        """Kernel, plan and `Grid.arguments` of a call on `threads` threads, if that is all there is to it; else None."""
+        """Kernel, plan and `Grid.arguments` of a call on `threads` threads; None if there is more to it."""
         grid = self.grid(threads)
         if grid.scratch > runtime.MOST_SCRATCH:
             return None

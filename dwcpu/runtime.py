@@ -451,12 +451,12 @@ def fma_peak(dtype: Any = np.float32, threads: int = 1, vector_bytes: int | None
     plan["height"], plan["low"], plan["high"] = 20_000, -np.inf, np.inf
     x = np.full(lanes, 0.5, kind)
     out = np.empty(peak.ACCUMULATORS * lanes, kind)
-    arguments = (peak.address(kind, lanes), plan.ctypes.data, x.ctypes.data, 0, out.ctypes.data, 0, *Grid(1, 1, 1, 1, 1, 1, 1).arguments)
-    run = driver(1)
+    addresses = peak.address(kind, lanes), plan.ctypes.data, x.ctypes.data, 0, out.ctypes.data, 0
+    once, run = Grid(1, 1, 1, 1, 1, 1, 1).arguments, driver(1)
     best = float("inf")
     for _ in range(30):
         start = perf_counter()
-        run(*arguments)
+        run(*addresses, *once)
         best = min(best, perf_counter() - start)
     return threads * 2 * 20_000 * out.size / best / 1e9
 

@@ -123,8 +123,8 @@ _driver: Any = _load("_driver")
 calls: Any = _load("_calls")
 _isa, _modules = _choose(_cap(os.environ.get("DWCPU_ISA")))
 
-#: run(kernel, plan, x, residual, out, scratch, scratch_stride, rows, row_granule, row_parts, blocks, block_parts, tasks,
-#: threads, waking): all integers, addresses included (0: none); scratch_stride in bytes. Each of the tasks gets
+#: run(kernel, plan, x, residual, out, scratch, scratch_stride, rows, row_granule, row_parts, blocks, block_parts,
+#: tasks, threads, waking): all integers, addresses included (0: none); scratch_stride in bytes. Each of the tasks gets
 #: scratch + number * scratch_stride.
 run: Callable[..., None] = _missing_driver if _driver is None else _driver.run
 

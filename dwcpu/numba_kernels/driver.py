@@ -44,14 +44,16 @@ def _task(
 
 
 def _serial(
-    kernel, plan, x, residual, out, scratch, stride, rows, granule, row_parts, blocks, block_parts, tasks, threads, waking
+    kernel, plan, x, residual, out, scratch, stride, rows, granule, row_parts, blocks, block_parts, tasks, threads,
+    waking,
 ):  # fmt: skip
     for t in range(tasks):
         _task(t, kernel, plan, x, residual, out, scratch, stride, rows, granule, row_parts, blocks, block_parts, tasks)
 
 
 def _parallel(
-    kernel, plan, x, residual, out, scratch, stride, rows, granule, row_parts, blocks, block_parts, tasks, threads, waking
+    kernel, plan, x, residual, out, scratch, stride, rows, granule, row_parts, blocks, block_parts, tasks, threads,
+    waking,
 ):  # fmt: skip
     for t in prange(tasks):
         _task(t, kernel, plan, x, residual, out, scratch, stride, rows, granule, row_parts, blocks, block_parts, tasks)
@@ -68,7 +70,8 @@ def parallel() -> Callable[..., None]:
     """Driver that runs tasks on `threads` of Numba's threads, at most as many as Numba has.
 
     (kernel, plan, x, residual, out, scratch, scratch_stride, rows, granule, row_parts, blocks, block_parts, tasks,
-    threads, waking): addresses and counts, all int64; the last means nothing here. Numba's own number of threads is left as it was.
+    threads, waking): addresses and counts, all int64; the last means nothing here. Numba's own number of threads is
+    left as it was.
     """
     run = compile_function("driver_parallel", _parallel, _SIGNATURE, parallel=True)
 
