@@ -96,6 +96,9 @@ FIELDS: dict[str, str] = {
     # depthwise: output rows (of a phase) that are computed from a copy of their inputs, for a pass of channels, where
     # lines of a tile's patch would drive each other out of the L1 cache; 0: none. A copy takes at most `COPY_BYTES`.
     "copy_rows": "i",
+    # depthwise, but for compiled fixed windows: output columns that a row of the grid stands for where images have a
+    # single row (the last takes what is left), so that threads share long signals; 0: rows of the grid are rows
+    "segment": "i",
     # shape of the register tile and of its vectors; the table of micro-kernels, where a kernel calls them by address
     "tile_rows": "i",
     "tile_columns": "i",

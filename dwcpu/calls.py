@@ -54,9 +54,10 @@ class Call:
         ``runner(x, residual, out, threads)`` on arrays that kernels can take.
     threads : int
     launch : tuple of int, or None
-        The same as addresses and numbers, if it is one kernel: see `Prepared.launch`. The compiled class calls it.
-    drive : int
-        Address of the compiled driver, for kernels that are cut into several tasks; 0 where there is none.
+        The same as addresses and numbers, for the compiled class: of one kernel `Prepared.launch`, of a row of them
+        `Pipeline.launch`.
+    drives : (int, int)
+        Addresses of the compiled drivers, of one kernel in several tasks and of a row; 0 where there are none.
     scratch_of : callable
         Gives the address of so many bytes of scratch memory, and what keeps them alive.
     packings : tuple
@@ -74,7 +75,7 @@ class Call:
         runner: Callable[..., object],
         threads: int,
         launch: tuple[int, ...] | None,
-        drive: int,
+        drives: tuple[int, int],
         scratch_of: Callable[[int], tuple[int, np.ndarray]],
         packings: tuple = (),
     ) -> None:
@@ -159,7 +160,7 @@ def call_of(program: Program, compiled: Compiled, x_shape: tuple[int, ...], thre
         compiled.run,
         threads,
         operation.launch(threads) if isinstance(operation, Prepared) else None,
-        runtime.driver_address(),
+        runtime.driver_addresses(),
         runtime.scratch,
         packings,
     )

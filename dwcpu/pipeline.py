@@ -326,6 +326,15 @@ class Pipeline:
             return (_X, _RESIDUAL, _OUT)[-1 - value.buffer], value.offset
         return _ARENA, self._offsets[value.buffer] + value.offset
 
+    def launch(self) -> tuple[int, ...] | None:
+        """What the driver's `run_steps` takes for all steps: address, count, threads; and the bytes of the arena.
+
+        None if there is more to do than to run kernels.
+        """
+        if not all(isinstance(step.operation, Pass) for step in self._steps):
+            return None
+        return self._address, len(self._steps), self._team, self.arena_bytes
+
     def run(self, x: np.ndarray, residual: np.ndarray | None, out: np.ndarray, *more: np.ndarray) -> None:
         """Compute `out` from arrays that kernels can take; calls may read and write `more` arrays."""
         arena = self._arenas.take(self.arena_bytes)

@@ -110,6 +110,15 @@ def _channels(kernel: Kernel, geometry: ConvGeometry) -> int:
     return geometry.out_channels if kernel.layout == "spread" else geometry.in_channels
 
 
+def _segment(kernel: Kernel, geometry: ConvGeometry) -> int:
+    """Output columns of a row of a depthwise kernel's grid: see `abi`."""
+    fixed = kernel.backend == "cython" and any(kernel.window)  # those have no such loop
+    if kernel.op != "depthwise" or fixed or geometry.out_height > 1:
+        return 0
+    columns = geometry.dilation_w // gcd(geometry.stride_w, geometry.dilation_w) * kernel.tile_columns
+    return columns if 2 * columns <= geometry.out_width else 0
+
+
 def _blocks(kernel: Kernel, geometry: ConvGeometry) -> int:
     """Number of blocks of the kernel's grid: see `abi`."""
     if kernel.op == "depthwise":
@@ -124,6 +133,9 @@ def _grid(kernel: Kernel, geometry: ConvGeometry, threads: int) -> Grid:
     # The rows of a dilated window's tile lie apart: it makes no difference where others are cut.
     apart = geometry.dilation_h // gcd(geometry.stride_h, geometry.dilation_h) > 1
     granule = 1 if kernel.op == "conv" or (kernel.op == "depthwise" and apart) else kernel.tile_rows
+    segment = _segment(kernel, geometry)
+    if segment:
+        rows, granule = geometry.batch * (geometry.out_width // segment), 1
     # Where the last channel vector slides back over its neighbour, two threads must not share the two.
     divisible = kernel.op != "depthwise" or _channels(kernel, geometry) % kernel.lanes == 0
     # More weights than pixels: better to read the pixels twice.
@@ -196,6 +208,7 @@ class PreparedSingle(Prepared):
         elif kernel.op == "conv":
             plan["block_rows"] = max(1, rows_in_l2 // (geometry.stride_h * geometry.width * geometry.in_channels))
         else:
+            plan["segment"] = _segment(kernel, geometry)
             copy = self._copy() if self._crowded else None
             plan["block_channels"], plan["copy_rows"] = copy or (self._block_channels(), 0)
             if self._crowded and copy is None and geometry.effective_window[3] == 2:
@@ -353,6 +366,7 @@ class PreparedSeparable(Prepared):
         starts = range(0, middle.width, columns)
         self._widths = {min(columns, middle.width - start) for start in starts}
         self._stretches: Any = np.repeat(depthwise.plan, len(starts))
+        self._stretches["segment"] = 0
         for stretch, start in zip(self._stretches, starts, strict=True):
             stretch["pad_left"] -= start * geometry.depthwise.stride_w
             stretch["out_width"] = min(columns, middle.width - start)
@@ -477,15 +491,20 @@ class PreparedSplit(Prepared):
         """As `Prepared.passes`."""
         return tuple(each for part in self.parts for each in part.passes(threads))
 
-    def launch(self, threads: int) -> None:
-        """Never: there are several kernels."""
+    def launch(self, threads: int) -> tuple[int, ...] | None:
+        """`Pipeline.launch`, if its arena is no larger than scratch memory may be."""
+        pipeline = self._pipeline(threads)
+        return pipeline.launch() if pipeline.arena_bytes <= runtime.MOST_SCRATCH else None
 
     def run(self, x: np.ndarray, residual: np.ndarray | None, out: np.ndarray, threads: int) -> None:
         """As `Prepared.run`."""
+        self._pipeline(threads).run(x, residual, out)
+
+    def _pipeline(self, threads: int) -> Pipeline:
         pipeline = self._pipelines.get(threads)
         if pipeline is None:
             nodes = [Node(self, self.geometry.out_shape, GIVEN)]
             count = threads if worth_waking(self.geometry, self.kernel.dtype.itemsize) else 1
             pipeline = chain(nodes, self.geometry.x_shape, self.kernel.dtype, count)
             self._pipelines[threads] = pipeline
-        pipeline.run(x, residual, out)
+        return pipeline

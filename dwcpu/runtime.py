@@ -240,10 +240,10 @@ def driver(threads: int) -> Driver:
     return _numba_parallel()
 
 
-def driver_address() -> int:
-    """Address of the compiled driver, for compiled callers; 0 where there is none."""
+def driver_addresses() -> tuple[int, int]:
+    """Addresses of the compiled drivers, of one kernel and of a row, for compiled callers; 0 where there are none."""
     compiled = cython_kernels()
-    return 0 if compiled is None else compiled.run_address
+    return (0, 0) if compiled is None else compiled.run_addresses
 
 
 def steps_driver() -> Callable[..., None] | None:

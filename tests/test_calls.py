@@ -15,7 +15,8 @@ import cases
 import numpy as np
 import pytest
 
-from dwcpu import calls, frontdoor, layers, ops, runtime
+import dwcpu
+from dwcpu import calls, dispatch, frontdoor, layers, ops, prepared, runtime
 
 F32 = np.float32
 
@@ -371,3 +372,30 @@ def test_images_of_any_size_are_turned(rng, closed_door, shape, dtype) -> None:
     closed_door()
     assert np.array_equal(layer(turned), turned)
     assert np.array_equal(layer(turned, residual=turned), turned + turned)
+
+
+@compiled_only
+@pytest.mark.skipif(runtime.cython_kernels() is None, reason="there is no compiled driver")
+@pytest.mark.parametrize("way", ["fused", "split"])
+def test_several_tasks_and_several_kernels_need_no_python(way: str, monkeypatch: pytest.MonkeyPatch, rng) -> None:
+    name = next(
+        kernel.name
+        for kernel in dispatch.kernels("float32")
+        if kernel.op == "separable" and kernel.label == way and kernel.backend == "cython"
+    )
+    layer = dwcpu.SeparableConv2d(
+        rng.standard_normal((3, 3, 40), F32), rng.standard_normal((40, 24), F32), padding=1, backend=name
+    )
+    x, residual = rng.standard_normal((2, 17, 15, 40), F32), rng.standard_normal((2, 17, 15, 24), F32)
+    right = [layer(x, residual=residual, num_threads=threads) for threads in (1, 2, 3)]
+
+    def shut(*arguments: object) -> None:
+        raise AssertionError("this went through Python")
+
+    for kind in (prepared.PreparedSeparable, prepared.PreparedSplit):
+        monkeypatch.setattr(kind, "run", shut)
+    monkeypatch.setattr(frontdoor.Program, "__call__", shut)
+    for threads, result in zip((1, 2, 3), right, strict=True):
+        again = layer(x, residual=residual, num_threads=threads)
+        np.testing.assert_array_equal(again, result)
+        np.testing.assert_array_equal(again, right[0])

@@ -187,6 +187,9 @@ def test_rows_are_cut_finer_rather_than_leave_threads_idle() -> None:
         (depthwise(7, 1024, 3), (1, 2)),
         (depthwise(7, 960, 3), (2, 1)),
         (depthwise(56, 128, 3), (2, 1)),
+        # a single row: half of its length
+        (ConvGeometry.depthwise((1, 1, 3000, 128), (1, 3, 128), padding=((0, 0), (32, 0)), dilation=(1, 16)), (2, 1)),
+        (ConvGeometry.depthwise((1, 1, 90000, 1), (1, 9, 1), padding="same"), (2, 1)),
         # half of the seventh granule each
         (depthwise(14, 480, 3), (7, 2)),
     ],

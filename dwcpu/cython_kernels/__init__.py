@@ -128,11 +128,11 @@ _isa, _modules = _choose(_cap(os.environ.get("DWCPU_ISA")))
 #: scratch + number * scratch_stride.
 run: Callable[..., None] = _missing_driver if _driver is None else _driver.run
 
-#: Address of the same for compiled callers, with the arguments from scratch_stride on as an array; 0 if it is missing.
-run_address: int = 0 if _driver is None else _driver.RUN
-
 #: run_steps(steps, count, threads, arena, x, residual, out): all integers; see `dwcpu.abi.STEP_FIELDS`.
 run_steps: Callable[..., None] = _missing_driver if _driver is None else _driver.run_steps
+
+#: Addresses of both for compiled callers; the first takes the arguments from scratch_stride on as an array.
+run_addresses: tuple[int, int] = (0, 0) if _driver is None else (_driver.RUN, _driver.RUN_STEPS)
 
 #: address(array): of the first element of a C-contiguous array.
 address: Callable[..., int] = _missing_driver if _driver is None else _driver.address

@@ -20,7 +20,7 @@ class Call:
         runner: Callable[..., object],
         threads: int,
         launch: tuple[int, ...] | None,
-        drive: int,
+        drives: tuple[int, int],
         scratch_of: Callable[[int], int],
         packings: tuple = (),
     ) -> None: ...

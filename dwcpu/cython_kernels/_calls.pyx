@@ -26,9 +26,10 @@ cdef extern from *:
     ctypedef void (*dwcpu_kernel)(
         const void *, const void *, const void *, void *, void *, int64_t, int64_t, int64_t, int64_t) noexcept nogil
 
-#: `_driver.run_one`.
+#: `_driver.run_one` and `_driver.run_row`.
 ctypedef void (*Drive)(
     int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, const int64_t *) noexcept nogil
+ctypedef void (*DriveRow)(int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t) noexcept nogil
 
 cdef extern from "floats.h" nogil:
     ctypedef struct floats_t:
@@ -277,6 +278,8 @@ cdef class Call:
     cdef void *plan
     cdef i64 cut[9]  # `grid.Grid.arguments`
     cdef Drive drive  # NULL where it is one task
+    cdef DriveRow drive_row  # NULL where it is one kernel
+    cdef i64 steps, count, team
     cdef int parts
     cdef Packing packings[MOST_PARTS]
     cdef tuple packed
@@ -285,7 +288,7 @@ cdef class Call:
 
     def __init__(
         self, tuple x_shape, tuple out_shape, tuple x_image, tuple out_image, turned, dtype, runner, threads,
-        launch, i64 drive, scratch_of, tuple packings=()
+        launch, tuple drives, scratch_of, tuple packings=()
     ):
         self.x_shape, self.out_shape = shape_of(x_shape), shape_of(out_shape)
         self.x_image, self.out_image = shape_of(x_image), shape_of(out_image)
@@ -293,15 +296,23 @@ cdef class Call:
         self.type_number, self.itemsize = (NPY_FLOAT, 4) if dtype.char == "f" else (NPY_DOUBLE, 8)
         self.runner, self.threads, self.thread_count = runner, threads, threads
         self.kernel, self.scratch_size = NULL, 0
-        self.drive = NULL
-        if launch is not None and (launch[8] == 1 or drive):
+        self.drive, self.drive_row = NULL, NULL
+        one, row = drives
+        if launch is None:
+            pass
+        elif len(launch) == 4:
+            if row:
+                self.drive_row = <DriveRow> <void *> <i64> row
+                self.steps, self.count, self.team = launch[0], launch[1], launch[2]
+                self.scratch_of, self.scratch_size = scratch_of, launch[3]
+        elif launch[8] == 1 or one:
             self.kernel = <dwcpu_kernel> <void *> <i64> launch[0]
             self.plan = <void *> <i64> launch[1]
             for number in range(9):
                 self.cut[number] = launch[2 + number]
             self.scratch_of, self.scratch_size = scratch_of, launch[2] * launch[8]
             if launch[8] > 1:
-                self.drive = <Drive> <void *> drive
+                self.drive = <Drive> <void *> <i64> one
         self.parts, self.packed, self.size = len(packings), packings, 0
         if self.parts > MOST_PARTS:
             raise ValueError(f"Call: packings has {self.parts} entries; it must have at most {MOST_PARTS}; give fewer")
@@ -382,7 +393,11 @@ cdef class Call:
                 turn_images(x_data, x_given, self.itemsize, images, x_channels, x_pixels)
                 if residual_given != NULL:
                     turn_images(residual_data, residual_given, self.itemsize, images, out_channels, out_pixels)
-            if self.drive != NULL:
+            if self.drive_row != NULL:
+                self.drive_row(
+                    self.steps, self.count, self.team, <i64> scratch, <i64> x_data, <i64> residual_data,
+                    <i64> out_data)
+            elif self.drive != NULL:
                 self.drive(
                     <i64> self.kernel, <i64> self.plan, <i64> x_data, <i64> residual_data, <i64> out_data,
                     <i64> scratch, &self.cut[0])
@@ -390,7 +405,7 @@ cdef class Call:
                 floats = begin_floats()
                 self.kernel(self.plan, x_data, residual_data, out_data, scratch, 0, self.cut[1], 0, self.cut[4])
                 end_floats(floats)
-        if self.kernel == NULL:
+        if self.kernel == NULL and self.drive_row == NULL:
             self.runner(inner_x, inner_residual, inner_out, self.threads)
         if self.turned:
             with nogil:

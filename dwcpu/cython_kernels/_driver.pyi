@@ -1,6 +1,7 @@
 ABI: int
 MACHINE: str
 RUN: int
+RUN_STEPS: int
 
 def run(
     kernel: int,

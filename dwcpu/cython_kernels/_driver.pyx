@@ -184,7 +184,12 @@ def run(
         run_one(kernel, plan, x, residual, out, scratch, &cut[0])
 
 
-RUN = <i64> <void *> run_one  # for `_calls`, which takes it as an address
+cdef void run_row(
+    i64 steps, i64 count, i64 threads, i64 arena, i64 x, i64 residual, i64 out
+) noexcept nogil:
+    """As `run_steps`."""
+    cdef i64[5] bases = [0, arena, x, residual, out]
+    run_all(<const Step *> <void *> steps, count, &bases[0], threads, True)
 
 
 def run_steps(i64 steps, i64 count, i64 threads, i64 arena, i64 x, i64 residual, i64 out, /):
@@ -193,9 +198,12 @@ def run_steps(i64 steps, i64 count, i64 threads, i64 arena, i64 x, i64 residual,
     All arguments are integers. `steps` is the address of an array of `dwcpu.abi.STEP_FIELDS`; the last four are the
     addresses of the memory that these count from.
     """
-    cdef i64[5] bases = [0, arena, x, residual, out]
     with nogil:
-        run_all(<const Step *> <void *> steps, count, &bases[0], threads, True)
+        run_row(steps, count, threads, arena, x, residual, out)
+
+
+#: For `_calls`, which takes them as addresses.
+RUN, RUN_STEPS = <i64> <void *> run_one, <i64> <void *> run_row
 
 
 def address(array, /):

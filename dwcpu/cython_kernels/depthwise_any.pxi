@@ -288,15 +288,17 @@ cdef void shared_strip(
 
 
 cdef void shared_columns(
-    const Plan *plan, const Taps *taps, const real *x, const real *residual, real *out, i64 block_begin, i64 block_end
+    const Plan *plan, const Taps *taps, i64 column, i64 column_end, const real *x, const real *residual, real *out,
+    i64 block_begin, i64 block_end
 ) noexcept nogil:
-    """All columns of a row, in strips that share inputs; x is in column 0 of the image row of the first valid tap."""
+    """Columns of a row, STRIP or more, in strips that share inputs; x is in column 0 of the image row of the first valid
+    tap, residual and out in column 0 of the row."""
     cdef Lanes lanes
-    cdef i64 column = 0, at, block, place
+    cdef i64 at, block, place
     cdef i64 first = block_begin * LANES * plan.multiplier
     cdef i64 stored = smaller(block_end * LANES, plan.in_channels) * plan.multiplier - first
-    while column < plan.out_width:
-        at = smaller(column, plan.out_width - STRIP)
+    while column < column_end:
+        at = smaller(column, column_end - STRIP)
         place = at * plan.out_channels
         for block in range(block_begin, block_end):
             lanes_of(&lanes, block, plan.in_channels)
@@ -360,29 +362,38 @@ cdef void depthwise_any(
     cdef i64 after = inner_end(
         inner, plan.out_width, plan.stride_w, plan.pad_left, plan.dilation_w, plan.kernel_w, plan.width)
     cdef i64 step = plan.block_channels if plan.block_channels > 0 else block_end - block_begin
-    cdef i64 row, image, y, top, left, column, count, place, block
+    cdef i64 cuts = plan.out_width // plan.segment if plan.segment > 0 else 0
+    cdef i64 line, image, y, top, left, column, count, place, block, row = row_begin, row_next, begin, end
     cdef bint shared = plan.stride_w == plan.dilation_w and plan.out_width >= STRIP and plan.in_channels >= LANES
-    for row in range(row_begin, row_end):
-        image = row // plan.out_height
-        y = row - image * plan.out_height
+    while row < row_end:  # a row of the image, or a stretch of its only one
+        line, row_next, begin, end = row, row + 1, 0, plan.out_width
+        if cuts > 0:
+            line = row // cuts
+            row_next = smaller(row_end, (line + 1) * cuts)
+            begin = (row - line * cuts) * plan.segment
+            if row_next < (line + 1) * cuts:
+                end = (row_next - line * cuts) * plan.segment
+        row = row_next
+        image = line // plan.out_height
+        y = line - image * plan.out_height
         top = y * plan.stride_h - plan.pad_top
         taps.row = first_tap(top, plan.dilation_h, plan.kernel_h)
         taps.rows = end_tap(top, plan.dilation_h, plan.kernel_h, plan.height) - taps.row
         block = block_begin
         while block < block_end:
-            column = 0
+            column = begin
             if shared:
-                place = row * plan.out_width * plan.out_channels
+                place = line * plan.out_width * plan.out_channels
                 shared_columns(
-                    plan, &taps, x + (image * plan.height + top + taps.row * plan.dilation_h) * plan.width
+                    plan, &taps, begin, end, x + (image * plan.height + top + taps.row * plan.dilation_h) * plan.width
                     * plan.in_channels, moved(residual, place), out + place, block, smaller(block + step, block_end))
-                column = plan.out_width
-            while column < plan.out_width:
-                count = after - inner if column == inner and after > inner else 1
+                column = end
+            while column < end:
+                count = smaller(after, end) - column if inner <= column and column < after else 1
                 left = column * plan.stride_w - plan.pad_left
                 taps.column = first_tap(left, plan.dilation_w, plan.kernel_w)
                 taps.columns = end_tap(left, plan.dilation_w, plan.kernel_w, plan.width) - taps.column
-                place = (row * plan.out_width + column) * plan.out_channels
+                place = (line * plan.out_width + column) * plan.out_channels
                 columns_of_row(
                     plan, &taps, count,
                     x + ((image * plan.height + top + taps.row * plan.dilation_h) * plan.width

@@ -409,20 +409,27 @@ def _kernel(dtype: np.dtype) -> tuple[Callable, Any]:
         begin = min(block_begin * lanes, job.channels) * plan.multiplier
         end = min(block_end * lanes, job.channels) * plan.multiplier
         image_begin = row_begin
-        while image_begin < row_end:  # the rows of one image at a time
-            image = image_begin // plan.out_height
-            image_end = min(row_end, (image + 1) * plan.out_height)
-            first, last = image_begin - image * plan.out_height, image_end - image * plan.out_height
+        cuts = plan.out_width // plan.segment if plan.segment else 0
+        in_image = cuts if cuts else plan.out_height
+        while image_begin < row_end:  # the rows of one image at a time, or a stretch of its only one
+            image = image_begin // in_image
+            image_end = min(row_end, (image + 1) * in_image)
+            first, last = image_begin - image * in_image, image_end - image * in_image
+            column, columns = 0, plan.out_width
+            if cuts:
+                column = first * plan.segment
+                columns = (plan.out_width if last == cuts else last * plan.segment) - column
+                first, last = 0, 1
             for phase_h in range(min(step_h, plan.out_height)):
                 base_h = phase_h * plan.stride_h - plan.pad_top
                 first_row = ceil_div(-base_h, plan.dilation_h)
                 last_row = ceil_div(plan.height - base_h, plan.dilation_h)
                 t_begin, t_end = max(0, ceil_div(first - phase_h, step_h)), ceil_div(last - phase_h, step_h)
-                for phase_w in range(min(step_w, plan.out_width)):
+                for phase_w in range(column, column + min(step_w, columns)):
                     base_w = phase_w * plan.stride_w - plan.pad_left
                     first_column = ceil_div(-base_w, plan.dilation_w)
                     last_column = ceil_div(plan.width - base_w, plan.dilation_w)
-                    outputs = ceil_div(plan.out_width - phase_w, step_w)
+                    outputs = ceil_div(column + columns - phase_w, step_w)
                     phase_x = offset(x, (image * plan.height + base_h) * row_size + base_w * plan.in_channels)
                     phase_place = (image * plan.out_height + phase_h) * out_row_size + phase_w * plan.out_channels
                     t = t_begin
