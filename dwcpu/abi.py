@@ -11,7 +11,8 @@ block are depends on the operation:
 ==============  =============================  ================================================
 operation       row                            block
 ==============  =============================  ================================================
-depthwise       output row, of batch * out_h   vector of input channels
+depthwise       output row, of batch * out_h,  vector of input channels
+                or stretch of one (`segment`)
 pointwise       pixel, of batch * h * w        panel of output channels
 conv            output row, of batch * out_h   panel of output channels, group by group
 separable,      output row, of batch * out_h   (one block)

@@ -3,7 +3,8 @@
 A `Pipeline` belongs to one input shape and number of threads. Every buffer that a run is not given has a place in the
 arena for as long as somebody still reads it, and so has the kernels' scratch: places are assigned once, and two
 buffers share memory where their lives do not meet. A run takes an arena, calls the driver once for each row of
-consecutive kernels, and gives the arena back; nothing else is allocated.
+consecutive kernels, and gives the arena back; nothing else is allocated. A row of kernels alone can also run without
+any of this, in whatever memory its caller has (`Pipeline.launch`).
 """
 
 from __future__ import annotations

@@ -505,6 +505,6 @@ class PreparedSplit(Prepared):
         if pipeline is None:
             nodes = [Node(self, self.geometry.out_shape, GIVEN)]
             count = threads if worth_waking(self.geometry, self.kernel.dtype.itemsize) else 1
-            pipeline = chain(nodes, self.geometry.x_shape, self.kernel.dtype, count)
-            self._pipelines[threads] = pipeline
+            made = chain(nodes, self.geometry.x_shape, self.kernel.dtype, count)
+            pipeline = self._pipelines.setdefault(threads, made)  # of two threads' the one whose address is given out
         return pipeline

@@ -297,9 +297,9 @@ def _line(path: str) -> str:
         return file.read().strip()
 
 
-#: Bytes of scratch memory, for each thread that takes part in a call, that are kept between calls. Kernels want about
-#: half of an L2 cache; only images of enormous width need more, and their calls take so long that fresh memory costs
-#: nothing.
+#: Bytes of scratch memory, for each thread that takes part in a call, that are kept between calls; for a row of
+#: kernels, all that lies between them. Kernels want about half of an L2 cache; only images of enormous width need more,
+#: and their calls take so long that fresh memory costs nothing.
 MOST_SCRATCH = 4 << 20
 
 

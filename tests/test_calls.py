@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import dwcpu
-from dwcpu import calls, dispatch, frontdoor, layers, ops, prepared, runtime
+from dwcpu import calls, dispatch, frontdoor, layers, ops, runtime
 
 F32 = np.float32
 
@@ -392,8 +392,8 @@ def test_several_tasks_and_several_kernels_need_no_python(way: str, monkeypatch:
     def shut(*arguments: object) -> None:
         raise AssertionError("this went through Python")
 
-    for kind in (prepared.PreparedSeparable, prepared.PreparedSplit):
-        monkeypatch.setattr(kind, "run", shut)
+    for driver in ("driver", "steps_driver"):  # what all runs through Python ask for
+        monkeypatch.setattr(runtime, driver, shut)
     monkeypatch.setattr(frontdoor.Program, "__call__", shut)
     for threads, result in zip((1, 2, 3), right, strict=True):
         again = layer(x, residual=residual, num_threads=threads)

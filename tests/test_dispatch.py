@@ -264,6 +264,13 @@ def test_small_jobs_wait_for_threads_that_are_awake() -> None:
     assert done.stdout.split() == ["False", "True", "True"]
 
 
+def test_long_signals_are_two_passes_on_several_threads() -> None:
+    geometry = SeparableGeometry.of((1, 1, 20_000, 64), (1, 9, 64, 1), (64, 64), padding="same")
+    assert [dispatch.choose(geometry, np.float32, threads).label for threads in (1, 2)] == ["fused", "split"]
+    images = SeparableGeometry.of((2, 1, 20_000, 64), (1, 9, 64, 1), (64, 64), padding="same")
+    assert dispatch.choose(images, np.float32, 2).label == "fused"
+
+
 def test_two_passes_alone_are_shared_as_explain_says() -> None:
     """Although either of them would be, in a row of others."""
     layer = dwcpu.SeparableConv2d(np.ones((3, 3, 32), np.float32), np.ones((32, 128), np.float32), padding="same")

@@ -21,7 +21,7 @@ class Call:
         threads: int,
         launch: tuple[int, ...] | None,
         drives: tuple[int, int],
-        scratch_of: Callable[[int], int],
+        scratch_of: Callable[[int], tuple[int, np.ndarray]],
         packings: tuple = (),
     ) -> None: ...
     def apply(self, x: object, residual: object, out: object) -> np.ndarray | None: ...

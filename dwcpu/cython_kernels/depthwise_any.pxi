@@ -2,12 +2,13 @@
 #
 # Assumes: channel-last, contiguous x and out; weights [block][kh][kw][m][lane] and bias [block][m][lane] of blocks of
 # LANES channels, the last of which slides back to end with the last channel; fewer channels than LANES are one block,
-# padded. Rows are output rows (of batch * out_height), blocks are vectors of input channels.
+# padded. Rows are output rows (of batch * out_height), or with plan.segment stretches of the only row of each image;
+# blocks are vectors of input channels.
 # Guarantees: those of depthwise.pxi.
-# Loops, outermost first: output rows; passes of plan.block_channels channel blocks (0: all), whose inputs and weights
+# Loops, outermost first: output rows, or neighbouring stretches of one together; passes of plan.block_channels channel blocks (0: all), whose inputs and weights
 # stay in L1 along the row; strips of up to STRIP columns; channel blocks; multiplier; taps. A strip stays in registers
 # and loads each weight once. Where neighbouring columns share inputs (stride and dilation are equal), whole strips go
-# over the borders too, each input serving CHUNK taps, and the last strip of a row slides back over its neighbour. Else
+# over the borders too, each input serving CHUNK taps, and the last strip slides back over its neighbour. Else
 # columns whose window leaves the image are done one by one with their valid taps only, up to four channel blocks side
 # by side.
 

@@ -20,7 +20,7 @@ enum {
     SPINS = 2000,      /* looks before a thread sleeps: tens of microseconds, as long as a short step */
     GRACE = 50,        /* looks before a member takes tasks of others: a microsecond, so that results stay in the cache
                           of the core that reads them next */
-    PATIENCE = 16,     /* small jobs that are done alone before one wakes helpers for the next */
+    PATIENCE = 16,     /* small jobs with too few helpers, of which one wakes some for the next */
     MOST_TASKS = 1024, /* of a step */
     MOST_STEPS = 512,  /* of a job */
     MOST_JOBS = 32,    /* at a time; further callers work alone */
@@ -191,12 +191,6 @@ static void wake_helpers(int count) {
     pthread_mutex_unlock(&pool.mutex);
 }
 
-/* Whether `count` helpers are awake, or it is time that they are. */
-static int enough_awake(int count) {
-    int awake = __atomic_load_n(&pool.helpers, __ATOMIC_RELAXED) - __atomic_load_n(&pool.asleep, __ATOMIC_RELAXED);
-    return awake >= count || __atomic_add_fetch(&pool.alone, 1, __ATOMIC_RELAXED) % PATIENCE == 0;
-}
-
 /* A free slot, taken; NULL where there is none. */
 static Job *free_job(void) {
     for (Job *job = pool.jobs; job < pool.jobs + MOST_JOBS; ++job) {
@@ -209,13 +203,16 @@ static Job *free_job(void) {
 }
 
 /* Do `steps` steps of tasks[step] tasks on at most `team` threads; 0 where nothing was done, since there is no slot, or
-   since threads would have to be woken for a job that is not `waking`. */
+   since nobody else is awake for a job that is not `waking`. */
 static int share(do_task_t do_task, const void *context, int steps, const int *tasks, int team, int waking) {
     int most = 0;
     for (int step = 0; step < steps; ++step)
         if (tasks[step] > most) most = tasks[step];
     if (team > most) team = most;
-    if (!waking && !enough_awake(team - 1)) return 0;
+    int awake = __atomic_load_n(&pool.helpers, __ATOMIC_RELAXED) - __atomic_load_n(&pool.asleep, __ATOMIC_RELAXED);
+    if (!waking && awake < team - 1)
+        waking = __atomic_add_fetch(&pool.alone, 1, __ATOMIC_RELAXED) % PATIENCE == 0;
+    if (!waking && awake == 0) return 0;
     Job *job = free_job();
     if (job == NULL) return 0;
     memcpy(job->tasks, tasks, steps * sizeof(int));
@@ -228,9 +225,11 @@ static int share(do_task_t do_task, const void *context, int steps, const int *t
     int helpers = team - 1;
     __atomic_store_n(&job->state, MEMBER + helpers, __ATOMIC_RELEASE);
     __atomic_add_fetch(&pool.news, 1, __ATOMIC_SEQ_CST);
-    wake_helpers(helpers);
-    if (__atomic_add_fetch(&pool.needed, helpers, __ATOMIC_RELAXED) > __atomic_load_n(&pool.helpers, __ATOMIC_RELAXED))
-        start_helpers();
+    int needed = __atomic_add_fetch(&pool.needed, helpers, __ATOMIC_RELAXED);
+    if (waking) {
+        wake_helpers(helpers);
+        if (needed > __atomic_load_n(&pool.helpers, __ATOMIC_RELAXED)) start_helpers();
+    }
 
     take_part(job, 0);
 
