@@ -442,7 +442,6 @@ def fma_peak(dtype: Any = np.float32, threads: int = 1, vector_bytes: int | None
     from time import perf_counter
 
     from dwcpu.abi import plan_dtype
-    from dwcpu.grid import Grid
 
     peak, target = (imported(f"dwcpu.numba_kernels.{name}") for name in ("peak", "target"))
     kind = np.dtype(dtype)
@@ -452,7 +451,7 @@ def fma_peak(dtype: Any = np.float32, threads: int = 1, vector_bytes: int | None
     x = np.full(lanes, 0.5, kind)
     out = np.empty(peak.ACCUMULATORS * lanes, kind)
     addresses = peak.address(kind, lanes), plan.ctypes.data, x.ctypes.data, 0, out.ctypes.data, 0
-    once, run = Grid(1, 1, 1, 1, 1, 1, 1).arguments, driver(1)
+    once, run = (0, 1, 1, 1, 1, 1, 1, 1, 0), driver(1)  # as `grid.Grid.arguments`: one task
     best = float("inf")
     for _ in range(30):
         start = perf_counter()
