@@ -91,7 +91,7 @@ PRECEDENCE = """
     def counts(**options):
         calls.forget()  # what was called before asks for no grid
         layer, found = dwcpu.SeparableConv2d(dw, pw), []
-        layers = dwcpu.Sequential(layer)
+        layers = dwcpu.Sequential(dwcpu.SeparableConv2d(dw, pw))
         for call in (lambda x, **given: dwcpu.separable_conv2d(x, dw, pw, **given), layer, layers):
             teams.clear()
             call(x, **options)
