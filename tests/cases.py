@@ -217,9 +217,9 @@ def _odd_windowed(op: str) -> Iterator[Case]:
     # 1-D
     yield case((1, 1, 50, 12), window=(1, 31), padding=((0, 0), (30, 0)))
     # long enough for threads to have stretches of them, of which the last is longer
-    yield case((2, 1, 77, 40), window=(1, 3), padding=((0, 0), (4, 0)), dilation=(1, 2))
-    yield case((1, 1, 150, 72), window=(1, 5), padding=((0, 0), (1, 2)), stride=(1, 2))
-    yield case((1, 1, 101, 2), window=(1, 3), padding=((0, 0), (2, 0)))
+    yield case((2, 1, 77, 40), window=(1, 4), padding=((0, 0), (6, 0)), dilation=(1, 2))
+    yield case((1, 1, 150, 72), window=(1, 3), padding=((0, 0), (1, 2)), stride=(1, 2))
+    yield case((1, 1, 101, 2), padding=((1, 1), (2, 0)))
     yield case((3, 1, 37, 19), window=(1, 4), padding=((0, 0), (6, 0)), dilation=(1, 2))
     yield case((1, 1, 9, 3), window=(1, 3), stride=(1, 2))
     yield case((1, 40, 1, 6), window=(5, 1))
