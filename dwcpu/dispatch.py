@@ -327,8 +327,8 @@ def _choose_fused(
         # One core of 512 KiB: 0.99 to 1.05 times as fast, on 14x14 and 7x7 pixels of 384 to 1152 expanded channels.
         if matrices * dtype.itemsize > l2 // 2:
             return split, "the weights are more than stays in L2 from block to block: each is read once"
-    if rows < threads and geometry.op == "separable" and depthwise.out_height == 1:
-        return split, f"{threads} threads cannot share {rows} rows; each of the two steps they share by columns"
+    if rows < threads and depthwise.out_height == 1:
+        return split, f"{threads} threads cannot share {rows} rows; each of the steps alone they share by columns"
     if threads > 1 and between <= threads * l2:
         # A thread of an inverted residual expands rows that its neighbour expands too; a separable one only reads them.
         if isinstance(geometry, InvertedResidualGeometry) and rows < 8 * threads:

@@ -267,6 +267,9 @@ def test_small_jobs_wait_for_threads_that_are_awake() -> None:
 def test_long_signals_are_two_passes_on_several_threads() -> None:
     geometry = SeparableGeometry.of((1, 1, 20_000, 64), (1, 9, 64, 1), (64, 64), padding="same")
     assert [dispatch.choose(geometry, np.float32, threads).label for threads in (1, 2)] == ["fused", "split"]
+    window = {"padding": ((0, 0), (4, 4))}
+    residual = InvertedResidualGeometry.of((1, 1, 20_000, 16), (16, 64), (1, 9, 64, 1), (64, 16), **window)
+    assert [dispatch.choose(residual, np.float32, threads).label for threads in (1, 2)] == ["fused", "split"]
     images = SeparableGeometry.of((2, 1, 20_000, 64), (1, 9, 64, 1), (64, 64), padding="same")
     assert dispatch.choose(images, np.float32, 2).label == "fused"
 
