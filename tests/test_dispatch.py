@@ -62,7 +62,9 @@ PINNED = {
     ),
     "three channels": (depthwise(224, 3, 3), "depthwise_f32_flat3_", "numba"),
     "three channels, narrow": (depthwise(9, 3, 3), "depthwise_f32_small_", "numba"),
-    "three channels, stride 2": (depthwise(224, 3, 3, 2), "depthwise_f32_small_", "numba"),
+    "three channels, stride 2": (depthwise(224, 3, 3, 2), "depthwise_f32_flat3_", "numba"),
+    "three channels, stride 4": (depthwise(224, 3, 3, 4), "depthwise_f32_small_", "numba"),
+    "three channels, stride 2, 7x7": (depthwise(224, 3, 7, 2), "depthwise_f32_small_", "numba"),
     "eight outputs of few channels": (depthwise(112, 3, 3, multiplier=8), "depthwise_f32_spread_", "numba"),
     "separable": (
         SeparableGeometry.of((1, 56, 56, 64), (3, 3, 64), (64, 64), padding=1), "separable_f32_fused_", "cython"

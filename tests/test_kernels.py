@@ -123,6 +123,9 @@ def _flat_cases(columns: int, channels: int) -> Iterator[Case]:
     for width, pads in ((columns + 2, (0, 0)), (columns + 5, (1, 1)), (2 * columns + 7, (3, 0))):
         yield Case("depthwise", (2, 5, width, channels), channels, (3, 3), padding=((1, 1), pads))
     yield Case("depthwise", (1, 6, columns + 9, channels), channels, (2, 4), (2, 1), (3, 1), ((2, 1), (2, 2)))
+    for stride, more, pads in ((2, 3, (0, 0)), (2, 2 * columns + 5, (1, 2)), (3, 4, (1, 1))):
+        width = stride * columns + more
+        yield Case("depthwise", (2, 5, width, channels), channels, (3, 3), (2, stride), padding=((1, 1), pads))
 
 
 @contextlib.contextmanager

@@ -66,7 +66,7 @@ def _flat_row(dtype: np.dtype, channels: int, lanes: int) -> dict[str, Any]:
     return {
         "op": "depthwise",
         "label": f"flat{channels}",
-        "window": (0, 0, 0, 1),
+        "window": (0, 0, 0, 0),
         "tile_rows": depthwise_flat.TILE[0],
         "tile_columns": depthwise_flat.tile_columns(channels, lanes),
         "lanes": lanes,

@@ -365,7 +365,8 @@ def _kernel(dtype: np.dtype) -> tuple[Callable, Any]:
                 tile_x, place = offset(x, u * job.x_column), at * job.out_column
                 tile_residual = residual if is_null(residual) else offset(residual, place)
                 tile_out = offset(out, place)
-                if whole and n_columns == tile_columns and u >= first_inside and u + patch <= last_inside:
+                inside = u >= first_inside and u + patch <= last_inside
+                if plain != 0 and whole and n_columns == tile_columns and inside:
                     # tiles from here on whose patch lies inside, as one run
                     tiles = (last_inside - patch - u) // (tile_columns * stride) + 1
                     tiles = min(tiles, (outputs - at) // tile_columns)

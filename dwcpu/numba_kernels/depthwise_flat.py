@@ -1,9 +1,10 @@
 """Micro-kernels of the depthwise convolution for fewer channels than a vector has lanes.
 
 A row of few channels is one contiguous run of reals: a vector holds the channels of several pixels, and its tap kw lies
-kw pixels further on, at stride 1 without dilation. The weights of a vector repeat the channels; after lcm(channels,
-lanes) reals the pattern starts again, so that weights are packed as if so many channels there were (a `period`), and
-vectors of a tile lie a period apart: they share weights.
+kw pixels further on. Without dilation these are a vector of inputs at stride 1, and a blend or shuffle of a few at
+others. The weights of a vector repeat the channels; after lcm(channels, lanes) reals the pattern starts again, so that
+weights are packed as if so many channels there were (a `period`), and vectors of a tile lie a period apart: they share
+weights.
 
 Assumes: channels < lanes; weights and bias as in `depthwise`, for the period. Guarantees: those of `depthwise`, whose
 loops call these by address; a tile is as many columns as its vectors cover, `tile_columns`, and all of its columns see
@@ -37,7 +38,7 @@ def tile_columns(channels: int, lanes: int) -> int:
 
 def _tile(window: Window, lanes: int, channels: int) -> Callable:
     """Function that computes one tile; rows of the patch whose bits are not set are not read."""
-    kernel_h, kernel_w, stride_h, _ = window
+    kernel_h, kernel_w, stride_h, stride_w = window
     period = lcm(channels, lanes)
     rows, vectors = TILE
     size = kernel_h * kernel_w * lanes
@@ -46,11 +47,11 @@ def _tile(window: Window, lanes: int, channels: int) -> Callable:
     def compute(job, x, residual, out, row_bits, n_rows):
         for block in range(period // lanes):
             c = block * lanes
-            w = offset(as_pointer(x, job.weights), block * size)
             tile = tile_repeat(offset(as_pointer(x, job.bias), c), rows, vectors, lanes)
             tile = flat_fma(
-                tile, offset(x, c), job.x_row, w, lanes, kernel_h, kernel_w, stride_h, channels, period, row_bits
-            )
+                tile, x, job.x_row, offset(as_pointer(x, job.weights), block * size), lanes,
+                kernel_h, kernel_w, stride_h, stride_w, channels, period, block, row_bits,
+            )  # fmt: skip
             if not is_null(residual):
                 tile = add_part(tile, offset(residual, c), job.out_row, period, n_rows, vectors)
             tile = activate(tile, job.hardswish, job.low, job.high)
@@ -102,9 +103,14 @@ def _build_other(dtype: np.dtype, window: Window, lanes: int, channels: int) -> 
 
 
 def micro_kernels(dtype: np.dtype, window: Window, lanes: int, channels: int) -> np.ndarray:
-    """Addresses of the plain, border and other micro-kernels, and the edge of `border`: none."""
+    """Addresses of the plain, border and other micro-kernels, and the edge of `border`: none.
+
+    At other strides there is no plain one: to call `border` for each tile costs little there, to compile it twice much.
+    """
     name = f"depthwise_f{dtype.itemsize * 8}_flat_" + "{}x{}s{}x{}".format(*window) + f"_{lanes}c{channels}"
-    plain = compile_kernel(name + "_plain", lambda: _build_plain(dtype, window, lanes, channels))
+    plain = 0
+    if window.stride_w == 1:
+        plain = compile_kernel(name + "_plain", lambda: _build_plain(dtype, window, lanes, channels))
     border = compile_kernel(name + "_border", lambda: _build_border(dtype, window, lanes, channels))
     other = compile_kernel(name + "_other", lambda: _build_other(dtype, window, lanes, channels))
     return np.array([plain, border, other, 0], np.int64)

@@ -294,45 +294,94 @@ def window_fma_masked(
     return tile(tile, x, i, i, w, i, kernel_h, kernel_w, stride_h, stride_w, spread, i, i, edge), codegen
 
 
+def _load_pixels(builder, pointer, vector, channels, stride, first):
+    """Vector of the reals of pixels `stride` apart, `channels` each; `pointer` is at real `first` of a pixel.
+
+    Nothing is read but what lies between the first and the last of them.
+    """
+    lanes, step = vector.count, stride * channels
+    places = [(first + lane) // channels * step + (first + lane) % channels - first for lane in range(lanes)]
+    # Where a vector is read from such a place that one pixel's reals are in their lanes, it need only be blended with
+    # those of other pixels. If they are many, a few vectors that hold everything are shuffled.
+    starts = sorted({place - lane for lane, place in enumerate(places)})
+    covering: list[int] = []
+    for place in places:
+        if not covering or place >= covering[-1] + lanes:
+            covering.append(min(place, places[-1] + 1 - lanes))
+    if len(starts) > 2 * len(covering):
+        starts = covering
+    vectors = [_load(builder, at(builder, pointer, I64(start), vector.element), vector) for start in starts]
+    value = vectors[0]
+    for number in range(1, len(starts)):
+        order = list(range(lanes))
+        for lane, place in enumerate(places):
+            own = place - lane if place - lane in starts else max(start for start in starts if start <= place)
+            if own == starts[number]:
+                order[lane] = lanes + place - own
+            elif number == 1 and own == starts[0]:
+                order[lane] = place - own
+        value = builder.shuffle_vector(value, vectors[number], ir.Constant(ir.VectorType(I32, lanes), order))
+    return value
+
+
 @intrinsic(prefer_literal=True)
-def flat_fma(typingctx, tile, x, row_stride, w, w_step, kernel_h, kernel_w, stride_h, tap, step, rows):
+def flat_fma(
+    typingctx, tile, x, row_stride, w, w_step, kernel_h, kernel_w, stride_h, stride_w, channels, period, block, rows
+):  # fmt: skip
     """`window_fma` along rows of few channels, whose pixels a vector does not keep apart.
 
-    tile[i, j] += sum over taps of x[i * stride_h + kh, j * step + kw * tap] * w[kh, kw]: `tap` reals lie between
-    neighbouring pixels, `step` between neighbouring vectors of the tile. Patch rows whose bits are not set in `rows`
-    are not read.
+    Seen as reals, outputs of a row of the tile begin `period` apart, a multiple of the channels; their `block`-th
+    vectors are computed. `x` points at the first input of the tile's patch, of whose rows those are not read whose bits
+    are not set in `rows`.
     """
-    kernel, stride, (tap_step, tile_step) = (
-        (kernel_h.literal_value, kernel_w.literal_value),
-        stride_h.literal_value,
-        (tap.literal_value, step.literal_value),
-    )
+    kernel, stride = (kernel_h.literal_value, kernel_w.literal_value), (stride_h.literal_value, stride_w.literal_value)
+    pixel, apart, lanes = channels.literal_value, period.literal_value, tile.lanes
 
     def codegen(context, builder, signature, args):
         value, x, row_stride, w, w_step = args[:5]
+        block, rows = args[-2:]
         real = tile.vector.element
         cells = {}
         for place, vector in _unpack(builder, tile, value).items():
             cells[place] = cgutils.alloca_once_value(builder, vector)
-        for r in range((tile.rows - 1) * stride + kernel[0]):
-            uses = [(i, r - i * stride) for i in range(tile.rows) if 0 <= r - i * stride < kernel[0]]
-            if not uses:
-                continue
-            with builder.if_then(_bit(builder, args[-1], r), likely=True):
-                pointer = at(builder, x, builder.mul(row_stride, I64(r)), real)
-                for kw in range(kernel[1]):
-                    for j in range(tile.columns):
-                        place = at(builder, pointer, I64(j * tile_step + kw * tap_step), real)
-                        vector = _load(builder, place, tile.vector)
-                        for i, kh in uses:
-                            distance = builder.mul(w_step, I64(kh * kernel[1] + kw))
-                            weight = _load(builder, at(builder, w, distance, real), tile.vector)
-                            old = builder.load(cells[i, j], typ=tile.vector)
-                            builder.store(_fma(builder, vector, weight, old), cells[i, j])
+
+        def add_taps(x, first):
+            """Add everything; `x` is at the first input of lane 0, which is real `first` of a pixel."""
+            for r in range((tile.rows - 1) * stride[0] + kernel[0]):
+                uses = [(i, r - i * stride[0]) for i in range(tile.rows) if 0 <= r - i * stride[0] < kernel[0]]
+                if not uses:
+                    continue
+                with builder.if_then(_bit(builder, rows, r), likely=True):
+                    pointer = at(builder, x, builder.mul(row_stride, I64(r)), real)
+                    for kw in range(kernel[1]):
+                        for j in range(tile.columns):
+                            place = at(builder, pointer, I64(j * apart * stride[1] + kw * pixel), real)
+                            vector = _load_pixels(builder, place, tile.vector, pixel, stride[1], first)
+                            for i, kh in uses:
+                                distance = builder.mul(w_step, I64(kh * kernel[1] + kw))
+                                weight = _load(builder, at(builder, w, distance, real), tile.vector)
+                                old = builder.load(cells[i, j], typ=tile.vector)
+                                builder.store(_fma(builder, vector, weight, old), cells[i, j])
+
+        if stride[1] == 1:  # all blocks are alike
+            add_taps(at(builder, x, builder.mul(block, I64(lanes)), real), 0)
+        else:
+            end = builder.append_basic_block("added")
+            cases = [builder.append_basic_block("block") for _ in range(apart // lanes)]
+            choice = builder.switch(block, cases[-1])
+            for number, case in enumerate(cases[:-1]):
+                choice.add_case(I64(number), case)
+            for number, case in enumerate(cases):
+                builder.position_at_end(case)
+                pixels, first = divmod(number * lanes, pixel)
+                add_taps(at(builder, x, I64(pixels * stride[1] * pixel + first), real), first)
+                builder.branch(end)
+            builder.position_at_end(end)
         return _pack(builder, tile, {place: builder.load(cell, typ=tile.vector) for place, cell in cells.items()})
 
     i = types.int64
-    return tile(tile, x, i, w, i, kernel_h, kernel_w, stride_h, tap, step, i), codegen
+    literals = kernel_h, kernel_w, stride_h, stride_w, channels, period
+    return tile(tile, x, i, w, i, *literals, i, i), codegen
 
 
 @intrinsic
