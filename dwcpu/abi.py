@@ -148,8 +148,8 @@ STEP_FIELDS: tuple[str, ...] = (
     "tasks",
 )
 
-#: Size of the buffer, on the stack, for copies of inputs: most of an L1 cache of 32 KiB, the smallest of today's.
-COPY_BYTES = 24 * 1024
+#: Size of the buffer, on the stack, for copies of inputs. Of 24 to 36 KiB more is better, in an L1 cache of 32 KiB too.
+COPY_BYTES = 36 * 1024
 
 #: Tiles of a panel of a matrix product that share in asking for the next panel's cache lines, and inputs that a turn of
 #: its loop takes: a line or more is asked for at each turn. (Numba's takes one where registers are many.)

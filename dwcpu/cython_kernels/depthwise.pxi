@@ -376,31 +376,39 @@ cdef void phase_rows(
 ) noexcept nogil:
     """Output rows of one phase of one image; x, residual and out are at the phase's first input and output.
 
-    With plan.copy_rows, so many at a time, for one pass of channel blocks after the other, from copies of their inputs.
+    With plan.copy_rows, so many at a time, for one pass of channel blocks after the other, from copies of their inputs;
+    what the next ones need too moves to the copy's start.
     """
     cdef vec buffer[COPY_VECTORS]
-    cdef i64 block, end, t, t_end, top, first
+    cdef real *copy = <real *> buffer
+    cdef i64 block, end, t, t_end, top, first, last, held, held_last
+    cdef i64 x_row = plan.dilation_h * plan.width * plan.in_channels, x_column = plan.dilation_w * plan.in_channels
     cdef const real *origin = x
     cdef Tile tile
     block = block_begin
     while block < block_end:
         end = smaller(block + plan.block_channels, block_end) if plan.copy_rows > 0 else block_end
-        job.x_row = plan.dilation_h * plan.width * plan.in_channels
-        job.x_column = plan.dilation_w * plan.in_channels
+        job.x_row = x_row
+        job.x_column = x_column
+        held = held_last = 0  # rows that the copy is of
         t = row_begin
         while t < row_end:
             t_end = row_end
             if plan.copy_rows > 0:
                 t_end = smaller(t + plan.copy_rows, row_end)
                 first = larger(t * stride - rows.pad, 0)
-                copy_rows(
-                    x + first * plan.dilation_h * plan.width * plan.in_channels + block * LANES,
-                    plan.dilation_h * plan.width * plan.in_channels, plan.dilation_w * plan.in_channels,
-                    smaller((t_end - 1) * stride - rows.pad + size, rows.inputs) - first, columns.inputs, end - block,
-                    <real *> buffer)
+                last = smaller((t_end - 1) * stride - rows.pad + size, rows.inputs)
                 job.x_column = (end - block) * LANES
                 job.x_row = columns.inputs * job.x_column
-                origin = <const real *> buffer - first * job.x_row - block * LANES
+                if held_last > first:
+                    memmove(copy, copy + (first - held) * job.x_row, (held_last - first) * job.x_row * sizeof(real))
+                held = first
+                held_last = larger(held_last, first)
+                copy_rows(
+                    x + held_last * x_row + block * LANES, x_row, x_column, last - held_last, columns.inputs,
+                    end - block, copy + (held_last - first) * job.x_row)
+                held_last = larger(held_last, last)
+                origin = copy - first * job.x_row - block * LANES
             while t < t_end:
                 top = t * stride - rows.pad
                 tile.rows = smaller(WINDOW_ROWS, t_end - t)
@@ -537,11 +545,6 @@ cdef void inner_5x5s2(const Job *job, const Tile *tile, i64 block_begin, i64 blo
     inner_tiles(5, 2, job, tile, block_begin, block_end)
 
 
-cdef void wide_5x5s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    if PAIRED:
-        wide_tiles(5, 2, job, tile, block_begin, block_end)
-
-
 cdef void border_5x5s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
     masked_tile(5, 2, WINDOW_COLUMNS, 2, job, tile, block_begin, block_end)
 
@@ -558,12 +561,9 @@ cdef void depthwise_5x5s2(
     const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
-    cdef Micro wide = NULL
-    if PAIRED:
-        wide = wide_5x5s2
     window(
-        5, 2, 2, inner_5x5s2, wide, border_5x5s2, half_5x5s2, other_5x5s2,
-        plan, x, residual, out, row_begin, row_end, block_begin, block_end)
+        5, 2, 2, inner_5x5s2, NULL, border_5x5s2, half_5x5s2, other_5x5s2, plan, x, residual, out,
+        row_begin, row_end, block_begin, block_end)
 
 
 cdef void inner_7x7s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
