@@ -290,13 +290,14 @@ class PreparedSingle(Prepared):
         kernel, geometry = self.kernel, self.geometry
         vector = kernel.lanes * kernel.dtype.itemsize
         kernel_h, _, stride_h, _ = geometry.effective_window
-        # Where copies one after the other share few rows, one row of tiles is enough, else two.
-        least = kernel.tile_rows * (1 if 4 * (kernel_h - stride_h) <= self._patch[0] else 2)
-        for vectors in _COPIED:
-            width = -(-geometry.width // geometry.dilation_w) * vectors * vector
-            rows = (COPY_BYTES // width - kernel_h) // stride_h + 1
-            if rows >= least:
-                return vectors, rows // kernel.tile_rows * kernel.tile_rows
+        # More vectors or more rows? Where copies one after the other share few rows, more vectors.
+        wanted = kernel.tile_rows * (1 if 4 * (kernel_h - stride_h) <= self._patch[0] else 2)
+        for least in (wanted, kernel.tile_rows):
+            for vectors in _COPIED:
+                width = -(-geometry.width // geometry.dilation_w) * vectors * vector
+                rows = (COPY_BYTES // width - kernel_h) // stride_h + 1
+                if rows >= least:
+                    return vectors, rows // kernel.tile_rows * kernel.tile_rows
         return None
 
     @property
@@ -383,10 +384,12 @@ class PreparedSeparable(Prepared):
         # rows where not even those do.
         tile_rows, tile_columns = depthwise.kernel.tile_rows, depthwise.kernel.tile_columns
         pixels = int(_L2_SHARE * runtime.cache_sizes().l2) // (middle.in_channels * kernel.dtype.itemsize)
-        # The rows of a dilated window's tiles lie apart: tiles of all phases, for none to be cut, even if they take more.
-        apart = tile_rows * _row_phases(geometry.depthwise)
-        if tile_rows < apart <= _MOST_APART * pixels // middle.width:
-            tile_rows, pixels = apart, max(pixels, apart * middle.width)
+        # The rows of a dilated window's tiles lie apart: a block has whole tiles of all phases, even if these take more.
+        phases = _row_phases(geometry.depthwise)
+        most = _MOST_APART * pixels // middle.width
+        if 1 < phases < middle.height and phases * tile_rows <= (min(most, most_rows) if most_rows else most):
+            tile_rows *= phases
+            pixels = max(pixels, tile_rows * middle.width)
         rows = max(tile_rows, pixels // middle.width // tile_rows * tile_rows)
         asking = 0 if most_rows else self._rows_asking(pixels, tile_rows)
         self._block_rows = max(1, min(asking or rows, most_rows or rows, middle.batch * middle.height))

@@ -9,10 +9,10 @@ import textwrap
 
 import numpy as np
 import pytest
-from cases import Case, make_data
+from cases import ODD_CASES, Case, make_data
 
 import dwcpu
-from dwcpu import dispatch, runtime
+from dwcpu import abi, dispatch, runtime
 from dwcpu.epilogue import Activation
 from dwcpu.geometry import ConvGeometry, InvertedResidualGeometry, SeparableGeometry
 from dwcpu.grid import cut
@@ -96,6 +96,56 @@ def test_inverted_residuals_with_more_weights_than_stay_in_cache_run_as_three_pa
     assert "_fused_" in dispatch.choose(block(7, channels), np.float32, 1).name
     assert "_split_" in dispatch.choose(block(7, 2 * channels), np.float32, 1).name
     assert "_fused_" in dispatch.choose(block(112, 2 * channels), np.float32, 1).name
+
+
+def plan_of(geometry: ConvGeometry) -> tuple[int, int, int]:
+    """Rows of a copy, channel vectors of a pass and columns of a tile, where vectors are eight reals."""
+    if runtime.cython_kernels() is None:
+        pytest.skip("the Cython kernels were not built")
+    kernel = dispatch.choose(geometry, np.float32, 1, "cython")
+    if kernel.lanes != 8:
+        pytest.skip("for vectors of 32 bytes")
+    plan = kernel.prepare(geometry, np.zeros(geometry.w_shape, np.float32)).plan[0]
+    return int(plan["copy_rows"]), int(plan["block_channels"]), int(plan["tile_columns"])
+
+
+@pytest.mark.parametrize(
+    ("geometry", "copy"),
+    [
+        (depthwise(14, 512, 3, 2), (4, 8)),
+        (depthwise(14, 512, 3), (8, 8)),
+        (depthwise(28, 512, 3), (8, 4)),
+        (depthwise(28, 512, 5, 2), (2, 4)),
+        (depthwise(28, 256, 3, 2), "pairs"),
+        (depthwise(64, 512, 3, 2), "pairs"),
+        (depthwise(14, 480, 3, 2), "nothing"),
+    ],
+)
+def test_pixels_that_share_sets_of_the_cache(geometry: ConvGeometry, copy: object) -> None:
+    rows, vectors, columns = plan_of(geometry)
+    found = (rows, vectors) if rows else "pairs" if columns == abi.HALF_COLUMNS else "nothing"
+    assert found == copy
+
+
+def test_cases_have_copies_of_all_kinds() -> None:
+    kinds = set()
+    for case in ODD_CASES["depthwise"]:
+        geometry = case.geometry
+        if geometry.batch and geometry.multiplier == 1 and geometry.in_channels >= 8 and geometry.kernel_w in (3, 5):
+            rows, vectors, columns = plan_of(geometry)
+            several = 0 < rows < geometry.out_height
+            kinds.add((vectors, several) if rows else "pairs" if columns == abi.HALF_COLUMNS else "nothing")
+    assert kinds >= {(8, True), (4, True), "pairs", "nothing"}
+
+
+@pytest.mark.parametrize(("dilation", "rows"), [(1, 6), (2, 4), (6, 12), (12, 24), (40, 6)])
+def test_blocks_of_dilated_windows_have_whole_tiles(dilation: int, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "cache_sizes", lambda: runtime.Memory(32 << 10, 512 << 10, 32 << 20))
+    shapes = (1, 33, 33, 256), (3, 3, 256), (256, 256)
+    geometry = SeparableGeometry.of(*shapes, padding=dilation, dilation=dilation)
+    kernel = next(k for k in dispatch.kernels("float32", "numba") if k.op == "separable" and k.label == "fused")
+    parts = [(np.zeros(part.w_shape, np.float32), None, Activation()) for part in geometry.parts]
+    assert kernel.prepare(geometry, tuple(parts))._block_rows == rows
 
 
 def test_few_rows_on_several_threads_run_as_two_passes() -> None:
