@@ -384,7 +384,7 @@ class PreparedSeparable(Prepared):
         # rows where not even those do.
         tile_rows, tile_columns = depthwise.kernel.tile_rows, depthwise.kernel.tile_columns
         pixels = int(_L2_SHARE * runtime.cache_sizes().l2) // (middle.in_channels * kernel.dtype.itemsize)
-        # The rows of a dilated window's tiles lie apart: a block has whole tiles of all phases, even if these take more.
+        # The rows of a dilated window's tiles lie apart: blocks have whole tiles of all, even if they take more.
         phases = _row_phases(geometry.depthwise)
         most = _MOST_APART * pixels // middle.width
         if 1 < phases < middle.height and phases * tile_rows <= (min(most, most_rows) if most_rows else most):
