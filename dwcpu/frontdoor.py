@@ -347,8 +347,10 @@ class Program:
         if not geometry.batch:
             return Compiled(geometry, _nothing)
 
-        if self.backend == "auto" and kernel and kernel.backend == "numba" and runtime.cython_kernels() is not None:
-            # Cython has a general kernel for everything: it stands in where the better one must be compiled first.
+        family = runtime.cython_kernels()
+        if self.backend == "auto" and kernel and kernel.backend == "numba" and family is not None and family.fused():
+            # Cython has a general kernel for everything: it stands in where the better one must be compiled first. But
+            # not without fused multiply-adds, which Numba's kernel may have: results would change when it takes over.
             other = self._choose(geometry, threads, "cython")
 
             def made(kernel: dispatch.Kernel | None) -> Prepared | Run:

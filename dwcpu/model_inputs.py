@@ -262,7 +262,8 @@ def fill_all(options: argparse.Namespace, model: Model) -> tuple[dict[str, tuple
             f"{'; '.join(map(str, model.inputs)) or 'none'}; drop it"
         )
     notes = [
-        f"{spec} leaves sizes open; {shapes[spec.name]} is taken: --size or {SIDE} for pixels, 1 for others"
+        f"{spec} leaves sizes open; {shapes[spec.name]} is taken: "
+        f"{'--size or ' if len(shapes[spec.name]) == 4 else ''}{SIDE} along space or time, 1 for others"
         for spec in model.inputs
         if not all(isinstance(side, int) for side in spec.shape or ())
     ]

@@ -19,7 +19,10 @@ import pytest
 import dwcpu
 from dwcpu import background, calls, dispatch, runtime
 
-pytestmark = pytest.mark.skipif(runtime.cython_kernels() is None, reason="nothing could stand in: no Cython kernels")
+KERNELS = runtime.cython_kernels()
+pytestmark = pytest.mark.skipif(
+    KERNELS is None or not KERNELS.fused(), reason="nothing could stand in: no Cython kernels with Numba's bits"
+)
 
 F32 = np.float32
 
@@ -99,6 +102,14 @@ def test_a_layer_moves_to_the_better_kernel(compiler: Any, rng: np.random.Genera
     assert running(made).endswith("__numba")
     assert len(made.known) == 2  # with and without a batch axis
     assert np.array_equal(first, again) and np.array_equal(first, last)
+
+
+def test_nothing_stands_in_with_other_bits(compiler: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime.cython_kernels(), "fused", lambda: False)
+    made = layer()
+    made(np.ones((1, 9, 10, 32), F32), num_threads=1)
+    assert running(made).endswith("__numba")
+    assert compiler.asked == []
 
 
 def test_choose_and_explain_name_the_best_kernel_meanwhile(compiler: Any) -> None:
