@@ -304,7 +304,7 @@ def _load_pixels(builder, pointer, vector, channels, stride, first):
     # Where a vector is read from such a place that one pixel's reals are in their lanes, it need only be blended with
     # those of other pixels. If they are many, a few vectors that hold everything are shuffled.
     starts = sorted({place - lane for lane, place in enumerate(places)})
-    covering: list[int] = []
+    covering = []
     for place in places:
         if not covering or place >= covering[-1] + lanes:
             covering.append(min(place, places[-1] + 1 - lanes))
