@@ -543,6 +543,7 @@ def dwconv2d(
         raise ValueError(
             f"{operation}: weight has {per_group} input channels but input has {channels} and groups is {parts}; the "
             f"second axis of weight must equal the channels of input divided by groups, {channels // parts}"
+            + (f"; for a depthwise convolution give groups={channels}" if per_group == 1 and parts == 1 else "")
         )
     options = {"stride": _expanded(stride), "padding": _expanded(padding), "dilation": _expanded(dilation)}
     if isinstance(padding, (tuple, list)):

@@ -38,9 +38,12 @@ def conv_windows(node: Node, x: np.ndarray, w: np.ndarray) -> Windows:
     if w.ndim != x.ndim or x.ndim < 3:
         raise ValueError(f"Conv {node.name!r}: images of shape {x.shape} and weights of shape {w.shape} do not fit")
     groups = int(node.get("group", 1))
-    if groups < 1 or w.shape[1] * groups != x.shape[1] or w.shape[0] % groups:
+    if groups < 1 or w.shape[0] % groups:
+        raise ValueError(f"Conv {node.name!r}: group is {groups}, which does not divide weights of shape {w.shape}")
+    if w.shape[1] * groups != x.shape[1]:
         raise ValueError(
-            f"Conv {node.name!r}: images of shape {x.shape} do not fit weights of shape {w.shape} in {groups} groups"
+            f"Conv {node.name!r}: images of shape {x.shape} have {x.shape[1]} channels, but weights of shape {w.shape} "
+            f"with group {groups} take {w.shape[1] * groups}; the channels are axis 1 of the images"
         )
     kernel = node.get("kernel_shape")
     if kernel is not None and tuple(kernel) != w.shape[2:]:
@@ -105,8 +108,8 @@ def transposed_shape(node: Node, x: np.ndarray, w: np.ndarray) -> tuple[tuple[in
     groups = int(node.get("group", 1))
     if w.ndim != x.ndim or x.ndim < 3 or w.shape[0] != x.shape[1] or groups < 1 or x.shape[1] % groups:
         raise ValueError(
-            f"ConvTranspose {node.name!r}: images of shape {x.shape} do not fit weights of shape {w.shape} in "
-            f"{groups} groups"
+            f"ConvTranspose {node.name!r}: images of shape {x.shape} do not fit weights of shape {w.shape} with "
+            f"group {groups}"
         )
     axes = x.ndim - 2
     strides, dilations = (tuple(map(int, node.get(name) or [1] * axes)) for name in ("strides", "dilations"))
