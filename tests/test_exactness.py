@@ -24,7 +24,7 @@ from nightly import CPUS, reduced
 from dwcpu import cython_kernels, dispatch
 
 SEED = int(os.environ.get("DWCPU_TEST_SEED", "5"))
-CHUNKS, CHUNK = reduced((21, 1000), (1, 50))
+CHUNKS, CHUNK = reduced((21, 1000), (1, 35))
 #: Geometries that a whole run must have.
 PROMISED = 20_000
 

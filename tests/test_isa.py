@@ -125,7 +125,11 @@ def test_numba_kernels_for_narrower_sets_pass_the_tests_of_kernels(isa: str) -> 
     """As Numba compiles them for a CPU of that level; by day float32 on the widest vectors, each for one window."""
     pytest.importorskip("numba")
     reduced_form = {} if is_nightly() else {COMPILE_ONCE: "1"}
-    fewer = "" if is_nightly() else " and _f32 and not l1 and not l2 and not 5x5 and not 7x7"
+    fewer = (
+        ""
+        if is_nightly()
+        else " and _f32 and not l1 and not l2 and not 5x5 and not 7x7 and not flat5 and not flat6 and not flat7"
+    )
     which = f"exact and __numba{fewer}"
     pass_the_tests_of_kernels(which, DWCPU_ISA=isa, NUMBA_CPU_NAME=CPUS[isa], NUMBA_CPU_FEATURES="", **reduced_form)
 

@@ -47,7 +47,7 @@ QUICK_MULTIPLIERS = (1, 2)
 #: The code for several outputs a channel is the same around each window: one window is enough, and one stride of 1x1.
 QUICK_WINDOW, QUICK_STRIDE = (3, 3), (1, 1)
 #: Of the depthwise step of fused operations; 8 fill float32 vectors, which a row of the table compiles anyway.
-QUICK_MULTIPLIERS_FUSED = {"float32": (1, 2, 8), "float64": (1, 2)}
+QUICK_MULTIPLIERS_FUSED = {"float32": (1, 2, 8), "float64": (1,)}
 
 #: float32 lanes of the CPU's vectors: Numba's kernels of matrix products have no others.
 WIDEST = max((kernel.lanes for kernel in KERNELS if kernel.backend == "numba" and kernel.op == "pointwise"), default=0)
