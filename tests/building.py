@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+
+#: What setuptools compiles with.
+CC = shlex.split(os.environ.get("CC", "") or sysconfig.get_config_var("CC") or "cc")
 
 #: A compiler that fails when an argument contains one of the words in DWCPU_TEST_REFUSED, else the real one, with more
 #: flags if DWCPU_TEST_FLAGS has some.
@@ -25,6 +30,17 @@ REFUSED = {
     f"x86-64-v{level}": " ".join(["-mssse3", *(f"-march=x86-64-v{other}" for other in (2, 3, 4) if other != level)])
     for level in (2, 3, 4)
 }
+
+
+def compiles(*flags: str) -> bool:
+    """Whether there is a compiler that can make and run programs with these flags."""
+    program = "int main(void) { return 0; }"
+    command = [*CC, "-x", "c", "-", *flags, "-o", os.devnull]
+    try:
+        done = subprocess.run(command, input=program, text=True, capture_output=True, check=False)
+    except OSError:
+        return False
+    return done.returncode == 0
 
 
 def copied_tree(copy: Path) -> Path:

@@ -2,23 +2,21 @@
 
 Pages that nobody may touch guard the arrays of kernels (`test_kernels`, `test_pixels`). Here kernels are compiled such
 that every access is checked, those to arrays on their stacks too, and every integer operation; then their tests run.
-The pool of threads is checked in a small program of its own, since ThreadSanitizer has to see all of a process.
+ThreadSanitizer has to see all of a process: see `test_pool`.
 """
 
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
 import nightly
 import pytest
-from building import ROOT, copied_tree
+from building import CC, ROOT, compiles, copied_tree
 
 from dwcpu import cython_kernels as kernels
 
@@ -29,9 +27,6 @@ FLAGS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit
 #: Checks of pointers by UndefinedBehaviorSanitizer whose use AddressSanitizer sees as well: they double the time of the
 #: compiler, so that they are left to the night.
 FLAGS += nightly.reduced([], ["-fno-sanitize=null,object-size,pointer-overflow"])
-
-#: What setuptools compiles with, too.
-COMPILER = shlex.split(os.environ.get("CC", "") or sysconfig.get_config_var("CC") or "cc")
 
 #: setup.py with these flags at the end of its own, for some of its modules.
 BUILD = """
@@ -56,24 +51,13 @@ CHOSEN = nightly.reduced(
 pytestmark = pytest.mark.skipif(not kernels.available(), reason="the Cython kernels were not built")
 
 
-def compiles(*flags: str) -> bool:
-    """Whether there is a compiler that can make and run programs with these flags."""
-    program = "int main(void) { return 0; }"
-    command = [*COMPILER, "-x", "c", "-", *flags, "-o", os.devnull]
-    try:
-        done = subprocess.run(command, input=program, text=True, capture_output=True, check=False)
-    except OSError:
-        return False
-    return done.returncode == 0
-
-
 @pytest.fixture(scope="module")
 def sanitized() -> dict[str, str]:
     """Environment of processes that load what was compiled with `FLAGS`."""
     if sys.platform != "linux" or not compiles(*FLAGS):
         pytest.skip("there is no compiler with these sanitizers")
     libraries = [
-        subprocess.check_output([*COMPILER, f"-print-file-name={name}"], text=True).strip()
+        subprocess.check_output([*CC, f"-print-file-name={name}"], text=True).strip()
         for name in ("libasan.so", "libubsan.so")
     ]
     if not all(Path(each).is_absolute() for each in libraries):
@@ -173,7 +157,7 @@ PUBLIC int64_t shift(int64_t n) { return UINT64_C(1) << (63 + n); }
 def faulty(sanitized: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`FAULTY`, compiled as the kernels are."""
     library = tmp_path_factory.mktemp("faulty") / "faulty.so"
-    command = [*COMPILER, "-x", "c", "-", "-shared", "-fPIC", *FLAGS, "-o", str(library)]
+    command = [*CC, "-x", "c", "-", "-shared", "-fPIC", *FLAGS, "-o", str(library)]
     subprocess.run(command, input=FAULTY, text=True, check=True)
     return library
 
@@ -191,81 +175,3 @@ def test_faults_are_found(fault: str, faulty: Path, sanitized: dict[str, str]) -
     assert wrong.returncode != 0
     assert wrong.stdout == ""
     assert FAULTS[fault] in wrong.stderr
-
-
-#: Several callers share jobs at once; each step reads what the whole step before it wrote, so that an access that the
-#: pool does not order is a race. Every other job is too small to wake helpers, and now and then all of them sleep.
-POOL = """
-#include "threads.h"
-#include <stdio.h>
-#include <unistd.h>
-enum { CALLERS = 4, ROUNDS = 2000, STEPS = 5, TASKS = 7 };
-typedef struct { int done[STEPS][TASKS]; } Work;
-
-static void do_task(const void *context, int64_t step, int64_t task) {
-    Work *work = (Work *)context;
-    int right = 1;
-    for (int t = 0; step && t < TASKS; ++t) right &= work->done[step - 1][t] == 1;
-    work->done[step][task] += right;
-}
-
-static void *call(void *failed) {
-    int tasks[STEPS];
-    for (int step = 0; step < STEPS; ++step) tasks[step] = TASKS;
-    for (int round = 0; round < ROUNDS; ++round) {
-        Work work;
-        memset(&work, 0, sizeof work);
-        if (round % 500 == 0) usleep(20000);
-        if (!share(do_task, &work, STEPS, tasks, 2 + round % 3, round % 2)) {
-            if (round % 2) *(int *)failed = 1;
-            for (int t = 0; t < STEPS * TASKS; ++t) do_task(&work, t / TASKS, t % TASKS);
-        }
-        for (int t = 0; t < STEPS * TASKS; ++t)
-            if (work.done[t / TASKS][t % TASKS] != 1) *(int *)failed = 1;
-    }
-    return NULL;
-}
-
-int main(void) {
-    pthread_t callers[CALLERS];
-    int failed[CALLERS] = {0}, any = 0;
-    set_up();
-    for (int i = 0; i < CALLERS; ++i) pthread_create(&callers[i], NULL, call, &failed[i]);
-    for (int i = 0; i < CALLERS; ++i) {
-        pthread_join(callers[i], NULL);
-        any |= failed[i];
-    }
-    printf("%s", any ? "wrong" : "right");
-    return any;
-}
-"""
-
-
-@pytest.mark.parametrize(
-    ("weakened", "raced"),
-    [
-        ([], False),
-        (["-D__ATOMIC_SEQ_CST=__ATOMIC_RELAXED"], True),
-        (["-D__ATOMIC_RELEASE=__ATOMIC_RELAXED"], True),
-        (["-D__ATOMIC_ACQUIRE=__ATOMIC_RELAXED"], True),
-    ],
-    ids=["as it is", "ends of steps order nothing", "jobs are not made known", "who joins sees nothing"],
-)
-def test_threads_of_the_pool_do_not_race(weakened: list[str], raced: bool, tmp_path: Path) -> None:
-    """Nor is this for want of looking: with orders of memory that are too weak they do."""
-    flags = ["-O1", "-g1", "-w", "-pthread", "-fsanitize=thread"]
-    if not compiles(*flags):
-        pytest.skip("there is no compiler with ThreadSanitizer")
-    program = tmp_path / "pool"
-    sources = f"-I{ROOT / 'dwcpu' / 'cython_kernels'}"
-    command = [*COMPILER, "-x", "c", "-", *flags, *weakened, sources, "-o", str(program)]
-    subprocess.run(command, input=POOL, text=True, check=True)
-    environment = {**os.environ, "TSAN_OPTIONS": "halt_on_error=1"}
-    done = subprocess.run([str(program)], env=environment, capture_output=True, text=True, check=False)
-    if "unexpected memory mapping" in done.stderr:
-        pytest.skip("ThreadSanitizer does not run with this kernel's addresses")
-    if raced:
-        assert done.returncode != 0
-        assert "data race" in done.stderr
-    else:
-        assert (done.returncode, done.stdout) == (0, "right"), done.stderr

@@ -144,20 +144,22 @@ static Job *joined(int *me) {
 static void *help(void *unused) {
     (void)unused;
     begin_floats();  /* for ever: nothing but tasks runs here */
-    for (;;) {
-        int me, spin = 0;
+    for (int me, spin = 0;;) {
         unsigned heard = __atomic_load_n(&pool.news, __ATOMIC_ACQUIRE);  /* before it looks for jobs */
         Job *job = joined(&me);
         if (job) {
             take_part(job, me);
             __atomic_sub_fetch(&job->state, MEMBER, __ATOMIC_RELEASE);
+            spin = 0;
             continue;
         }
-        for (; spin < SPINS && __atomic_load_n(&pool.news, __ATOMIC_ACQUIRE) == heard; ++spin) pause_briefly();
-        if (spin < SPINS) continue;
+        /* jobs that others were quicker to join do not keep it awake */
+        while (spin++ < SPINS && __atomic_load_n(&pool.news, __ATOMIC_ACQUIRE) == heard) pause_briefly();
+        if (spin <= SPINS) continue;
         pthread_mutex_lock(&pool.mutex);
         __atomic_add_fetch(&pool.asleep, 1, __ATOMIC_SEQ_CST);
-        while (__atomic_load_n(&pool.news, __ATOMIC_SEQ_CST) == heard) pthread_cond_wait(&pool.posted, &pool.mutex);
+        for (; __atomic_load_n(&pool.news, __ATOMIC_SEQ_CST) == heard; spin = 0)
+            pthread_cond_wait(&pool.posted, &pool.mutex);
         __atomic_sub_fetch(&pool.asleep, 1, __ATOMIC_SEQ_CST);
         pthread_mutex_unlock(&pool.mutex);
     }
@@ -183,11 +185,12 @@ static void start_helpers(void) {
     pthread_mutex_unlock(&pool.mutex);
 }
 
-/* Let sleeping helpers know that there is a job for `count` of them. */
-static void wake_helpers(int count) {
+/* Wake as many helpers as it takes for `needed` to be awake. */
+static void wake_helpers(int needed) {
     if (__atomic_load_n(&pool.asleep, __ATOMIC_SEQ_CST) == 0) return;
     pthread_mutex_lock(&pool.mutex);
-    for (int wake = pool.asleep < count ? pool.asleep : count; wake > 0; --wake) pthread_cond_signal(&pool.posted);
+    for (int awake = pool.helpers - pool.asleep; awake < needed && awake < pool.helpers; ++awake)
+        pthread_cond_signal(&pool.posted);
     pthread_mutex_unlock(&pool.mutex);
 }
 
@@ -227,7 +230,7 @@ static int share(do_task_t do_task, const void *context, int steps, const int *t
     __atomic_add_fetch(&pool.news, 1, __ATOMIC_SEQ_CST);
     int needed = __atomic_add_fetch(&pool.needed, helpers, __ATOMIC_RELAXED);
     if (waking) {
-        wake_helpers(helpers);
+        wake_helpers(needed);
         if (needed > __atomic_load_n(&pool.helpers, __ATOMIC_RELAXED)) start_helpers();
     }
 
