@@ -138,6 +138,25 @@ def test_cases_have_copies_of_all_kinds() -> None:
     assert kinds >= {(8, True), (4, True), "pairs", "nothing"}
 
 
+@pytest.mark.parametrize(
+    ("in_channels", "out_channels", "pixels"),
+    [
+        (16, 96, 585),  # inputs and outputs: 256 KiB
+        (128, 256, 170),
+        (129, 256, 508),  # weights of more than 128 KiB are not to be read so often: inputs alone
+        (1024, 1024, 64),
+    ],
+)
+def test_blocks_of_matrix_products_stay_in_l2(
+    in_channels: int, out_channels: int, pixels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "cache_sizes", lambda: runtime.Memory(32 << 10, 512 << 10, 32 << 20))
+    geometry = ConvGeometry("pointwise", 1, 112, 112, in_channels, out_channels)
+    for kernel in (k for k in dispatch.kernels("float32") if k.op == "pointwise"):
+        prepared = kernel.prepare(geometry, np.zeros((1, 1, in_channels, out_channels), np.float32))
+        assert prepared.plan["block_rows"][0] == pixels // kernel.tile_rows * kernel.tile_rows
+
+
 @pytest.mark.parametrize(("dilation", "rows"), [(1, 6), (2, 4), (6, 12), (12, 24), (40, 6)])
 def test_blocks_of_dilated_windows_have_whole_tiles(dilation: int, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "cache_sizes", lambda: runtime.Memory(32 << 10, 512 << 10, 32 << 20))
