@@ -5,12 +5,12 @@
 # padded. Rows are output rows (of batch * out_height), or with plan.segment stretches of the only row of each image;
 # blocks are vectors of input channels.
 # Guarantees: those of depthwise.pxi.
-# Loops, outermost first: output rows, or neighbouring stretches of one together; passes of plan.block_channels channel blocks (0: all), whose inputs and weights
-# stay in L1 along the row; strips of up to STRIP columns; channel blocks; multiplier; taps. A strip stays in registers
-# and loads each weight once. Where neighbouring columns share inputs (stride and dilation are equal), whole strips go
-# over the borders too, each input serving CHUNK taps, and the last strip slides back over its neighbour. Else
-# columns whose window leaves the image are done one by one with their valid taps only, up to four channel blocks side
-# by side.
+# Loops, outermost first: output rows, or neighbouring stretches of one together; passes of plan.block_channels channel
+# blocks (0: all), whose inputs and weights stay in L1 along the row; strips of up to STRIP columns; channel blocks;
+# multiplier; taps. A strip stays in registers and loads each weight once. Where neighbouring columns share inputs
+# (stride and dilation are equal), whole strips go over the borders too, each input serving CHUNK taps, and the last
+# strip slides back over its neighbour. Else columns whose window leaves the image are done one by one with their valid
+# taps only, up to four channel blocks side by side.
 
 cdef enum:
     STRIP = 8
@@ -30,6 +30,15 @@ cdef struct Taps:
     i64 rows
     i64 column         # likewise for columns
     i64 columns
+
+
+cdef struct Run:       # neighbouring output columns with the same taps
+    const Plan *plan
+    const Lanes *lanes
+    const Taps *taps
+    const real *x      # first tap of the first column
+    const real *residual
+    real *out
 
 
 cdef inline void lanes_of(Lanes *lanes, i64 block, i64 channels) noexcept nogil:
@@ -113,12 +122,11 @@ cdef void no_taps(
                 moved(residual, j * plan.out_channels), out + j * plan.out_channels)
 
 
-cdef inline void strip(
-    const int count, const bint partial, const Plan *plan, const Lanes *lanes, const Taps *taps,
-    const real *x, const real *residual, real *out
-) noexcept nogil:
-    """`count` neighbouring output columns with the same taps, one channel block, all multipliers. x is the first tap.
-    `partial`: there are fewer channels than lanes."""
+cdef inline void strip(const int count, const bint partial, const Run *run) noexcept nogil:
+    """`count` columns, one channel block, all multipliers. `partial`: there are fewer channels than lanes."""
+    cdef const Plan *plan = run.plan
+    cdef const Lanes *lanes = run.lanes
+    cdef const Taps *taps = run.taps
     cdef vec acc[STRIP]
     cdef vec w
     cdef i64 multiplier = plan.multiplier, m, h, k
@@ -130,8 +138,8 @@ cdef inline void strip(
     cdef const real *p
     cdef const real *q
     cdef int j
+    cdef const real *x = run.x + lanes.channel
     weights += (taps.row * plan.kernel_w + taps.column) * multiplier * LANES
-    x += lanes.channel
     for m in range(multiplier):
         w = v_load(bias + m * LANES)
         for j in range(count):
@@ -157,36 +165,14 @@ cdef inline void strip(
             h += 1
             if h == taps.rows:
                 break
-        put(count, plan, lanes, m, 0, acc, residual, out)
+        put(count, plan, lanes, m, 0, acc, run.residual, run.out)
 
 
-cdef inline void strip_of(
-    const bint partial, i64 count, const Plan *plan, const Lanes *lanes, const Taps *taps,
-    const real *x, const real *residual, real *out
-) noexcept nogil:
-    if count == 1:
-        strip(1, partial, plan, lanes, taps, x, residual, out)
-    elif count == 2:
-        strip(2, partial, plan, lanes, taps, x, residual, out)
-    elif count == 3:
-        strip(3, partial, plan, lanes, taps, x, residual, out)
-    elif count == 4:
-        strip(4, partial, plan, lanes, taps, x, residual, out)
-    elif count == 5:
-        strip(5, partial, plan, lanes, taps, x, residual, out)
-    elif count == 6:
-        strip(6, partial, plan, lanes, taps, x, residual, out)
-    elif count == 7:
-        strip(7, partial, plan, lanes, taps, x, residual, out)
-    else:
-        strip(8, partial, plan, lanes, taps, x, residual, out)
-
-
-cdef inline void abreast(
-    const int count, const Plan *plan, const Lanes *lanes, const Taps *taps,
-    const real *x, const real *residual, real *out
-) noexcept nogil:
+cdef inline void abreast(const int count, const Run *run) noexcept nogil:
     """One output pixel, `count` channel blocks side by side, so that their multiply-adds overlap in time."""
+    cdef const Plan *plan = run.plan
+    cdef const Lanes *lanes = run.lanes
+    cdef const Taps *taps = run.taps
     cdef vec acc[ABREAST]
     cdef i64 multiplier = plan.multiplier, m, h, k
     cdef i64 x_column = plan.dilation_w * plan.in_channels, x_row = plan.dilation_h * plan.width * plan.in_channels
@@ -202,7 +188,7 @@ cdef inline void abreast(
             acc[j] = v_load(bias + (j * multiplier + m) * LANES)
         h = 0
         while True:
-            p = x + h * x_row
+            p = run.x + h * x_row
             q = weights + (h * plan.kernel_w * multiplier + m) * LANES
             k = taps.columns
             while True:
@@ -216,7 +202,61 @@ cdef inline void abreast(
             h += 1
             if h == taps.rows:
                 break
-        put(count, plan, lanes, m, 1, acc, residual, out)
+        put(count, plan, lanes, m, 1, acc, run.residual, run.out)
+
+
+# Each in a function of its own that is called by its address: all in one take GCC four times as long.
+
+ctypedef void (*Columns)(const Run *run) noexcept nogil
+
+cdef void whole_1(const Run *run) noexcept nogil: strip(1, False, run)
+cdef void whole_2(const Run *run) noexcept nogil: strip(2, False, run)
+cdef void whole_3(const Run *run) noexcept nogil: strip(3, False, run)
+cdef void whole_4(const Run *run) noexcept nogil: strip(4, False, run)
+cdef void whole_5(const Run *run) noexcept nogil: strip(5, False, run)
+cdef void whole_6(const Run *run) noexcept nogil: strip(6, False, run)
+cdef void whole_7(const Run *run) noexcept nogil: strip(7, False, run)
+cdef void whole_8(const Run *run) noexcept nogil: strip(8, False, run)
+cdef void partial_1(const Run *run) noexcept nogil: strip(1, True, run)
+cdef void partial_2(const Run *run) noexcept nogil: strip(2, True, run)
+cdef void partial_3(const Run *run) noexcept nogil: strip(3, True, run)
+cdef void partial_4(const Run *run) noexcept nogil: strip(4, True, run)
+cdef void partial_5(const Run *run) noexcept nogil: strip(5, True, run)
+cdef void partial_6(const Run *run) noexcept nogil: strip(6, True, run)
+cdef void partial_7(const Run *run) noexcept nogil: strip(7, True, run)
+cdef void partial_8(const Run *run) noexcept nogil: strip(8, True, run)
+cdef void abreast_1(const Run *run) noexcept nogil: abreast(1, run)
+cdef void abreast_2(const Run *run) noexcept nogil: abreast(2, run)
+cdef void abreast_3(const Run *run) noexcept nogil: abreast(3, run)
+cdef void abreast_4(const Run *run) noexcept nogil: abreast(4, run)
+
+
+cdef inline Columns strip_of(bint partial, i64 count) noexcept nogil:
+    if count == 1:
+        return partial_1 if partial else whole_1
+    if count == 2:
+        return partial_2 if partial else whole_2
+    if count == 3:
+        return partial_3 if partial else whole_3
+    if count == 4:
+        return partial_4 if partial else whole_4
+    if count == 5:
+        return partial_5 if partial else whole_5
+    if count == 6:
+        return partial_6 if partial else whole_6
+    if count == 7:
+        return partial_7 if partial else whole_7
+    return partial_8 if partial else whole_8
+
+
+cdef inline Columns abreast_of(i64 count) noexcept nogil:
+    if count == 1:
+        return abreast_1
+    if count == 2:
+        return abreast_2
+    if count == 3:
+        return abreast_3
+    return abreast_4
 
 
 cdef inline void chunk(
@@ -310,48 +350,39 @@ cdef void shared_columns(
         activate(plan, out + place + first, STRIP, plan.out_channels, stored)
 
 
-cdef void columns_of_row(
-    const Plan *plan, const Taps *taps, i64 columns, const real *x, const real *residual, real *out,
-    i64 block_begin, i64 block_end
-) noexcept nogil:
-    """Neighbouring output columns with the same taps; x is the first tap of the first column."""
+cdef void columns_of_row(Run *run, i64 columns, i64 block_begin, i64 block_end) noexcept nogil:
+    """Neighbouring output columns, from those that `run` says on, which ends behind the last."""
+    cdef const Plan *plan = run.plan
     cdef Lanes lanes[ABREAST]
     cdef i64 channels = plan.in_channels, block, count, j
     cdef i64 first = block_begin * LANES * plan.multiplier
     cdef i64 stored = smaller(block_end * LANES, channels) * plan.multiplier - first
+    cdef bint none = run.taps.rows <= 0 or run.taps.columns <= 0
+    run.lanes = lanes
     while columns > 0:
         count = smaller(columns, STRIP)
-        if count > 1 or channels < LANES or taps.rows <= 0 or taps.columns <= 0:
+        if count > 1 or channels < LANES or none:
             for block in range(block_begin, block_end):
                 lanes_of(&lanes[0], block, channels)
-                if taps.rows <= 0 or taps.columns <= 0:
-                    no_taps(plan, lanes, count, residual, out)
-                elif channels < LANES:
-                    strip_of(True, count, plan, lanes, taps, x, residual, out)
+                if none:
+                    no_taps(plan, lanes, count, run.residual, run.out)
                 else:
-                    strip_of(False, count, plan, lanes, taps, x, residual, out)
+                    strip_of(channels < LANES, count)(run)
         else:
             block = block_begin
             while block < block_end:
                 for j in range(smaller(ABREAST, block_end - block)):
                     lanes_of(&lanes[j], block + j, channels)
-                if block_end - block >= 4:
-                    abreast(4, plan, lanes, taps, x, residual, out)
-                elif block_end - block == 3:
-                    abreast(3, plan, lanes, taps, x, residual, out)
-                elif block_end - block == 2:
-                    abreast(2, plan, lanes, taps, x, residual, out)
-                else:
-                    abreast(1, plan, lanes, taps, x, residual, out)
+                abreast_of(block_end - block)(run)
                 block += ABREAST
         if stored == plan.out_channels:
-            activate(plan, out, 1, 0, count * stored)
+            activate(plan, run.out, 1, 0, count * stored)
         else:
-            activate(plan, out + first, count, plan.out_channels, stored)
+            activate(plan, run.out + first, count, plan.out_channels, stored)
         columns -= count
-        x += count * plan.stride_w * channels
-        residual = moved(residual, count * plan.out_channels)
-        out += count * plan.out_channels
+        run.x += count * plan.stride_w * channels
+        run.residual = moved(run.residual, count * plan.out_channels)
+        run.out += count * plan.out_channels
 
 
 cdef void depthwise_any(
@@ -359,6 +390,7 @@ cdef void depthwise_any(
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
     cdef Taps taps
+    cdef Run run
     cdef i64 inner = inner_begin(plan.out_width, plan.stride_w, plan.pad_left)
     cdef i64 after = inner_end(
         inner, plan.out_width, plan.stride_w, plan.pad_left, plan.dilation_w, plan.kernel_w, plan.width)
@@ -366,6 +398,8 @@ cdef void depthwise_any(
     cdef i64 cuts = plan.out_width // plan.segment if plan.segment > 0 else 0
     cdef i64 line, image, y, top, left, column, count, place, block, row = row_begin, row_next, begin, end
     cdef bint shared = plan.stride_w == plan.dilation_w and plan.out_width >= STRIP and plan.in_channels >= LANES
+    run.plan = plan
+    run.taps = &taps
     while row < row_end:  # a row of the image, or a stretch of its only one
         line, row_next, begin, end = row, row + 1, 0, plan.out_width
         if cuts > 0:
@@ -395,10 +429,10 @@ cdef void depthwise_any(
                 taps.column = first_tap(left, plan.dilation_w, plan.kernel_w)
                 taps.columns = end_tap(left, plan.dilation_w, plan.kernel_w, plan.width) - taps.column
                 place = (line * plan.out_width + column) * plan.out_channels
-                columns_of_row(
-                    plan, &taps, count,
-                    x + ((image * plan.height + top + taps.row * plan.dilation_h) * plan.width
-                         + left + taps.column * plan.dilation_w) * plan.in_channels,
-                    moved(residual, place), out + place, block, smaller(block + step, block_end))
+                run.x = x + ((image * plan.height + top + taps.row * plan.dilation_h) * plan.width
+                             + left + taps.column * plan.dilation_w) * plan.in_channels
+                run.residual = moved(residual, place)
+                run.out = out + place
+                columns_of_row(&run, count, block, smaller(block + step, block_end))
                 column += count
             block += step
