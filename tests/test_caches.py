@@ -126,13 +126,12 @@ def test_a_damaged_cache_is_compiled_anew(tmp_path) -> None:
     def flip(content: bytes) -> bytes:  # within the tables of the object file, which LLVM believes
         return content[:600] + bytes([content[600] ^ 255]) + content[601:]
 
-    for damaged in (cut, flip):
-        files = list((tmp_path / "dwcpu").glob("*.nbc"))
-        assert files
-        for file in files:
-            file.write_bytes(damaged(file.read_bytes()))
-        assert run(code, NUMBA_CACHE_DIR=str(tmp_path)) == right
-        assert run(code, NUMBA_CACHE_DIR=str(tmp_path)) == right
+    files = sorted((tmp_path / "dwcpu").glob("*.nbc"))
+    assert len(files) > 1
+    for number, file in enumerate(files):
+        file.write_bytes((cut, flip)[number % 2](file.read_bytes()))
+    assert run(code, NUMBA_CACHE_DIR=str(tmp_path)) == right
+    assert run(code, NUMBA_CACHE_DIR=str(tmp_path)) == right
 
 
 def test_no_damaged_byte_of_a_cache_is_believed(tmp_path) -> None:

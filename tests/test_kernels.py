@@ -91,8 +91,8 @@ def takes(kernel: Kernel, case: Case) -> bool:
     if reduced and case.op in FUSED:
         if case.multiplier not in QUICK_MULTIPLIERS_FUSED[kernel.dtype.name]:
             return False
-        # other strides of float32 are compiled for the depthwise row of small windows
-        if kernel.dtype == np.float64 and case.stride not in QUICK_STRIDES:
+        # other strides and narrow vectors of float32 are compiled for rows of the depthwise table
+        if kernel.dtype == np.float64 and (case.stride not in QUICK_STRIDES or case.x_shape[3] < kernel.lanes):
             return False
     return case.x_shape[0] > 0 and kernel.supports(case.geometry)
 
@@ -132,13 +132,13 @@ def _flat_cases(columns: int, channels: int) -> Iterator[Case]:
 def compiled_once(kernel: Kernel, number: int) -> Iterator[None]:
     """Leave the block where case `number` needs what was not compiled for the first one, if `COMPILE_ONCE` asks so.
 
-    Tiles of matrix products are many: one case in eight compiles what it needs.
+    Tiles of matrix products are many: one case in sixteen compiles what it needs.
     """
     if COMPILE_ONCE not in os.environ or kernel.backend != "numba":
         yield
         return
     if kernel.op in ("pointwise", "conv"):
-        number %= 8
+        number %= 16
     from dwcpu.numba_kernels.target import ANY, CACHED, NotReadyError, limited
 
     with contextlib.suppress(NotReadyError), limited(CACHED if number else ANY):
