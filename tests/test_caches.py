@@ -128,10 +128,11 @@ def test_a_damaged_cache_is_compiled_anew(tmp_path) -> None:
 
     files = sorted((tmp_path / "dwcpu").glob("*.nbc"))
     assert len(files) > 1
-    for number, file in enumerate(files):
-        file.write_bytes((cut, flip)[number % 2](file.read_bytes()))
-    assert run(code, NUMBA_CACHE_DIR=str(tmp_path)) == right
-    assert run(code, NUMBA_CACHE_DIR=str(tmp_path)) == right
+    for turn in reduced((0, 1), (0,)):
+        for number, file in enumerate(files):
+            file.write_bytes((cut, flip)[(number + turn) % 2](file.read_bytes()))
+        assert run(code, NUMBA_CACHE_DIR=str(tmp_path)) == right
+        assert run(code, NUMBA_CACHE_DIR=str(tmp_path)) == right
 
 
 def test_no_damaged_byte_of_a_cache_is_believed(tmp_path) -> None:

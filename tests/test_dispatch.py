@@ -139,22 +139,32 @@ def test_cases_have_copies_of_all_kinds() -> None:
 
 
 @pytest.mark.parametrize(
-    ("in_channels", "out_channels", "pixels"),
+    ("size", "in_channels", "out_channels", "pixels"),
     [
-        (16, 96, 585),  # inputs and outputs: 256 KiB
-        (128, 256, 170),
-        (129, 256, 508),  # weights of more than 128 KiB are not to be read so often: inputs alone
-        (1024, 1024, 64),
+        (112, 16, 96, 585),  # inputs and outputs: 256 KiB
+        (112, 128, 256, 170),
+        (112, 129, 256, 508),  # weights of more than 128 KiB are not to be read so often: inputs alone
+        (112, 1024, 1024, 64),
+        (70, 3, 1000, 28),  # outputs go to memory, and few inputs to each
+        (14, 3, 1000, 65),
     ],
 )
-def test_blocks_of_matrix_products_stay_in_l2(
-    in_channels: int, out_channels: int, pixels: int, monkeypatch: pytest.MonkeyPatch
+def test_blocks_of_matrix_products(
+    size: int, in_channels: int, out_channels: int, pixels: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runtime, "cache_sizes", lambda: runtime.Memory(32 << 10, 512 << 10, 32 << 20))
-    geometry = ConvGeometry("pointwise", 1, 112, 112, in_channels, out_channels)
+    geometry = ConvGeometry("pointwise", 1, size, size, in_channels, out_channels)
     for kernel in (k for k in dispatch.kernels("float32") if k.op == "pointwise"):
         prepared = kernel.prepare(geometry, np.zeros((1, 1, in_channels, out_channels), np.float32))
         assert prepared.plan["block_rows"][0] == pixels // kernel.tile_rows * kernel.tile_rows
+
+
+def test_an_inverted_residual_expands_all_rows_of_a_block_in_one() -> None:
+    geometry = InvertedResidualGeometry.of((1, 56, 56, 24), (24, 144), (3, 3, 144), (144, 24), padding=1)
+    for kernel in (k for k in dispatch.kernels("float32") if k.op == "inverted_residual" and k.label == "fused"):
+        parts = tuple((np.zeros(part.w_shape, np.float32), None, Activation()) for part in geometry.parts)
+        prepared = kernel.prepare(geometry, parts)
+        assert prepared.expand.plan["block_rows"][0] >= min(56, prepared._block_rows + 2) * 56
 
 
 @pytest.mark.parametrize(("dilation", "rows"), [(1, 6), (2, 4), (6, 12), (12, 24), (40, 6)])

@@ -89,12 +89,14 @@ def test_threads_of_the_pool_do_not_race(weakened: list[str], raced: bool, tmp_p
         assert (done.returncode, done.stdout) == (0, "right"), done.stderr
 
 
-#: Jobs for one helper of seven. It prints how many of them were asleep on the way, and how often a thread went to sleep
-#: in each job.
-SURPLUS = """
+#: Seven helpers, then jobs for one. The number of jobs for which any helper was woken is printed.
+WAKING = """
+#include <pthread.h>
+static int signals;
+static int counted(pthread_cond_t *condition) { ++signals; return pthread_cond_signal(condition); }
+#define pthread_cond_signal counted
 #include "threads.h"
 #include <stdio.h>
-#include <sys/resource.h>
 enum { HELPERS = 7, JOBS = 20000 };
 
 static void do_task(const void *context, int64_t step, int64_t task) {
@@ -104,32 +106,62 @@ static void do_task(const void *context, int64_t step, int64_t task) {
 
 int main(void) {
     int tasks[1] = {HELPERS + 1};
-    int64_t asleep = 0;
-    struct rusage usage;
     set_up();
     share(do_task, NULL, 1, tasks, HELPERS + 1, 1);
-    for (int job = 0; job < JOBS; ++job) {
+    signals = 0;
+    for (int job = 0; job < JOBS; ++job) share(do_task, NULL, 1, tasks, 2, 1);
+    printf("%f", (double)signals / JOBS);
+    return 0;
+}
+"""
+
+#: A helper, and news of jobs that others were quicker to join: so many pieces of news until it sleeps, the median.
+NEWS = """
+#include "threads.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+enum { MOST = 100000, TIMES = 15 };
+static void do_task(const void *context, int64_t step, int64_t task) { (void)context, (void)step, (void)task; }
+static int compared(const void *a, const void *b) { return *(const int *)a - *(const int *)b; }
+
+int main(void) {
+    int tasks[1] = {2}, all[TIMES], count = 0;
+    set_up();
+    for (int attempt = 0; attempt < 500 && count < TIMES; ++attempt) {
+        int news = 0;
         share(do_task, NULL, 1, tasks, 2, 1);
-        if (job >= JOBS / 2) asleep += __atomic_load_n(&pool.asleep, __ATOMIC_RELAXED);
+        for (int i = 0; i < 1000 && __atomic_load_n(&pool.asleep, __ATOMIC_SEQ_CST) == pool.helpers; ++i) usleep(1);
+        for (; news < MOST && __atomic_load_n(&pool.asleep, __ATOMIC_SEQ_CST) < pool.helpers; ++news) {
+            __atomic_add_fetch(&pool.news, 1, __ATOMIC_SEQ_CST);
+            for (int i = 0; i < 20; ++i) pause_briefly();
+        }
+        if (news) all[count++] = news;  /* it was seen awake */
     }
-    getrusage(RUSAGE_SELF, &usage);
-    printf("%f %f", (double)asleep / (JOBS - JOBS / 2), (double)usage.ru_nvcsw / JOBS);
+    qsort(all, count, sizeof(int), compared);
+    printf("%d", count ? all[count / 2] : 0);
     return 0;
 }
 """
 
 
-@pytest.mark.skipif(usable_cpus() < 2, reason="helpers get to sleep when the caller waits")
-def test_helpers_that_are_too_many_sleep(tmp_path: Path) -> None:
-    """Jobs that others are quicker to join neither keep them awake nor wake them: they would take cores from those."""
+def printed(program: str, folder: Path) -> float:
+    """The number that a program in C prints."""
     if not compiles("-O2", "-pthread"):
         pytest.skip("there is no compiler")
-    program = tmp_path / "surplus"
-    command = [*CC, "-x", "c", "-", "-O2", "-w", "-pthread", f"-I{ROOT / 'dwcpu' / 'cython_kernels'}"]
-    subprocess.run([*command, "-o", str(program)], input=SURPLUS, text=True, check=True)
-    for _ in range(20):  # other work on the machine may take the core of the one that is needed, and others are woken
-        output = subprocess.run([str(program)], capture_output=True, text=True, check=True).stdout
-        asleep, switches = map(float, output.split())
-        if asleep > 5.5 and switches < 0.05:
-            return
-    pytest.fail(f"of six helpers that nobody needs {asleep:.2f} sleep, {switches:.2f} are woken in each job")
+    sources = f"-I{ROOT / 'dwcpu' / 'cython_kernels'}"
+    command = [*CC, "-x", "c", "-", "-O2", "-w", "-pthread", sources, "-o", str(folder / "program")]
+    subprocess.run(command, input=program, text=True, check=True)
+    done = subprocess.run([str(folder / "program")], capture_output=True, text=True, check=True)
+    return float(done.stdout)
+
+
+def test_only_missing_helpers_are_woken(tmp_path: Path) -> None:
+    """Who is awake, or has been woken and does not run yet, is not missing."""
+    assert printed(WAKING, tmp_path) < 0.5
+
+
+@pytest.mark.skipif(usable_cpus() < 2, reason="the helper would have to wait for its turn")
+def test_jobs_that_others_join_do_not_keep_a_helper_awake(tmp_path: Path) -> None:
+    """It looks 2000 times, be there news or not; twenty looks or more pass from one piece to the next."""
+    assert printed(NEWS, tmp_path) < 5000

@@ -54,6 +54,7 @@ static struct {
     pthread_mutex_t mutex;
     pthread_cond_t posted;
     int asleep;    /* helpers; it changes with the mutex, before the helper looks at `news` for the last time */
+    int woken;     /* those of them that have been woken and do not yet know; with the mutex */
     int helpers;   /* it changes with the mutex */
     int needed;    /* helpers, by all callers together */
     unsigned alone; /* small jobs that found too few helpers awake */
@@ -158,9 +159,11 @@ static void *help(void *unused) {
         if (spin <= SPINS) continue;
         pthread_mutex_lock(&pool.mutex);
         __atomic_add_fetch(&pool.asleep, 1, __ATOMIC_SEQ_CST);
-        for (; __atomic_load_n(&pool.news, __ATOMIC_SEQ_CST) == heard; spin = 0)
-            pthread_cond_wait(&pool.posted, &pool.mutex);
-        __atomic_sub_fetch(&pool.asleep, 1, __ATOMIC_SEQ_CST);
+        if (__atomic_load_n(&pool.news, __ATOMIC_SEQ_CST) == heard) {
+            while (pool.woken == 0) pthread_cond_wait(&pool.posted, &pool.mutex);
+            --pool.woken;
+            spin = 0;
+        } else __atomic_sub_fetch(&pool.asleep, 1, __ATOMIC_SEQ_CST);
         pthread_mutex_unlock(&pool.mutex);
     }
     return NULL;
@@ -185,12 +188,15 @@ static void start_helpers(void) {
     pthread_mutex_unlock(&pool.mutex);
 }
 
-/* Wake as many helpers as it takes for `needed` to be awake. */
+/* Wake as many helpers as it takes for `needed` to be awake. They count as awake from now on: until they run, many a
+   short job may come that would wake others. */
 static void wake_helpers(int needed) {
     if (__atomic_load_n(&pool.asleep, __ATOMIC_SEQ_CST) == 0) return;
     pthread_mutex_lock(&pool.mutex);
-    for (int awake = pool.helpers - pool.asleep; awake < needed && awake < pool.helpers; ++awake)
+    for (; pool.asleep > 0 && pool.helpers - pool.asleep < needed; ++pool.woken) {
+        __atomic_sub_fetch(&pool.asleep, 1, __ATOMIC_SEQ_CST);
         pthread_cond_signal(&pool.posted);
+    }
     pthread_mutex_unlock(&pool.mutex);
 }
 
