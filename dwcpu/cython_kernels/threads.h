@@ -54,7 +54,7 @@ static struct {
     pthread_mutex_t mutex;
     pthread_cond_t posted;
     int asleep;    /* helpers; it changes with the mutex, before the helper looks at `news` for the last time */
-    int woken;     /* those of them that have been woken and do not yet know; with the mutex */
+    int woken;     /* helpers no longer counted as asleep, which do not yet know; it changes with the mutex */
     int helpers;   /* it changes with the mutex */
     int needed;    /* helpers, by all callers together */
     unsigned alone; /* small jobs that found too few helpers awake */
