@@ -88,8 +88,8 @@ def test_threads_of_the_pool_do_not_race(weakened: list[str], raced: bool, tmp_p
         assert (done.returncode, done.stdout) == (0, "right"), done.stderr
 
 
-#: Seven helpers sleep. How many are woken so that 1 is awake, 1 again, and 3; how many sleep then, and how many have been
-#: woken and do not know it yet.
+#: Seven helpers sleep. How many are woken so that 1 is awake, 1 again, and 3; how many sleep then, and how many have
+#: been woken and do not know it yet.
 WAKING = """
 #include <pthread.h>
 #include <stdio.h>
