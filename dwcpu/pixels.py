@@ -37,6 +37,8 @@ __all__ = [
 _FLOAT32 = np.dtype(np.float32)
 #: Elements that are one row of the grid of `add`.
 _RUN = 4096
+#: Elements of a cache line, of any dtype at most.
+_LINE = 16
 #: As in `pixels.pxi`.
 _COPY_AXES = 5
 #: As in `pixels.pxi`.
@@ -61,6 +63,8 @@ class PixelKernel:
         Of the plan.
     kept : object
         What the plan points to.
+    scratch : int
+        Bytes that each task needs.
     """
 
     def __init__(
@@ -72,17 +76,18 @@ class PixelKernel:
         shared: bool,
         fields: Mapping[str, Any],
         kept: object = None,
+        scratch: int = 0,
     ) -> None:
         plan: Any = np.zeros(1, plan_dtype())
         for name, value in fields.items():
             plan[name] = value
         self._address, self._plan, self.out_shape = address, plan, out_shape
-        self._rows, self._blocks, self._shared, self._kept = rows, blocks, shared, kept
+        self._rows, self._blocks, self._shared, self._kept, self._scratch = rows, blocks, shared, kept, scratch
 
     def passes(self, threads: int) -> tuple[Pass, ...]:
         """The one kernel."""
         grid = cut(self._rows, 1, self._blocks, threads if self._shared else 1, True)
-        return (Pass(self._address, self._plan, grid, self.out_shape, self),)
+        return (Pass(self._address, self._plan, grid._replace(scratch=self._scratch), self.out_shape, self),)
 
 
 def _made(
@@ -94,13 +99,14 @@ def _made(
     fields: dict[str, Any],
     kept: object = None,
     blocks: int = 1,
+    scratch: int = 0,
 ) -> PixelKernel | None:
     compiled = runtime.cython_kernels()
     address = None if compiled is None else compiled.pixels(dtype.name).get(name)
     if address is None:
         return None
     shared = (prod(x_shape) + prod(out_shape)) * dtype.itemsize >= _WORTH_BYTES
-    return PixelKernel(address, out_shape, rows, blocks, shared, fields, kept)
+    return PixelKernel(address, out_shape, rows, blocks, shared, fields, kept, scratch)
 
 
 def _flat(shape: tuple[int, ...], dtype: np.dtype, activation: Activation) -> dict[str, Any]:
@@ -219,13 +225,17 @@ def resize(
     numbers = np.concatenate([down[0].reshape(-1), across[0].reshape(-1)]).astype(np.int64)
     weights = np.concatenate([down[1].reshape(-1), across[1].reshape(-1)]).astype(dtype)
     outputs = len(down[0]), len(across[0])
+    row = (outputs[1] * channels // _LINE + 2) * _LINE  # with room for one more vector, a line at most
     fields = {
         "height": height, "width": width, "in_channels": channels, "out_height": outputs[0], "out_width": outputs[1],
         "kernel_h": down[0].shape[1], "kernel_w": across[0].shape[1], "weights": numbers.ctypes.data,
-        "bias": weights.ctypes.data,
+        "bias": weights.ctypes.data, "window_size": row,
     }  # fmt: skip
     out_shape = (batch, *outputs, channels)
-    return _made("resize", dtype, x_shape, out_shape, batch * outputs[0], fields, (numbers, weights))
+    scratch = down[0].shape[1] * (row * dtype.itemsize + numbers.itemsize)
+    return _made(
+        "resize", dtype, x_shape, out_shape, batch * outputs[0], fields, (numbers, weights), scratch=scratch
+    )
 
 
 def gather_taps(

@@ -229,64 +229,118 @@ cdef void mean(
             at += LANES
 
 
-cdef inline void resize_vector(
-    const Plan *plan, const i64 *rows, const i64 *columns, const real *down, const real *across,
-    const real *image, i64 limit, int read, int stored, real *out
+cdef inline void resize_pixel(
+    const int taps, const i64 *columns, const real *across, i64 channels, const real *row, i64 left, real *target
 ) noexcept nogil:
-    """One vector of channels of one output: a weighted sum of kernel_h x kernel_w pixels.
+    """One pixel of a row of another width: a weighted sum of `taps` pixels of `row`, `left` elements before x ends.
 
-    A vector that begins less than `limit` elements into the image is in it as a whole, whatever else it holds; of others
-    `read` lanes are the pixel's own. `stored` lanes are written.
+    Whole vectors are stored.
     """
-    cdef vec acc = v_zero(), part, v
-    cdef i64 h, w, place
-    for h in range(plan.kernel_h):
-        part = v_zero()
-        for w in range(plan.kernel_w):
-            place = (rows[h] * plan.width + columns[w]) * plan.in_channels
-            v = v_load(image + place) if place < limit else v_load_part(image + place, 0, read)
-            part = v_fma(v, v_splat(across[w]), part)
-        acc = v_fma(part, v_splat(down[h]), acc)
-    if stored == LANES:
-        v_store(out, acc)
-    else:
-        v_store_part(out, acc, 0, stored)
+    cdef vec acc
+    cdef i64 at = 0, place, w
+    while at < channels:
+        if at > 0 and at + LANES > channels:
+            at = channels - LANES  # the last vector slides back over its neighbour
+        acc = v_zero()
+        for w in range(taps):
+            place = columns[w] * channels + at
+            if place + LANES <= left:
+                acc = v_fma(v_load(row + place), v_splat(across[w]), acc)
+            else:
+                acc = v_fma(v_load_part(row + place, 0, <int> smaller(LANES, channels - at)), v_splat(across[w]), acc)
+        v_store(target + at, acc)
+        at += LANES
+
+
+cdef struct Resized:  # rows of another width
+    const Plan *plan
+    const real *x
+    i64 end           # of x, in rows of all images
+    real *kept        # plan.kernel_h rows, of plan.window_size elements each
+    i64 *numbers      # of the rows of x that they are
+
+
+cdef const real *resized_row(const Resized *resized, i64 number) noexcept nogil:
+    """Row `number` of x, of all images one after the other, as wide as an output; the last ones are kept."""
+    cdef const Plan *plan = resized.plan
+    cdef i64 place = number % plan.kernel_h, channels = plan.in_channels, line = plan.width * channels, column
+    cdef i64 taps = plan.kernel_w
+    cdef const i64 *columns = <const i64 *> plan.weights + plan.out_height * plan.kernel_h
+    cdef const real *across = <const real *> plan.bias + plan.out_height * plan.kernel_h
+    cdef real *target = resized.kept + place * plan.window_size
+    if resized.numbers[place] == number:
+        return target
+    resized.numbers[place] = number
+    for column in range(plan.out_width):
+        if taps == 2:
+            resize_pixel(
+                2, columns + 2 * column, across + 2 * column, channels, resized.x + number * line,
+                (resized.end - number) * line, target + column * channels)
+        else:
+            resize_pixel(
+                <int> taps, columns + taps * column, across + taps * column, channels, resized.x + number * line,
+                (resized.end - number) * line, target + column * channels)
+    return target
+
+
+cdef inline void blend(
+    const int count, i64 size, const real *first, const real *second, vec weight, vec other, real *out
+) noexcept nogil:
+    """The weighted sum of a row, or of two where `count` is 2; of what is in `out` and a row where it is 0."""
+    cdef i64 at = 0
+    cdef int lanes = LANES
+    cdef vec acc
+    while at < size:
+        if at + LANES > size:
+            lanes = <int> (size - at)
+        acc = v_zero()
+        if count == 0:
+            acc = v_load(out + at) if lanes == LANES else v_load_part(out + at, 0, lanes)
+        acc = v_fma(v_load(first + at), weight, acc)  # rows of scratch memory end with room for a vector
+        if count == 2:
+            acc = v_fma(v_load(second + at), other, acc)
+        if lanes == LANES:
+            v_store(out + at, acc)
+        else:
+            v_store_part(out + at, acc, 0, lanes)
+        at += LANES
 
 
 cdef void resize(
     const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
-    """Images of another size, every output a weighted sum of pixels.
+    """Images of another size, every output a weighted sum of pixels: along rows, and then of rows.
 
     plan.weights points to the rows that each output row sees, kernel_h of them, and then the columns, kernel_w each;
-    plan.bias to the weights of these in the same order.
+    plan.bias to the weights of these in the same order. scratch holds kernel_h rows of out_width pixels, of
+    plan.window_size elements each, and the number of each: outputs one below the other see the same rows.
     """
-    cdef const i64 *rows = <const i64 *> plan.weights
-    cdef const i64 *columns = rows + plan.out_height * plan.kernel_h
-    cdef const real *down = <const real *> plan.bias
-    cdef const real *across = down + plan.out_height * plan.kernel_h
-    cdef i64 channels = plan.in_channels, row, y, column, at, size = plan.height * plan.width * channels
-    cdef const real *image
-    cdef real *target = out + row_begin * plan.out_width * channels
-    cdef int read, stored
+    cdef i64 size = plan.out_width * plan.in_channels, taps = plan.kernel_h, row, top, h
+    cdef const i64 *rows
+    cdef const real *down
+    cdef const real *first
+    cdef Resized resized
+    resized.plan, resized.x = plan, x
+    resized.end = ((row_end - 1) // plan.out_height + 1) * plan.height
+    resized.kept = <real *> scratch
+    resized.numbers = <i64 *> (resized.kept + taps * plan.window_size)
+    for h in range(taps):
+        resized.numbers[h] = -1
     for row in range(row_begin, row_end):
-        y = row % plan.out_height
-        image = x + row // plan.out_height * size
-        for column in range(plan.out_width):
-            at = 0
-            while at < channels:
-                if at > 0 and at + LANES > channels:
-                    at = channels - LANES  # the last vector slides back over its neighbour
-                # With fewer channels than lanes whole vectors are stored: the next outputs overwrite what is too much.
-                read = stored = <int> smaller(LANES, channels - at)
-                if (plan.out_width - column) * channels >= at + LANES:
-                    stored = LANES
-                resize_vector(
-                    plan, rows + y * plan.kernel_h, columns + column * plan.kernel_w, down + y * plan.kernel_h,
-                    across + column * plan.kernel_w, image + at, size - at - LANES + 1, read, stored, target + at)
-                at += LANES
-            target += channels
+        top = row // plan.out_height * plan.height
+        rows = <const i64 *> plan.weights + row % plan.out_height * taps
+        down = <const real *> plan.bias + row % plan.out_height * taps
+        first = resized_row(&resized, top + rows[0])
+        if taps == 2 and (rows[0] == rows[1] or (rows[0] - rows[1]) % 2 != 0):  # no place of both
+            blend(
+                2, size, first, resized_row(&resized, top + rows[1]), v_splat(down[0]), v_splat(down[1]),
+                out + row * size)
+            continue
+        blend(1, size, first, first, v_splat(down[0]), v_zero(), out + row * size)
+        for h in range(1, taps):
+            first = resized_row(&resized, top + rows[h])
+            blend(0, size, first, first, v_splat(down[h]), v_zero(), out + row * size)
 
 
 cdef void gather_taps(
