@@ -31,7 +31,6 @@ __all__ = [
     "resize",
     "scale",
     "softmax",
-    "turn",
 ]
 
 _FLOAT32 = np.dtype(np.float32)
@@ -39,8 +38,10 @@ _FLOAT32 = np.dtype(np.float32)
 _RUN = 4096
 #: Elements of a cache line, of any dtype at most.
 _LINE = 16
-#: As in `pixels.pxi`.
+#: As in `copies.pxi`.
 _COPY_AXES = 5
+#: Elements that a row of the grid of `copy` has, about.
+_COPIED = 8192
 #: As in `pixels.pxi`.
 _MEAN_RUN = 64
 #: Bytes read and written from which on a second thread gains something.
@@ -194,11 +195,16 @@ def copy(
             axes.append([size, step, other])
     if len(axes) > _COPY_AXES:
         return None
-    # The outermost axis becomes the rows that threads share, unless it is the only one: that is the innermost.
-    first = 1 if len(axes) > 1 else 0
-    axes = axes[:first] + [[1, 0, 0]] * (_COPY_AXES - len(axes)) + axes[first:]
-    table = np.array(axes, np.int64).T.copy()
-    return _made("copy", kind, shape, shape, int(table[0, 0]), {"weights": table.ctypes.data}, table)
+    down = axes.pop() if axes else [1, 0, 0]
+    # with it, the axis that is contiguous in the source, if there is another, makes a plane: see copies.pxi
+    across = next((axis for axis in axes if axis[1] == 1 and down[1] != 1), axes[-1] if axes else [1, 0, 0])
+    outer = [axis for axis in axes if axis is not across]
+    outer += [[1, 0, 0]] * (_COPY_AXES - 2 - len(outer))
+    table = np.array([*outer, across, down], np.int64).T.copy()
+    run = max(1, _COPIED // down[0] // _LINE) * _LINE
+    runs = -(-across[0] // run)
+    fields = {"weights": table.ctypes.data, "width": run, "height": runs}
+    return _made("copy", kind, shape, shape, outer[0][0] * runs, fields, table)
 
 
 def fill(shape: tuple[int, ...], dtype: np.dtype, value: float) -> PixelKernel | None:
@@ -268,13 +274,6 @@ def layer_norm(
     weights = kept.ctypes.data
     fields = {"in_channels": channels, "alpha": epsilon, "weights": weights, "bias": weights + kept.strides[0]}
     return _made("layer_norm", dtype, (rows, channels), (rows, channels), rows, fields, kept)
-
-
-def turn(shape: tuple[int, ...], dtype: np.dtype) -> PixelKernel | None:
-    """Images (N, C, H, W) of few channels as (N, H, W, C), which is `shape`."""
-    batch, height, width, channels = shape
-    fields = {"height": height, "width": width, "in_channels": channels}
-    return _made("turn", dtype, shape, shape, batch * height, fields)
 
 
 class GlobalAveragePool:

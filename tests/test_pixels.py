@@ -245,14 +245,6 @@ def test_transposed_convolutions_gather_what_belongs_to_an_output(
     np.testing.assert_allclose(out, expected, rtol=0, atol=1e-5 if dtype == np.float32 else 1e-13)
 
 
-@pytest.mark.parametrize("channels", [1, 2, 3, 4, 16])
-def test_turned_images_have_their_channels_last(channels) -> None:
-    x = random(2, channels, 9, 11, dtype=DTYPES[0])
-    out = np.empty((2, 9, 11, channels), np.float32)
-    run(pixels.turn(out.shape, out.dtype), x, out)
-    np.testing.assert_array_equal(out, x.transpose(0, 2, 3, 1))
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int32, np.int64], ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("seed", range(30))
 def test_copies_go_from_any_order_of_memory_to_any_other(seed, dtype) -> None:
@@ -288,5 +280,4 @@ def test_without_compiled_kernels_there_are_none(monkeypatch) -> None:
     shape, dtype = (1, 4, 4, 8), DTYPES[0]
     assert pixels.add(shape, dtype, Activation()) is None
     assert pixels.scale(shape, dtype) is None
-    assert pixels.turn(shape, dtype) is None
     assert pixels.softmax(4, 4, dtype) is None

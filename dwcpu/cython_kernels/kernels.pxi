@@ -9,6 +9,7 @@ include "depthwise.pxi"
 include "separable.pxi"
 include "inverted_residual.pxi"
 include "activations.pxi"
+include "copies.pxi"
 include "pixels.pxi"
 
 

@@ -1,7 +1,6 @@
-# What stands between convolutions in a graph: sums, products, pooling, softmax, copies to another order of memory.
+# What stands between convolutions in a graph: sums, products, pooling, softmax; copies are in copies.pxi.
 #
-# Assumes: channel-last, contiguous images, but for `turn`, whose x has its channels first; at least one pixel and one
-# channel. There is one block, but for `mean`. Rows are output rows (of batch * out_height); for `add_images`,
+# Assumes: channel-last, contiguous images; at least one pixel and one channel. There is one block, but for `mean`. Rows are output rows (of batch * out_height); for `add_images`,
 # `map_images` and `fill` they are runs of plan.width elements of plan.height in all.
 # Guarantees: every output is one operation, or one after the other in a fixed order (windows: each row by itself, then
 # the rows), taps in the padding left out: the same bits however the rows are shared. NaN passes.
@@ -12,7 +11,6 @@ cdef enum:
     AVERAGE = 1     # of the taps in the image
     PADDED = 2      # of all taps of the window
     POOLED = 4      # vectors of channels side by side
-    COPY_AXES = 5
     SUMS = 16
     MOST_SUMS = 8   # vectors side by side
     MEAN_RUN = 64   # channels
@@ -465,75 +463,6 @@ cdef void layer_norm(
             target[at] = (source[at] - mean) * inverse * scale[at] + bias[at]
 
 
-cdef inline void turn_row(const int channels, i64 width, i64 plane, const real *x, real *out) noexcept nogil:
-    cdef i64 w
-    cdef int c
-    for w in range(width):
-        for c in range(channels):
-            out[w * channels + c] = x[c * plane + w]
-
-
-cdef void turn(
-    const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
-    i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
-) noexcept nogil:
-    """Few channels, first in x, last in out."""
-    cdef i64 channels = plan.in_channels, width = plan.width, plane = plan.height * width, row, image, c, w
-    cdef const real *source
-    cdef real *target
-    for row in range(row_begin, row_end):
-        image = row // plan.height
-        source = x + image * channels * plane + (row - image * plan.height) * width
-        target = out + row * width * channels
-        if channels == 3:
-            turn_row(3, width, plane, source, target)
-        else:
-            for c in range(channels):
-                for w in range(width):
-                    target[w * channels + c] = source[c * plane + w]
-
-
-cdef inline void copy_run(i64 count, i64 x_step, i64 out_step, const real *x, real *out) noexcept nogil:
-    cdef i64 at = 0
-    if x_step == 1 and out_step == 1:
-        while at + LANES <= count:
-            v_store(out + at, v_load(x + at))
-            at += LANES
-        while at < count:
-            out[at] = x[at]
-            at += 1
-    else:
-        for at in range(count):
-            out[at * out_step] = x[at * x_step]
-
-
-cdef void copy_strided(
-    const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
-    i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
-) noexcept nogil:
-    """A tensor from one order of memory to another. Rows are entries of its outermost axis.
-
-    plan.weights points to COPY_AXES sizes, as many steps in x, and in out, all in elements, the innermost axis last.
-    """
-    cdef const i64 *sizes = <const i64 *> plan.weights
-    cdef const i64 *x_steps = sizes + COPY_AXES
-    cdef const i64 *out_steps = x_steps + COPY_AXES
-    cdef i64 a, b, c, d
-    cdef const real *p
-    cdef real *q
-    cdef const real *source
-    cdef real *target
-    for a in range(row_begin, row_end):
-        for b in range(sizes[1]):
-            for c in range(sizes[2]):
-                source = x + a * x_steps[0] + b * x_steps[1] + c * x_steps[2]
-                target = out + a * out_steps[0] + b * out_steps[1] + c * out_steps[2]
-                for d in range(sizes[3]):
-                    p = source + d * x_steps[3]
-                    q = target + d * out_steps[3]
-                    copy_run(sizes[4], x_steps[4], out_steps[4], p, q)
-
-
 cdef void fill(
     const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
@@ -560,5 +489,4 @@ def pixels():
         "resize": <uintptr_t> &resize,
         "scale": <uintptr_t> &scale_images,
         "softmax": <uintptr_t> &softmax,
-        "turn": <uintptr_t> &turn,
     }

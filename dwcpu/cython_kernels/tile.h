@@ -123,6 +123,34 @@ V_INLINE void v_store(real *p, vec v) { *(vec_in_memory *)p = v; }
 
 V_INLINE vec v_splat(real s) { return s - (vec){0}; } /* unlike s + 0 this keeps the sign of -0; it costs nothing */
 
+/* a[0], b[0], a[1], b[1], ...: of the first halves of both, and of the second ones. */
+#if LANES == 16
+#define V_LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define V_HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#define LANES_BITS 4
+#elif LANES == 8
+#define V_LOW 0, 8, 1, 9, 2, 10, 3, 11
+#define V_HIGH 4, 12, 5, 13, 6, 14, 7, 15
+#define LANES_BITS 3
+#elif LANES == 4
+#define V_LOW 0, 4, 1, 5
+#define V_HIGH 2, 6, 3, 7
+#define LANES_BITS 2
+#else
+#define V_LOW 0, 2
+#define V_HIGH 1, 3
+#define LANES_BITS 1
+#endif
+#if defined(__clang__)
+#define V_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define V_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (vec_bits){__VA_ARGS__})
+#endif
+#define LANES_LIMIT 16 /* of any vector */
+
+V_INLINE vec v_interleave_low(vec a, vec b) { return V_SHUFFLE(a, b, V_LOW); }
+V_INLINE vec v_interleave_high(vec a, vec b) { return V_SHUFFLE(a, b, V_HIGH); }
+
 V_INLINE vec v_zero(void) { return (vec){0}; }
 V_INLINE vec v_add(vec a, vec b) { return a + b; }
 V_INLINE vec v_sub(vec a, vec b) { return a - b; }

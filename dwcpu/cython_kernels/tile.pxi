@@ -15,6 +15,8 @@ cdef extern from "tile.h" nogil:
         pass
     enum:
         LANES
+        LANES_BITS
+        LANES_LIMIT
         GEMM_ROWS
         GEMM_VECTORS
         MOST_VECTORS
@@ -45,6 +47,8 @@ cdef extern from "tile.h" nogil:
     vec v_load_part(const real *p, int first, int last) noexcept
     void v_store_part(real *p, vec v, int first, int last) noexcept
     void v_store_first(real *p, vec v, int count) noexcept
+    vec v_interleave_low(vec a, vec b) noexcept
+    vec v_interleave_high(vec a, vec b) noexcept
     vec v_splat(real s) noexcept
     vec v_zero() noexcept
     vec v_add(vec a, vec b) noexcept

@@ -26,10 +26,6 @@ from .operators import OPERATORS, Operator, check_size
 __all__ = ["Dynamic", "Plan", "Planner", "Symbol", "is_channel_last", "make_plan", "same_order"]
 
 
-#: Channels up to which a loop is faster than NumPy at turning images; see `arrays.copy` for more.
-_FEW_CHANNELS = 16
-
-
 class Dynamic(Exception):
     """The shape of something depends on values that are only known when the graph runs."""
 
@@ -233,12 +229,8 @@ class Planner:
         kernel = None
         if not seen.size:
             return
-        if self.readable(source) and target.buffer >= 0:
-            turned = seen.ndim == 4 and seen.flags.c_contiguous and is_channel_last(place)
-            if turned and seen.shape[1] <= _FEW_CHANNELS and seen.dtype.char in "fd":
-                kernel = pixels.turn(np.moveaxis(place, 1, -1).shape, place.dtype)
-            elif not (turned or (seen.ndim == 4 and is_channel_last(seen) and place.flags.c_contiguous)):
-                kernel = pixels.copy(seen.shape, seen.dtype, seen.strides, place.strides)
+        if self.readable(source) and (target.buffer >= 0 or target.buffer == given(2)):
+            kernel = pixels.copy(seen.shape, seen.dtype, seen.strides, place.strides)
         if kernel is None:
             self.call(copy_array, [source.value(seen)], [target.value(place)])
         else:
@@ -447,7 +439,7 @@ class Planner:
             wanted = channel_last(source.shape, source.dtype)
         buffer = given(2) if number == 0 else given(2 + max(inputs - 1, 0) + number)
         target = Symbol(wanted, buffer, _address(wanted), wanted)
-        value, other = operand.value(), target.value()
+        value = operand.value()
         whole = value.offset == 0 and self._size(operand) == wanted.nbytes and same_order(source, wanted)
         if number == 0 and whole and value.buffer >= 0:
             self.builder.replace(value.buffer, given(2))
@@ -455,7 +447,7 @@ class Planner:
                 if isinstance(each, Symbol) and each.buffer == value.buffer:
                     self.operands[key] = Symbol(each.array, given(2), each.start, each._memory)
         else:
-            self.call(copy_array, [value], [other])
+            self.move(operand, source, target, wanted)
         return wanted, False
 
 
