@@ -27,7 +27,9 @@ __all__ = [
     "layer_norm",
     "mapped",
     "mean",
+    "multiply",
     "pool",
+    "prelu",
     "resize",
     "scale",
     "softmax",
@@ -124,6 +126,11 @@ def add(shape: tuple[int, ...], dtype: np.dtype, activation: Activation) -> Pixe
     return _made("add", dtype, shape, shape, -(-prod(shape) // _RUN), _flat(shape, dtype, activation))
 
 
+def multiply(shape: tuple[int, ...], dtype: np.dtype) -> PixelKernel | None:
+    """``x * residual`` of two tensors of `shape` that lie in the same order of memory."""
+    return _made("multiply", dtype, shape, shape, -(-prod(shape) // _RUN), _flat(shape, dtype, Activation()))
+
+
 def mapped(
     shape: tuple[int, ...], dtype: np.dtype, factor: float, shift: float, activation: Activation
 ) -> PixelKernel | None:
@@ -138,6 +145,14 @@ def scale(shape: tuple[int, ...], dtype: np.dtype) -> PixelKernel | None:
     batch, height, width, channels = shape
     fields = {"out_height": height, "out_width": width, "in_channels": channels}
     return _made("scale", dtype, shape, shape, batch * height, fields)
+
+
+def prelu(shape: tuple[int, ...], slopes: np.ndarray, dtype: np.dtype) -> PixelKernel | None:
+    """Images (N, H, W, C), what is below zero times one of C slopes."""
+    batch, height, width, channels = shape
+    kept = np.array(slopes, dtype)
+    fields = {"out_height": height, "out_width": width, "in_channels": channels, "weights": kept.ctypes.data}
+    return _made("prelu", dtype, shape, shape, batch * height, fields, kept)
 
 
 def pool(

@@ -16,23 +16,40 @@ cdef enum:
     MEAN_RUN = 64   # channels
 
 
+cdef inline void combine(
+    const bint product, const Plan *plan, const real *x, const real *residual, real *out, i64 row_begin, i64 row_end
+) noexcept nogil:
+    cdef i64 begin = row_begin * plan.width, end = smaller(row_end * plan.width, plan.height), at = begin
+    cdef vec low = v_splat(<real> plan.low), high = v_splat(<real> plan.high), v, w
+    cdef int lanes = LANES
+    while at < end:
+        if at + LANES > end:
+            lanes = <int> (end - at)
+        v = v_load(x + at) if lanes == LANES else v_load_part(x + at, 0, lanes)
+        w = v_load(residual + at) if lanes == LANES else v_load_part(residual + at, 0, lanes)
+        v = v_clamp(v_mul(v, w) if product else v_add(v, w), low, high)
+        if lanes == LANES:
+            v_store(out + at, v)
+        else:
+            v_store_part(out + at, v, 0, lanes)
+        at += LANES
+    activate(plan, out + begin, 1, 0, end - begin)
+
+
 cdef void add_images(
     const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
     """x + residual, clamped and activated."""
-    cdef i64 begin = row_begin * plan.width, end = smaller(row_end * plan.width, plan.height), at = begin
-    cdef vec low = v_splat(<real> plan.low), high = v_splat(<real> plan.high)
-    cdef int rest
-    while at + LANES <= end:
-        v_store(out + at, v_clamp(v_add(v_load(x + at), v_load(residual + at)), low, high))
-        at += LANES
-    if at < end:
-        rest = <int> (end - at)
-        v_store_part(
-            out + at, v_clamp(v_add(v_load_part(x + at, 0, rest), v_load_part(residual + at, 0, rest)), low, high),
-            0, rest)
-    activate(plan, out + begin, 1, 0, end - begin)
+    combine(False, plan, x, residual, out, row_begin, row_end)
+
+
+cdef void multiply_images(
+    const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
+    i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
+) noexcept nogil:
+    """x times residual, clamped and activated."""
+    combine(True, plan, x, residual, out, row_begin, row_end)
 
 
 cdef void map_images(
@@ -55,35 +72,59 @@ cdef void map_images(
     activate(plan, out + begin, 1, 0, end - begin)
 
 
+cdef inline vec scaled(const bint negative, vec v, vec factor) noexcept nogil:
+    """v times a factor; where `negative`, only what is below zero."""
+    return v_select_less(v, v_zero(), v_mul(v, factor), v) if negative else v_mul(v, factor)
+
+
+cdef inline void scale_rows(
+    const bint negative, const Plan *plan, const real *x, const real *factors, i64 factors_step, real *out,
+    i64 row_begin, i64 row_end
+) noexcept nogil:
+    """One factor for each channel, of each image `factors_step` further on."""
+    cdef i64 channels = plan.in_channels, row, column, at
+    cdef const real *own
+    cdef const real *source = x + row_begin * plan.out_width * channels
+    cdef real *target = out + row_begin * plan.out_width * channels
+    cdef int rest = <int> (channels % LANES)
+    for row in range(row_begin, row_end):
+        own = factors + row // plan.out_height * factors_step
+        for column in range(plan.out_width):
+            at = 0
+            while at + LANES <= channels:
+                v_store(target + at, scaled(negative, v_load(source + at), v_load(own + at)))
+                at += LANES
+            if rest:
+                v_store_part(
+                    target + at, scaled(negative, v_load_part(source + at, 0, rest), v_load_part(own + at, 0, rest)),
+                    0, rest)
+            source += channels
+            target += channels
+
+
 cdef void scale_images(
     const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
     """x times one factor for each channel of each image: `residual` holds these, (batch, channels)."""
-    cdef i64 channels = plan.in_channels, row, column, at
-    cdef const real *factors
-    cdef const real *source = x + row_begin * plan.out_width * channels
-    cdef real *target = out + row_begin * plan.out_width * channels
-    cdef int rest = <int> (channels % LANES)
-    for row in range(row_begin, row_end):
-        factors = residual + row // plan.out_height * channels
-        for column in range(plan.out_width):
-            at = 0
-            while at + LANES <= channels:
-                v_store(target + at, v_mul(v_load(source + at), v_load(factors + at)))
-                at += LANES
-            if rest:
-                v_store_part(
-                    target + at, v_mul(v_load_part(source + at, 0, rest), v_load_part(factors + at, 0, rest)), 0, rest)
-            source += channels
-            target += channels
+    scale_rows(False, plan, x, residual, plan.in_channels, out, row_begin, row_end)
+
+
+cdef void prelu(
+    const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
+    i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
+) noexcept nogil:
+    """What is below zero times the slope of its channel: plan.weights points to these."""
+    scale_rows(True, plan, x, <const real *> plan.weights, 0, out, row_begin, row_end)
 
 
 cdef inline void pool_vectors(
-    const int kind, const int count, const int lanes, const Plan *plan, const real *x,
+    const int kind, const int size, const int count, const int lanes, const Plan *plan, const real *x,
     i64 rows, i64 columns, real share, real *out
 ) noexcept nogil:
-    """`count` vectors of channels of one output; x is at the first of rows x columns taps. `lanes`: of one vector."""
+    """`count` vectors of channels of one output; x is at the first of rows x columns taps, which are `size` x `size`
+    unless that is 0. `lanes`: of one vector.
+    """
     cdef vec acc[POOLED]
     cdef vec part[POOLED]
     cdef vec v
@@ -91,6 +132,8 @@ cdef inline void pool_vectors(
     cdef i64 h, w
     cdef const real *p
     cdef int j
+    if size > 0:
+        rows = columns = size
     for j in range(count):
         acc[j] = v_splat(<real> plan.low) if kind == MAXIMUM else v_zero()
     for h in range(rows):
@@ -113,12 +156,30 @@ cdef inline void pool_vectors(
             v_store_part(out, acc[j], 0, lanes)
 
 
+cdef inline void pool_pixel(
+    const int kind, const int size, const Plan *plan, const real *x, i64 rows, i64 columns, real share, real *out
+) noexcept nogil:
+    """All channels of one output."""
+    cdef i64 channels = plan.in_channels, at = 0
+    while at + POOLED * LANES <= channels:
+        pool_vectors(kind, size, POOLED, LANES, plan, x + at, rows, columns, share, out + at)
+        at += POOLED * LANES
+    if at + 2 * LANES <= channels:
+        pool_vectors(kind, size, 2, LANES, plan, x + at, rows, columns, share, out + at)
+        at += 2 * LANES
+    while at + LANES <= channels:
+        pool_vectors(kind, size, 1, LANES, plan, x + at, rows, columns, share, out + at)
+        at += LANES
+    if at < channels:
+        pool_vectors(kind, 0, 1, <int> (channels - at), plan, x + at, rows, columns, share, out + at)
+
+
 cdef inline void pool_rows(
     const int kind, const Plan *plan, const real *x, real *out, i64 row_begin, i64 row_end
 ) noexcept nogil:
-    cdef i64 channels = plan.in_channels, row, image, column, top, left, h, w, rows, columns, at
+    cdef i64 row, image, column, top, left, h, w, rows, columns
     cdef const real *first
-    cdef real *target = out + row_begin * plan.out_width * channels
+    cdef real *target = out + row_begin * plan.out_width * plan.in_channels
     cdef real share = 1
     for row in range(row_begin, row_end):
         image = row // plan.out_height
@@ -134,20 +195,15 @@ cdef inline void pool_rows(
             elif kind == AVERAGE:
                 share = 1 / <real> larger(rows * columns, 1)
             first = x + (
-                (image * plan.height + top + h * plan.dilation_h) * plan.width + left + w * plan.dilation_w) * channels
-            at = 0
-            while at + POOLED * LANES <= channels:
-                pool_vectors(kind, POOLED, LANES, plan, first + at, rows, columns, share, target + at)
-                at += POOLED * LANES
-            if at + 2 * LANES <= channels:
-                pool_vectors(kind, 2, LANES, plan, first + at, rows, columns, share, target + at)
-                at += 2 * LANES
-            while at + LANES <= channels:
-                pool_vectors(kind, 1, LANES, plan, first + at, rows, columns, share, target + at)
-                at += LANES
-            if at < channels:
-                pool_vectors(kind, 1, <int> (channels - at), plan, first + at, rows, columns, share, target + at)
-            target += channels
+                (image * plan.height + top + h * plan.dilation_h) * plan.width + left + w * plan.dilation_w
+            ) * plan.in_channels
+            if rows == 2 and columns == 2:  # constants are twice as fast
+                pool_pixel(kind, 2, plan, first, 2, 2, share, target)
+            elif rows == 3 and columns == 3:
+                pool_pixel(kind, 3, plan, first, 3, 3, share, target)
+            else:
+                pool_pixel(kind, 0, plan, first, rows, columns, share, target)
+            target += plan.in_channels
 
 
 cdef void max_pool(
@@ -485,7 +541,9 @@ def pixels():
         "map": <uintptr_t> &map_images,
         "max_pool": <uintptr_t> &max_pool,
         "mean": <uintptr_t> &mean,
+        "multiply": <uintptr_t> &multiply_images,
         "padded_pool": <uintptr_t> &padded_pool,
+        "prelu": <uintptr_t> &prelu,
         "resize": <uintptr_t> &resize,
         "scale": <uintptr_t> &scale_images,
         "softmax": <uintptr_t> &softmax,

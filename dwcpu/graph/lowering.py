@@ -136,8 +136,11 @@ def _chain(planner: Planner, node: Node, operands: list[Operand]) -> list[Operan
     if expand:
         _options(expand[0][0], x.array, expand[0][1])  # checks that they fit
     dw = _depthwise(depthwise[1], int(depthwise[0].get("group", 1)))
-    if options["dilation"] != (1, 1) and expand:
-        return _one_by_one(planner, node, operands)
+    if options["dilation"] != (1, 1) and expand:  # the layer has none
+        [widened] = _conv(planner, parts[0], operands[:3]) or planner.apart(parts[0], operands[:3])
+        inputs, attributes = ["", *node.inputs[3:]], {**node.attributes, "parts": parts[1:]}
+        rest = Node("Separable", node.name, inputs, node.outputs, attributes)
+        return _chain(planner, rest, [widened, *operands[3:]])
     pw = _filters(pointwise[1])[0, 0]
     biases = [_vector(bias) for _, bias in pairs]
     activations = [part.get("activation") for part in parts]
@@ -311,29 +314,52 @@ def _mean(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand
     return [out if keep else out.view(out.array.reshape(array.shape[:2]))]
 
 
-def _sum(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
-    """Add of two tensors of one shape that lie alike in memory, or of a tensor and a number."""
-    if not all(isinstance(each, Symbol) and planner.readable(each) for each in operands):
-        return _with_number(planner, node, operands)
-    a, b = operands
-    assert isinstance(a, Symbol) and isinstance(b, Symbol)
-    if a.array.dtype != b.array.dtype or a.array.dtype.char not in "fd":
+def _pair(planner: Planner, node: Node, a: Symbol, b: Symbol) -> list[Operand] | None:
+    """Add or Mul of two tensors of one shape, in the order of memory of one of them."""
+    if a.array.shape != b.array.shape or a.array.dtype != b.array.dtype or a.array.dtype.char not in "fd":
         return None
     target = np.empty_like(a.array)
-    if a.array.shape != b.array.shape or not (same_order(a.array, b.array) and same_order(a.array, target)):
-        return None
-    kernel = pixels.add(a.array.shape, a.array.dtype, Activation())
+    if not same_order(a.array, target):  # a view with gaps
+        target = np.empty_like(b.array)
+    shape, dtype = a.array.shape, a.array.dtype
+    kernel = pixels.add(shape, dtype, Activation()) if node.op == "Add" else pixels.multiply(shape, dtype)
     if kernel is None:
         return None
-    return [planner.run_kernel("add", kernel, a.value(), b.value(), target)]
+    name = "add" if node.op == "Add" else "multiply"
+    return [planner.run_kernel(name, kernel, planner.like(a, target), planner.like(b, target), target)]
+
+
+def _sum(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
+    """Add of two tensors of one shape, or of a tensor and a number."""
+    a, b = operands
+    if isinstance(a, Symbol) and isinstance(b, Symbol):
+        return _pair(planner, node, a, b)
+    return _with_number(planner, node, operands)
+
+
+def _prelu(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
+    """PRelu of images or signals, with one slope a channel."""
+    x, slope = operands
+    if not _floats(x, slope):
+        return None
+    assert isinstance(x, Symbol) and isinstance(slope, np.ndarray)
+    slopes = None if x.array.ndim not in (3, 4) else channel_values(slope, x.array.ndim, x.array.shape[1])
+    if slopes is None:
+        return None
+    image = planner.image(x)
+    kernel = pixels.prelu(image.shape, slopes, image.dtype)
+    if kernel is None:
+        return None
+    return [planner.run_kernel("prelu", kernel, image, None, channel_last(x.array.shape, image.dtype))]
 
 
 def _scaled(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
-    """Mul of images and one factor a channel, as squeeze-and-excite ends, or of a tensor and a number."""
-    if not all(isinstance(each, Symbol) and planner.readable(each) for each in operands):
-        return _with_number(planner, node, operands)
+    """Mul of images and one factor a channel, as squeeze-and-excite ends, of two tensors, or of one and a number."""
     a, b = operands
-    assert isinstance(a, Symbol) and isinstance(b, Symbol)
+    if not isinstance(a, Symbol) or not isinstance(b, Symbol):
+        return _with_number(planner, node, operands)
+    if a.array.shape == b.array.shape:
+        return _pair(planner, node, a, b)
     x, factors = (a, b) if a.array.size >= b.array.size else (b, a)
     fits = x.array.ndim == 4 and factors.array.shape == (*x.array.shape[:2], 1, 1) and is_channel_last(x.array)
     if not fits or x.array.dtype != factors.array.dtype or x.array.dtype.char not in "fd":
@@ -502,6 +528,7 @@ LOWERINGS: dict[str, Lowering] = {
     "MatMul": _product,
     "MaxPool": _pool,
     "Mul": _scaled,
+    "PRelu": _prelu,
     "Pad": _pad,
     "ReduceMean": _mean,
     "Resize": _resize,

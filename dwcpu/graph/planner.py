@@ -84,7 +84,7 @@ def channel_last(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 
 class Entry(NamedTuple):
-    """What a plan does for one node. `layer` is what runs it, on images of `layer_shape`, if a layer does."""
+    """What a plan does for one node. `layers` are what runs it, each with the shape of its images, if layers do."""
 
     name: str
     in_shape: tuple[int, ...]
@@ -92,17 +92,17 @@ class Entry(NamedTuple):
     kernel: str
     elements: int
     bytes: int
-    layer: Any
-    layer_shape: tuple[int, ...]
+    layers: tuple[tuple[Any, tuple[int, ...]], ...]
     threads: int
 
     @property
     def row(self) -> LayerRow:
         """The row of a report. It has the bound, for which the machine's limits are measured at first."""
-        if self.layer is not None:
-            choice = self.layer.explain(self.layer_shape, self.threads)
-            cost = choice.flops, choice.bytes, choice.bound_us
-            return LayerRow(self.name, choice.kernel, self.in_shape, self.out_shape, *cost)
+        if self.layers:
+            choices = [layer.explain(shape, self.threads) for layer, shape in self.layers]
+            kernel = " + ".join(dict.fromkeys(choice.kernel for choice in choices))
+            costs = ((choice.flops, choice.bytes, choice.bound_us) for choice in choices)
+            return LayerRow(self.name, kernel, self.in_shape, self.out_shape, *map(sum, zip(*costs, strict=True)))
         busy = self.kernel not in ("shape", "view", "constant")
         cost = (self.elements, self.bytes, None) if busy else (0, 0, None)
         return LayerRow(self.name, self.kernel, self.in_shape, self.out_shape, *cost)
@@ -214,6 +214,12 @@ class Planner:
             symbol = self._copied(symbol, np.empty(symbol.array.shape, symbol.array.dtype))
         return symbol.value()
 
+    def like(self, symbol: Symbol, array: np.ndarray) -> Value:
+        """A tensor as it lies in memory, copied to where `array` would have it if it does not lie so."""
+        if not (same_order(symbol.array, array) and self.readable(symbol)):
+            symbol = self._copied(symbol, np.empty_like(array))
+        return symbol.value()._replace(strides=None)
+
     def _copied(self, symbol: Symbol, array: np.ndarray) -> Symbol:
         """A copy in another order of memory; the same one for everybody who wants it."""
         source = symbol.value()
@@ -250,7 +256,7 @@ class Planner:
         self.builder.operate(self._number, node, x._replace(shape=shape), residual, target, self.threads)
         if node.job is not None:
             self.jobs.append(node.job)
-        self._row["layer"] = layer, shape
+        self._row.setdefault("layers", []).append((layer, shape))
         return out
 
     def run_kernel(self, name: str, kernel: Any, x: Value, residual: Value | None, array: np.ndarray) -> Symbol:
@@ -413,11 +419,11 @@ class Planner:
     def _described(self, node: Node, operands: list[Operand], results: Sequence[Operand]) -> Entry:
         shapes = [each.shape for each in self._arrays([*operands[:1], *list(results)[:1]]) if each is not None]
         in_shape, out_shape = (shapes[0], shapes[-1]) if shapes else ((), ())
-        layer, shape = self._row.get("layer") or (None, ())
+        layers = tuple(self._row.get("layers", ()))
         kernel = self._row.get("kernel") or "shape"
         touched = sum(each.array.nbytes for each in (*operands, *results) if isinstance(each, Symbol))
         elements = sum(each.array.size for each in results if isinstance(each, Symbol))
-        return Entry(node.name, in_shape, out_shape, kernel, elements, touched, layer, shape, self.threads)
+        return Entry(node.name, in_shape, out_shape, kernel, elements, touched, layers, self.threads)
 
     # --- inputs and outputs -------------------------------------------------------------------------------------------
 
