@@ -22,9 +22,10 @@ __all__ = [
     "PixelKernel",
     "add",
     "copy",
+    "epilogue",
     "fill",
-    "gather_taps",
     "layer_norm",
+    "made",
     "mapped",
     "mean",
     "multiply",
@@ -39,7 +40,7 @@ _FLOAT32 = np.dtype(np.float32)
 #: Elements that are one row of the grid of `add`.
 _RUN = 4096
 #: Elements of a cache line, of any dtype at most.
-_LINE = 16
+LINE = 16
 #: As in `copies.pxi`.
 _COPY_AXES = 5
 #: Elements that a row of the grid of `copy` has, about.
@@ -48,6 +49,8 @@ _COPIED = 8192
 _MEAN_RUN = 64
 #: Bytes read and written from which on a second thread gains something.
 _WORTH_BYTES = 1 << 19
+#: The same for floating-point operations.
+_WORTH_FLOPS = 1 << 20
 
 
 class PixelKernel:
@@ -68,6 +71,8 @@ class PixelKernel:
         What the plan points to.
     scratch : int
         Bytes that each task needs.
+    flops : int
+        What it computes, where that is more than an operation for each output.
     """
 
     def __init__(
@@ -80,11 +85,12 @@ class PixelKernel:
         fields: Mapping[str, Any],
         kept: object = None,
         scratch: int = 0,
+        flops: int = 0,
     ) -> None:
         plan: Any = np.zeros(1, plan_dtype())
         for name, value in fields.items():
             plan[name] = value
-        self._address, self._plan, self.out_shape = address, plan, out_shape
+        self._address, self._plan, self.out_shape, self.flops = address, plan, out_shape, flops
         self._rows, self._blocks, self._shared, self._kept, self._scratch = rows, blocks, shared, kept, scratch
 
     def passes(self, threads: int) -> tuple[Pass, ...]:
@@ -93,7 +99,7 @@ class PixelKernel:
         return (Pass(self._address, self._plan, grid._replace(scratch=self._scratch), self.out_shape, self),)
 
 
-def _made(
+def made(
     name: str,
     dtype: np.dtype,
     x_shape: tuple[int, ...],
@@ -103,18 +109,26 @@ def _made(
     kept: object = None,
     blocks: int = 1,
     scratch: int = 0,
+    flops: int = 0,
 ) -> PixelKernel | None:
+    """The kernel `name` for one shape; None where there are no compiled kernels."""
     compiled = runtime.cython_kernels()
     address = None if compiled is None else compiled.pixels(dtype.name).get(name)
     if address is None:
         return None
-    shared = (prod(x_shape) + prod(out_shape)) * dtype.itemsize >= _WORTH_BYTES
-    return PixelKernel(address, out_shape, rows, blocks, shared, fields, kept, scratch)
+    moved = (prod(x_shape) + prod(out_shape)) * dtype.itemsize
+    shared = moved >= _WORTH_BYTES or flops >= _WORTH_FLOPS
+    return PixelKernel(address, out_shape, rows, blocks, shared, fields, kept, scratch, flops)
 
 
 def _flat(shape: tuple[int, ...], dtype: np.dtype, activation: Activation) -> dict[str, Any]:
     """Fields of a plan for tensors that are looked at as rows of elements."""
-    fields = {"height": prod(shape), "width": _RUN, "low": activation.low, "high": activation.high}
+    return {"height": prod(shape), "width": _RUN} | epilogue(dtype, activation)
+
+
+def epilogue(dtype: np.dtype, activation: Activation) -> dict[str, Any]:
+    """Fields of a plan for what comes last."""
+    fields: dict[str, Any] = {"low": activation.low, "high": activation.high}
     compiled = runtime.cython_kernels()
     if activation.code and compiled is not None and compiled.available():
         fields |= {"activation": compiled.activations(dtype.name)[activation.code], "alpha": activation.alpha}
@@ -123,12 +137,12 @@ def _flat(shape: tuple[int, ...], dtype: np.dtype, activation: Activation) -> di
 
 def add(shape: tuple[int, ...], dtype: np.dtype, activation: Activation) -> PixelKernel | None:
     """``activation(x + residual)`` of two tensors of `shape` that lie in the same order of memory."""
-    return _made("add", dtype, shape, shape, -(-prod(shape) // _RUN), _flat(shape, dtype, activation))
+    return made("add", dtype, shape, shape, -(-prod(shape) // _RUN), _flat(shape, dtype, activation))
 
 
 def multiply(shape: tuple[int, ...], dtype: np.dtype) -> PixelKernel | None:
     """``x * residual`` of two tensors of `shape` that lie in the same order of memory."""
-    return _made("multiply", dtype, shape, shape, -(-prod(shape) // _RUN), _flat(shape, dtype, Activation()))
+    return made("multiply", dtype, shape, shape, -(-prod(shape) // _RUN), _flat(shape, dtype, Activation()))
 
 
 def mapped(
@@ -137,14 +151,14 @@ def mapped(
     """``activation(factor x + shift)``, the product rounded before the sum."""
     numbers = np.array([factor, shift], dtype)
     fields = _flat(shape, dtype, activation) | {"weights": numbers.ctypes.data}
-    return _made("map", dtype, shape, shape, -(-prod(shape) // _RUN), fields, numbers)
+    return made("map", dtype, shape, shape, -(-prod(shape) // _RUN), fields, numbers)
 
 
 def scale(shape: tuple[int, ...], dtype: np.dtype) -> PixelKernel | None:
     """Images (N, H, W, C) times one factor for each channel of each image: the residual, (N, 1, 1, C)."""
     batch, height, width, channels = shape
     fields = {"out_height": height, "out_width": width, "in_channels": channels}
-    return _made("scale", dtype, shape, shape, batch * height, fields)
+    return made("scale", dtype, shape, shape, batch * height, fields)
 
 
 def prelu(shape: tuple[int, ...], slopes: np.ndarray, dtype: np.dtype) -> PixelKernel | None:
@@ -152,7 +166,7 @@ def prelu(shape: tuple[int, ...], slopes: np.ndarray, dtype: np.dtype) -> PixelK
     batch, height, width, channels = shape
     kept = np.array(slopes, dtype)
     fields = {"out_height": height, "out_width": width, "in_channels": channels, "weights": kept.ctypes.data}
-    return _made("prelu", dtype, shape, shape, batch * height, fields, kept)
+    return made("prelu", dtype, shape, shape, batch * height, fields, kept)
 
 
 def pool(
@@ -182,12 +196,12 @@ def pool(
         "kernel_h": window[0], "kernel_w": window[1], "stride_h": stride[0], "stride_w": stride[1],
         "dilation_h": dilation[0], "dilation_w": dilation[1], "pad_top": begin[0], "pad_left": begin[1], "low": -np.inf,
     }  # fmt: skip
-    return _made(kind, dtype, x_shape, (batch, *outputs, channels), batch * outputs[0], fields)
+    return made(kind, dtype, x_shape, (batch, *outputs, channels), batch * outputs[0], fields)
 
 
 def softmax(rows: int, channels: int, dtype: np.dtype) -> PixelKernel | None:
     """Softmax of `rows` rows that lie together."""
-    return _made("softmax", dtype, (rows, channels), (rows, channels), rows, {"in_channels": channels})
+    return made("softmax", dtype, (rows, channels), (rows, channels), rows, {"in_channels": channels})
 
 
 def copy(
@@ -216,23 +230,23 @@ def copy(
     outer = [axis for axis in axes if axis is not across]
     outer += [[1, 0, 0]] * (_COPY_AXES - 2 - len(outer))
     table = np.array([*outer, across, down], np.int64).T.copy()
-    run = max(1, _COPIED // down[0] // _LINE) * _LINE
+    run = max(1, _COPIED // down[0] // LINE) * LINE
     runs = -(-across[0] // run)
     fields = {"weights": table.ctypes.data, "width": run, "height": runs}
-    return _made("copy", kind, shape, shape, outer[0][0] * runs, fields, table)
+    return made("copy", kind, shape, shape, outer[0][0] * runs, fields, table)
 
 
 def fill(shape: tuple[int, ...], dtype: np.dtype, value: float) -> PixelKernel | None:
     """One value everywhere."""
     fields = {"height": prod(shape), "width": _RUN, "low": value}
-    return _made("fill", dtype, shape, shape, -(-prod(shape) // _RUN), fields)
+    return made("fill", dtype, shape, shape, -(-prod(shape) // _RUN), fields)
 
 
 def mean(shape: tuple[int, ...], dtype: np.dtype) -> PixelKernel | None:
     """Mean over the pixels of images of `shape`, as (N, 1, 1, C)."""
     batch, height, width, channels = shape
     fields = {"height": height, "width": width, "in_channels": channels}
-    return _made("mean", dtype, shape, (batch, 1, 1, channels), batch, fields, blocks=-(-channels // _MEAN_RUN))
+    return made("mean", dtype, shape, (batch, 1, 1, channels), batch, fields, blocks=-(-channels // _MEAN_RUN))
 
 
 def resize(
@@ -246,7 +260,7 @@ def resize(
     numbers = np.concatenate([down[0].reshape(-1), across[0].reshape(-1)]).astype(np.int64)
     weights = np.concatenate([down[1].reshape(-1), across[1].reshape(-1)]).astype(dtype)
     outputs = len(down[0]), len(across[0])
-    row = (outputs[1] * channels // _LINE + 2) * _LINE  # with room for one more vector, a line at most
+    row = (outputs[1] * channels // LINE + 2) * LINE  # with room for one more vector, a line at most
     fields = {
         "height": height, "width": width, "in_channels": channels, "out_height": outputs[0], "out_width": outputs[1],
         "kernel_h": down[0].shape[1], "kernel_w": across[0].shape[1], "weights": numbers.ctypes.data,
@@ -254,30 +268,7 @@ def resize(
     }  # fmt: skip
     out_shape = (batch, *outputs, channels)
     scratch = down[0].shape[1] * (row * dtype.itemsize + numbers.itemsize)
-    return _made(
-        "resize", dtype, x_shape, out_shape, batch * outputs[0], fields, (numbers, weights), scratch=scratch
-    )
-
-
-def gather_taps(
-    x_shape: tuple[int, ...],
-    outputs: tuple[int, int],
-    stride: tuple[int, int],
-    dilation: tuple[int, int],
-    begin: tuple[int, int],
-    bias: np.ndarray | None,
-    dtype: np.dtype,
-) -> PixelKernel | None:
-    """The sums of a transposed convolution, from the products of all pixels and taps (N, H, W, KH, KW, C)."""
-    batch, height, width, kernel_h, kernel_w, channels = x_shape
-    kept = np.zeros(channels, dtype) if bias is None else np.array(bias, dtype)
-    fields = {
-        "height": height, "width": width, "in_channels": channels, "out_height": outputs[0], "out_width": outputs[1],
-        "kernel_h": kernel_h, "kernel_w": kernel_w, "stride_h": stride[0], "stride_w": stride[1],
-        "dilation_h": dilation[0], "dilation_w": dilation[1], "pad_top": begin[0], "pad_left": begin[1],
-        "bias": kept.ctypes.data,
-    }  # fmt: skip
-    return _made("gather_taps", dtype, x_shape, (batch, *outputs, channels), batch * outputs[0], fields, kept)
+    return made("resize", dtype, x_shape, out_shape, batch * outputs[0], fields, (numbers, weights), scratch=scratch)
 
 
 def layer_norm(
@@ -288,7 +279,7 @@ def layer_norm(
     kept = np.array([scale.reshape(-1), np.zeros(channels) if bias is None else bias.reshape(-1)], dtype)
     weights = kept.ctypes.data
     fields = {"in_channels": channels, "alpha": epsilon, "weights": weights, "bias": weights + kept.strides[0]}
-    return _made("layer_norm", dtype, (rows, channels), (rows, channels), rows, fields, kept)
+    return made("layer_norm", dtype, (rows, channels), (rows, channels), rows, fields, kept)
 
 
 class GlobalAveragePool:

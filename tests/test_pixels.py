@@ -12,6 +12,7 @@ from guarded import Room
 from dwcpu import pixels, runtime
 from dwcpu.epilogue import Activation, parse_activation
 from dwcpu.pipeline import Node, chain
+from dwcpu.transposed import TransposedConv
 
 pytestmark = pytest.mark.skipif(runtime.cython_kernels() is None, reason="these kernels are compiled ahead of time")
 
@@ -25,7 +26,7 @@ CHANNELS = [1, 3, 7, 8, 9, 16, 31, 33, 64, 72, 130]
 def guard_parameters(kernel: pixels.PixelKernel, end: str) -> None:
     """Move the tables and numbers that the plan of a kernel points to against forbidden pages, each by itself."""
     kept = kernel._kept if isinstance(kernel._kept, tuple) else (kernel._kept,)
-    arrays = [array for array in kept if array is not None]
+    arrays = [array for array in kept if isinstance(array, np.ndarray)]
     begins = {array.ctypes.data: array for array in arrays}
     addresses = {field: int(kernel._plan[field][0]) for field in ("weights", "bias")}
     stops = sorted([*addresses.values(), *(begin + array.nbytes for begin, array in begins.items())])
@@ -70,6 +71,8 @@ def test_sums_and_maps_are_those_of_numpy(size, spec, dtype) -> None:
     low, high = activation.low, activation.high
     run(pixels.add((size,), dtype, activation), x, out, other)
     np.testing.assert_array_equal(out, np.minimum(np.maximum(x + other, low), high))
+    run(pixels.multiply((size,), dtype), x, out, other)
+    np.testing.assert_array_equal(out, x * other)
     run(pixels.mapped((size,), dtype, 1.7, -0.3, activation), x, out)
     expected = x * dtype.type(1.7) + dtype.type(-0.3)
     np.testing.assert_array_equal(out, np.minimum(np.maximum(expected, low), high))
@@ -95,6 +98,16 @@ def test_scales_are_products_with_one_factor_a_channel(channels, dtype) -> None:
     out = np.empty_like(x)
     run(pixels.scale(x.shape, dtype), x, out, np.broadcast_to(factors, factors.shape).copy())
     np.testing.assert_array_equal(out, x * factors)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_what_is_below_zero_has_the_slope_of_its_channel(channels, dtype) -> None:
+    x, slopes = random(2, 5, 7, channels, dtype=dtype), random(channels, dtype=dtype)
+    x[0, 0, 0], x[1, 2, 3] = np.nan, -0.0
+    out = np.empty_like(x)
+    run(pixels.prelu(x.shape, slopes, dtype), x, out)
+    np.testing.assert_array_equal(out, np.where(x < 0, x * slopes, x))
 
 
 def windows(x: np.ndarray, window, stride, dilation, begin, outputs) -> list[list[list[np.ndarray]]]:
@@ -213,10 +226,12 @@ def test_means_are_sums_of_rows_and_then_of_their_sums(channels, dtype) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("channels", CHANNELS)
-def test_resized_images_are_weighted_sums_of_pixels(channels, dtype) -> None:
+@pytest.mark.parametrize("taps", [(2, 4), (3, 2), (1, 1)])
+def test_resized_images_are_weighted_sums_of_pixels(taps, channels, dtype) -> None:
     rng, x = np.random.default_rng(channels), random(2, 5, 6, channels, dtype=dtype)
     tables = [
-        (rng.integers(0, size, (out, taps)), rng.random((out, taps))) for size, out, taps in ((5, 8, 2), (6, 3, 4))
+        (rng.integers(0, size, (out, each)), rng.random((out, each)))
+        for size, out, each in ((5, 8, taps[0]), (6, 3, taps[1]))
     ]
     out = np.empty((2, 8, 3, channels), dtype)
     run(pixels.resize(x.shape, *tables, dtype), x, out)
@@ -231,25 +246,35 @@ def test_resized_images_are_weighted_sums_of_pixels(channels, dtype) -> None:
     ("stride", "dilation", "begin", "outputs"),
     [((1, 1), (1, 1), (0, 0), (6, 5)), ((2, 3), (1, 2), (1, 0), (9, 14)), ((2, 2), (1, 1), (-1, 2), (12, 5))],
 )
-def test_transposed_convolutions_gather_what_belongs_to_an_output(
+def test_transposed_convolutions_add_every_product_to_its_output(
     stride, dilation, begin, outputs, channels, dtype
 ) -> None:
-    x, bias = random(2, 4, 4, 3, 2, channels, dtype=dtype), random(channels, dtype=dtype)
-    expected = np.zeros((2, *outputs, channels)) + bias
-    for i, j, h, w in np.ndindex(4, 4, 3, 2):
-        y, z = i * stride[0] + h * dilation[0] - begin[0], j * stride[1] + w * dilation[1] - begin[1]
-        if 0 <= y < outputs[0] and 0 <= z < outputs[1]:
-            expected[:, y, z] += x[:, i, j, h, w]
-    out = np.empty(expected.shape, dtype)
-    run(pixels.gather_taps(x.shape, outputs, stride, dilation, begin, bias, dtype), x, out)
-    np.testing.assert_allclose(out, expected, rtol=0, atol=1e-5 if dtype == np.float32 else 1e-13)
+    x, bias = random(2, 4, 5, 7, dtype=dtype), random(channels, dtype=dtype)
+    w, windows = random(7, 3, 2, channels, dtype=dtype), random(3, 2, 7, dtype=dtype)
+    options = outputs, stride, dilation, begin
+    clip = parse_activation(("clip", -1.0, 1.5), "test")
+    for products, begins, made in (
+        (np.einsum("nijc,chwo->nijhwo", x, w), bias, TransposedConv(w, bias, clip)),
+        (x[:, :, :, None, None] * windows, 0, TransposedConv(windows, None, clip)),
+    ):
+        expected = np.zeros((2, *outputs, products.shape[-1])) + begins
+        for i, j, h, tap in np.ndindex(products.shape[1:5]):
+            y, z = i * stride[0] + h * dilation[0] - begin[0], j * stride[1] + tap * dilation[1] - begin[1]
+            if 0 <= y < outputs[0] and 0 <= z < outputs[1]:
+                expected[:, y, z] += products[:, i, j, h, tap]
+        out = np.empty(expected.shape, dtype)
+        run(made.kernel(x.shape, *options), x, out)
+        wanted = np.clip(expected, -1.0, 1.5)
+        np.testing.assert_allclose(out, wanted, rtol=0, atol=1e-5 if dtype == np.float32 else 1e-13)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int32, np.int64], ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("seed", range(30))
 def test_copies_go_from_any_order_of_memory_to_any_other(seed, dtype) -> None:
     rng = np.random.default_rng(seed)
-    shape = tuple(int(size) for size in rng.integers(1, 7, rng.integers(1, 6)))
+    sizes = rng.integers(1, 7, rng.integers(1, 6))
+    sizes[rng.permutation(len(sizes))[:2]] = rng.integers(1, 48, 2)[: len(sizes)]  # of planes, tiles of any vectors
+    shape = tuple(map(int, sizes))
     base = rng.integers(-(2**30), 2**30, tuple(2 * size for size in shape)).astype(dtype)
     source = base[tuple(slice(0, 2 * size, 2) if rng.random() < 0.3 else slice(0, size) for size in shape)]
     order = rng.permutation(len(shape))
@@ -267,6 +292,28 @@ def test_copies_go_from_any_order_of_memory_to_any_other(seed, dtype) -> None:
     places = (array.__array_interface__["data"][0] for array in (source, target))
     runtime.driver(grid.threads)(each.kernel, each.plan.ctypes.data, next(places), 0, next(places), 0, *grid.arguments)
     np.testing.assert_array_equal(target, source)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 8, 15, 16, 17, 64, 100])
+@pytest.mark.parametrize("pixels_of", [(1, 1), (3, 3), (5, 7), (9, 1000)])
+def test_images_are_turned_to_channels_last_and_back(pixels_of, channels, dtype) -> None:
+    x = random(2, channels, *pixels_of, dtype=dtype)
+    last = x.transpose(0, 2, 3, 1).copy()
+    out = np.empty_like(last)
+    run(pixels.copy(x.shape, dtype, x.strides, out.transpose(0, 3, 1, 2).strides), x, out)
+    np.testing.assert_array_equal(out, last)
+    back = np.empty_like(x)
+    run(pixels.copy(x.shape, dtype, last.transpose(0, 3, 1, 2).strides, x.strides), last, back)
+    np.testing.assert_array_equal(back, x)
+
+
+@pytest.mark.parametrize("groups", [2, 3, 4, 8, 29])
+def test_channels_are_shuffled(groups) -> None:
+    x = random(3, 5, 7, groups, 58, dtype=DTYPES[0])
+    seen, out = x.transpose(0, 1, 2, 4, 3), np.empty((3, 5, 7, 58, groups), np.float32)
+    run(pixels.copy(seen.shape, x.dtype, seen.strides, out.strides), x, out)
+    np.testing.assert_array_equal(out, seen)
 
 
 def test_copies_of_other_sizes_of_elements_are_left_to_numpy() -> None:

@@ -10,6 +10,7 @@ include "separable.pxi"
 include "inverted_residual.pxi"
 include "activations.pxi"
 include "copies.pxi"
+include "transposed.pxi"
 include "pixels.pxi"
 
 

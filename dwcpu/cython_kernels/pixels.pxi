@@ -397,49 +397,6 @@ cdef void resize(
             blend(0, size, first, first, v_splat(down[h]), v_zero(), out + row * size)
 
 
-cdef void gather_taps(
-    const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
-    i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
-) noexcept nogil:
-    """The second half of a transposed convolution: every output is the sum of the products that belong to it.
-
-    x is (batch, height, width, kernel_h, kernel_w, channels): the product of each pixel and each tap; plan.bias the
-    bias of each channel. Pixel (i, j) and tap (h, w) belong to output (i * stride + h * dilation - pad, …).
-    """
-    cdef i64 channels = plan.in_channels, row, image, oy, ox, h, w, y, z, at
-    cdef i64 taps = plan.kernel_h * plan.kernel_w
-    cdef const real *bias = <const real *> plan.bias
-    cdef const real *products
-    cdef real *target = out + row_begin * plan.out_width * channels
-    cdef int rest = <int> (channels % LANES)
-    for row in range(row_begin, row_end):
-        image = row // plan.out_height
-        oy = row - image * plan.out_height + plan.pad_top
-        for ox in range(plan.pad_left, plan.pad_left + plan.out_width):
-            for at in range(channels):
-                target[at] = bias[at]
-            for h in range(plan.kernel_h):
-                y = oy - h * plan.dilation_h
-                if y < 0 or y % plan.stride_h != 0 or y // plan.stride_h >= plan.height:
-                    continue
-                for w in range(plan.kernel_w):
-                    z = ox - w * plan.dilation_w
-                    if z < 0 or z % plan.stride_w != 0 or z // plan.stride_w >= plan.width:
-                        continue
-                    products = x + (
-                        ((image * plan.height + y // plan.stride_h) * plan.width + z // plan.stride_w) * taps
-                        + h * plan.kernel_w + w) * channels
-                    at = 0
-                    while at + LANES <= channels:
-                        v_store(target + at, v_add(v_load(target + at), v_load(products + at)))
-                        at += LANES
-                    if rest:
-                        v_store_part(
-                            target + at,
-                            v_add(v_load_part(target + at, 0, rest), v_load_part(products + at, 0, rest)), 0, rest)
-            target += channels
-
-
 cdef void softmax(
     const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
@@ -536,7 +493,6 @@ def pixels():
         "average_pool": <uintptr_t> &average_pool,
         "copy": <uintptr_t> &copy_strided,
         "fill": <uintptr_t> &fill,
-        "gather_taps": <uintptr_t> &gather_taps,
         "layer_norm": <uintptr_t> &layer_norm,
         "map": <uintptr_t> &map_images,
         "max_pool": <uintptr_t> &max_pool,
@@ -547,4 +503,6 @@ def pixels():
         "resize": <uintptr_t> &resize,
         "scale": <uintptr_t> &scale_images,
         "softmax": <uintptr_t> &softmax,
+        "transposed": <uintptr_t> &transposed,
+        "transposed_depthwise": <uintptr_t> &transposed_depthwise,
     }

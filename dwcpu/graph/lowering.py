@@ -11,9 +11,10 @@ import numpy as np
 from .. import pixels, runtime
 from ..epilogue import Activation, parse_activation
 from ..layers import Conv2d, DepthwiseConv2d, InvertedResidual, PointwiseConv2d, SeparableConv2d
+from ..transposed import TransposedConv
 from .ir import Node
 from .operators import OPERATORS
-from .operators.convolution import conv_windows, scatter, transposed_shape
+from .operators.convolution import conv_windows, transposed_shape
 from .operators.moving import axis_of, integers, sides_of
 from .operators.pooling import window_counts, windows_of
 from .operators.resizing import tables_of, whole_factors
@@ -209,35 +210,20 @@ def _conv_transpose(planner: Planner, node: Node, operands: list[Operand]) -> li
     if w.ndim not in (3, 4):
         return None
     shape, begins, strides, dilations = transposed_shape(node, x.array, w)
-    groups, kernel, each = int(node.get("group", 1)), w.shape[2:], w.shape[1]
+    groups, kernel, each = int(node.get("group", 1)), _both(w.shape[2:], 1), w.shape[1]
+    spec = node.get("activation")
+    if groups > 1 and (each > 1 or groups < w.shape[0]):
+        return None
 
-    def make() -> Any:
-        apart = w.reshape(groups, -1, each, *kernel)
-        filters = np.moveaxis(apart, (1, 0, 2), (0, 1, -1)).reshape(1, 1, w.shape[0] // groups, -1)
-        return Conv2d(filters, groups=groups) if groups > 1 else PointwiseConv2d(filters[0, 0])
+    def make() -> TransposedConv:
+        filters = w.reshape(w.shape[0], each, *kernel).transpose(0, 2, 3, 1)
+        filters = filters[..., 0].transpose(1, 2, 0) if groups > 1 else filters
+        return TransposedConv(filters, _vector(bias), parse_activation(spec, ""))
 
+    layer = planner.layer((node.outputs[0], spec), node.inputs[1:3], make)
     image = planner.image(x)
-    layer = planner.layer((node.outputs[0],), node.inputs[1:2], make)
-    made = layer.out_shape(image.shape)
-    columns = planner.run_layer(layer, image, None, np.empty(made, w.dtype))
-    array = channel_last(shape, w.dtype)
-    if groups == 1:
-        begin, step, apart = _both(begins, 0), _both(strides, 1), _both(dilations, 1)
-        sizes = (*image.shape[:3], *_both(kernel, 1), each)
-        kernel_put = pixels.gather_taps(sizes, _both(shape[2:], 1), step, apart, begin, _vector(bias), w.dtype)
-        if kernel_put is not None:
-            return [planner.run_kernel("", kernel_put, columns.value(), None, array)]
-    out = planner.symbol(array)
-    bias_vector = _vector(bias)
-    places = x.array.shape[:1] + x.array.shape[2:]
-
-    def put(products: np.ndarray, target: np.ndarray) -> None:
-        apart = products.reshape(*places, groups, *kernel, each)
-        taps = np.moveaxis(apart, len(places), -2).reshape(*places, *kernel, groups * each)
-        scatter(taps, begins, strides, dilations, bias_vector, target)
-
-    planner.call(put, [columns.value()], [out.value()])
-    return [out]
+    run = layer.kernel(image.shape, _both(shape[2:], 1), _both(strides, 1), _both(dilations, 1), _both(begins, 0))
+    return None if run is None else [planner.run_kernel("transposed", run, image, None, channel_last(shape, w.dtype))]
 
 
 def _flat(planner: Planner, x: Symbol, factor: float, shift: float, spec: Any) -> list[Operand] | None:

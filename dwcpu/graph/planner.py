@@ -264,6 +264,7 @@ class Planner:
         out = self.symbol(array)
         self.operate(kernel, x, residual, Value(out.buffer, kernel.out_shape, array.dtype))
         self.describe(name)
+        self._row["flops"] = kernel.flops
         return out
 
     def describe(self, kernel: str) -> None:
@@ -422,7 +423,7 @@ class Planner:
         layers = tuple(self._row.get("layers", ()))
         kernel = self._row.get("kernel") or "shape"
         touched = sum(each.array.nbytes for each in (*operands, *results) if isinstance(each, Symbol))
-        elements = sum(each.array.size for each in results if isinstance(each, Symbol))
+        elements = self._row.get("flops") or sum(each.array.size for each in results if isinstance(each, Symbol))
         return Entry(node.name, in_shape, out_shape, kernel, elements, touched, layers, self.threads)
 
     # --- inputs and outputs -------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from .matching import Links
 
 __all__ = ["fuse_activations", "fuse_residuals"]
 
-_KERNELS = ("Conv", "Gemm", "MatMul")
+_KERNELS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 def _takes_epilogue(graph: Graph, node: Node | None) -> bool:
