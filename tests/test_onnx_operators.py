@@ -18,6 +18,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 from onnx import helper  # noqa: E402
 from onnx.reference import ReferenceEvaluator  # noqa: E402
+from onnx_builder import Builder  # noqa: E402
 from onnx_graphs import (  # noqa: E402
     Random,
     agree,
@@ -32,7 +33,7 @@ from onnx_graphs import (  # noqa: E402
     several,
     write,
 )
-from onnx_networks import NETWORKS, Builder  # noqa: E402
+from onnx_networks import NETWORKS  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,96 @@
+"""Which nodes run on kernels rather than on NumPy, and that they give what onnxruntime gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from dwcpu import runtime
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+from onnx_builder import Builder  # noqa: E402
+from onnx_graphs import agree  # noqa: E402
+
+pytestmark = pytest.mark.skipif(runtime.cython_kernels() is None, reason="these kernels are compiled ahead of time")
+
+
+def halves(b: Builder, x: str) -> list[str]:
+    """Views with gaps: no kernel of ours reads them as they lie."""
+    found: list[str] = b.add("Split", b.conv(x, 3, 24, norm=False), b.ints(12, 12), outputs=2, axis=1)
+    return found
+
+
+def transposed(b: Builder, x: str, groups: int, act: str | None) -> str:
+    w, bias = b.random(12, 12 // groups, 3, 2), b.random(12)
+    y = b.add("ConvTranspose", b.conv(x, 3, 12, norm=False), w, bias, strides=[2, 3], pads=[1, 0, 1, 1], group=groups)
+    return b.act(y, act)
+
+
+#: What is built on x, and the kernels that must be among those that run.
+GRAPHS: dict[str, tuple[Callable[[Builder], str], list[str]]] = {
+    "a sum of views": (lambda b: b.add("Add", *halves(b, "x")), ["add"]),
+    "a sum of a view and a whole": (lambda b: b.add("Add", b.conv("x", 3, 12, 3), halves(b, "x")[1]), []),
+    "a sum of an image and one that lies otherwise": (lambda b: b.add("Add", b.conv("x", 3, 3, 3), "x"), []),
+    "a product of tensors": (
+        lambda b: b.add("Mul", b.conv("x", 3, 9, norm=False), b.conv("x", 3, 9, act="sigmoid")), ["multiply"],
+    ),
+    "a product of views": (lambda b: b.add("Mul", *halves(b, "x")), ["multiply"]),
+    "slopes of channels": (lambda b: b.add("PRelu", b.conv("x", 3, 9), b.random(9, 1, 1)), ["prelu"]),
+    "slopes of pixels": (lambda b: b.add("PRelu", b.conv("x", 3, 2), b.random(10, 11)), ["numpy"]),
+    "a transposed convolution": (lambda b: transposed(b, "x", 1, None), ["transposed"]),
+    "one with an activation": (lambda b: transposed(b, "x", 1, "relu6"), ["transposed"]),
+    "one with another": (lambda b: transposed(b, "x", 1, "hardswish"), ["transposed"]),
+    "a transposed depthwise convolution": (lambda b: transposed(b, "x", 12, "silu"), ["transposed"]),
+    "a transposed one in groups": (lambda b: transposed(b, "x", 3, "relu"), ["numpy"]),
+    "a resized image": (
+        lambda b: b.add("Resize", b.conv("x", 3, 9), "", b.constant([1, 1, 2.5, 0.6]), mode="linear"), ["resize"],
+    ),
+    "channels that are shuffled": (
+        lambda b: b.conv(
+            b.add(
+                "Reshape",
+                b.add("Transpose", b.add("Reshape", b.conv("x", 3, 12), b.ints(1, 3, 4, 10, 11)), perm=[0, 2, 1, 3, 4]),
+                b.ints(1, 12, 10, 11),
+            ), 12, 8,
+        ), ["copy"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_kernels_run_it_and_agree(name, threads) -> None:
+    write, kernels = GRAPHS[name]
+    builder = Builder(3, folded=True)
+    content = builder.model(name, [write(builder)])
+    x = np.random.default_rng(4).standard_normal((1, 3, 10, 11)).astype(np.float32)
+    model = agree(content, {"x": x})
+    rows = model.explain(x.shape, threads).rows
+    found = [row.kernel for row in rows]
+    assert set(kernels) <= set(found)
+    assert "numpy" in kernels or "numpy" not in found
+    assert model(x, num_threads=threads).tobytes() == model(x, num_threads=1).tobytes()
+
+
+def test_outputs_with_their_channels_first_are_kernels_too() -> None:
+    """A network that ends in pixels is one row of kernels, without a step in Python."""
+    b = Builder(5, folded=True)
+    x = np.random.default_rng(5).standard_normal((2, 3, 8, 9)).astype(np.float32)
+    model = agree(b.model("pixels", [b.conv("x", 3, 5, 3, act="relu")]), {"x": x})
+    plan = model._plan([x], False, 1)
+    assert plan.pipeline.launch() is not None
+
+
+def test_the_row_of_a_dilated_chain_has_the_work_of_all_its_convolutions() -> None:
+    b = Builder(6, folded=True)
+    x = b.conv("x", 8, 32, act="relu")
+    x = b.conv(b.conv(x, 32, 32, 3, groups=32, dilation=2, act="relu"), 32, 16)
+    model = agree(b.model("chain", [x], x_shape=("n", 8, "h", "w")), {"x": np.ones((1, 8, 12, 12), np.float32)})
+    [row] = [row for row in model.explain((1, 8, 12, 12)).rows if row.flops > 1e5]
+    assert row.flops == 2 * 144 * (8 * 32 + 9 * 32 + 32 * 16)
+    assert "pointwise" in row.kernel
+    assert "separable" in row.kernel
