@@ -51,18 +51,19 @@ def prepare(options: argparse.Namespace) -> Callable[[], int]:
     ValueError, OSError, ImportError
         If an option asks for what there is not.
     """
-    folder = str(_folder())
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
+    where = str(folder())
+    if where not in sys.path:
+        sys.path.insert(0, where)
     work: Callable[[], int] = import_module("bench").prepare(options)
     return work
 
 
-def _folder() -> Path:
+def folder() -> Path:
+    """Where the benchmarks lie."""
     package = Path(__file__).resolve().parent
-    for folder in (package.parent / "benchmarks", package / "benchmarks"):
-        if (folder / "bench.py").is_file():
-            return folder
+    for where in (package.parent / "benchmarks", package / "benchmarks"):
+        if (where / "bench.py").is_file():
+            return where
     raise FileNotFoundError(
         f"bench: there is no folder benchmarks beside or in {package}; the command needs it; run it in a source tree"
     )

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from onnx_builder import Builder
+from onnx_networks import Builder
 
 import dwcpu
 

@@ -5,15 +5,20 @@ They are small: fewer blocks than the originals, every sort of block that those 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from onnx_builder import Builder
 
+from dwcpu.bench_command import folder
 from dwcpu.models import architectures
 
-__all__ = ["NETWORKS", "architecture_model"]
+sys.path.append(str(folder()))  # also where these files lie alone, beside an installed package
+
+from onnx_builder import Builder
+
+__all__ = ["NETWORKS", "Builder", "architecture_model"]
 
 
 def mobilenet_v3(**options: Any) -> bytes:

@@ -14,8 +14,7 @@ from dwcpu.cli import main
 onnx = pytest.importorskip("onnx")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
-from onnx_builder import Builder  # noqa: E402
-from onnx_networks import NETWORKS  # noqa: E402
+from onnx_networks import NETWORKS, Builder  # noqa: E402
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 TIME = r"time: \d+\.\d\d ms \(median of \d+ warmed-up runs, \d+ threads?\)"

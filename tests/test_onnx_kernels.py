@@ -12,8 +12,8 @@ from dwcpu import runtime
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-from onnx_builder import Builder  # noqa: E402
 from onnx_graphs import agree  # noqa: E402
+from onnx_networks import Builder  # noqa: E402
 
 pytestmark = pytest.mark.skipif(runtime.cython_kernels() is None, reason="these kernels are compiled ahead of time")
 

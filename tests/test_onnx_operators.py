@@ -18,7 +18,6 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 from onnx import helper  # noqa: E402
 from onnx.reference import ReferenceEvaluator  # noqa: E402
-from onnx_builder import Builder  # noqa: E402
 from onnx_graphs import (  # noqa: E402
     Random,
     agree,
@@ -33,7 +32,7 @@ from onnx_graphs import (  # noqa: E402
     several,
     write,
 )
-from onnx_networks import NETWORKS  # noqa: E402
+from onnx_networks import NETWORKS, Builder  # noqa: E402
 
 
 @pytest.fixture(scope="module")

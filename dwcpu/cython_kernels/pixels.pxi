@@ -487,7 +487,7 @@ cdef void fill(
 
 
 def pixels():
-    """Name -> address of each kernel of this file."""
+    """Name -> address of each kernel of this file, and of those of copies.pxi and transposed.pxi."""
     return {
         "add": <uintptr_t> &add_images,
         "average_pool": <uintptr_t> &average_pool,
