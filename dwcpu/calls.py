@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import arrays, runtime
+from . import arrays, pixels, runtime
 from .geometry import ConvGeometry
+from .pipeline import Pass
 from .prepared import Prepared
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ class Call:
         Gives the address of so many bytes of scratch memory, and what keeps them alive.
     packings : tuple
         Where the weights of a function go: see `_packings`. Only the compiled class has them.
+    turns : tuple of Pass
+        What turns x, a residual and the result; none where they cannot be turned here.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class Call:
         drives: tuple[int, int],
         scratch_of: Callable[[int], tuple[int, np.ndarray]],
         packings: tuple = (),
+        turns: tuple[Pass, ...] = (),
     ) -> None:
         self.x_shape, self._out_shape, self._turned, self._dtype = x_shape, out_shape, turned, dtype
         self._runner, self.threads = runner, threads
@@ -150,6 +154,11 @@ def call_of(program: Program, compiled: Compiled, x_shape: tuple[int, ...], thre
     """The `Call` of a compiled program for `x` of that shape, as the user sees it."""
     operation = compiled.operation
     x_image, out_image = compiled.geometry.x_shape, compiled.geometry.out_shape
+    turns: list[Pass | None] = []
+    if program.layout == "NCHW":
+        directions = (x_image, True), (out_image, True), (out_image, False)
+        turns = [_turn(image, last, program.dtype, threads) for image, last in directions]
+    found = tuple(turn for turn in turns if turn is not None)
     return (Call if _compiled is None else _compiled.Call)(
         x_shape,
         arrays.user_shape(out_image, program.layout, program.spatial, len(x_shape)),
@@ -163,7 +172,18 @@ def call_of(program: Program, compiled: Compiled, x_shape: tuple[int, ...], thre
         runtime.driver_addresses(),
         runtime.scratch,
         packings,
+        found if len(found) == len(turns) else (),
     )
+
+
+def _turn(image: tuple[int, ...], last: bool, dtype: np.dtype, threads: int) -> Pass | None:
+    """What makes an image (N, H, W, C) from one whose channels are first, or, not `last`, the other way round."""
+    batch, height, width, channels = image
+    shape = batch, channels, height, width
+    first = np.empty(shape, dtype).strides
+    turned = tuple(np.empty(image, dtype).strides[axis] for axis in (0, 3, 1, 2))
+    kernel = pixels.copy(shape, dtype, *((first, turned) if last else (turned, first)))
+    return None if kernel is None or not batch else kernel.passes(threads)[0]
 
 
 if not TYPE_CHECKING and _compiled is not None:

@@ -50,7 +50,7 @@ ALLOWED: dict[str, set[str]] = {
     "choices": {"folders", "geometry", "runtime"},
     "background": {"numba_kernels"},
     "dispatch": BELOW_DISPATCH | {"choices", "interrupts", "prepared"},
-    "calls": {"arrays", "geometry", "prepared", "runtime"},
+    "calls": {"arrays", "geometry", "pipeline", "pixels", "prepared", "runtime"},
     "ahead": {"pipeline"},
     "pipeline": {"abi", "ahead", "background", "grid", "runtime"},
     "prepared": BELOW_DISPATCH | {"interrupts", "pipeline"},

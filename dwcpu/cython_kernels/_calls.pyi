@@ -23,6 +23,7 @@ class Call:
         drives: tuple[int, int],
         scratch_of: Callable[[int], tuple[int, np.ndarray]],
         packings: tuple = (),
+        turns: tuple = (),
     ) -> None: ...
     def apply(self, x: object, residual: object, out: object) -> np.ndarray | None: ...
 

@@ -234,37 +234,6 @@ cdef void pack(const Packing *p, const word *w, const word *bias) noexcept nogil
             column += columns
 
 
-cdef void turn(word *target, const word *source, i64 rows, i64 columns) noexcept nogil:
-    """``target[c][r] = source[r][c]``, in tiles that read and write whole cache lines whatever the strides."""
-    cdef word tile[TILE][TILE]
-    cdef i64 row, column, r, c, height, width, down, across
-    for down in range((rows + TILE - 1) // TILE):
-        row = down * TILE
-        height = min(<i64> TILE, rows - row)
-        for across in range((columns + TILE - 1) // TILE):
-            column = across * TILE
-            width = min(<i64> TILE, columns - column)
-            for r in range(height):
-                memcpy(&tile[r][0], source + (row + r) * columns + column, width * sizeof(word))
-            if height == TILE:
-                for c in range(width):
-                    for r in range(TILE):
-                        target[(column + c) * rows + row + r] = tile[r][c]
-            else:
-                for c in range(width):
-                    for r in range(height):
-                        target[(column + c) * rows + row + r] = tile[r][c]
-
-
-cdef void turn_images(void *target, const void *source, i64 itemsize, i64 images, i64 rows, i64 columns) noexcept nogil:
-    cdef i64 image, size = rows * columns
-    for image in range(images):
-        if itemsize == 4:
-            turn(<uint32_t *> target + image * size, <const uint32_t *> source + image * size, rows, columns)
-        else:
-            turn(<uint64_t *> target + image * size, <const uint64_t *> source + image * size, rows, columns)
-
-
 cdef class Call:
     """One operation on one shape with one number of threads: see `dwcpu.calls.Call`."""
 
@@ -277,6 +246,9 @@ cdef class Call:
     cdef dwcpu_kernel kernel
     cdef void *plan
     cdef i64 cut[9]  # `grid.Grid.arguments`
+    cdef i64 turns[3][11]  # kernel, plan and `Grid.arguments` of what turns x, the residual and the result
+    cdef Drive turn  # NULL where nothing is turned
+    cdef tuple kept
     cdef Drive drive  # NULL where it is one task
     cdef DriveRow drive_row  # NULL where it is one kernel
     cdef i64 steps, count, team
@@ -288,7 +260,7 @@ cdef class Call:
 
     def __init__(
         self, tuple x_shape, tuple out_shape, tuple x_image, tuple out_image, turned, dtype, runner, threads,
-        launch, tuple drives, scratch_of, tuple packings=()
+        launch, tuple drives, scratch_of, tuple packings=(), tuple turns=()
     ):
         self.x_shape, self.out_shape = shape_of(x_shape), shape_of(out_shape)
         self.x_image, self.out_image = shape_of(x_image), shape_of(out_image)
@@ -296,8 +268,14 @@ cdef class Call:
         self.type_number, self.itemsize = (NPY_FLOAT, 4) if dtype.char == "f" else (NPY_DOUBLE, 8)
         self.runner, self.threads, self.thread_count = runner, threads, threads
         self.kernel, self.scratch_size = NULL, 0
-        self.drive, self.drive_row = NULL, NULL
+        self.drive, self.drive_row, self.turn, self.kept = NULL, NULL, NULL, turns
         one, row = drives
+        if turns and one:
+            self.turn = <Drive> <void *> <i64> one
+            for place, turn in enumerate(turns):
+                numbers = turn.kernel, turn.plan.ctypes.data, *turn.grid.arguments
+                for number in range(11):
+                    self.turns[<int> place][number] = numbers[number]
         if launch is None:
             pass
         elif len(launch) == 4:
@@ -335,6 +313,10 @@ cdef class Call:
             return None
         return self.run(x, residual, out, ())
 
+    cdef void turned_image(self, int which, const void *source, void *target) noexcept nogil:
+        self.turn(
+            self.turns[which][0], self.turns[which][1], <i64> source, 0, <i64> target, 0, &self.turns[which][2])
+
     cdef run(self, x, residual, out, tuple weights):
         """As `apply`; `x` and the weights, a bias after each array of them, fit."""
         cdef void *x_data
@@ -343,9 +325,10 @@ cdef class Call:
         cdef void *scratch = NULL
         cdef const void *given[MOST_PARTS]
         cdef const void *given_bias[MOST_PARTS]
-        cdef i64 images, x_pixels, out_pixels, x_channels, out_channels
         cdef int part, parts = 0
         cdef floats_t floats
+        if self.turned and self.turn == NULL:
+            return None
         if out is None:
             pass
         elif not fits(out, &self.out_shape, self.type_number, True) or not apart(out, x):
@@ -364,9 +347,6 @@ cdef class Call:
             inner_out = empty(&self.out_image, self.type_number, self.itemsize)
             if residual is not None:
                 inner_residual = empty(&self.out_image, self.type_number, self.itemsize)
-        images = self.x_image.sizes[0]
-        x_pixels, x_channels = self.x_image.sizes[1] * self.x_image.sizes[2], self.x_image.sizes[3]
-        out_pixels, out_channels = self.out_image.sizes[1] * self.out_image.sizes[2], self.out_image.sizes[3]
 
         x_data, out_data = PyArray_DATA(as_array(inner_x)), PyArray_DATA(as_array(inner_out))
         if residual is not None:
@@ -390,9 +370,9 @@ cdef class Call:
                 else:
                     pack(&self.packings[part], <const uint64_t *> given[part], <const uint64_t *> given_bias[part])
             if self.turned:
-                turn_images(x_data, x_given, self.itemsize, images, x_channels, x_pixels)
+                self.turned_image(0, x_given, x_data)
                 if residual_given != NULL:
-                    turn_images(residual_data, residual_given, self.itemsize, images, out_channels, out_pixels)
+                    self.turned_image(1, residual_given, residual_data)
             if self.drive_row != NULL:
                 self.drive_row(
                     self.steps, self.count, self.team, <i64> scratch, <i64> x_data, <i64> residual_data,
@@ -409,7 +389,7 @@ cdef class Call:
             self.runner(inner_x, inner_residual, inner_out, self.threads)
         if self.turned:
             with nogil:
-                turn_images(out_given, out_data, self.itemsize, images, out_pixels, out_channels)
+                self.turned_image(2, out_data, out_given)
         return result
 
 
