@@ -118,6 +118,7 @@ def made(
         return None
     moved = (prod(x_shape) + prod(out_shape)) * dtype.itemsize
     shared = moved >= _WORTH_BYTES or flops >= _WORTH_FLOPS
+    scratch = -(-scratch // 64) * 64  # tasks share no cache line
     return PixelKernel(address, out_shape, rows, blocks, shared, fields, kept, scratch, flops)
 
 
