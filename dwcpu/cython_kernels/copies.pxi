@@ -2,8 +2,8 @@
 #
 # Assumes: x and out do not overlap. plan.weights points to COPY_AXES sizes, as many steps in x, and in out, all in
 # elements: three outer axes and then a plane, whose last axis has the smallest step in out, and whose other one that in
-# x, where these differ. Rows are those of the outermost axis times plan.height runs of plan.width entries of the plane's
-# first axis; there is one block.
+# x, where these differ. Rows are those of the outermost axis times plan.height runs of plan.width entries of the
+# plane's first axis; there is one block.
 # Guarantees: bits are moved, whatever they mean.
 # A plane is copied in runs where one axis is contiguous on both sides; where one is so in x and the other in out, as
 # between channel-first and channel-last images, in tiles that are turned in registers.
@@ -29,7 +29,7 @@ cdef inline void copy_runs(i64 count, i64 size, i64 x_step, i64 out_step, const 
 
 
 cdef inline void turn_tile(i64 x_step, i64 out_step, const real *x, real *out) noexcept nogil:
-    """LANES x LANES elements. Interleaving each row with the one LANES / 2 below turns them by one bit of their number."""
+    """LANES x LANES elements. To interleave each row with the one LANES / 2 below turns their numbers by one bit."""
     cdef vec before[LANES_LIMIT]
     cdef vec after[LANES_LIMIT]
     cdef int i, bit
@@ -45,7 +45,9 @@ cdef inline void turn_tile(i64 x_step, i64 out_step, const real *x, real *out) n
         v_store(out + i * out_step, before[i])
 
 
-cdef inline void turn_few(const int down, i64 across, i64 x_step, i64 out_step, const real *x, real *out) noexcept nogil:
+cdef inline void turn_few(
+    const int down, i64 across, i64 x_step, i64 out_step, const real *x, real *out
+) noexcept nogil:
     cdef i64 a
     cdef int b
     for a in range(across):

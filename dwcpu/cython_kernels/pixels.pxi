@@ -1,7 +1,8 @@
 # What stands between convolutions in a graph: sums, products, pooling, softmax; copies are in copies.pxi.
 #
-# Assumes: channel-last, contiguous images; at least one pixel and one channel. There is one block, but for `mean`. Rows are output rows (of batch * out_height); for `add_images`,
-# `map_images` and `fill` they are runs of plan.width elements of plan.height in all.
+# Assumes: channel-last, contiguous images; at least one pixel and one channel. There is one block, but for `mean`. Rows
+# are output rows (of batch * out_height); for `add_images`, `multiply_images`, `map_images` and `fill` they are runs of
+# plan.width elements of plan.height in all.
 # Guarantees: every output is one operation, or one after the other in a fixed order (windows: each row by itself, then
 # the rows), taps in the padding left out: the same bits however the rows are shared. NaN passes.
 # What is read comes from memory or L2 once; nothing is blocked.

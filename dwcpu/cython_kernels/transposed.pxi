@@ -2,7 +2,7 @@
 #
 # Assumes: channel-last, contiguous images. Pixel (i, j) and tap (h, w) belong to output (i * stride + h * dilation -
 # pad, ...). Rows are output rows (of batch * out_height); there is one block. plan.bias has one number for each of
-# plan.out_channels. For `transposed`, plan.pointwise_kernel is a pointwise kernel of this dtype, with a plan and a number
+# plan.out_channels. For `transposed`, plan.pointwise_kernel is a pointwise kernel of this dtype, with a plan and number
 # of blocks of its own, that gives (kernel_h, kernel_w, out_channels) products for each pixel; scratch holds those of
 # plan.block_rows rows of pixels, of plan.window_size elements each, and the number of each. plan.block_rows is how far
 # rows reach that belong to one output: (kernel_h - 1) * dilation // stride + 1.
