@@ -75,8 +75,10 @@ def prepare(options: argparse.Namespace) -> Callable[[], int]:
         raise ValueError(f"--backend: {options.backend} is not known; there are auto, numba, cython and list_kernels()")
     raced = {suite: _chosen(suite, options) for suite in suites if suite in shapes.SUITES}
     named = [name for name in networks.NAMES if options.group in (None, name) and options.filter in name]
-    rest = set(suites) - raced.keys() - BATCHES.keys()
-    if not (any(raced.values()) or rest or (named and BATCHES.keys() & set(suites))):
+    filed = [name for name in onnx_files.available() if options.filter in name]
+    rest = set(suites) - raced.keys() - BATCHES.keys() - {"onnx"}
+    found = (named and BATCHES.keys() & set(suites)) or (filed and "onnx" in suites)
+    if not (any(raced.values()) or rest or found):
         group = f" of group {options.group}" if options.group else ""
         raise ValueError(f"--filter: no shape{group} in {', '.join(suites)} has {options.filter!r} in its name")
     return _Run(options, suites, raced, named).all

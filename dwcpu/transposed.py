@@ -72,7 +72,9 @@ class TransposedConv:
             kernel = choose(geometry, dtype, 1, "cython")
             prepared = kernel.prepare(geometry, self._w.reshape(in_channels, products), packed=self._packed)
             (each,) = prepared.passes(1)
-            row, rows = -(-width * products // LINE) * LINE, (kernel_h - 1) * dilation[0] // stride[0] + 1
+            row = -(-width * products // LINE) * LINE
+            # how far rows of x reach that belong to one output, which are neighbours
+            rows = min((kernel_h - 1) * dilation[0] // stride[0] + 1, height)
             fields |= {
                 "pointwise_kernel": each.kernel, "pointwise_plan": each.plan.ctypes.data,
                 "pointwise_blocks": each.grid.blocks, "window_size": row, "block_rows": rows,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+import dwcpu
 from dwcpu import runtime
 
 onnx = pytest.importorskip("onnx")
@@ -48,6 +49,15 @@ GRAPHS: dict[str, tuple[Callable[[Builder], str], list[str]]] = {
     "a transposed one in groups": (lambda b: transposed(b, "x", 3, "relu"), ["numpy"]),
     "a resized image": (
         lambda b: b.add("Resize", b.conv("x", 3, 9), "", b.constant([1, 1, 2.5, 0.6]), mode="linear"), ["resize"],
+    ),
+    "channels that become pixels": (
+        lambda b: b.conv(b.add("DepthToSpace", b.conv("x", 3, 12), blocksize=2), 3, 4), ["copy"],
+    ),
+    "in the other order": (
+        lambda b: b.conv(b.add("DepthToSpace", b.conv("x", 3, 12), blocksize=2, mode="CRD"), 3, 4), ["copy"],
+    ),
+    "pixels that become channels": (
+        lambda b: b.conv(b.add("SpaceToDepth", b.conv("x", 3, 5, 3, pads=[0, 0, 2, 1]), blocksize=2), 20, 4), ["copy"],
     ),
     "channels that are shuffled": (
         lambda b: b.conv(
@@ -94,3 +104,37 @@ def test_the_row_of_a_dilated_chain_has_the_work_of_all_its_convolutions() -> No
     assert row.flops == 2 * 144 * (8 * 32 + 9 * 32 + 32 * 16)
     assert "pointwise" in row.kernel
     assert "separable" in row.kernel
+
+
+@pytest.mark.parametrize("size", [1, 3, 11, 13])
+@pytest.mark.parametrize("groups", [1, 12])
+def test_a_bias_of_another_size_is_refused(groups, size) -> None:
+    """Kernels would read what lies behind it."""
+    b = Builder(7, folded=True)
+    w, bias = b.random(12, 12 // groups, 2, 2), b.random(size)
+    y = b.add("ConvTranspose", b.conv("x", 3, 12, norm=False), w, bias, strides=[2, 2], group=groups)
+    model = dwcpu.load_onnx(b.model("bias", [y]))
+    with pytest.raises(ValueError, match=r"ConvTranspose.*bias has shape"):
+        model(np.zeros((1, 3, 4, 4), np.float32))
+
+
+def test_taps_that_are_far_apart_take_no_memory() -> None:
+    b, far = Builder(8, folded=True), 2**40
+    w = b.random(3, 5, 3, 3)
+    y = b.add("ConvTranspose", "x", w, dilations=[far, 1], pads=[far, 0, far, 0])
+    model = dwcpu.load_onnx(b.model("far", [y]))
+    x = np.random.default_rng(8).standard_normal((1, 3, 3, 3)).astype(np.float32)
+    found = model(x)
+    assert found.shape == (1, 5, 3, 5)
+    middle = Builder(8, folded=True)
+    near = middle.add("ConvTranspose", "x", middle.constant(b.constants[w][:, :, 1:2]))
+    np.testing.assert_allclose(found, dwcpu.load_onnx(middle.model("near", [near]))(x), rtol=0, atol=1e-5)
+
+
+def test_layers_of_chains_with_a_residual_are_shared_among_plans() -> None:
+    b = Builder(9, folded=True)
+    y = b.conv(b.conv("x", 3, 3, 3, groups=3, act="relu"), 3, 3)
+    model = dwcpu.load_onnx(b.model("chain", [b.add("Add", y, "x")]))
+    for size in (8, 9, 10):
+        model(np.zeros((1, 3, size, size), np.float32))
+    assert len(model._layers) == 1

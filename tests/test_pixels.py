@@ -23,6 +23,12 @@ DTYPES = [np.dtype(np.float32), np.dtype(np.float64)]
 CHANNELS = [1, 3, 7, 8, 9, 16, 31, 33, 64, 72, 130]
 
 
+@pytest.fixture(autouse=True)
+def everything_is_worth_threads(monkeypatch) -> None:
+    """So that the small images of these tests are shared among threads at all."""
+    monkeypatch.setattr(pixels, "_WORTH_BYTES", 0)
+
+
 def guard_parameters(kernel: pixels.PixelKernel, end: str) -> None:
     """Move the tables and numbers that the plan of a kernel points to against forbidden pages, each by itself."""
     kept = kernel._kept if isinstance(kernel._kept, tuple) else (kernel._kept,)
@@ -107,7 +113,9 @@ def test_what_is_below_zero_has_the_slope_of_its_channel(channels, dtype) -> Non
     x[0, 0, 0], x[1, 2, 3] = np.nan, -0.0
     out = np.empty_like(x)
     run(pixels.prelu(x.shape, slopes, dtype), x, out)
-    np.testing.assert_array_equal(out, np.where(x < 0, x * slopes, x))
+    expected = np.where(x < 0, x * slopes, x)
+    np.testing.assert_array_equal(out, expected)
+    np.testing.assert_array_equal(np.signbit(out), np.signbit(expected))
 
 
 def windows(x: np.ndarray, window, stride, dilation, begin, outputs) -> list[list[list[np.ndarray]]]:
@@ -244,8 +252,11 @@ def test_resized_images_are_weighted_sums_of_pixels(taps, channels, dtype) -> No
 @pytest.mark.parametrize("channels", [1, 5, 8, 24, 33])
 @pytest.mark.parametrize(
     ("stride", "dilation", "begin", "outputs"),
-    [((1, 1), (1, 1), (0, 0), (6, 5)), ((2, 3), (1, 2), (1, 0), (9, 14)), ((2, 2), (1, 1), (-1, 2), (12, 5))],
-)
+    [
+        ((1, 1), (1, 1), (0, 0), (6, 5)), ((2, 3), (1, 2), (1, 0), (9, 14)), ((2, 2), (1, 1), (-1, 2), (12, 5)),
+        ((4, 5), (1, 1), (0, 1), (15, 20)), ((1, 2), (7, 3), (8, 5), (3, 4)),
+    ],
+)  # fmt: skip
 def test_transposed_convolutions_add_every_product_to_its_output(
     stride, dilation, begin, outputs, channels, dtype
 ) -> None:
@@ -292,6 +303,33 @@ def test_copies_go_from_any_order_of_memory_to_any_other(seed, dtype) -> None:
     places = (array.__array_interface__["data"][0] for array in (source, target))
     runtime.driver(grid.threads)(each.kernel, each.plan.ctypes.data, next(places), 0, next(places), 0, *grid.arguments)
     np.testing.assert_array_equal(target, source)
+
+
+@pytest.mark.parametrize("end", ["begin", "end"])
+@pytest.mark.parametrize("channels", [1, 3, 8, 9, 33])
+@pytest.mark.parametrize("name", ["resize", "transposed"])
+def test_scratch_memory_is_enough_and_may_hold_anything(name, channels, end) -> None:
+    x = random(2, 5, 6, channels, dtype=DTYPES[0])
+    if name == "resize":
+        tables = [(np.array([[0, 1], [1, 2], [3, 4]]), np.full((3, 2), 0.5)) for _ in range(2)]
+        kernel = pixels.resize(x.shape, *tables, x.dtype)
+    else:
+        w = random(channels, 3, 2, 5, dtype=x.dtype)
+        kernel = TransposedConv(w, None, Activation()).kernel(x.shape, (11, 12), (2, 2), (1, 1), (0, 0))
+    assert kernel is not None
+    [each] = kernel.passes(3)
+    found = []
+    for content in (0, 255):
+        scratch = ROOM.copy("scratch", np.full(each.grid.scratch * each.grid.tasks, content, np.uint8), end)
+        out = np.empty(each.out_shape, np.float32)
+        places = (array.__array_interface__["data"][0] for array in (x, out, scratch))
+        runtime.driver(each.grid.threads)(
+            each.kernel, each.plan.ctypes.data, next(places), 0, next(places), next(places), *each.grid.arguments
+        )
+        assert ROOM.touched() == []
+        found.append(out.tobytes())
+    assert each.grid.tasks == 3
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

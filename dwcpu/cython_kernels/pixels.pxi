@@ -387,7 +387,7 @@ cdef void resize(
         rows = <const i64 *> plan.weights + row % plan.out_height * taps
         down = <const real *> plan.bias + row % plan.out_height * taps
         first = resized_row(&resized, top + rows[0])
-        if taps == 2 and (rows[0] == rows[1] or (rows[0] - rows[1]) % 2 != 0):  # no place of both
+        if taps == 2 and (rows[0] == rows[1] or (rows[0] - rows[1]) % 2 != 0):  # both are kept
             blend(
                 2, size, first, resized_row(&resized, top + rows[1]), v_splat(down[0]), v_splat(down[1]),
                 out + row * size)

@@ -5,7 +5,8 @@
 # plan.out_channels. For `transposed`, plan.pointwise_kernel is a pointwise kernel of this dtype, with a plan and number
 # of blocks of its own, that gives (kernel_h, kernel_w, out_channels) products for each pixel; scratch holds those of
 # plan.block_rows rows of pixels, of plan.window_size elements each, and the number of each. plan.block_rows is how far
-# rows reach that belong to one output: (kernel_h - 1) * dilation // stride + 1.
+# rows reach that belong to one output, (kernel_h - 1) * dilation // stride + 1, or all of an image: so none of them takes
+# the place of another.
 # Guarantees: each output starts from its bias and takes the products tap by tap, by row and column of the window.
 # Loops: output rows; taps; pixels. A row of pixels is multiplied once for all outputs that it belongs to, which follow
 # one another: its products come from L2.

@@ -15,7 +15,7 @@ from ..transposed import TransposedConv
 from .ir import Node
 from .operators import OPERATORS
 from .operators.convolution import conv_windows, transposed_shape
-from .operators.moving import axis_of, integers, sides_of
+from .operators.moving import axis_of, blocks_of, integers, sides_of
 from .operators.pooling import window_counts, windows_of
 from .operators.resizing import tables_of, whole_factors
 from .passes.matching import channel_values
@@ -87,7 +87,7 @@ def _run(
     planner: Planner, node: Node, key: tuple, make: Callable[..., Any], x: Symbol, residual: Operand
 ) -> list[Operand]:
     """Run the layer that ``make(activation)`` gives; a residual of another shape is added afterwards."""
-    spec, weights = node.get("activation"), node.inputs[1 : 7 if "parts" in node.attributes else 3]
+    spec, weights = node.get("activation"), node.inputs[1 : 1 + 2 * len(node.get("parts", [node]))]
     image = planner.image(x)
     layer = planner.layer((*key, spec), weights, lambda: make(spec))
     array = _out_array(x.array, layer, image.shape)
@@ -209,7 +209,7 @@ def _conv_transpose(planner: Planner, node: Node, operands: list[Operand]) -> li
     assert isinstance(x, Symbol) and isinstance(w, np.ndarray)
     if w.ndim not in (3, 4):
         return None
-    shape, begins, strides, dilations = transposed_shape(node, x.array, w)
+    shape, begins, strides, dilations = transposed_shape(node, x.array, w, bias)
     groups, kernel, each = int(node.get("group", 1)), _both(w.shape[2:], 1), w.shape[1]
     spec = node.get("activation")
     if groups > 1 and (each > 1 or groups < w.shape[0]):
@@ -469,6 +469,23 @@ def _pad(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand]
     return [out]
 
 
+def _blocks(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
+    """DepthToSpace and SpaceToDepth: a copy of a view."""
+    [x] = operands
+    if not _copied_apart(planner, x) or runtime.cython_kernels() is None:
+        return None
+    assert isinstance(x, Symbol)
+    seen, shape = blocks_of(node, x.array)
+    made = channel_last(shape, x.array.dtype)
+    place = made.reshape(seen.shape if node.op == "SpaceToDepth" else (*shape[:2], *seen.shape[2:]))
+    if not np.may_share_memory(seen, x.array) or not np.may_share_memory(place, made):
+        return None
+    out = planner.symbol(made)
+    planner.move(x, seen, out, place)
+    planner.describe("copy")
+    return [out]
+
+
 def _resize(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
     """Resize of images: by whole factors to the nearest pixel a copy of a view, else weighted sums of pixels."""
     x = operands[0]
@@ -506,6 +523,7 @@ LOWERINGS: dict[str, Lowering] = {
     "Concat": _concat,
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
+    "DepthToSpace": _blocks,
     "Gemm": _product,
     "Div": _with_number,
     "GlobalAveragePool": _mean,
@@ -520,5 +538,6 @@ LOWERINGS: dict[str, Lowering] = {
     "Resize": _resize,
     "Separable": _chain,
     "Softmax": _softmax,
+    "SpaceToDepth": _blocks,
     "Sub": _with_number,
 }

@@ -300,6 +300,12 @@ class Model:
     def explain(self, x_shape: Any, num_threads: int | None = None, *, layout: str = "NCHW") -> Report:
         """What runs each node for an input of this shape, how it was fused, and how fast it could be at best.
 
+        A row is a node, or several in one (`a+b`); activations, normalisations and sums that went into a kernel have
+        none. Beside kernels of `list_kernels` there are small ones, such as "copy", "map" (one number times every
+        element plus another, or an activation alone), "scale" (a factor for every channel) and "transposed" (a
+        transposed convolution); "view" costs nothing, "constant" and "shape" are known beforehand, and "numpy" is what
+        no kernel does.
+
         Parameters
         ----------
         x_shape : tuple of int, or mapping of str to tuple

@@ -26,6 +26,9 @@ from .registry import general, like
 
 __all__ = ["conv_windows", "transposed_shape"]
 
+#: Places in images are computed in int64.
+_FARTHEST = 2**61
+
 
 def conv_windows(node: Node, x: np.ndarray, w: np.ndarray) -> Windows:
     """The windows of a Conv.
@@ -97,19 +100,26 @@ def _conv_3d(node: Node, windows: Windows, x: np.ndarray, w: np.ndarray, bias: A
     return out
 
 
-def transposed_shape(node: Node, x: np.ndarray, w: np.ndarray) -> tuple[tuple[int, ...], tuple[int, ...], Any, Any]:
+def transposed_shape(
+    node: Node, x: np.ndarray, w: np.ndarray, bias: Any = None
+) -> tuple[tuple[int, ...], tuple[int, ...], Any, Any]:
     """Sizes of what a ConvTranspose gives, how much of its beginning is cut off, strides and dilations.
 
     Raises
     ------
     ValueError
-        If x, w and the attributes do not fit one another.
+        If x, w, the bias and the attributes do not fit one another.
     """
     groups = int(node.get("group", 1))
     if w.ndim != x.ndim or x.ndim < 3 or w.shape[0] != x.shape[1] or groups < 1 or x.shape[1] % groups:
         raise ValueError(
             f"ConvTranspose {node.name!r}: images of shape {x.shape} do not fit weights of shape {w.shape} with "
             f"group {groups}"
+        )
+    if bias is not None and bias.shape != (w.shape[1] * groups,):
+        raise ValueError(
+            f"ConvTranspose {node.name!r}: the bias has shape {bias.shape}; it must have one number for each of the "
+            f"{w.shape[1] * groups} channels of the result"
         )
     axes = x.ndim - 2
     strides, dilations = (tuple(map(int, node.get(name) or [1] * axes)) for name in ("strides", "dilations"))
@@ -137,6 +147,8 @@ def transposed_shape(node: Node, x: np.ndarray, w: np.ndarray) -> tuple[tuple[in
         sizes = [int(size) for size in wanted][-axes:]
         cut = [size - want for size, want in zip(full, sizes, strict=True)]
         begins = [total // 2 if auto == "SAME_UPPER" else total - total // 2 for total in cut]
+    if max(*full, *map(abs, begins)) >= _FARTHEST:
+        raise ValueError(f"ConvTranspose {node.name!r}: it reaches {max(full)} pixels; 2**61 is the limit")
     if min(sizes) < 1:
         raise ValueError(f"ConvTranspose {node.name!r}: nothing would be left of images of shape {x.shape}")
     shape = (x.shape[0], w.shape[1] * groups, *sizes)
@@ -181,7 +193,7 @@ def scatter(
 @general("ConvTranspose")
 def conv_transpose(node: Node, x: np.ndarray, w: np.ndarray, bias: Any = None) -> np.ndarray:
     """A product with all weights at once, then `scatter`."""
-    shape, begins, strides, dilations = transposed_shape(node, x, w)
+    shape, begins, strides, dilations = transposed_shape(node, x, w, bias)
     groups, kernel = int(node.get("group", 1)), w.shape[2:]
     each = x.shape[1] // groups
     pixels = np.moveaxis(x, 1, -1).reshape(*x.shape[:1], *x.shape[2:], groups, 1, each)

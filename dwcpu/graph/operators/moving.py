@@ -277,7 +277,7 @@ def pad(node: Node, arrays: Arrays, outs: Arrays) -> None:
         np.copyto(out, np.pad(x, sides, mode))
 
 
-def _blocks(node: Node, x: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
+def blocks_of(node: Node, x: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
     """A view of what DepthToSpace and SpaceToDepth give, with an axis for every factor; and the result's shape."""
     batch, channels, height, width = x.shape
     b = int(node.get("blocksize"))
@@ -292,10 +292,10 @@ def _blocks(node: Node, x: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
     return blocks, (batch, channels // b**2, height * b, width * b)
 
 
-@into("DepthToSpace", "SpaceToDepth", empty=lambda node, x: like(x, _blocks(node, x)[1]))
+@into("DepthToSpace", "SpaceToDepth", empty=lambda node, x: like(x, blocks_of(node, x)[1]))
 def depth_to_space(node: Node, arrays: Arrays, outs: Arrays) -> None:
     """Blocks of pixels from channels, or the other way round."""
-    blocks, _ = _blocks(node, arrays[0])
+    blocks, _ = blocks_of(node, arrays[0])
     out = outs[0]
     batch, channels = out.shape[:2]
     if node.op == "SpaceToDepth":
