@@ -198,7 +198,7 @@ cdef inline void pool_rows(
             first = x + (
                 (image * plan.height + top + h * plan.dilation_h) * plan.width + left + w * plan.dilation_w
             ) * plan.in_channels
-            if rows == 2 and columns == 2:  # constants are twice as fast
+            if rows == 2 and columns == 2:  # loops whose ends are known
                 pool_pixel(kind, 2, plan, first, 2, 2, share, target)
             elif rows == 3 and columns == 3:
                 pool_pixel(kind, 3, plan, first, 3, 3, share, target)

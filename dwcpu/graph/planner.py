@@ -90,7 +90,7 @@ class Entry(NamedTuple):
     in_shape: tuple[int, ...]
     out_shape: tuple[int, ...]
     kernel: str
-    elements: int
+    flops: int
     bytes: int
     layers: tuple[tuple[Any, tuple[int, ...]], ...]
     threads: int
@@ -104,7 +104,7 @@ class Entry(NamedTuple):
             costs = ((choice.flops, choice.bytes, choice.bound_us) for choice in choices)
             return LayerRow(self.name, kernel, self.in_shape, self.out_shape, *map(sum, zip(*costs, strict=True)))
         busy = self.kernel not in ("shape", "view", "constant")
-        cost = (self.elements, self.bytes, None) if busy else (0, 0, None)
+        cost = (self.flops, self.bytes, None) if busy else (0, 0, None)
         return LayerRow(self.name, self.kernel, self.in_shape, self.out_shape, *cost)
 
 
@@ -423,8 +423,8 @@ class Planner:
         layers = tuple(self._row.get("layers", ()))
         kernel = self._row.get("kernel") or "shape"
         touched = sum(each.array.nbytes for each in (*operands, *results) if isinstance(each, Symbol))
-        elements = self._row.get("flops") or sum(each.array.size for each in results if isinstance(each, Symbol))
-        return Entry(node.name, in_shape, out_shape, kernel, elements, touched, layers, self.threads)
+        flops = self._row.get("flops") or sum(each.array.size for each in results if isinstance(each, Symbol))
+        return Entry(node.name, in_shape, out_shape, kernel, flops, touched, layers, self.threads)
 
     # --- inputs and outputs -------------------------------------------------------------------------------------------
 
