@@ -24,6 +24,7 @@ __all__ = [
     "copy",
     "epilogue",
     "fill",
+    "instance_norm",
     "layer_norm",
     "made",
     "mapped",
@@ -47,6 +48,8 @@ _COPY_AXES = 5
 _COPIED = 8192
 #: As in `pixels.pxi`.
 _MEAN_RUN = 64
+#: As in `norms.pxi`.
+_NORM_RUN = 16
 #: Bytes read and written from which on a second thread gains something.
 _WORTH_BYTES = 1 << 19
 #: The same for floating-point operations.
@@ -54,7 +57,7 @@ _WORTH_FLOPS = 1 << 20
 
 
 class PixelKernel:
-    """A kernel of `cython_kernels/pixels.pxi` for one shape: what a pipeline runs.
+    """A kernel of `cython_kernels/pixels.pxi`, or of the files that it names, for one shape: what a pipeline runs.
 
     Parameters
     ----------
@@ -281,6 +284,26 @@ def layer_norm(
     weights = kept.ctypes.data
     fields = {"in_channels": channels, "alpha": epsilon, "weights": weights, "bias": weights + kept.strides[0]}
     return made("layer_norm", dtype, (rows, channels), (rows, channels), rows, fields, kept)
+
+
+def instance_norm(
+    shape: tuple[int, ...],
+    scale: np.ndarray,
+    bias: np.ndarray,
+    epsilon: float,
+    activation: Activation,
+    dtype: np.dtype,
+) -> PixelKernel | None:
+    """Normalisation over the pixels of every channel of images (N, H, W, C)."""
+    batch, height, width, channels = shape
+    kept = np.concatenate([scale.reshape(-1), bias.reshape(-1), [epsilon]]).astype(dtype)
+    weights = kept.ctypes.data
+    fields = {
+        "height": height, "width": width, "in_channels": channels, "weights": weights,
+        "bias": weights + channels * dtype.itemsize,
+    }  # fmt: skip
+    fields |= epilogue(dtype, activation)
+    return made("instance_norm", dtype, shape, shape, batch, fields, kept, blocks=-(-channels // _NORM_RUN))
 
 
 class GlobalAveragePool:

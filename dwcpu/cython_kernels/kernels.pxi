@@ -10,7 +10,9 @@ include "separable.pxi"
 include "inverted_residual.pxi"
 include "activations.pxi"
 include "copies.pxi"
+include "products.pxi"
 include "transposed.pxi"
+include "norms.pxi"
 include "pixels.pxi"
 
 

@@ -1,4 +1,4 @@
-# What stands between convolutions in a graph: sums, products, pooling, softmax; copies are in copies.pxi.
+# What stands between convolutions in a graph: sums, pooling, resizing; see copies.pxi and norms.pxi for others.
 #
 # Assumes: channel-last, contiguous images; at least one pixel and one channel. There is one block, but for `mean`. Rows
 # are output rows (of batch * out_height); for `add_images`, `multiply_images`, `map_images` and `fill` they are runs of
@@ -12,7 +12,6 @@ cdef enum:
     AVERAGE = 1     # of the taps in the image
     PADDED = 2      # of all taps of the window
     POOLED = 4      # vectors of channels side by side
-    SUMS = 16
     MOST_SUMS = 8   # vectors side by side
     MEAN_RUN = 64   # channels
 
@@ -398,85 +397,6 @@ cdef void resize(
             blend(0, size, first, first, v_splat(down[h]), v_zero(), out + row * size)
 
 
-cdef void softmax(
-    const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
-    i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
-) noexcept nogil:
-    """exp(x - m) / sum of that, m being the largest of a row of plan.in_channels. One sum, in order."""
-    cdef i64 count = plan.in_channels, row, at
-    cdef int rest = <int> (count % LANES)
-    cdef const real *source
-    cdef real *target
-    cdef real most, total
-    cdef vec v
-    for row in range(row_begin, row_end):
-        source = x + row * count
-        target = out + row * count
-        most = source[0]
-        for at in range(1, count):
-            if source[at] > most or source[at] != source[at]:  # a NaN stays, since nothing is greater
-                most = source[at]
-        at = 0
-        while at < count:
-            if at + LANES <= count:
-                v = exp_domain(v_sub(v_load(source + at), v_splat(most)))
-                exp_of(1, &v)
-                v_store(target + at, v)
-            else:
-                v = exp_domain(v_sub(v_load_part(source + at, 0, rest), v_splat(most)))
-                exp_of(1, &v)
-                v_store_part(target + at, v, 0, rest)
-            at += LANES
-        total = target[0]
-        for at in range(1, count):
-            total += target[at]
-        for at in range(count):
-            target[at] = target[at] / total
-
-
-cdef inline real sum_of(const real *x, i64 count, real centre, const bint squares) noexcept nogil:
-    """Sum of x, or of (x - centre)^2, in SUMS parts that are added in order: the same whatever vectors there are."""
-    cdef real parts[SUMS]
-    cdef real d
-    cdef i64 at = 0, i
-    for i in range(SUMS):
-        parts[i] = 0
-    while at + SUMS <= count:
-        for i in range(SUMS):
-            d = x[at + i] - centre if squares else x[at + i]
-            parts[i] += d * d if squares else d
-        at += SUMS
-    for i in range(count - at):
-        d = x[at + i] - centre if squares else x[at + i]
-        parts[i] += d * d if squares else d
-    for i in range(1, SUMS):
-        parts[0] += parts[i]
-    return parts[0]
-
-
-cdef void layer_norm(
-    const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
-    i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
-) noexcept nogil:
-    """(x - mean) / sqrt(variance + plan.alpha) of every row of plan.in_channels, times scale plus bias.
-
-    plan.weights points to the scale of every channel, plan.bias to their biases.
-    """
-    cdef i64 count = plan.in_channels, row, at
-    cdef const real *scale = <const real *> plan.weights
-    cdef const real *bias = <const real *> plan.bias
-    cdef const real *source
-    cdef real *target
-    cdef real mean, inverse
-    for row in range(row_begin, row_end):
-        source = x + row * count
-        target = out + row * count
-        mean = sum_of(source, count, 0, False) / <real> count
-        inverse = 1 / v_root(sum_of(source, count, mean, True) / <real> count + <real> plan.alpha)
-        for at in range(count):
-            target[at] = (source[at] - mean) * inverse * scale[at] + bias[at]
-
-
 cdef void fill(
     const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
@@ -488,12 +408,13 @@ cdef void fill(
 
 
 def pixels():
-    """Name -> address of each kernel of this file, and of those of copies.pxi and transposed.pxi."""
+    """Name -> address of each kernel of this file, and of copies, norms, products and transposed.pxi."""
     return {
         "add": <uintptr_t> &add_images,
         "average_pool": <uintptr_t> &average_pool,
         "copy": <uintptr_t> &copy_strided,
         "fill": <uintptr_t> &fill,
+        "instance_norm": <uintptr_t> &instance_norm,
         "layer_norm": <uintptr_t> &layer_norm,
         "map": <uintptr_t> &map_images,
         "max_pool": <uintptr_t> &max_pool,
@@ -501,6 +422,7 @@ def pixels():
         "multiply": <uintptr_t> &multiply_images,
         "padded_pool": <uintptr_t> &padded_pool,
         "prelu": <uintptr_t> &prelu,
+        "products": <uintptr_t> &products,
         "resize": <uintptr_t> &resize,
         "scale": <uintptr_t> &scale_images,
         "softmax": <uintptr_t> &softmax,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from math import prod
 from typing import Any
 
@@ -11,12 +12,14 @@ import numpy as np
 from .. import pixels, runtime
 from ..epilogue import Activation, parse_activation
 from ..layers import Conv2d, DepthwiseConv2d, InvertedResidual, PointwiseConv2d, SeparableConv2d
+from ..products import products
 from ..transposed import TransposedConv
 from .ir import Node
 from .operators import OPERATORS
 from .operators.convolution import conv_windows, transposed_shape
 from .operators.moving import axis_of, blocks_of, integers, sides_of
 from .operators.pooling import window_counts, windows_of
+from .operators.registry import check_size
 from .operators.resizing import tables_of, whole_factors
 from .passes.matching import channel_values
 from .planner import Operand, Planner, Symbol, channel_last, is_channel_last, same_order
@@ -177,8 +180,10 @@ def _one_by_one(planner: Planner, node: Node, operands: list[Operand]) -> list[O
 
 
 def _product(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
-    """Gemm and MatMul with constant weights."""
+    """Gemm and MatMul with constant weights; MatMul of tensors."""
     a, b, c = (*operands, None)[:3]
+    if node.op == "MatMul" and isinstance(a, Symbol) and isinstance(b, Symbol) and c is None:
+        return _tensor_product(planner, a, b)
     fits = _floats(a, b) and _known(c) and isinstance(b, np.ndarray) and b.ndim == 2
     if not fits or (node.op == "Gemm" and node.get("transA", 0)):
         return None
@@ -200,6 +205,23 @@ def _product(planner: Planner, node: Node, operands: list[Operand]) -> list[Oper
     )
     out = np.empty((*a.array.shape[:-1], w.shape[1]), w.dtype)
     return [planner.run_layer(layer, planner.matrix(a), None, out, (1, 1, rows, w.shape[0]))]
+
+
+def _tensor_product(planner: Planner, a: Symbol, b: Symbol) -> list[Operand] | None:
+    """MatMul of matrices that are both computed."""
+    left, right = a.array, b.array
+    if min(left.ndim, right.ndim) < 2 or left.dtype != right.dtype or left.dtype.char not in "fd":
+        return None
+    if left.shape[-1] != right.shape[-2]:
+        raise ValueError(f"tensors of shapes {left.shape} and {right.shape} cannot be multiplied")
+    x = a.value() if planner.readable(a) and left.strides[-1] == left.itemsize else planner.matrix(a)
+    y = b.value() if planner.readable(b) else planner.matrix(b)
+    seen = left if x.strides else np.empty_like(left, order="C")
+    kernel = products(seen, right if y.strides else np.empty_like(right, order="C"))
+    if kernel is None:
+        return None
+    check_size(kernel.out_shape, left.dtype)
+    return [planner.run_kernel("products", kernel, x, y, np.empty(kernel.out_shape, left.dtype))]
 
 
 def _conv_transpose(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
@@ -229,11 +251,10 @@ def _conv_transpose(planner: Planner, node: Node, operands: list[Operand]) -> li
 def _flat(planner: Planner, x: Symbol, factor: float, shift: float, spec: Any) -> list[Operand] | None:
     """``activation(factor x + shift)`` of every element, in any order of memory; a shift of -0.0 changes nothing."""
     target = np.empty_like(x.array)
-    if not (planner.readable(x) and same_order(x.array, target)) or x.array.dtype.char not in "fd":
+    if x.array.dtype.char not in "fd":
         return None
     kernel = pixels.mapped(x.array.shape, x.array.dtype, factor, shift, parse_activation(spec, ""))
-    value = x.value()._replace(strides=None)
-    return None if kernel is None else [planner.run_kernel("map", kernel, value, None, target)]
+    return None if kernel is None else [planner.run_kernel("map", kernel, planner.like(x, target), None, target)]
 
 
 def _activation(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
@@ -421,6 +442,22 @@ def _layer_norm(planner: Planner, node: Node, operands: list[Operand]) -> list[O
     return [planner.run_kernel("layer_norm", kernel, planner.matrix(x), None, np.empty(array.shape, array.dtype))]
 
 
+def _instance_norm(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
+    """InstanceNormalization of images and signals, with constants."""
+    x, scale, bias = operands
+    if not _floats(x, scale) or not isinstance(bias, np.ndarray):
+        return None
+    assert isinstance(x, Symbol) and isinstance(scale, np.ndarray)
+    if x.array.ndim not in (3, 4) or not x.array.shape[1] == scale.size == bias.size:
+        return None
+    image, activation = planner.image(x), parse_activation(node.get("activation"), "")
+    epsilon = float(node.get("epsilon", 1e-5))
+    kernel = pixels.instance_norm(image.shape, scale, bias, epsilon, activation, image.dtype)
+    if kernel is None:
+        return None
+    return [planner.run_kernel("instance_norm", kernel, image, None, channel_last(x.array.shape, image.dtype))]
+
+
 def _copied_apart(planner: Planner, *operands: Operand) -> bool:
     """Whether kernels can copy these: arrays of 4 or 8 bytes an element that they can read."""
     return all(
@@ -446,13 +483,29 @@ def _concat(planner: Planner, node: Node, operands: list[Operand]) -> list[Opera
     return [out]
 
 
+def _segments(mode: str, size: int, before: int, after: int) -> list[tuple[slice, slice]] | None:
+    """Parts of a padded axis: where each comes from, and where it goes; None if one of them is not there in full."""
+    if mode == "reflect":
+        ends = slice(before, 0, -1), slice(size - 2, size - 2 - after if after < size - 1 else None, -1)
+        room = size - 1
+    elif mode == "wrap":
+        ends, room = (slice(size - before, size), slice(0, after)), size
+    else:
+        ends, room = (slice(0, 1), slice(size - 1, size)), before + after
+    if max(before, after) > room:
+        return None
+    inner = slice(0, size), slice(before, before + size)
+    parts = [(ends[0], slice(0, before)), inner, (ends[1], slice(before + size, before + size + after))]
+    return [each for each in parts if each[1].stop > each[1].start]
+
+
 def _pad(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
-    """Pad with a number: that everywhere, and then the tensor in its place."""
+    """Pad: a number everywhere, and then the tensor in its place; or the tensor and views of its edges."""
     x, pads, value, axes = (*operands, None, None)[:4]
-    if node.get("mode", "constant") != "constant" or not _copied_apart(planner, x) or not _known(pads, value, axes):
+    if not _copied_apart(planner, x) or not _known(pads, value, axes):
         return None
     assert isinstance(x, Symbol) and isinstance(pads, np.ndarray)
-    array = x.array
+    array, mode = x.array, node.get("mode", "constant")
     sides = sides_of(node, array, pads, axes)
     number = 0.0 if value is None else float(np.asarray(value).reshape(()))
     if array.dtype.char not in "fd" or min(min(pair) for pair in sides) < 0:
@@ -462,11 +515,38 @@ def _pad(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand]
     if kernel is None:
         return None
     out = planner.symbol(made)
-    planner.operate(kernel, out.value()._replace(strides=None), None, out.value()._replace(strides=None))
-    inner = tuple(slice(before, before + size) for size, (before, _) in zip(array.shape, sides, strict=True))
-    planner.move(x, array, out, made[inner])
+    if mode == "constant":
+        planner.operate(kernel, out.value()._replace(strides=None), None, out.value()._replace(strides=None))
+        inner = tuple(slice(before, before + size) for size, (before, _) in zip(array.shape, sides, strict=True))
+        planner.move(x, array, out, made[inner])
+    else:
+        parts = [_segments(mode, size, *pair) for size, pair in zip(array.shape, sides, strict=True)]
+        if sum(map(any, sides)) > 2 or None in parts:
+            return None
+        for each in product(*(part for part in parts if part)):
+            place = made[tuple(target for _, target in each)]
+            planner.move(x, np.broadcast_to(array[tuple(source for source, _ in each)], place.shape), out, place)
     planner.describe("copy")
     return [out]
+
+
+def _gather(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
+    """Gather of one entry of an axis, or of entries at equal distances, is a view."""
+    x, indices = operands
+    if not isinstance(x, Symbol) or not isinstance(indices, np.ndarray) or indices.ndim > 1 or not indices.size:
+        return None
+    axis = axis_of(node, x.array)
+    size, numbers = x.array.shape[axis], integers(indices)
+    if not all(-size <= number < size for number in numbers):
+        return None  # NumPy says what is wrong
+    numbers = [number % size for number in numbers]
+    first, step = numbers[0], (numbers[1] - numbers[0] if len(numbers) > 1 else 1)
+    if step == 0 or numbers != list(range(first, first + step * len(numbers), step)):
+        return None
+    stop = first + step * len(numbers)
+    taken: Any = slice(first, stop if stop >= 0 else None, step) if indices.ndim else first
+    planner.describe("view")
+    return [x.view(x.array[(slice(None),) * axis + (taken,)])]
 
 
 def _blocks(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
@@ -526,7 +606,9 @@ LOWERINGS: dict[str, Lowering] = {
     "DepthToSpace": _blocks,
     "Gemm": _product,
     "Div": _with_number,
+    "Gather": _gather,
     "GlobalAveragePool": _mean,
+    "InstanceNormalization": _instance_norm,
     "InvertedResidual": _chain,
     "LayerNormalization": _layer_norm,
     "MatMul": _product,

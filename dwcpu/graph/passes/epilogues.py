@@ -7,7 +7,7 @@ from .matching import Links
 
 __all__ = ["fuse_activations", "fuse_residuals"]
 
-_KERNELS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_KERNELS = ("Conv", "ConvTranspose", "Gemm", "InstanceNormalization", "MatMul")
 
 
 def _takes_epilogue(graph: Graph, node: Node | None) -> bool:
@@ -55,7 +55,7 @@ def fuse_residuals(graph: Graph) -> None:
 
 
 def fuse_activations(graph: Graph) -> None:
-    """Let convolutions and matrix products do the activation that follows them."""
+    """Let convolutions, matrix products and normalisations do the activation that follows them."""
     links = Links(graph)
     gone = []
     for node in graph.nodes:
