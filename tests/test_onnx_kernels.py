@@ -31,6 +31,20 @@ def transposed(b: Builder, x: str, groups: int, act: str | None) -> str:
     return b.act(y, act)
 
 
+def attention(b: Builder, x: str) -> str:
+    """Two heads over the pixels."""
+    y = b.add("Transpose", b.add("Reshape", b.conv(x, 3, 24), b.ints(1, 3, 2, 4, 110)), perm=[1, 0, 2, 4, 3])
+    q, k, v = (b.add("Gather", y, b.constant(at, np.int64), axis=0) for at in range(3))
+    q = b.add("Mul", q, b.constant(0.5))
+    weights = b.add("Softmax", b.add("MatMul", q, b.add("Transpose", k, perm=[0, 1, 3, 2])), axis=-1)
+    y = b.add("Reshape", b.add("Transpose", b.add("MatMul", weights, v), perm=[0, 2, 1, 3]), b.ints(1, 110, 8))
+    return str(b.add("LayerNormalization", y, b.random(8), b.random(8), axis=-1))
+
+
+def padded(b: Builder, x: str, mode: str, *pads: int) -> str:
+    return str(b.add("Pad", b.conv(x, 3, 9), b.ints(*pads), mode=mode))
+
+
 #: What is built on x, and the kernels that must be among those that run.
 GRAPHS: dict[str, tuple[Callable[[Builder], str], list[str]]] = {
     "a sum of views": (lambda b: b.add("Add", *halves(b, "x")), ["add"]),
@@ -47,6 +61,44 @@ GRAPHS: dict[str, tuple[Callable[[Builder], str], list[str]]] = {
     "one with another": (lambda b: transposed(b, "x", 1, "hardswish"), ["transposed"]),
     "a transposed depthwise convolution": (lambda b: transposed(b, "x", 12, "silu"), ["transposed"]),
     "a transposed one in groups": (lambda b: transposed(b, "x", 3, "relu"), ["numpy"]),
+    "attention": (lambda b: attention(b, "x"), ["products", "softmax", "layer_norm", "map", "view"]),
+    "a product of a vector": (
+        lambda b: b.add(
+            "MatMul", b.add("Reshape", b.conv("x", 3, 5), b.ints(5, 110)),
+            b.add("Reshape", b.conv("x", 3, 1), b.ints(110)),
+        ), ["numpy"],
+    ),
+    "entries of an axis": (
+        lambda b: b.add("Add", b.add("Gather", b.conv("x", 3, 12), b.ints(-1, 5, 0), axis=1), "x"), ["numpy"],
+    ),
+    "entries at equal distances": (
+        lambda b: b.add(
+            "Add", b.add("Gather", b.conv("x", 3, 12), b.ints(1, 4, 7), axis=1),
+            b.add("Gather", b.conv("x", 3, 12), b.ints(-2, -3, -4), axis=1),
+        ), ["view", "add"],
+    ),
+    "the same entry twice": (lambda b: b.add("Gather", b.conv("x", 3, 4), b.ints(2, 2), axis=1), ["numpy"]),
+    "normalised channels": (
+        lambda b: b.add("InstanceNormalization", b.conv("x", 3, 9), b.random(9), b.random(9), epsilon=1e-3),
+        ["instance_norm"],
+    ),
+    "and their activation": (
+        lambda b: b.act(b.add("InstanceNormalization", b.conv("x", 3, 19), b.random(19), b.random(19)), "hardswish"),
+        ["instance_norm"],
+    ),
+    "mirrored edges": (lambda b: padded(b, "x", "reflect", 0, 0, 2, 9, 0, 0, 9, 10), ["copy"]),
+    "edges, some further than there are pixels": (lambda b: padded(b, "x", "edge", 0, 0, 20, 1, 0, 0, 0, 3), ["copy"]),
+    "a torus": (lambda b: padded(b, "x", "wrap", 0, 0, 10, 1, 0, 0, 0, 11), ["copy"]),
+    "a torus wound twice": (lambda b: padded(b, "x", "wrap", 0, 0, 11, 0, 0, 0, 0, 0), ["numpy"]),
+    "mirrored along three axes": (lambda b: padded(b, "x", "reflect", 0, 1, 1, 1, 0, 0, 0, 0), ["numpy"]),
+    "a mirror that is cut": (lambda b: padded(b, "x", "reflect", 0, 0, 2, -1, 0, 0, 0, 0), ["numpy"]),
+    "a sum of what lies otherwise": (
+        lambda b: b.add(
+            "Add",
+            b.add("Transpose", b.add("Reshape", b.conv("x", 3, 10), b.ints(1, 10, 110)), perm=[0, 2, 1]),
+            b.add("Reshape", b.add("Transpose", b.conv("x", 3, 10, 3), perm=[0, 3, 2, 1]), b.ints(1, 110, 10)),
+        ), ["add"],
+    ),
     "a resized image": (
         lambda b: b.add("Resize", b.conv("x", 3, 9), "", b.constant([1, 1, 2.5, 0.6]), mode="linear"), ["resize"],
     ),

@@ -12,6 +12,7 @@ from guarded import Room
 from dwcpu import pixels, runtime
 from dwcpu.epilogue import Activation, parse_activation
 from dwcpu.pipeline import Node, chain
+from dwcpu.products import products
 from dwcpu.transposed import TransposedConv
 
 pytestmark = pytest.mark.skipif(runtime.cython_kernels() is None, reason="these kernels are compiled ahead of time")
@@ -202,6 +203,65 @@ def test_softmax_of_nan_is_nan_and_of_infinities_what_ieee_says() -> None:
     assert np.isnan(out[3, 3])
 
 
+@pytest.mark.parametrize("channels", [3, 8, 37, 70])
+def test_softmax_of_nan_is_nan_wherever_it_is(channels) -> None:
+    x = np.zeros((channels, channels), np.float32)
+    np.fill_diagonal(x, np.nan)
+    out = np.empty_like(x)
+    run(pixels.softmax(channels, channels, x.dtype), x, out)
+    assert np.isnan(out).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize("spec", [None, "relu6", "silu", ("leaky_relu", 0.1)], ids=str)
+def test_instance_norm_is_that_of_its_definition(spec, channels, dtype) -> None:
+    x, scale, bias = (random(*shape, dtype=dtype) for shape in ((3, 5, 7, channels), (channels,), (channels,)))
+    x += 3
+    wide = x.astype(np.longdouble)
+    centred = wide - wide.mean((1, 2), keepdims=True)
+    expected = (centred / np.sqrt((centred**2).mean((1, 2), keepdims=True) + 1e-3) * scale + bias).astype(dtype)
+    activation, out = parse_activation(spec, "test"), np.empty_like(x)
+    run(pixels.mapped(x.shape, dtype, 1.0, -0.0, activation), expected, wanted := np.empty_like(x))
+    run(pixels.instance_norm(x.shape, scale, bias, 1e-3, activation, dtype), x, out)
+    np.testing.assert_allclose(out, wanted, rtol=0, atol=2e-5 if dtype == np.float32 else 1e-13)
+
+
+#: Rows, terms and columns.
+MATRICES = [(1, 1, 1), (5, 3, 7), (13, 4, 16), (50, 36, 40), (7, 65, 24), (70, 8, 130), (300, 16, 9)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("sizes", MATRICES, ids=str)
+@pytest.mark.parametrize("order", ["plain", "turned", "heads", "shared"])
+def test_products_of_matrices_are_sums_in_order(order, sizes, dtype, monkeypatch) -> None:
+    monkeypatch.setattr("dwcpu.products._ROW_BYTES", 1 << 12)
+    m, k, n = sizes
+    a, b = random(2, 3, m, k, dtype=dtype), random(2, 3, k, n, dtype=dtype)
+    if order == "turned":
+        b = b.swapaxes(2, 3).copy().swapaxes(2, 3)
+    elif order == "heads":
+        a, b = a.transpose(0, 2, 1, 3).copy().transpose(0, 2, 1, 3), np.asfortranarray(b)
+    elif order == "shared":
+        a, b = a[0, :1], b[:, 0:1]
+    expected = np.zeros((*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), m, n), np.longdouble)
+    expected += a.astype(np.longdouble) @ b.astype(np.longdouble)
+    bases = [np.lib.stride_tricks.as_strided(each, (each.size,), (each.itemsize,)) for each in (a, b)]
+    if order == "shared":
+        bases = [each.base if each.base is not None else each for each in (a, b)]
+    out = np.empty(expected.shape, dtype)
+    run(products(a, b), bases[0], out, bases[1])
+    np.testing.assert_allclose(out, expected, rtol=0, atol=k * (1e-6 if dtype == np.float32 else 1e-14))
+
+
+def test_products_whose_matrices_lie_in_too_many_ways_are_left_to_numpy() -> None:
+    a, b = np.zeros((2, 3, 4, 5, 6), np.float32), np.zeros((2, 3, 4, 6, 7), np.float32)
+    assert products(a, b) is not None
+    assert products(a.transpose(2, 0, 1, 3, 4).copy().transpose(1, 2, 0, 3, 4), b) is not None
+    assert products(a.transpose(2, 1, 0, 3, 4).copy().transpose(2, 1, 0, 3, 4), b) is None
+    assert products(a.swapaxes(3, 4).copy().swapaxes(3, 4), b) is None
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("channels", [*CHANNELS, 768])
 def test_layer_norm_is_that_of_its_definition(channels, dtype) -> None:
@@ -264,15 +324,15 @@ def test_transposed_convolutions_add_every_product_to_its_output(
     w, windows = random(7, 3, 2, channels, dtype=dtype), random(3, 2, 7, dtype=dtype)
     options = outputs, stride, dilation, begin
     clip = parse_activation(("clip", -1.0, 1.5), "test")
-    for products, begins, made in (
+    for parts, begins, made in (
         (np.einsum("nijc,chwo->nijhwo", x, w), bias, TransposedConv(w, bias, clip)),
         (x[:, :, :, None, None] * windows, 0, TransposedConv(windows, None, clip)),
     ):
-        expected = np.zeros((2, *outputs, products.shape[-1])) + begins
-        for i, j, h, tap in np.ndindex(products.shape[1:5]):
+        expected = np.zeros((2, *outputs, parts.shape[-1])) + begins
+        for i, j, h, tap in np.ndindex(parts.shape[1:5]):
             y, z = i * stride[0] + h * dilation[0] - begin[0], j * stride[1] + tap * dilation[1] - begin[1]
             if 0 <= y < outputs[0] and 0 <= z < outputs[1]:
-                expected[:, y, z] += products[:, i, j, h, tap]
+                expected[:, y, z] += parts[:, i, j, h, tap]
         out = np.empty(expected.shape, dtype)
         run(made.kernel(x.shape, *options), x, out)
         wanted = np.clip(expected, -1.0, 1.5)
@@ -307,10 +367,13 @@ def test_copies_go_from_any_order_of_memory_to_any_other(seed, dtype) -> None:
 
 @pytest.mark.parametrize("end", ["begin", "end"])
 @pytest.mark.parametrize("channels", [1, 3, 8, 9, 33])
-@pytest.mark.parametrize("name", ["resize", "transposed"])
+@pytest.mark.parametrize("name", ["products", "resize", "transposed"])
 def test_scratch_memory_is_enough_and_may_hold_anything(name, channels, end) -> None:
     x = random(2, 5, 6, channels, dtype=DTYPES[0])
-    if name == "resize":
+    second = x.reshape(10, 6, channels).swapaxes(1, 2).copy()
+    if name == "products":
+        kernel = products(x.reshape(10, 6, channels), second)
+    elif name == "resize":
         tables = [(np.array([[0, 1], [1, 2], [3, 4]]), np.full((3, 2), 0.5)) for _ in range(2)]
         kernel = pixels.resize(x.shape, *tables, x.dtype)
     else:
@@ -322,10 +385,8 @@ def test_scratch_memory_is_enough_and_may_hold_anything(name, channels, end) -> 
     for content in (0, 255):
         scratch = ROOM.copy("scratch", np.full(each.grid.scratch * each.grid.tasks, content, np.uint8), end)
         out = np.empty(each.out_shape, np.float32)
-        places = (array.__array_interface__["data"][0] for array in (x, out, scratch))
-        runtime.driver(each.grid.threads)(
-            each.kernel, each.plan.ctypes.data, next(places), 0, next(places), next(places), *each.grid.arguments
-        )
+        places = (array.__array_interface__["data"][0] for array in (x, second, out, scratch))
+        runtime.driver(each.grid.threads)(each.kernel, each.plan.ctypes.data, *places, *each.grid.arguments)
         assert ROOM.touched() == []
         found.append(out.tobytes())
     assert each.grid.tasks == 3
@@ -366,3 +427,4 @@ def test_without_compiled_kernels_there_are_none(monkeypatch) -> None:
     assert pixels.add(shape, dtype, Activation()) is None
     assert pixels.scale(shape, dtype) is None
     assert pixels.softmax(4, 4, dtype) is None
+    assert products(np.zeros((2, 3), dtype), np.zeros((3, 4), dtype)) is None

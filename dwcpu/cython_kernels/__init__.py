@@ -227,5 +227,5 @@ def activations(dtype_name: str) -> dict[int, int]:
 
 
 def pixels(dtype_name: str) -> dict[str, int]:
-    """Name of each kernel of `pixels.pxi`, `copies.pxi` and `transposed.pxi`: its address; empty where they are not."""
+    """Name of each kernel between convolutions (`pixels.pxi` lists them): its address; empty where they are not."""
     return _modules[dtype_name].pixels() if dtype_name in _modules else {}

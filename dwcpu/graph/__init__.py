@@ -10,6 +10,7 @@ ir.py               the graph
 passes/             what makes a graph smaller: one file each, listed in its ``__init__``
 planner.py          from a graph and the shapes of its inputs to a pipeline
 lowering.py         which nodes run on kernels
+moves.py            of those, the ones that only move elements
 operators/          what every operator computes, on NumPy arrays
 eager.py            running a graph node by node, where shapes depend on values
 store.py            the file format of `Model.save`

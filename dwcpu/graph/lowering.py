@@ -3,34 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import product
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from .. import pixels, runtime
+from .. import pixels
 from ..epilogue import Activation, parse_activation
 from ..layers import Conv2d, DepthwiseConv2d, InvertedResidual, PointwiseConv2d, SeparableConv2d
 from ..products import products
 from ..transposed import TransposedConv
 from .ir import Node
-from .operators import OPERATORS
+from .moves import MOVES, known
 from .operators.convolution import conv_windows, transposed_shape
-from .operators.moving import axis_of, blocks_of, integers, sides_of
+from .operators.moving import axis_of, integers
 from .operators.pooling import window_counts, windows_of
 from .operators.registry import check_size
-from .operators.resizing import tables_of, whole_factors
 from .passes.matching import channel_values
 from .planner import Operand, Planner, Symbol, channel_last, is_channel_last, same_order
 
 __all__ = ["LOWERINGS"]
 
 Lowering = Callable[[Planner, Node, list[Operand]], "list[Operand] | None"]
-
-
-def _known(*operands: Operand) -> bool:
-    return not any(isinstance(operand, Symbol) for operand in operands)
 
 
 def _floats(x: Operand, w: Operand) -> bool:
@@ -105,7 +99,7 @@ def _run(
 
 def _conv(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
     x, w, bias, residual = (*operands, None, None, None)[:4]
-    if not _floats(x, w) or not _known(bias):
+    if not _floats(x, w) or not known(bias):
         return None
     assert isinstance(x, Symbol) and isinstance(w, np.ndarray)
     if w.ndim not in (3, 4):
@@ -184,7 +178,7 @@ def _product(planner: Planner, node: Node, operands: list[Operand]) -> list[Oper
     a, b, c = (*operands, None)[:3]
     if node.op == "MatMul" and isinstance(a, Symbol) and isinstance(b, Symbol) and c is None:
         return _tensor_product(planner, a, b)
-    fits = _floats(a, b) and _known(c) and isinstance(b, np.ndarray) and b.ndim == 2
+    fits = _floats(a, b) and known(c) and isinstance(b, np.ndarray) and b.ndim == 2
     if not fits or (node.op == "Gemm" and node.get("transA", 0)):
         return None
     assert isinstance(a, Symbol) and isinstance(b, np.ndarray)
@@ -226,7 +220,7 @@ def _tensor_product(planner: Planner, a: Symbol, b: Symbol) -> list[Operand] | N
 
 def _conv_transpose(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
     x, w, bias = (*operands, None)[:3]
-    if not _floats(x, w) or not _known(bias):
+    if not _floats(x, w) or not known(bias):
         return None
     assert isinstance(x, Symbol) and isinstance(w, np.ndarray)
     if w.ndim not in (3, 4):
@@ -288,7 +282,7 @@ def _with_number(planner: Planner, node: Node, operands: list[Operand]) -> list[
 
 def _affine(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
     x, factor, shift = operands
-    if not _floats(x, factor) or not _known(shift):
+    if not _floats(x, factor) or not known(shift):
         return None
     assert isinstance(x, Symbol) and isinstance(factor, np.ndarray)
     if x.array.ndim not in (3, 4) or x.array.shape[1] != factor.size or not is_channel_last(x.array):
@@ -321,13 +315,19 @@ def _mean(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand
     return [out if keep else out.view(out.array.reshape(array.shape[:2]))]
 
 
+def _as_kernels_write(array: np.ndarray) -> bool:
+    """Whether images have their channels last, and other tensors their last axis."""
+    return is_channel_last(array) or (array.ndim != 4 and array.flags.c_contiguous)
+
+
 def _pair(planner: Planner, node: Node, a: Symbol, b: Symbol) -> list[Operand] | None:
     """Add or Mul of two tensors of one shape, in the order of memory of one of them."""
     if a.array.shape != b.array.shape or a.array.dtype != b.array.dtype or a.array.dtype.char not in "fd":
         return None
-    target = np.empty_like(a.array)
-    if not same_order(a.array, target):  # a view with gaps
-        target = np.empty_like(b.array)
+    lies = a.array
+    if not _as_kernels_write(a.array) and (_as_kernels_write(b.array) or not same_order(lies, np.empty_like(lies))):
+        lies = b.array  # the other one is turned, or a view with gaps
+    target = np.empty_like(lies)
     shape, dtype = a.array.shape, a.array.dtype
     kernel = pixels.add(shape, dtype, Activation()) if node.op == "Add" else pixels.multiply(shape, dtype)
     if kernel is None:
@@ -426,7 +426,7 @@ def _softmax(planner: Planner, node: Node, operands: list[Operand]) -> list[Oper
 def _layer_norm(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
     """LayerNormalization over the last axis, with constants."""
     x, scale, bias = (*operands, None)[:3]
-    if not _floats(x, scale) or not _known(bias) or len([name for name in node.outputs if name]) > 1:
+    if not _floats(x, scale) or not known(bias) or len([name for name in node.outputs if name]) > 1:
         return None
     assert isinstance(x, Symbol) and isinstance(scale, np.ndarray)
     array = x.array
@@ -458,155 +458,16 @@ def _instance_norm(planner: Planner, node: Node, operands: list[Operand]) -> lis
     return [planner.run_kernel("instance_norm", kernel, image, None, channel_last(x.array.shape, image.dtype))]
 
 
-def _copied_apart(planner: Planner, *operands: Operand) -> bool:
-    """Whether kernels can copy these: arrays of 4 or 8 bytes an element that they can read."""
-    return all(
-        isinstance(each, Symbol) and planner.readable(each) and each.array.dtype.itemsize in (4, 8) for each in operands
-    )
-
-
-def _concat(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
-    """Concat: every input is copied to its place."""
-    if not _copied_apart(planner, *operands) or runtime.cython_kernels() is None:
-        return None
-    symbols = [each for each in operands if isinstance(each, Symbol)]
-    if len({each.array.dtype for each in symbols}) > 1:
-        return None
-    [array] = OPERATORS["Concat"].targets(node, [each.array for each in symbols])
-    out = planner.symbol(array)
-    axis, start = axis_of(node, array), 0
-    for each in symbols:
-        size = each.array.shape[axis]
-        planner.move(each, each.array, out, np.moveaxis(np.moveaxis(array, axis, 0)[start : start + size], 0, axis))
-        start += size
-    planner.describe("copy")
-    return [out]
-
-
-def _segments(mode: str, size: int, before: int, after: int) -> list[tuple[slice, slice]] | None:
-    """Parts of a padded axis: where each comes from, and where it goes; None if one of them is not there in full."""
-    if mode == "reflect":
-        ends = slice(before, 0, -1), slice(size - 2, size - 2 - after if after < size - 1 else None, -1)
-        room = size - 1
-    elif mode == "wrap":
-        ends, room = (slice(size - before, size), slice(0, after)), size
-    else:
-        ends, room = (slice(0, 1), slice(size - 1, size)), before + after
-    if max(before, after) > room:
-        return None
-    inner = slice(0, size), slice(before, before + size)
-    parts = [(ends[0], slice(0, before)), inner, (ends[1], slice(before + size, before + size + after))]
-    return [each for each in parts if each[1].stop > each[1].start]
-
-
-def _pad(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
-    """Pad: a number everywhere, and then the tensor in its place; or the tensor and views of its edges."""
-    x, pads, value, axes = (*operands, None, None)[:4]
-    if not _copied_apart(planner, x) or not _known(pads, value, axes):
-        return None
-    assert isinstance(x, Symbol) and isinstance(pads, np.ndarray)
-    array, mode = x.array, node.get("mode", "constant")
-    sides = sides_of(node, array, pads, axes)
-    number = 0.0 if value is None else float(np.asarray(value).reshape(()))
-    if array.dtype.char not in "fd" or min(min(pair) for pair in sides) < 0:
-        return None
-    [made] = OPERATORS["Pad"].targets(node, [array, pads, None, axes if isinstance(axes, np.ndarray) else None])
-    kernel = pixels.fill(made.shape, made.dtype, number)
-    if kernel is None:
-        return None
-    out = planner.symbol(made)
-    if mode == "constant":
-        planner.operate(kernel, out.value()._replace(strides=None), None, out.value()._replace(strides=None))
-        inner = tuple(slice(before, before + size) for size, (before, _) in zip(array.shape, sides, strict=True))
-        planner.move(x, array, out, made[inner])
-    else:
-        parts = [_segments(mode, size, *pair) for size, pair in zip(array.shape, sides, strict=True)]
-        if sum(map(any, sides)) > 2 or None in parts:
-            return None
-        for each in product(*(part for part in parts if part)):
-            place = made[tuple(target for _, target in each)]
-            planner.move(x, np.broadcast_to(array[tuple(source for source, _ in each)], place.shape), out, place)
-    planner.describe("copy")
-    return [out]
-
-
-def _gather(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
-    """Gather of one entry of an axis, or of entries at equal distances, is a view."""
-    x, indices = operands
-    if not isinstance(x, Symbol) or not isinstance(indices, np.ndarray) or indices.ndim > 1 or not indices.size:
-        return None
-    axis = axis_of(node, x.array)
-    size, numbers = x.array.shape[axis], integers(indices)
-    if not all(-size <= number < size for number in numbers):
-        return None  # NumPy says what is wrong
-    numbers = [number % size for number in numbers]
-    first, step = numbers[0], (numbers[1] - numbers[0] if len(numbers) > 1 else 1)
-    if step == 0 or numbers != list(range(first, first + step * len(numbers), step)):
-        return None
-    stop = first + step * len(numbers)
-    taken: Any = slice(first, stop if stop >= 0 else None, step) if indices.ndim else first
-    planner.describe("view")
-    return [x.view(x.array[(slice(None),) * axis + (taken,)])]
-
-
-def _blocks(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
-    """DepthToSpace and SpaceToDepth: a copy of a view."""
-    [x] = operands
-    if not _copied_apart(planner, x) or runtime.cython_kernels() is None:
-        return None
-    assert isinstance(x, Symbol)
-    seen, shape = blocks_of(node, x.array)
-    made = channel_last(shape, x.array.dtype)
-    place = made.reshape(seen.shape if node.op == "SpaceToDepth" else (*shape[:2], *seen.shape[2:]))
-    if not np.may_share_memory(seen, x.array) or not np.may_share_memory(place, made):
-        return None
-    out = planner.symbol(made)
-    planner.move(x, seen, out, place)
-    planner.describe("copy")
-    return [out]
-
-
-def _resize(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
-    """Resize of images: by whole factors to the nearest pixel a copy of a view, else weighted sums of pixels."""
-    x = operands[0]
-    if not _copied_apart(planner, x) or not _known(*operands[1:]):
-        return None
-    assert isinstance(x, Symbol)
-    arrays: list[Any] = [x.array, *operands[1:]]
-    [made] = OPERATORS["Resize"].targets(node, arrays)
-    factors = whole_factors(node, *arrays) if node.get("mode", "nearest") == "nearest" else None
-    shape = x.array.shape
-    if factors is not None:
-        apart = [size for pair in zip(shape, factors, strict=True) for size in pair]
-        seen = np.broadcast_to(x.array.reshape([size for each in shape for size in (each, 1)]), apart)
-        out = planner.symbol(made)
-        planner.move(x, seen, out, made.reshape(apart))
-        planner.describe("copy")
-        return [out]
-    tables = tables_of(node, *arrays)
-    if x.array.ndim != 4 or x.array.dtype.char not in "fd" or tables is None or made.shape[:2] != shape[:2]:
-        return None
-    image = planner.image(x)
-    kernel = pixels.resize(image.shape, tables[2], tables[3], image.dtype)
-    return (
-        None
-        if kernel is None
-        else [planner.run_kernel("resize", kernel, image, None, channel_last(made.shape, made.dtype))]
-    )
-
-
 LOWERINGS: dict[str, Lowering] = {
+    **MOVES,
     "Activation": _activation,
     "Add": _sum,
     "Affine": _affine,
     "AveragePool": _pool,
-    "Concat": _concat,
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
-    "DepthToSpace": _blocks,
     "Gemm": _product,
     "Div": _with_number,
-    "Gather": _gather,
     "GlobalAveragePool": _mean,
     "InstanceNormalization": _instance_norm,
     "InvertedResidual": _chain,
@@ -615,11 +476,8 @@ LOWERINGS: dict[str, Lowering] = {
     "MaxPool": _pool,
     "Mul": _scaled,
     "PRelu": _prelu,
-    "Pad": _pad,
     "ReduceMean": _mean,
-    "Resize": _resize,
     "Separable": _chain,
     "Softmax": _softmax,
-    "SpaceToDepth": _blocks,
     "Sub": _with_number,
 }
