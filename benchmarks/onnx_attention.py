@@ -124,7 +124,9 @@ def style_transfer() -> bytes:
     for _ in range(5):
         y = b.add("Relu", norm(conv(x, 64, 64, 3), 64))
         x = b.add("Add", x, norm(conv(y, 64, 64, 3), 64))
-    nearest: dict[str, Any] = {"mode": "nearest", "nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"}
+    nearest: dict[str, Any] = {
+        "mode": "nearest", "nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric",
+    }  # fmt: skip
     for cin, cout in ((64, 32), (32, 16)):
         x = b.add("Relu", norm(conv(b.add("Resize", x, "", b.constant([1, 1, 2, 2]), **nearest), cin, cout, 3), cout))
     return b.model("style_transfer", [b.add("Tanh", conv(x, 16, 3, 9))])
