@@ -302,9 +302,9 @@ class Model:
 
         A row is a node, or several in one (`a+b`); activations, normalisations and sums that went into a kernel have
         none. Beside kernels of `list_kernels` there are small ones, such as "copy", "map" (one number times every
-        element plus another, or an activation alone), "scale" (a factor for every channel) and "transposed" (a
-        transposed convolution); "view" costs nothing, "constant" and "shape" are known beforehand, and "numpy" is what
-        no kernel does.
+        element plus another, or an activation alone), "scale" (a factor for every channel), "products" (of matrices
+        that are both computed) and "transposed" (a transposed convolution); "view" costs nothing, "constant" and
+        "shape" are known beforehand, and "numpy" is what no kernel does.
 
         Parameters
         ----------
