@@ -138,6 +138,14 @@ def test_kernels_run_it_and_agree(name, threads) -> None:
     assert model(x, num_threads=threads).tobytes() == model(x, num_threads=1).tobytes()
 
 
+@pytest.mark.parametrize("at", [0, 4, -1])
+def test_one_entry_of_a_vector_is_a_view_without_axes(at) -> None:
+    b, x = Builder(10), np.arange(6, dtype=np.float32) + 1
+    entry = b.add("Gather", b.add("Sigmoid", "x"), b.constant(at, np.int64))
+    outputs = [b.add("Gather", "x", b.constant(at, np.int64)), b.add("Relu", entry), entry]
+    agree(b.model("entries", outputs, x_shape=(6,)), {"x": x})
+
+
 def test_outputs_with_their_channels_first_are_kernels_too() -> None:
     """A network that ends in pixels is one row of kernels, without a step in Python."""
     b = Builder(5, folded=True)

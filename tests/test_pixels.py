@@ -227,6 +227,14 @@ def test_instance_norm_is_that_of_its_definition(spec, channels, dtype) -> None:
     np.testing.assert_allclose(out, wanted, rtol=0, atol=2e-5 if dtype == np.float32 else 1e-13)
 
 
+def test_instance_norm_of_long_signals_keeps_its_digits() -> None:
+    x = np.random.default_rng(0).standard_normal((1, 1, 300_000, 3)).astype(np.float32) + 10
+    out, wide = np.empty_like(x), x.astype(np.float64)
+    one = np.ones(3, np.float32)
+    run(pixels.instance_norm(x.shape, one, 0 * one, 0.0, Activation(), x.dtype), x, out)
+    np.testing.assert_allclose(out, (wide - wide.mean(2)) / wide.std(2), rtol=0, atol=2e-5)
+
+
 #: Rows, terms and columns.
 MATRICES = [(1, 1, 1), (5, 3, 7), (13, 4, 16), (50, 36, 40), (7, 65, 24), (70, 8, 130), (300, 16, 9)]
 

@@ -8,6 +8,7 @@ cdef enum:
     SUMS = 16      # parts of a sum, of which every vector has a whole number
     EXPS = 4       # vectors step by step
     NORM_RUN = 16  # channels
+    STRETCH = 256  # pixels of a row that are added up by themselves: a sum of a million would lose digits
 
 
 cdef inline real sum_of(const real *x, i64 count, real centre, const bint squares) noexcept nogil:
@@ -161,14 +162,15 @@ cdef inline void instance_vectors(
     const int count, const int lanes, const Plan *plan, const real *x, const real *scale, const real *bias,
     real epsilon, real *out
 ) noexcept nogil:
-    """`count` vectors of channels of an image, whose rows are added up one by one; `lanes`: of one alone."""
+    """`count` vectors of channels of an image; `lanes`: of one alone."""
     cdef vec mean[NORM_RUN]
     cdef vec inverse[NORM_RUN]
-    cdef vec part[NORM_RUN]
+    cdef vec part[NORM_RUN]       # of a stretch, of a row, and of the image
+    cdef vec long_part[NORM_RUN]
     cdef vec total[NORM_RUN]
     cdef vec v, low = v_splat(<real> plan.low), high = v_splat(<real> plan.high)
     cdef real pixels = <real> (plan.height * plan.width)
-    cdef i64 row, column, channels = plan.in_channels
+    cdef i64 row, column, begin, channels = plan.in_channels
     cdef const real *source
     cdef real deviations[LANES_LIMIT]
     cdef int i, j, turn
@@ -178,17 +180,22 @@ cdef inline void instance_vectors(
             total[i] = v_zero()
         for row in range(plan.height):
             for i in range(count):
-                part[i] = v_zero()
-            for column in range(plan.width):
+                long_part[i] = v_zero()
+            for begin in range(0, plan.width, STRETCH):
                 for i in range(count):
-                    v = v_load(source + i * LANES) if lanes == LANES else v_load_part(source, 0, lanes)
-                    if turn == 1:
-                        v = v_sub(v, mean[i])
-                        v = v_mul(v, v)
-                    part[i] = v_add(part[i], v)
-                source += channels
+                    part[i] = v_zero()
+                for column in range(begin, smaller(begin + STRETCH, plan.width)):
+                    for i in range(count):
+                        v = v_load(source + i * LANES) if lanes == LANES else v_load_part(source, 0, lanes)
+                        if turn == 1:
+                            v = v_sub(v, mean[i])
+                            v = v_mul(v, v)
+                        part[i] = v_add(part[i], v)
+                    source += channels
+                for i in range(count):
+                    long_part[i] = v_add(long_part[i], part[i])
             for i in range(count):
-                total[i] = v_add(total[i], part[i])
+                total[i] = v_add(total[i], long_part[i])
         for i in range(count):
             if turn == 0:
                 mean[i] = v_div(total[i], v_splat(pixels))

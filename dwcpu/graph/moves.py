@@ -111,7 +111,7 @@ def _gather(planner: Planner, node: Node, operands: list[Operand]) -> list[Opera
     stop = first + step * len(numbers)
     taken: Any = slice(first, stop if stop >= 0 else None, step) if indices.ndim else first
     planner.describe("view")
-    return [x.view(x.array[(slice(None),) * axis + (taken,)])]
+    return [x.view(x.array[(*(slice(None),) * axis, taken, ...)])]  # the dots: no scalar, but a view without axes
 
 
 def _blocks(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
