@@ -181,7 +181,8 @@ cdef inline void instance_vectors(
         for row in range(plan.height):
             for i in range(count):
                 long_part[i] = v_zero()
-            for begin in range(0, plan.width, STRETCH):
+            begin = 0
+            while begin < plan.width:
                 for i in range(count):
                     part[i] = v_zero()
                 for column in range(begin, smaller(begin + STRETCH, plan.width)):
@@ -194,6 +195,7 @@ cdef inline void instance_vectors(
                     source += channels
                 for i in range(count):
                     long_part[i] = v_add(long_part[i], part[i])
+                begin += STRETCH
             for i in range(count):
                 total[i] = v_add(total[i], long_part[i])
         for i in range(count):
