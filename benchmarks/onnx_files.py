@@ -29,8 +29,8 @@ _RANDOM = (
 NAMES = (*_WRITTEN, *_CARRIED, *_RANDOM)
 #: Those that take seconds to make ready, which a smoke run leaves out.
 LARGE = (
-    "efficientnet_b0", "mnasnet", "convnext_tiny", "yolo", "deeplab_v3", "unet", "tcn", "mobilevit_s", "svtr",
-    "style_transfer",
+    "mobilenet_v3_large", "efficientnet_b0", "mnasnet", "shufflenet_v2", "ghostnet", "convnext_tiny", "yolo",
+    "deeplab_v3", "unet", "tcn", "mobilevit_s", "svtr", "conformer", "style_transfer",
 )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import zlib
 from collections.abc import Iterator
 from functools import cache
 
@@ -48,6 +49,8 @@ QUICK_MULTIPLIERS = (1, 2)
 QUICK_WINDOW, QUICK_STRIDE = (3, 3), (1, 1)
 #: Of the depthwise step of fused operations; 8 fill float32 vectors, which a row of the table compiles anyway.
 QUICK_MULTIPLIERS_FUSED = {"float32": (1, 2, 8), "float64": (1,)}
+#: Of matrix products in float64, whose tiles are those of float32, one case in so many, as their names fall.
+QUICK_SHARE = 4
 
 #: float32 lanes of the CPU's vectors: Numba's kernels of matrix products have no others.
 WIDEST = max((kernel.lanes for kernel in KERNELS if kernel.backend == "numba" and kernel.op == "pointwise"), default=0)
@@ -83,6 +86,9 @@ def takes(kernel: Kernel, case: Case) -> bool:
         outputs = case.out_channels // case.x_shape[3]
         if case.stride not in QUICK_STRIDES or outputs not in QUICK_MULTIPLIERS:
             return False
+        narrow = kernel.dtype == np.float64 and kernel.lanes < WIDEST // 2
+        if narrow and (case.window, case.stride, outputs) != (QUICK_WINDOW, QUICK_STRIDE, 1):
+            return False
         own = kernel.window[0] > 0 and outputs == 1
         quick = case.window == QUICK_WINDOW and (outputs == 1 or case.stride == QUICK_STRIDE)
         # the loops over taps are compiled once for all windows
@@ -94,6 +100,13 @@ def takes(kernel: Kernel, case: Case) -> bool:
         # other strides and narrow vectors of float32 are compiled for rows of the depthwise table
         if kernel.dtype == np.float64 and (case.stride not in QUICK_STRIDES or case.x_shape[3] < kernel.lanes):
             return False
+    if (
+        reduced
+        and case.op != "depthwise"
+        and kernel.dtype == np.float64
+        and zlib.crc32(str(case).encode()) % QUICK_SHARE
+    ):
+        return False
     return case.x_shape[0] > 0 and kernel.supports(case.geometry)
 
 
@@ -132,13 +145,13 @@ def _flat_cases(columns: int, channels: int) -> Iterator[Case]:
 def compiled_once(kernel: Kernel, number: int) -> Iterator[None]:
     """Leave the block where case `number` needs what was not compiled for the first one, if `COMPILE_ONCE` asks so.
 
-    Tiles of matrix products are many: one case in sixteen compiles what it needs.
+    Tiles of matrix products are many: one case in 64 compiles what it needs.
     """
     if COMPILE_ONCE not in os.environ or kernel.backend != "numba":
         yield
         return
     if kernel.op in ("pointwise", "conv"):
-        number %= 16
+        number %= 64
     from dwcpu.numba_kernels.target import ANY, CACHED, NotReadyError, limited
 
     with contextlib.suppress(NotReadyError), limited(CACHED if number else ANY):

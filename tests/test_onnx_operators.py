@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nightly import reduced
 
 import dwcpu
 
@@ -48,7 +49,7 @@ def options(rng: Random, axes: int, name: str, choices: Sequence[int], share: fl
     return {name: [rng.choice(choices) for _ in range(axes)]} if rng.random() < share else {}
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(reduced(80, 20)))
 def test_convolutions_with_random_options(seed) -> None:
     rng = Random(seed)
     axes = (1, 2, 2, 3)[seed % 4]
