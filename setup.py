@@ -90,12 +90,12 @@ def abi_declarations(abi: dict[str, Any]) -> tuple[str, str]:
     for dtype in ("float32", "float64"):
         header += f"\n#if {'' if dtype == 'float64' else '!'}DWCPU_DOUBLE\n" + constants(abi, dtype) + "#endif\n"
     pxi = 'cdef extern from "tile.h":\n    ctypedef struct Plan:\n' + "".join(f"        {m}\n" for m in members)
-    pxi += "    enum:\n        EXP_COUNT\n        ERFC_COUNT\n"
+    pxi += "    enum:\n        EXP_COUNT\n        ERFC_COUNT\n        ERF_COUNT\n"
     pxi += "".join(f"        {name}\n" for name in shared)
-    pxi += "    const real EXP_SERIES[]\n    const real ERFC_SERIES[]\n"
+    pxi += "    const real EXP_SERIES[]\n    const real ERFC_SERIES[]\n    const real ERF_SERIES[]\n"
     for name in (
         "EXP_LOWEST", "EXP_NORMAL", "EXP_SHIFT", "INVERSE_LN2", "LN2_HEAD", "LN2_TAIL", "GELU_FARTHEST", "GELU_SHIFT",
-        "ERFC_CENTRE",
+        "ERFC_CENTRE", "ROOT_TWO", "ERF_NEAR", "GELU_LINE", "GELU_CUBE",
     ):  # fmt: skip
         pxi += f"    const real {name}\n"
     return header, pxi
@@ -113,10 +113,21 @@ def constants(abi: dict[str, Any], dtype: str) -> str:
         "LN2_TAIL": abi["LN2"][dtype][1],
         "GELU_FARTHEST": abi["GELU_FARTHEST"][dtype],
         "ERFC_CENTRE": abi["ERFC_CENTRE"][dtype],
+        "ROOT_TWO": math.sqrt(2),
+        "ERF_NEAR": 0.75,  # up to here the series of erf, of so many terms, is as good as 1 - erfc
+        "GELU_LINE": math.sqrt(8 / math.pi),
+        "GELU_CUBE": math.sqrt(8 / math.pi) * 0.044715,
     }
     scale = abi["GELU_SCALE"][dtype]
     scalars["GELU_SHIFT"] = scalars["EXP_SHIFT"] + scale
-    series = {"EXP": abi["EXP_TERMS"][dtype], "ERFC": [math.ldexp(term, -scale) for term in abi["ERFC_TERMS"][dtype]]}
+    series = {
+        "EXP": abi["EXP_TERMS"][dtype],
+        "ERFC": [math.ldexp(term, -scale) for term in abi["ERFC_TERMS"][dtype]],
+        # Maclaurin's, in x^2, times x
+        "ERF": [
+            2 / math.sqrt(math.pi) * (-1) ** n / (math.factorial(n) * (2 * n + 1)) for n in range(16 if double else 9)
+        ],
+    }
     text = "".join(f"static const real {name} = (real){value!r};\n" for name, value in scalars.items())
     for name, terms in series.items():
         numbers = ", ".join(f"(real){term!r}" for term in terms)

@@ -1,4 +1,4 @@
-"""What stands between convolutions: means, sums, products and pooling of images, on compiled kernels.
+"""What stands between convolutions: means, pooling, resizing, normalisation and copies, on compiled kernels.
 
 Where these are not there, whoever wants them leaves the work to NumPy.
 """
@@ -20,26 +20,18 @@ from .pipeline import Node, Pass
 __all__ = [
     "GlobalAveragePool",
     "PixelKernel",
-    "add",
     "copy",
     "epilogue",
-    "fill",
     "instance_norm",
     "layer_norm",
     "made",
-    "mapped",
     "mean",
-    "multiply",
     "pool",
-    "prelu",
     "resize",
-    "scale",
     "softmax",
 ]
 
 _FLOAT32 = np.dtype(np.float32)
-#: Elements that are one row of the grid of `add`.
-_RUN = 4096
 #: Elements of a cache line, of any dtype at most.
 LINE = 16
 #: As in `copies.pxi`.
@@ -125,11 +117,6 @@ def made(
     return PixelKernel(address, out_shape, rows, blocks, shared, fields, kept, scratch, flops)
 
 
-def _flat(shape: tuple[int, ...], dtype: np.dtype, activation: Activation) -> dict[str, Any]:
-    """Fields of a plan for tensors that are looked at as rows of elements."""
-    return {"height": prod(shape), "width": _RUN} | epilogue(dtype, activation)
-
-
 def epilogue(dtype: np.dtype, activation: Activation) -> dict[str, Any]:
     """Fields of a plan for what comes last."""
     fields: dict[str, Any] = {"low": activation.low, "high": activation.high}
@@ -137,40 +124,6 @@ def epilogue(dtype: np.dtype, activation: Activation) -> dict[str, Any]:
     if activation.code and compiled is not None and compiled.available():
         fields |= {"activation": compiled.activations(dtype.name)[activation.code], "alpha": activation.alpha}
     return fields
-
-
-def add(shape: tuple[int, ...], dtype: np.dtype, activation: Activation) -> PixelKernel | None:
-    """``activation(x + residual)`` of two tensors of `shape` that lie in the same order of memory."""
-    return made("add", dtype, shape, shape, -(-prod(shape) // _RUN), _flat(shape, dtype, activation))
-
-
-def multiply(shape: tuple[int, ...], dtype: np.dtype) -> PixelKernel | None:
-    """``x * residual`` of two tensors of `shape` that lie in the same order of memory."""
-    return made("multiply", dtype, shape, shape, -(-prod(shape) // _RUN), _flat(shape, dtype, Activation()))
-
-
-def mapped(
-    shape: tuple[int, ...], dtype: np.dtype, factor: float, shift: float, activation: Activation
-) -> PixelKernel | None:
-    """``activation(factor x + shift)``, the product rounded before the sum."""
-    numbers = np.array([factor, shift], dtype)
-    fields = _flat(shape, dtype, activation) | {"weights": numbers.ctypes.data}
-    return made("map", dtype, shape, shape, -(-prod(shape) // _RUN), fields, numbers)
-
-
-def scale(shape: tuple[int, ...], dtype: np.dtype) -> PixelKernel | None:
-    """Images (N, H, W, C) times one factor for each channel of each image: the residual, (N, 1, 1, C)."""
-    batch, height, width, channels = shape
-    fields = {"out_height": height, "out_width": width, "in_channels": channels}
-    return made("scale", dtype, shape, shape, batch * height, fields)
-
-
-def prelu(shape: tuple[int, ...], slopes: np.ndarray, dtype: np.dtype) -> PixelKernel | None:
-    """Images (N, H, W, C), what is below zero times one of C slopes."""
-    batch, height, width, channels = shape
-    kept = np.array(slopes, dtype)
-    fields = {"out_height": height, "out_width": width, "in_channels": channels, "weights": kept.ctypes.data}
-    return made("prelu", dtype, shape, shape, batch * height, fields, kept)
 
 
 def pool(
@@ -238,12 +191,6 @@ def copy(
     runs = -(-across[0] // run)
     fields = {"weights": table.ctypes.data, "width": run, "height": runs}
     return made("copy", kind, shape, shape, outer[0][0] * runs, fields, table)
-
-
-def fill(shape: tuple[int, ...], dtype: np.dtype, value: float) -> PixelKernel | None:
-    """One value everywhere."""
-    fields = {"height": prod(shape), "width": _RUN, "low": value}
-    return made("fill", dtype, shape, shape, -(-prod(shape) // _RUN), fields)
 
 
 def mean(shape: tuple[int, ...], dtype: np.dtype) -> PixelKernel | None:

@@ -59,6 +59,7 @@ ALLOWED: dict[str, set[str]] = {
     "layers": FRONT_DOOR,
     "tuning": FRONT_DOOR | {"choices"},
     "pixels": {"abi", "epilogue", "grid", "pipeline", "runtime"},
+    "elementwise": {"epilogue", "pixels", "runtime"},
     "products": {"abi", "dispatch", "epilogue", "geometry", "pixels", "runtime"},
     "transposed": {"dispatch", "epilogue", "geometry", "pixels", "runtime"},
     "report": set(),
@@ -67,6 +68,7 @@ ALLOWED: dict[str, set[str]] = {
     "graph": {
         "arrays",
         "background",
+        "elementwise",
         "epilogue",
         "frontdoor",
         "layers",

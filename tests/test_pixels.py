@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
-from guarded import Room
+from running import DTYPES, ROOM, guard_parameters, run
 
-from dwcpu import pixels, runtime
+from dwcpu import elementwise, pixels, runtime
 from dwcpu.epilogue import Activation, parse_activation
-from dwcpu.pipeline import Node, chain
 from dwcpu.products import products
 from dwcpu.transposed import TransposedConv
 
 pytestmark = pytest.mark.skipif(runtime.cython_kernels() is None, reason="these kernels are compiled ahead of time")
 
-ROOM = Room()
-
-DTYPES = [np.dtype(np.float32), np.dtype(np.float64)]
 #: Around the numbers of channels that are one vector, two and four, of any instruction set.
 CHANNELS = [1, 3, 7, 8, 9, 16, 31, 33, 64, 72, 130]
 
@@ -30,93 +25,8 @@ def everything_is_worth_threads(monkeypatch) -> None:
     monkeypatch.setattr(pixels, "_WORTH_BYTES", 0)
 
 
-def guard_parameters(kernel: pixels.PixelKernel, end: str) -> None:
-    """Move the tables and numbers that the plan of a kernel points to against forbidden pages, each by itself."""
-    kept = kernel._kept if isinstance(kernel._kept, tuple) else (kernel._kept,)
-    arrays = [array for array in kept if isinstance(array, np.ndarray)]
-    begins = {array.ctypes.data: array for array in arrays}
-    addresses = {field: int(kernel._plan[field][0]) for field in ("weights", "bias")}
-    stops = sorted([*addresses.values(), *(begin + array.nbytes for begin, array in begins.items())])
-    for field, address in addresses.items():
-        holder = [array for begin, array in begins.items() if begin <= address < begin + array.nbytes]
-        if holder:
-            begin = address - holder[0].ctypes.data
-            size = next(stop for stop in stops if stop > address) - address
-            content = np.frombuffer(holder[0].tobytes(), np.uint8)[begin : begin + size]
-            kernel._plan[field] = ROOM.copy(field, content, end).ctypes.data
-
-
-def run(kernel: pixels.PixelKernel | None, x: np.ndarray, out: np.ndarray, residual: Any = None) -> None:
-    """Run a kernel on 1, 2 and 3 threads, arrays against forbidden pages, and see to it that the bits agree."""
-    assert kernel is not None
-    plan, found = kernel._plan.copy(), []
-    for threads, end in ((1, "begin"), (1, "end"), (2, "end"), (3, "begin")):
-        kernel._plan[...] = plan
-        guard_parameters(kernel, end)
-        given = ROOM.copy("x", x, end)
-        added = None if residual is None else ROOM.copy("residual", residual, end)
-        place = ROOM.copy("out", out, end)
-        nodes = [Node(kernel, out.shape, None if residual is None else -1)]
-        chain(nodes, x.shape, x.dtype, threads).run(given, added, place)
-        assert ROOM.touched() == []
-        assert given.tobytes() == x.tobytes()
-        found.append(place.copy())
-    assert len({each.tobytes() for each in found}) == 1
-    out[...] = found[0]
-
-
 def random(*shape: int, dtype: np.dtype) -> np.ndarray:
     return np.random.default_rng(len(shape) + sum(shape)).standard_normal(shape).astype(dtype)
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("size", [1, 5, 8, 4095, 4096, 4097, 400_001])
-@pytest.mark.parametrize("spec", [None, "relu", ("clip", -0.5, 0.25)], ids=str)
-def test_sums_and_maps_are_those_of_numpy(size, spec, dtype) -> None:
-    x, other = random(size, dtype=dtype), random(size, dtype=dtype)[::-1].copy()
-    activation, out = parse_activation(spec, "test"), np.empty_like(x)
-    low, high = activation.low, activation.high
-    run(pixels.add((size,), dtype, activation), x, out, other)
-    np.testing.assert_array_equal(out, np.minimum(np.maximum(x + other, low), high))
-    run(pixels.multiply((size,), dtype), x, out, other)
-    np.testing.assert_array_equal(out, x * other)
-    run(pixels.mapped((size,), dtype, 1.7, -0.3, activation), x, out)
-    expected = x * dtype.type(1.7) + dtype.type(-0.3)
-    np.testing.assert_array_equal(out, np.minimum(np.maximum(expected, low), high))
-    run(pixels.fill((size,), dtype, 2.5), x, out)
-    assert (out == 2.5).all()
-
-
-@pytest.mark.parametrize("spec", ["hardswish", "sigmoid", "silu", "gelu", "hardsigmoid", ("leaky_relu", 0.1)], ids=str)
-def test_activations_alone_are_those_of_convolutions(spec) -> None:
-    import dwcpu
-
-    x = random(3, 1000, dtype=DTYPES[0]) * 4
-    out = np.empty_like(x)
-    run(pixels.mapped(x.shape, x.dtype, 1.0, 0.0, parse_activation(spec, "test")), x, out)
-    expected = dwcpu.depthwise_conv2d(x.reshape(1, 3, 1000, 1), np.ones((1, 1, 1), np.float32), activation=spec)
-    np.testing.assert_array_equal(out, expected.reshape(x.shape))
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("channels", CHANNELS)
-def test_scales_are_products_with_one_factor_a_channel(channels, dtype) -> None:
-    x, factors = random(2, 5, 7, channels, dtype=dtype), random(2, 1, 1, channels, dtype=dtype)
-    out = np.empty_like(x)
-    run(pixels.scale(x.shape, dtype), x, out, np.broadcast_to(factors, factors.shape).copy())
-    np.testing.assert_array_equal(out, x * factors)
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("channels", CHANNELS)
-def test_what_is_below_zero_has_the_slope_of_its_channel(channels, dtype) -> None:
-    x, slopes = random(2, 5, 7, channels, dtype=dtype), random(channels, dtype=dtype)
-    x[0, 0, 0], x[1, 2, 3] = np.nan, -0.0
-    out = np.empty_like(x)
-    run(pixels.prelu(x.shape, slopes, dtype), x, out)
-    expected = np.where(x < 0, x * slopes, x)
-    np.testing.assert_array_equal(out, expected)
-    np.testing.assert_array_equal(np.signbit(out), np.signbit(expected))
 
 
 def windows(x: np.ndarray, window, stride, dilation, begin, outputs) -> list[list[list[np.ndarray]]]:
@@ -222,7 +132,7 @@ def test_instance_norm_is_that_of_its_definition(spec, channels, dtype) -> None:
     centred = wide - wide.mean((1, 2), keepdims=True)
     expected = (centred / np.sqrt((centred**2).mean((1, 2), keepdims=True) + 1e-3) * scale + bias).astype(dtype)
     activation, out = parse_activation(spec, "test"), np.empty_like(x)
-    run(pixels.mapped(x.shape, dtype, 1.0, -0.0, activation), expected, wanted := np.empty_like(x))
+    run(elementwise.mapped(x.shape, dtype, 1.0, -0.0, activation), expected, wanted := np.empty_like(x))
     run(pixels.instance_norm(x.shape, scale, bias, 1e-3, activation, dtype), x, out)
     np.testing.assert_allclose(out, wanted, rtol=0, atol=2e-5 if dtype == np.float32 else 1e-13)
 
@@ -431,8 +341,6 @@ def test_copies_of_other_sizes_of_elements_are_left_to_numpy() -> None:
 
 def test_without_compiled_kernels_there_are_none(monkeypatch) -> None:
     monkeypatch.setattr(runtime, "cython_kernels", lambda: None)
-    shape, dtype = (1, 4, 4, 8), DTYPES[0]
-    assert pixels.add(shape, dtype, Activation()) is None
-    assert pixels.scale(shape, dtype) is None
+    dtype = DTYPES[0]
     assert pixels.softmax(4, 4, dtype) is None
     assert products(np.zeros((2, 3), dtype), np.zeros((3, 4), dtype)) is None

@@ -1,6 +1,6 @@
 """The compiled modules under GCC's and clang's sanitizers: no bad access, no undefined behaviour, no race.
 
-Pages that nobody may touch guard the arrays of kernels (`test_kernels`, `test_pixels`). Here kernels are compiled such
+Pages that nobody may touch guard the arrays of kernels (in other tests of kernels). Here kernels are compiled such
 that every access is checked, those to arrays on their stacks too, and every integer operation; then their tests run.
 ThreadSanitizer has to see all of a process: see `test_pool`.
 """
@@ -40,11 +40,12 @@ building.setup(ext_modules=chosen, cmdclass={"build_ext": building.BuildKernels}
 """
 
 #: Tests to run: without --nightly few of them, and none for which Numba compiles.
-FILES = ["test_kernels.py", "test_pixels.py", "test_calls.py"]
+FILES = ["test_kernels.py", "test_pixels.py", "test_elementwise.py", "test_calls.py"]
 CHOSEN = nightly.reduced(
-    "__cython or test_pixels or test_calls",
+    "__cython or test_pixels or test_elementwise or test_calls",
     "(exact_on_integers and _f32_ and __cython)"
-    " or (test_pixels and not float64 and not 400001 and not activations_alone)"
+    " or (test_pixels and not float64)"
+    " or (test_elementwise and not float64 and not 400001 and not activations_alone and not exact_values)"
     " or (test_calls and same_bits and cython and 41 and not float64)",
 )
 

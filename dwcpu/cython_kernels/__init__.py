@@ -38,6 +38,7 @@ __all__ = [
     "available",
     "calls",
     "compiled",
+    "functions",
     "fused",
     "isa",
     "pixels",
@@ -224,6 +225,11 @@ def _row(kernel: dict[str, Any]) -> dict[str, Any]:
 def activations(dtype_name: str) -> dict[int, int]:
     """Code of each second-pass activation (`dwcpu.abi.ACTIVATION_CODES`) -> its address."""
     return _modules[dtype_name].activations() if dtype_name in _modules else {}
+
+
+def functions(dtype_name: str) -> dict[str, int]:
+    """Name of each function beside the activations (`functions.pxi`): its address; empty where they are not."""
+    return _modules[dtype_name].functions() if dtype_name in _modules else {}
 
 
 def pixels(dtype_name: str) -> dict[str, int]:

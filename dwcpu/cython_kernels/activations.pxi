@@ -12,6 +12,12 @@ cdef enum:
     SIGMOID = 4
     SILU = 5
     GELU = 6
+    # these are not among the activations of convolutions: see functions.pxi
+    TANH = 7
+    ERF = 8
+    GELU_TANH = 9
+    ELU = 10
+    MISH = 11
 
 cdef enum:
     TOGETHER = 6  # vectors at most, step by step: one alone is a chain of operations that wait for each other
@@ -75,14 +81,15 @@ cdef inline void sigmoid_of(const int count, vec *v) noexcept nogil:
         v[i] = v_div(v_select_negative(v[i], e[i], one), v_add(one, e[i]))
 
 
-cdef inline void gelu_of(const int count, vec *v) noexcept nogil:
+cdef inline void half_erfc_of(const int count, const vec *v, vec *half) noexcept nogil:
+    """erfc(|v| / sqrt(2)) / 2."""
     cdef vec e[TOGETHER]
     cdef vec rest[TOGETHER]
     cdef vec shifted[TOGETHER]
     cdef vec inverse[TOGETHER]
     cdef vec t[TOGETHER]
     cdef vec y[TOGETHER]
-    cdef vec w, square, half_erfc
+    cdef vec w, square
     cdef vec one = v_splat(1), minus_half = v_splat(-0.5)
     cdef int i, k
     for i in range(count):  # exp is computed while the divisions go on
@@ -101,8 +108,16 @@ cdef inline void gelu_of(const int count, vec *v) noexcept nogil:
         for i in range(count):
             y[i] = v_fma_over(y[i], t[i], v_splat(ERFC_SERIES[ERFC_COUNT - 2 - k]))
     for i in range(count):
-        half_erfc = v_mul(e[i], v_mul(y[i], inverse[i]))
-        v[i] = v_mul(v[i], v_select_negative(v[i], half_erfc, v_sub(one, half_erfc)))
+        half[i] = v_mul(e[i], v_mul(y[i], inverse[i]))
+
+
+cdef inline void gelu_of(const int count, vec *v) noexcept nogil:
+    cdef vec half[TOGETHER]
+    cdef vec one = v_splat(1)
+    cdef int i
+    half_erfc_of(count, v, half)
+    for i in range(count):
+        v[i] = v_mul(v[i], v_select_negative(v[i], half[i], v_sub(one, half[i])))
 
 
 cdef inline vec gelu_size(vec v) noexcept nogil:
@@ -123,6 +138,8 @@ cdef inline void activation_of(const int code, const int count, vec *v, vec alph
         sigmoid_of(count, x)
         for i in range(count):
             v[i] = v_mul(v[i], x[i])
+    elif code >= TANH:
+        function_of(code, count, v, alpha)
     else:
         for i in range(count):
             if code == HARDSWISH:
@@ -163,10 +180,10 @@ cdef inline void activate_rows(
 
 
 cdef inline void activate_together(
-    const int code, const int together, real *values, i64 rows, i64 row_stride, i64 columns
+    const int code, const int together, real *values, i64 rows, i64 row_stride, i64 columns, double parameter
 ) noexcept nogil:
     """Long chains of operations, `together` vectors step by step, from row to row."""
-    cdef vec alpha = v_zero()
+    cdef vec alpha = v_splat(<real> parameter)
     cdef vec v[TOGETHER]
     cdef real *places[TOGETHER]
     cdef real *place = values
@@ -216,12 +233,12 @@ cdef void leaky_relu(real *values, i64 rows, i64 row_stride, i64 columns, double
 
 
 cdef void sigmoid(real *values, i64 rows, i64 row_stride, i64 columns, double alpha) noexcept nogil:
-    activate_together(SIGMOID, 4, values, rows, row_stride, columns)
+    activate_together(SIGMOID, 4, values, rows, row_stride, columns, 0)
 
 
 cdef void silu(real *values, i64 rows, i64 row_stride, i64 columns, double alpha) noexcept nogil:
-    activate_together(SILU, 4, values, rows, row_stride, columns)
+    activate_together(SILU, 4, values, rows, row_stride, columns, 0)
 
 
 cdef void gelu(real *values, i64 rows, i64 row_stride, i64 columns, double alpha) noexcept nogil:
-    activate_together(GELU, TOGETHER, values, rows, row_stride, columns)
+    activate_together(GELU, TOGETHER, values, rows, row_stride, columns, 0)

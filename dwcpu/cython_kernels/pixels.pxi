@@ -1,10 +1,8 @@
-# What stands between convolutions in a graph: sums, pooling, resizing; see copies.pxi and norms.pxi for others.
+# What stands between convolutions in a graph: pooling, resizing; see elementwise, copies and norms.pxi for others.
 #
 # Assumes: channel-last, contiguous images; at least one pixel and one channel. There is one block, but for `mean`. Rows
-# are output rows (of batch * out_height); for `add_images`, `multiply_images`, `map_images` and `fill` they are runs of
-# plan.width elements of plan.height in all.
-# Guarantees: every output is one operation, or one after the other in a fixed order (windows: each row by itself, then
-# the rows), taps in the padding left out: the same bits however the rows are shared. NaN passes.
+# are output rows (of batch * out_height).
+# Guarantees: every output is one operation after the other in a fixed order (windows: each row by itself, then the rows), taps in the padding left out: the same bits however the rows are shared. NaN passes.
 # What is read comes from memory or L2 once; nothing is blocked.
 
 cdef enum:
@@ -14,108 +12,6 @@ cdef enum:
     POOLED = 4      # vectors of channels side by side
     MOST_SUMS = 8   # vectors side by side
     MEAN_RUN = 64   # channels
-
-
-cdef inline void combine(
-    const bint product, const Plan *plan, const real *x, const real *residual, real *out, i64 row_begin, i64 row_end
-) noexcept nogil:
-    cdef i64 begin = row_begin * plan.width, end = smaller(row_end * plan.width, plan.height), at = begin
-    cdef vec low = v_splat(<real> plan.low), high = v_splat(<real> plan.high), v, w
-    cdef int lanes = LANES
-    while at < end:
-        if at + LANES > end:
-            lanes = <int> (end - at)
-        v = v_load(x + at) if lanes == LANES else v_load_part(x + at, 0, lanes)
-        w = v_load(residual + at) if lanes == LANES else v_load_part(residual + at, 0, lanes)
-        v = v_clamp(v_mul(v, w) if product else v_add(v, w), low, high)
-        if lanes == LANES:
-            v_store(out + at, v)
-        else:
-            v_store_part(out + at, v, 0, lanes)
-        at += LANES
-    activate(plan, out + begin, 1, 0, end - begin)
-
-
-cdef void add_images(
-    const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
-    i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
-) noexcept nogil:
-    """x + residual, clamped and activated."""
-    combine(False, plan, x, residual, out, row_begin, row_end)
-
-
-cdef void multiply_images(
-    const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
-    i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
-) noexcept nogil:
-    """x times residual, clamped and activated."""
-    combine(True, plan, x, residual, out, row_begin, row_end)
-
-
-cdef void map_images(
-    const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
-    i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
-) noexcept nogil:
-    """x times one number plus another, which plan.weights points to, clamped and activated."""
-    cdef i64 begin = row_begin * plan.width, end = smaller(row_end * plan.width, plan.height), at = begin
-    cdef const real *numbers = <const real *> plan.weights
-    cdef vec low = v_splat(<real> plan.low), high = v_splat(<real> plan.high)
-    cdef vec factor = v_splat(numbers[0]), shift = v_splat(numbers[1])
-    cdef int rest
-    while at + LANES <= end:
-        v_store(out + at, v_clamp(v_add(v_mul(v_load(x + at), factor), shift), low, high))
-        at += LANES
-    if at < end:
-        rest = <int> (end - at)
-        v_store_part(
-            out + at, v_clamp(v_add(v_mul(v_load_part(x + at, 0, rest), factor), shift), low, high), 0, rest)
-    activate(plan, out + begin, 1, 0, end - begin)
-
-
-cdef inline vec scaled(const bint negative, vec v, vec factor) noexcept nogil:
-    """v times a factor; where `negative`, only what is below zero."""
-    return v_select_less(v, v_zero(), v_mul(v, factor), v) if negative else v_mul(v, factor)
-
-
-cdef inline void scale_rows(
-    const bint negative, const Plan *plan, const real *x, const real *factors, i64 factors_step, real *out,
-    i64 row_begin, i64 row_end
-) noexcept nogil:
-    """One factor for each channel, of each image `factors_step` further on."""
-    cdef i64 channels = plan.in_channels, row, column, at
-    cdef const real *own
-    cdef const real *source = x + row_begin * plan.out_width * channels
-    cdef real *target = out + row_begin * plan.out_width * channels
-    cdef int rest = <int> (channels % LANES)
-    for row in range(row_begin, row_end):
-        own = factors + row // plan.out_height * factors_step
-        for column in range(plan.out_width):
-            at = 0
-            while at + LANES <= channels:
-                v_store(target + at, scaled(negative, v_load(source + at), v_load(own + at)))
-                at += LANES
-            if rest:
-                v_store_part(
-                    target + at, scaled(negative, v_load_part(source + at, 0, rest), v_load_part(own + at, 0, rest)),
-                    0, rest)
-            source += channels
-            target += channels
-
-
-cdef void scale_images(
-    const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
-    i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
-) noexcept nogil:
-    """x times one factor for each channel of each image: `residual` holds these, (batch, channels)."""
-    scale_rows(False, plan, x, residual, plan.in_channels, out, row_begin, row_end)
-
-
-cdef void prelu(
-    const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
-    i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
-) noexcept nogil:
-    """What is below zero times the slope of its channel: plan.weights points to these."""
-    scale_rows(True, plan, x, <const real *> plan.weights, 0, out, row_begin, row_end)
 
 
 cdef inline void pool_vectors(
@@ -397,34 +293,18 @@ cdef void resize(
             blend(0, size, first, first, v_splat(down[h]), v_zero(), out + row * size)
 
 
-cdef void fill(
-    const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
-    i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
-) noexcept nogil:
-    """plan.low everywhere; rows as for `add_images`."""
-    cdef i64 at
-    for at in range(row_begin * plan.width, smaller(row_end * plan.width, plan.height)):
-        out[at] = <real> plan.low
-
-
 def pixels():
-    """Name -> address of each kernel of this file, and of copies, norms, products and transposed.pxi."""
-    return {
-        "add": <uintptr_t> &add_images,
+    """Name -> address of each kernel of this file, and of elementwise, copies, norms, products and transposed.pxi."""
+    return elementwise() | {
         "average_pool": <uintptr_t> &average_pool,
         "copy": <uintptr_t> &copy_strided,
-        "fill": <uintptr_t> &fill,
         "instance_norm": <uintptr_t> &instance_norm,
         "layer_norm": <uintptr_t> &layer_norm,
-        "map": <uintptr_t> &map_images,
         "max_pool": <uintptr_t> &max_pool,
         "mean": <uintptr_t> &mean,
-        "multiply": <uintptr_t> &multiply_images,
         "padded_pool": <uintptr_t> &padded_pool,
-        "prelu": <uintptr_t> &prelu,
         "products": <uintptr_t> &products,
         "resize": <uintptr_t> &resize,
-        "scale": <uintptr_t> &scale_images,
         "softmax": <uintptr_t> &softmax,
         "transposed": <uintptr_t> &transposed,
         "transposed_depthwise": <uintptr_t> &transposed_depthwise,

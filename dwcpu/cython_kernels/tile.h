@@ -256,6 +256,12 @@ V_INLINE vec v_maximum(vec a, vec b) {
     return (vec)(((vec_bits)a & nan) | ((vec_bits)v_at_least(b, a) & ~nan));
 }
 
+/* The smaller of two, likewise. */
+V_INLINE vec v_minimum(vec a, vec b) {
+    vec_bits nan = (vec_bits)(a != a);
+    return (vec)(((vec_bits)a & nan) | ((vec_bits)v_at_most(b, a) & ~nan));
+}
+
 V_INLINE vec v_abs(vec v) { return (vec)((vec_bits)v & ~(vec_bits)v_splat((real)-0.0)); }
 V_INLINE vec v_neg_abs(vec v) { return (vec)((vec_bits)v | (vec_bits)v_splat((real)-0.0)); }
 

@@ -64,6 +64,7 @@ cdef extern from "tile.h" nogil:
     vec v_at_least(vec v, vec low) noexcept
     vec v_at_most(vec v, vec high) noexcept
     vec v_maximum(vec a, vec b) noexcept
+    vec v_minimum(vec a, vec b) noexcept
     real v_root(real a) noexcept
     vec v_abs(vec v) noexcept
     vec v_neg_abs(vec v) noexcept

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from .. import pixels
-from ..epilogue import Activation, parse_activation
+from ..epilogue import parse_activation
 from ..layers import Conv2d, DepthwiseConv2d, InvertedResidual, PointwiseConv2d, SeparableConv2d
 from ..products import products
 from ..transposed import TransposedConv
+from .arithmetic import ARITHMETIC
 from .ir import Node
 from .moves import MOVES, known
 from .operators.convolution import conv_windows, transposed_shape
@@ -20,7 +21,7 @@ from .operators.moving import axis_of, integers
 from .operators.pooling import window_counts, windows_of
 from .operators.registry import check_size
 from .passes.matching import channel_values
-from .planner import Operand, Planner, Symbol, channel_last, is_channel_last, same_order
+from .planner import Operand, Planner, Symbol, channel_last, is_channel_last
 
 __all__ = ["LOWERINGS"]
 
@@ -242,44 +243,6 @@ def _conv_transpose(planner: Planner, node: Node, operands: list[Operand]) -> li
     return None if run is None else [planner.run_kernel("transposed", run, image, None, channel_last(shape, w.dtype))]
 
 
-def _flat(planner: Planner, x: Symbol, factor: float, shift: float, spec: Any) -> list[Operand] | None:
-    """``activation(factor x + shift)`` of every element, in any order of memory; a shift of -0.0 changes nothing."""
-    target = np.empty_like(x.array)
-    if x.array.dtype.char not in "fd":
-        return None
-    kernel = pixels.mapped(x.array.shape, x.array.dtype, factor, shift, parse_activation(spec, ""))
-    return None if kernel is None else [planner.run_kernel("map", kernel, planner.like(x, target), None, target)]
-
-
-def _activation(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
-    """One that no kernel before it could do."""
-    x, spec = operands[0], node.get("activation")
-    if not isinstance(x, Symbol):
-        return None
-    return _flat(planner, x, 1.0, -0.0, spec)
-
-
-def _with_number(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
-    """Add, Div, Mul and Sub of a tensor and a number that is known."""
-    first, second = operands
-    x, number = (second, first) if isinstance(second, Symbol) else (first, second)
-    if not isinstance(x, Symbol) or not isinstance(number, np.ndarray) or number.size != 1:
-        return None
-    if number.ndim > x.array.ndim or number.dtype != x.array.dtype or number.dtype.char not in "fd":
-        return None
-    value = float(number.reshape(-1)[0])
-    if node.op == "Mul":
-        return _flat(planner, x, value, -0.0, None)
-    if node.op == "Add":
-        return _flat(planner, x, 1.0, value, None)
-    if node.op == "Sub":
-        return _flat(planner, x, 1.0, -value, None) if x is first else _flat(planner, x, -1.0, value, None)
-    limits = np.finfo(number.dtype)
-    if x is not first or not limits.tiny <= abs(1 / value if value else 0) <= limits.max:
-        return None  # what a reciprocal would round to nothing, or to infinity
-    return _flat(planner, x, 1 / value, -0.0, None)
-
-
 def _affine(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
     x, factor, shift = operands
     if not _floats(x, factor) or not known(shift):
@@ -313,70 +276,6 @@ def _mean(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand
     array = channel_last((*x.array.shape[:2], *(1 for _ in axes_of_pixels)), image.dtype)
     out = planner.run_kernel("mean", kernel, image, None, array)
     return [out if keep else out.view(out.array.reshape(array.shape[:2]))]
-
-
-def _as_kernels_write(array: np.ndarray) -> bool:
-    """Whether images have their channels last, and other tensors their last axis."""
-    return is_channel_last(array) or (array.ndim != 4 and array.flags.c_contiguous)
-
-
-def _pair(planner: Planner, node: Node, a: Symbol, b: Symbol) -> list[Operand] | None:
-    """Add or Mul of two tensors of one shape, in the order of memory of one of them."""
-    if a.array.shape != b.array.shape or a.array.dtype != b.array.dtype or a.array.dtype.char not in "fd":
-        return None
-    lies = a.array
-    if not _as_kernels_write(a.array) and (_as_kernels_write(b.array) or not same_order(lies, np.empty_like(lies))):
-        lies = b.array  # the other one is turned, or a view with gaps
-    target = np.empty_like(lies)
-    shape, dtype = a.array.shape, a.array.dtype
-    kernel = pixels.add(shape, dtype, Activation()) if node.op == "Add" else pixels.multiply(shape, dtype)
-    if kernel is None:
-        return None
-    name = "add" if node.op == "Add" else "multiply"
-    return [planner.run_kernel(name, kernel, planner.like(a, target), planner.like(b, target), target)]
-
-
-def _sum(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
-    """Add of two tensors of one shape, or of a tensor and a number."""
-    a, b = operands
-    if isinstance(a, Symbol) and isinstance(b, Symbol):
-        return _pair(planner, node, a, b)
-    return _with_number(planner, node, operands)
-
-
-def _prelu(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
-    """PRelu of images or signals, with one slope a channel."""
-    x, slope = operands
-    if not _floats(x, slope):
-        return None
-    assert isinstance(x, Symbol) and isinstance(slope, np.ndarray)
-    slopes = None if x.array.ndim not in (3, 4) else channel_values(slope, x.array.ndim, x.array.shape[1])
-    if slopes is None:
-        return None
-    image = planner.image(x)
-    kernel = pixels.prelu(image.shape, slopes, image.dtype)
-    if kernel is None:
-        return None
-    return [planner.run_kernel("prelu", kernel, image, None, channel_last(x.array.shape, image.dtype))]
-
-
-def _scaled(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
-    """Mul of images and one factor a channel, as squeeze-and-excite ends, of two tensors, or of one and a number."""
-    a, b = operands
-    if not isinstance(a, Symbol) or not isinstance(b, Symbol):
-        return _with_number(planner, node, operands)
-    if a.array.shape == b.array.shape:
-        return _pair(planner, node, a, b)
-    x, factors = (a, b) if a.array.size >= b.array.size else (b, a)
-    fits = x.array.ndim == 4 and factors.array.shape == (*x.array.shape[:2], 1, 1) and is_channel_last(x.array)
-    if not fits or x.array.dtype != factors.array.dtype or x.array.dtype.char not in "fd":
-        return None
-    image = planner.image(x)
-    kernel = pixels.scale(image.shape, image.dtype)
-    if kernel is None:
-        return None
-    out = channel_last(x.array.shape, x.array.dtype)
-    return [planner.run_kernel("scale", kernel, image, planner.image(factors), out)]
 
 
 def _pool(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
@@ -459,25 +358,20 @@ def _instance_norm(planner: Planner, node: Node, operands: list[Operand]) -> lis
 
 
 LOWERINGS: dict[str, Lowering] = {
+    **ARITHMETIC,
     **MOVES,
-    "Activation": _activation,
-    "Add": _sum,
     "Affine": _affine,
     "AveragePool": _pool,
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
     "Gemm": _product,
-    "Div": _with_number,
     "GlobalAveragePool": _mean,
     "InstanceNormalization": _instance_norm,
     "InvertedResidual": _chain,
     "LayerNormalization": _layer_norm,
     "MatMul": _product,
     "MaxPool": _pool,
-    "Mul": _scaled,
-    "PRelu": _prelu,
     "ReduceMean": _mean,
     "Separable": _chain,
     "Softmax": _softmax,
-    "Sub": _with_number,
 }

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import pixels, runtime
+from .. import elementwise, pixels, runtime
 from .ir import Node
 from .operators import OPERATORS
 from .operators.moving import axis_of, blocks_of, integers, sides_of
@@ -76,7 +76,7 @@ def _pad(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand]
     if array.dtype.char not in "fd" or min(min(pair) for pair in sides) < 0:
         return None
     [made] = OPERATORS["Pad"].targets(node, [array, pads, None, axes if isinstance(axes, np.ndarray) else None])
-    kernel = pixels.fill(made.shape, made.dtype, number)
+    kernel = elementwise.fill(made.shape, made.dtype, number)
     if kernel is None:
         return None
     out = planner.symbol(made)

@@ -7,7 +7,10 @@ from .matching import Links
 
 __all__ = ["fuse_activations", "fuse_residuals"]
 
-_KERNELS = ("Conv", "ConvTranspose", "Gemm", "InstanceNormalization", "MatMul")
+#: With weights, or the like, that are known.
+_KERNELS = ("Affine", "Conv", "ConvTranspose", "Gemm", "InstanceNormalization", "MatMul")
+#: Of any two tensors.
+_SUMS = ("Add", "Div", "Mul", "Sub")
 
 
 def _takes_epilogue(graph: Graph, node: Node | None) -> bool:
@@ -15,7 +18,7 @@ def _takes_epilogue(graph: Graph, node: Node | None) -> bool:
     return (
         node is not None
         and node.get("activation") is None
-        and not any(name not in graph.constants for name in node.inputs[1:3] if name)
+        and (node.op in _SUMS or not any(name not in graph.constants for name in node.inputs[1:3] if name))
         and len(node.outputs) == 1
     )
 
@@ -55,13 +58,13 @@ def fuse_residuals(graph: Graph) -> None:
 
 
 def fuse_activations(graph: Graph) -> None:
-    """Let convolutions, matrix products and normalisations do the activation that follows them."""
+    """Let convolutions, matrix products, normalisations and sums do the activation that follows them."""
     links = Links(graph)
     gone = []
     for node in graph.nodes:
         if node.op != "Activation":
             continue
-        before = links.maker(node.inputs[0], *_KERNELS)
+        before = links.maker(node.inputs[0], *_KERNELS, *_SUMS)
         if before is None or not _takes_epilogue(graph, before) or not links.single(node.inputs[0]):
             continue
         before.attributes["activation"] = node.get("activation")

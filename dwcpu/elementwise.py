@@ -1,0 +1,116 @@
+"""Elements of tensors, each on its own, on compiled kernels: see `cython_kernels/elementwise.pxi`."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from . import runtime
+from .epilogue import Activation
+from .pixels import PixelKernel, epilogue, made
+
+__all__ = ["COMBINED", "add", "combine", "fill", "function", "in_order", "mapped"]
+
+#: What kernels make of two tensors.
+COMBINED = ("add", "divide", "maximum", "minimum", "multiply", "prelu", "subtract")
+#: Elements that are one row of the grid.
+_RUN = 4096
+#: As in `elementwise.pxi`.
+_AXES = 4
+
+
+def combine(
+    name: str, a: np.ndarray, b: np.ndarray, out: np.ndarray, activation: Activation, known: int | None = None
+) -> PixelKernel | None:
+    """What a pipeline runs for ``activation(a op b)``; None where that is left to NumPy.
+
+    Parameters
+    ----------
+    name : one of `COMBINED`
+        "prelu" is ``a if a >= 0 else a * b``.
+    a, b : ndarray
+        Of one dtype. Their contents do not matter, but for the one that is known; their steps do.
+    out : ndarray
+        As a result is to lie, without gaps; a and b are broadcast to its shape.
+    activation : Activation
+    known : {0, 1}, optional
+        Which of the two does not change: the kernel keeps it, and a pipeline gives it the other one alone.
+    """
+    size, shape = out.itemsize, out.shape
+    pair = [a, b]
+    kept: Any = None
+    if known is not None:
+        pair[known] = in_order(pair[known], out)
+        kept = pair[known].base
+    seen = [np.broadcast_to(each, shape).strides for each in pair]
+    axes: list[list[int]] = []  # size, steps of a and b
+    for axis in sorted((axis for axis, count in enumerate(shape) if count > 1), key=lambda axis: -out.strides[axis]):
+        count, steps = shape[axis], [strides[axis] // size for strides in seen]
+        if axes and axes[-1][1:] == [step * count for step in steps]:
+            axes[-1] = [axes[-1][0] * count, *steps]
+        else:
+            axes.append([count, *steps])
+    axes = [[1, 0, 0]] * (_AXES - len(axes)) + axes
+    if len(axes) > _AXES or not {0, 1}.issuperset(axes[-1][1:]):
+        return None
+    table = np.array([*np.array(axes).T.reshape(-1), 0 if known is None else 2 - known], np.int64)
+    fields = _flat(shape, out.dtype, activation) | {"weights": table.ctypes.data}
+    if kept is not None:
+        fields["bias"] = kept.ctypes.data
+    return made(name, out.dtype, shape, shape, -(-prod(shape) // _RUN), fields, (table, kept))
+
+
+def in_order(array: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """A copy of `array`, which is broadcast to `out`, whose axes lie in the order of those of `out`."""
+    aligned = array.reshape((1,) * (out.ndim - array.ndim) + array.shape)
+    order = sorted(range(out.ndim), key=lambda axis: -out.strides[axis])
+    copied = aligned.transpose(order).copy().transpose(np.argsort(order))
+    return copied.squeeze(tuple(range(out.ndim - array.ndim)))  # where indices could make a scalar of it
+
+
+def add(shape: tuple[int, ...], dtype: np.dtype, activation: Activation) -> PixelKernel | None:
+    """``activation(x + residual)`` of two tensors of `shape` that lie in the same order of memory."""
+    alike = np.empty(shape, dtype)
+    return combine("add", alike, alike, alike, activation)
+
+
+def mapped(
+    shape: tuple[int, ...], dtype: np.dtype, factor: float, shift: float, activation: Activation
+) -> PixelKernel | None:
+    """``activation(factor x + shift)``, the product rounded before the sum."""
+    numbers = np.array([factor, shift], dtype)
+    fields = _flat(shape, dtype, activation) | {"weights": numbers.ctypes.data}
+    return made("map", dtype, shape, shape, -(-prod(shape) // _RUN), fields, numbers)
+
+
+def function(shape: tuple[int, ...], dtype: np.dtype, name: str, alpha: float = 0.0) -> PixelKernel | None:
+    """A function of every element, in any order of memory.
+
+    Parameters
+    ----------
+    shape : tuple of int
+    dtype : dtype
+    name : {"elu", "erf", "gelu_tanh", "mish", "tanh"}
+    alpha : float
+        What "elu" multiplies ``exp(x) - 1`` by.
+    """
+    compiled = runtime.cython_kernels()
+    if compiled is None:
+        return None
+    numbers = np.array([1, -0.0], dtype)
+    fields = _flat(shape, dtype, Activation()) | {"weights": numbers.ctypes.data, "alpha": alpha}
+    fields["activation"] = compiled.functions(dtype.name)[name]
+    return made("map", dtype, shape, shape, -(-prod(shape) // _RUN), fields, numbers)
+
+
+def fill(shape: tuple[int, ...], dtype: np.dtype, value: float) -> PixelKernel | None:
+    """One value everywhere."""
+    fields = {"height": prod(shape), "width": _RUN, "low": value}
+    return made("fill", dtype, shape, shape, -(-prod(shape) // _RUN), fields)
+
+
+def _flat(shape: tuple[int, ...], dtype: np.dtype, activation: Activation) -> dict[str, Any]:
+    """Fields of a plan for tensors that are looked at as rows of elements."""
+    return {"height": prod(shape), "width": _RUN} | epilogue(dtype, activation)

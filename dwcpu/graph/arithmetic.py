@@ -1,0 +1,133 @@
+"""Which nodes that treat every element on its own run on kernels, and how: as in `lowering`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .. import elementwise
+from ..epilogue import parse_activation
+from .ir import Node
+from .operators.registry import check_size
+from .planner import Operand, Planner, Symbol, channel_last, is_channel_last, same_order
+
+__all__ = ["ARITHMETIC"]
+
+_COMBINED = {
+    "Add": "add",
+    "Div": "divide",
+    "Max": "maximum",
+    "Min": "minimum",
+    "Mul": "multiply",
+    "PRelu": "prelu",
+    "Sub": "subtract",
+}
+
+
+def _combine(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
+    """Two tensors, of which one may be known; with one number a map."""
+    if len(operands) != 2 or not any(isinstance(each, Symbol) for each in operands):
+        return None
+    arrays = [each.array if isinstance(each, Symbol) else each for each in operands]
+    a, b = arrays
+    if a is None or b is None or a.dtype != b.dtype or a.dtype.char not in "fd":
+        return None
+    mapped = _with_number(planner, node, operands)
+    if mapped is not None:
+        return mapped
+    shape = np.broadcast_shapes(a.shape, b.shape)
+    check_size(shape, a.dtype)
+    if node.op == "PRelu" and shape != a.shape:
+        return None  # NumPy says what is wrong
+    out = _as_it_will_lie(shape, a.dtype, [each for each in operands if isinstance(each, Symbol)])
+    activation = parse_activation(node.get("activation"), "")
+    known = next((at for at, each in enumerate(operands) if not isinstance(each, Symbol)), None)
+    seen: list[np.ndarray] = []
+    values: list[Any] = []
+    for each, array in zip(operands, (a, b), strict=True):
+        if not isinstance(each, Symbol):
+            seen.append(array)
+        elif planner.readable(each) and elementwise.combine("add", array, out, out, activation) is not None:
+            seen.append(array)
+            values.append(each.value())
+        else:
+            seen.append(elementwise.in_order(array, out))
+            values.append(planner.like(each, seen[-1]))
+    kernel = elementwise.combine(_COMBINED[node.op], seen[0], seen[1], out, activation, known)
+    if kernel is None:
+        return None
+    return [planner.run_kernel(_COMBINED[node.op], kernel, values[0], (*values, None)[1], out)]
+
+
+def _as_it_will_lie(shape: tuple[int, ...], dtype: np.dtype, symbols: list[Symbol]) -> np.ndarray:
+    """A fresh array for a result: in the order of an operand of its shape, that of kernels if there is one."""
+    whole = [each.array for each in symbols if each.array.shape == shape]
+    whole.sort(key=lambda array: (not _as_kernels_write(array), not same_order(array, np.empty_like(array))))
+    if whole:
+        return np.empty_like(whole[0])
+    images = len(shape) == 4 and any(is_channel_last(each.array) for each in symbols if each.array.ndim == 4)
+    return channel_last(shape, dtype) if images else np.empty(shape, dtype)
+
+
+def _as_kernels_write(array: np.ndarray) -> bool:
+    """Whether images have their channels last, and other tensors their last axis."""
+    return is_channel_last(array) or (array.ndim != 4 and array.flags.c_contiguous)
+
+
+def _flat(planner: Planner, x: Symbol, name: str, make: Callable[..., Any], *arguments: Any) -> list[Operand] | None:
+    """What ``make(shape, dtype, *arguments)`` does to every element, in any order of memory."""
+    if x.array.dtype.char not in "fd":
+        return None
+    target = np.empty_like(x.array)
+    kernel = make(x.array.shape, x.array.dtype, *arguments)
+    return None if kernel is None else [planner.run_kernel(name, kernel, planner.like(x, target), None, target)]
+
+
+def _mapped(planner: Planner, x: Symbol, factor: float, shift: float, spec: Any) -> list[Operand] | None:
+    """``activation(factor x + shift)``; a shift of -0.0 changes nothing."""
+    return _flat(planner, x, "map", elementwise.mapped, factor, shift, parse_activation(spec, ""))
+
+
+def _activation(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
+    """One that no kernel before it could do."""
+    x = operands[0]
+    return _mapped(planner, x, 1.0, -0.0, node.get("activation")) if isinstance(x, Symbol) else None
+
+
+def _with_number(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
+    """Add, Div, Mul and Sub of a tensor and a number that is known."""
+    first, second = operands
+    x, number = (second, first) if isinstance(second, Symbol) else (first, second)
+    if not isinstance(x, Symbol) or not isinstance(number, np.ndarray) or number.size != 1:
+        return None
+    if number.ndim > x.array.ndim:
+        return None
+    value, spec = float(number.reshape(-1)[0]), node.get("activation")
+    if node.op == "Mul":
+        return _mapped(planner, x, value, -0.0, spec)
+    if node.op == "Add":
+        return _mapped(planner, x, 1.0, value, spec)
+    if node.op == "Sub":
+        return _mapped(planner, x, 1.0, -value, spec) if x is first else _mapped(planner, x, -1.0, value, spec)
+    limits = np.finfo(number.dtype)
+    if node.op != "Div" or x is not first or not limits.tiny <= abs(1 / value if value else 0) <= limits.max:
+        return None  # what a reciprocal would round to nothing, or to infinity
+    return _mapped(planner, x, 1 / value, -0.0, spec)
+
+
+def _function(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
+    """Functions that kernels have."""
+    x = operands[0]
+    name = {"Elu": "elu", "Erf": "erf", "Gelu": "gelu_tanh", "Mish": "mish", "Tanh": "tanh"}[node.op]
+    if not isinstance(x, Symbol) or (node.op == "Gelu" and node.get("approximate", "none") != "tanh"):
+        return None
+    return _flat(planner, x, name, elementwise.function, name, float(node.get("alpha", 1.0)))
+
+
+ARITHMETIC: dict[str, Callable[[Planner, Node, list[Operand]], list[Operand] | None]] = {
+    **dict.fromkeys(_COMBINED, _combine),
+    **dict.fromkeys(("Elu", "Erf", "Gelu", "Mish", "Tanh"), _function),
+    "Activation": _activation,
+}
