@@ -31,6 +31,12 @@ def transposed(b: Builder, x: str, groups: int, act: str | None) -> str:
     return b.act(y, act)
 
 
+def upsampled(b: Builder, x: str, size: int, out: int, **options: object) -> str:
+    """A transposed convolution that runs as one of another kind."""
+    y = b.conv(x, 3, 12, norm=False)
+    return b.act(b.add("ConvTranspose", y, b.random(12, out, size, size), b.random(out), **options), "relu6")
+
+
 def attention(b: Builder, x: str) -> str:
     """Two heads over the pixels."""
     y = b.add("Transpose", b.add("Reshape", b.conv(x, 3, 24), b.ints(1, 3, 2, 4, 110)), perm=[1, 0, 2, 4, 3])
@@ -60,7 +66,16 @@ GRAPHS: dict[str, tuple[Callable[[Builder], str], list[str]]] = {
     "one with an activation": (lambda b: transposed(b, "x", 1, "relu6"), ["transposed"]),
     "one with another": (lambda b: transposed(b, "x", 1, "hardswish"), ["transposed"]),
     "a transposed depthwise convolution": (lambda b: transposed(b, "x", 12, "silu"), ["transposed"]),
-    "a transposed one in groups": (lambda b: transposed(b, "x", 3, "relu"), ["numpy"]),
+    "a transposed one in groups": (lambda b: transposed(b, "x", 3, "relu"), ["conv"]),
+    "phase by phase": (lambda b: upsampled(b, "x", 4, 9, strides=[2, 2], pads=[1, 1, 1, 1]), ["conv"]),
+    "phase by phase, cut unevenly": (
+        lambda b: upsampled(b, "x", 6, 2, strides=[3, 2], pads=[0, 1, 3, 2], output_padding=[0, 1]), ["conv"],
+    ),
+    "phases that are whole": (lambda b: upsampled(b, "x", 2, 16, strides=[2, 2]), ["pointwise"]),
+    "at stride 1, dilated": (lambda b: upsampled(b, "x", 3, 9, dilations=[2, 1], pads=[1, 1, 2, 1]), ["conv"]),
+    "so far cut that a convolution would be": (
+        lambda b: upsampled(b, "x", 2, 3, strides=[2, 2], pads=[4, 0, 0, 0]), ["transposed"],
+    ),
     "attention": (lambda b: attention(b, "x"), ["products", "softmax", "layer_norm", "map", "view"]),
     "a product of a vector": (
         lambda b: b.add(

@@ -12,16 +12,16 @@ from .. import pixels
 from ..epilogue import parse_activation
 from ..layers import Conv2d, DepthwiseConv2d, InvertedResidual, PointwiseConv2d, SeparableConv2d
 from ..products import products
-from ..transposed import TransposedConv
 from .arithmetic import ARITHMETIC
 from .ir import Node
 from .moves import MOVES, known
-from .operators.convolution import conv_windows, transposed_shape
+from .operators.convolution import conv_windows
 from .operators.moving import axis_of, integers
 from .operators.pooling import window_counts, windows_of
 from .operators.registry import check_size
 from .passes.matching import channel_values
 from .planner import Operand, Planner, Symbol, channel_last, is_channel_last
+from .upsampling import conv_transpose
 
 __all__ = ["LOWERINGS"]
 
@@ -219,30 +219,6 @@ def _tensor_product(planner: Planner, a: Symbol, b: Symbol) -> list[Operand] | N
     return [planner.run_kernel("products", kernel, x, y, np.empty(kernel.out_shape, left.dtype))]
 
 
-def _conv_transpose(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
-    x, w, bias = (*operands, None)[:3]
-    if not _floats(x, w) or not known(bias):
-        return None
-    assert isinstance(x, Symbol) and isinstance(w, np.ndarray)
-    if w.ndim not in (3, 4):
-        return None
-    shape, begins, strides, dilations = transposed_shape(node, x.array, w, bias)
-    groups, kernel, each = int(node.get("group", 1)), _both(w.shape[2:], 1), w.shape[1]
-    spec = node.get("activation")
-    if groups > 1 and (each > 1 or groups < w.shape[0]):
-        return None
-
-    def make() -> TransposedConv:
-        filters = w.reshape(w.shape[0], each, *kernel).transpose(0, 2, 3, 1)
-        filters = filters[..., 0].transpose(1, 2, 0) if groups > 1 else filters
-        return TransposedConv(filters, _vector(bias), parse_activation(spec, ""))
-
-    layer = planner.layer((node.outputs[0], spec), node.inputs[1:3], make)
-    image = planner.image(x)
-    run = layer.kernel(image.shape, _both(shape[2:], 1), _both(strides, 1), _both(dilations, 1), _both(begins, 0))
-    return None if run is None else [planner.run_kernel("transposed", run, image, None, channel_last(shape, w.dtype))]
-
-
 def _affine(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
     x, factor, shift = operands
     if not _floats(x, factor) or not known(shift):
@@ -363,7 +339,7 @@ LOWERINGS: dict[str, Lowering] = {
     "Affine": _affine,
     "AveragePool": _pool,
     "Conv": _conv,
-    "ConvTranspose": _conv_transpose,
+    "ConvTranspose": conv_transpose,
     "Gemm": _product,
     "GlobalAveragePool": _mean,
     "InstanceNormalization": _instance_norm,
