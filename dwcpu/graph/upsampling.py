@@ -15,10 +15,13 @@ from .planner import Operand, Planner, Symbol, channel_last
 
 __all__ = ["conv_transpose"]
 
-#: Channels that fill a vector: a result of fewer is made phase by phase, whatever the window.
+#: Channels that fill a vector: it takes long to add products to results of fewer.
 _MANY = 8
-#: How many more taps windows may have as phases: those of 3 pixels at stride 2 would have 4.
-_MORE_TAPS = 1.3
+#: How many times the taps of its window all phases together may have: 3 pixels at stride 2 would have 4. The second
+#: number is for results of few channels, and for groups, which NumPy has otherwise.
+_MORE_TAPS = 1.3, 4.0
+#: Phases at most, of which each may be a copy.
+_MOST_PHASES = 64
 
 
 def conv_transpose(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
@@ -35,7 +38,7 @@ def conv_transpose(planner: Planner, node: Node, operands: list[Operand]) -> lis
     filters = w.reshape(*w.shape[:2], *kernel)
     depthwise = each == 1 and groups == w.shape[0] > 1
     whole = prod(-(-size // stride) * stride for size, stride in zip(kernel, strides, strict=True))
-    phased = groups > 1 or each < _MANY or whole <= _MORE_TAPS * prod(kernel)
+    phased = prod(strides) <= _MOST_PHASES and whole <= _MORE_TAPS[groups > 1 or each < _MANY] * prod(kernel)
     if not depthwise and (strides == (1, 1) or (dilations == (1, 1) and phased)):
         made = _by_phases(planner, node, x, filters, bias, shape, outputs, begins, strides, dilations)
         if made is not None:
