@@ -25,8 +25,9 @@ __all__ = [
     "instance_norm",
     "layer_norm",
     "made",
-    "mean",
     "pool",
+    "reduced",
+    "reduced_rows",
     "resize",
     "softmax",
 ]
@@ -38,8 +39,9 @@ LINE = 16
 _COPY_AXES = 5
 #: Elements that a row of the grid of `copy` has, about.
 _COPIED = 8192
-#: As in `pixels.pxi`.
-_MEAN_RUN = 64
+#: As in `reductions.pxi` and `norms.pxi`.
+_REDUCE_RUN = 64
+_STRETCH = 256
 #: As in `norms.pxi`.
 _NORM_RUN = 16
 #: Bytes read and written from which on a second thread gains something.
@@ -193,11 +195,31 @@ def copy(
     return made("copy", kind, shape, shape, outer[0][0] * runs, fields, table)
 
 
-def mean(shape: tuple[int, ...], dtype: np.dtype) -> PixelKernel | None:
-    """Mean over the pixels of images of `shape`, as (N, 1, 1, C)."""
+def reduced(kind: str, shape: tuple[int, ...], dtype: np.dtype) -> PixelKernel | None:
+    """All pixels of each image of `shape`, (N, H, W, C), taken together: (N, 1, 1, C).
+
+    Parameters
+    ----------
+    kind : {"sum", "mean", "maximum", "minimum"}
+    shape : tuple of int
+    dtype : dtype
+    """
     batch, height, width, channels = shape
-    fields = {"height": height, "width": width, "in_channels": channels}
-    return made("mean", dtype, shape, (batch, 1, 1, channels), batch, fields, blocks=-(-channels // _MEAN_RUN))
+    fields = {"height": height, "width": width, "in_channels": channels, "alpha": _factor(kind, height * width, dtype)}
+    name = {"maximum": "maxima", "minimum": "minima"}.get(kind, "sums")
+    return made(name, dtype, shape, (batch, 1, 1, channels), batch, fields, blocks=-(-channels // _REDUCE_RUN))
+
+
+def reduced_rows(kind: str, rows: int, count: int, dtype: np.dtype) -> PixelKernel | None:
+    """The elements of each of `rows` rows taken together: (rows,); as `reduced`, but for "minimum"."""
+    name = {"maximum": "row_maxima", "minimum": ""}.get(kind, "row_sums")
+    fields = {"in_channels": count, "alpha": _factor(kind, count, dtype)}
+    return made(name, dtype, (rows, count), (rows,), rows, fields)
+
+
+def _factor(kind: str, count: int, dtype: np.dtype) -> float:
+    """What a sum is multiplied by."""
+    return float(dtype.type(1) / dtype.type(count)) if kind == "mean" else 1.0
 
 
 def resize(
@@ -256,8 +278,8 @@ def instance_norm(
 class GlobalAveragePool:
     """Mean over height and width: (N, H, W, C) -> (N, 1, 1, C).
 
-    Pixels are added row by row, then the sums of rows, image by image, so the bits depend neither on the batch nor on
-    threads.
+    Pixels are added row by row, in long rows by stretches, then the sums of rows, image by image, so the bits depend
+    neither on the batch nor on threads.
 
     Examples
     --------
@@ -279,7 +301,10 @@ class GlobalAveragePool:
         if out is None:
             out = np.empty((batch, 1, 1, channels), x.dtype)
         for image, mean in zip(x, out, strict=True):
-            np.add.reduce(np.add.reduce(image, axis=1), axis=0, out=mean[0, 0])
+            rows = np.add.reduce(image[:, :_STRETCH], axis=1)
+            for begin in range(_STRETCH, width, _STRETCH):
+                rows += np.add.reduce(image[:, begin : begin + _STRETCH], axis=1)
+            np.add.reduce(rows, axis=0, out=mean[0, 0])
         out *= x.dtype.type(1) / x.dtype.type(height * width)
         return out
 
@@ -291,7 +316,7 @@ class GlobalAveragePool:
         """What a pipeline runs for an input of `shape`: the same sums, compiled where that is possible."""
         if shape[0] == 0:
             return []
-        kernel = mean(shape, dtype)
+        kernel = reduced("mean", shape, dtype)
         if kernel is None:
             return [Node(lambda x, residual, out, threads: self(x, out=out), self.out_shape(shape))]
         return [Node(kernel, self.out_shape(shape))]

@@ -148,6 +148,25 @@ GRAPHS: dict[str, tuple[Callable[[Builder], str], list[str]]] = {
     "a normalisation before its convolution": (
         lambda b: b.conv(b.act(b.norm(b.act(b.conv("x", 3, 9), "relu"), 9), "relu"), 9, 4), ["depthwise"],
     ),
+    "the largest of all pixels": (lambda b: b.add("GlobalMaxPool", b.conv("x", 3, 9)), ["maximum"]),
+    "maps of channels": (
+        lambda b: b.add(
+            "Concat", b.add("ReduceMax", b.conv("x", 3, 9), b.ints(1)),
+            b.add("ReduceMean", b.conv("x", 3, 9), b.ints(-3)), axis=1,
+        ), ["maximum", "mean", "copy"],
+    ),
+    "the smallest of some axes": (
+        lambda b: b.add("ReduceMin", b.conv("x", 3, 9), b.ints(3, 2), keepdims=0), ["minimum"],
+    ),
+    "the mean of tokens": (
+        lambda b: b.add(
+            "ReduceMean",
+            b.add("Transpose", b.add("Reshape", b.conv("x", 3, 9), b.ints(1, 9, 110)), perm=[0, 2, 1]), b.ints(1),
+            keepdims=0,
+        ), ["mean"],
+    ),
+    "the sum of everything": (lambda b: b.add("ReduceSum", b.conv("x", 3, 9), keepdims=0), ["sum"]),
+    "sums of rows and channels": (lambda b: b.add("ReduceSum", b.conv("x", 3, 9), b.ints(1, 2)), ["numpy"]),
     "a resized image": (
         lambda b: b.add("Resize", b.conv("x", 3, 9), "", b.constant([1, 1, 2.5, 0.6]), mode="linear"), ["resize"],
     ),

@@ -200,7 +200,7 @@ def test_layer_norm_is_that_of_its_definition(channels, dtype) -> None:
 def test_means_are_sums_of_rows_and_then_of_their_sums(channels, dtype) -> None:
     x = random(3, 5, 7, channels, dtype=dtype)
     out = np.empty((3, 1, 1, channels), dtype)
-    run(pixels.mean(x.shape, dtype), x, out)
+    run(pixels.reduced("mean", x.shape, dtype), x, out)
     rows = x[:, :, 0].copy()
     for pixel in range(1, 7):
         rows += x[:, :, pixel]
@@ -208,6 +208,45 @@ def test_means_are_sums_of_rows_and_then_of_their_sums(channels, dtype) -> None:
     for row in range(1, 5):
         expected += rows[:, row]
     np.testing.assert_array_equal(out.reshape(3, channels), expected * (dtype.type(1) / dtype.type(35)))
+    run(pixels.reduced("sum", x.shape, dtype), x, out)
+    np.testing.assert_array_equal(out.reshape(3, channels), expected)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 17, 80])
+@pytest.mark.parametrize("width", [256, 257, 1000, 100_001])
+def test_means_of_long_rows_keep_their_digits_and_are_those_of_numpy(width, channels) -> None:
+    x = random(1, 2, width, channels, dtype=DTYPES[0]) + 10
+    out = np.empty((1, 1, 1, channels), np.float32)
+    run(pixels.reduced("mean", x.shape, x.dtype), x, out)
+    np.testing.assert_allclose(out[0, 0, 0], x.astype(np.float64).mean((0, 1, 2)), rtol=3e-6)
+    if channels > 1:  # NumPy adds neighbours by pairs
+        np.testing.assert_array_equal(pixels.GlobalAveragePool()(x), out)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_the_largest_and_the_smallest_of_all_pixels(channels, dtype) -> None:
+    x = random(3, 5, 300, channels, dtype=dtype)
+    x[1, 2, 299, 0], x[2, 4, 7, -1] = np.nan, np.inf
+    out = np.empty((3, 1, 1, channels), dtype)
+    for kind, expected in (("maximum", np.max), ("minimum", np.min)):
+        run(pixels.reduced(kind, x.shape, dtype), x, out)
+        np.testing.assert_array_equal(out, expected(x, (1, 2), keepdims=True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("count", [*CHANNELS, 4095, 4096, 4097, 1_000_003])
+def test_rows_are_taken_together(count, dtype) -> None:
+    x = random(5, count, dtype=dtype) + 3
+    x[1, count // 2] = np.nan
+    out = np.empty(5, dtype)
+    run(pixels.reduced_rows("maximum", 5, count, dtype), x, out)
+    np.testing.assert_array_equal(out, x.max(1))
+    for kind, factor in (("sum", 1), ("mean", 1 / count)):
+        run(pixels.reduced_rows(kind, 5, count, dtype), x, out)
+        wanted = x.astype(np.longdouble).sum(1) * factor
+        np.testing.assert_allclose(out, wanted.astype(dtype), rtol=3e-6 if dtype == np.float32 else 1e-14)
+    assert pixels.reduced_rows("minimum", 5, count, dtype) is None
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

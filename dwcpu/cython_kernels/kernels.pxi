@@ -15,6 +15,7 @@ include "elementwise.pxi"
 include "products.pxi"
 include "transposed.pxi"
 include "norms.pxi"
+include "reductions.pxi"
 include "pixels.pxi"
 
 

@@ -1,8 +1,9 @@
-# What stands between convolutions in a graph: pooling, resizing; see elementwise, copies and norms.pxi for others.
+# What stands between convolutions in a graph: pooling, resizing. More is in elementwise, copies, norms and reductions.pxi.
 #
-# Assumes: channel-last, contiguous images; at least one pixel and one channel. There is one block, but for `mean`. Rows
-# are output rows (of batch * out_height).
-# Guarantees: every output is one operation after the other in a fixed order (windows: each row by itself, then the rows), taps in the padding left out: the same bits however the rows are shared. NaN passes.
+# Assumes: channel-last, contiguous images; at least one pixel and one channel. There is one block. Rows are output rows
+# (of batch * out_height).
+# Guarantees: every output is one operation after the other in a fixed order (windows: each row by itself, then the
+# rows), taps in the padding left out: the same bits however the rows are shared. NaN passes.
 # What is read comes from memory or L2 once; nothing is blocked.
 
 cdef enum:
@@ -10,8 +11,6 @@ cdef enum:
     AVERAGE = 1     # of the taps in the image
     PADDED = 2      # of all taps of the window
     POOLED = 4      # vectors of channels side by side
-    MOST_SUMS = 8   # vectors side by side
-    MEAN_RUN = 64   # channels
 
 
 cdef inline void pool_vectors(
@@ -121,62 +120,6 @@ cdef void padded_pool(
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
     pool_rows(PADDED, plan, x, out, row_begin, row_end)
-
-
-cdef inline void mean_vectors(
-    const int count, const int lanes, i64 height, i64 width, i64 channels, const real *x, real *out
-) noexcept nogil:
-    """`count` vectors of channels of an image, row by row; `lanes`: of one vector."""
-    cdef vec acc[MOST_SUMS]
-    cdef vec part[MOST_SUMS]
-    cdef vec share = v_splat(<real> 1 / <real> (height * width))
-    cdef i64 row, pixel
-    cdef int j
-    for row in range(height):
-        for j in range(count):
-            part[j] = v_load(x + j * LANES) if lanes == LANES else v_load_part(x, 0, lanes)
-        x += channels
-        for pixel in range(1, width):
-            for j in range(count):
-                part[j] = v_add(part[j], v_load(x + j * LANES) if lanes == LANES else v_load_part(x, 0, lanes))
-            x += channels
-        for j in range(count):
-            acc[j] = v_add(acc[j], part[j]) if row > 0 else part[j]
-    for j in range(count):
-        if lanes == LANES:
-            v_store(out + j * LANES, v_mul(acc[j], share))
-        else:
-            v_store_part(out, v_mul(acc[j], share), 0, lanes)
-
-
-cdef void mean(
-    const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
-    i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
-) noexcept nogil:
-    """Mean over an image's pixels, of which each row is added up by itself: a sum of a million would lose digits.
-
-    Rows are images, blocks runs of MEAN_RUN channels.
-    """
-    cdef i64 height = plan.height, width = plan.width, channels = plan.in_channels, row, at, end
-    cdef const real *image
-    cdef real *means
-    for row in range(row_begin, row_end):
-        image = x + row * height * width * channels
-        means = out + row * channels
-        at = block_begin * MEAN_RUN
-        end = smaller(block_end * MEAN_RUN, channels)
-        while at + MOST_SUMS * LANES <= end:
-            mean_vectors(MOST_SUMS, LANES, height, width, channels, image + at, means + at)
-            at += MOST_SUMS * LANES
-        while at + 2 * LANES <= end:
-            mean_vectors(2, LANES, height, width, channels, image + at, means + at)
-            at += 2 * LANES
-        while at < end:
-            if at + LANES <= end:
-                mean_vectors(1, LANES, height, width, channels, image + at, means + at)
-            else:
-                mean_vectors(1, <int> (end - at), height, width, channels, image + at, means + at)
-            at += LANES
 
 
 cdef inline void resize_pixel(
@@ -294,14 +237,13 @@ cdef void resize(
 
 
 def pixels():
-    """Name -> address of each kernel of this file, and of elementwise, copies, norms, products and transposed.pxi."""
-    return elementwise() | {
+    """Name -> address of each kernel of this file, and of those that it names, products.pxi and transposed.pxi."""
+    return elementwise() | reductions() | {
         "average_pool": <uintptr_t> &average_pool,
         "copy": <uintptr_t> &copy_strided,
         "instance_norm": <uintptr_t> &instance_norm,
         "layer_norm": <uintptr_t> &layer_norm,
         "max_pool": <uintptr_t> &max_pool,
-        "mean": <uintptr_t> &mean,
         "padded_pool": <uintptr_t> &padded_pool,
         "products": <uintptr_t> &products,
         "resize": <uintptr_t> &resize,

@@ -16,8 +16,9 @@ from .arithmetic import ARITHMETIC
 from .ir import Node
 from .moves import MOVES, known
 from .operators.convolution import conv_windows
-from .operators.moving import axis_of, integers
+from .operators.moving import axis_of
 from .operators.pooling import window_counts, windows_of
+from .operators.reducing import axes_of
 from .operators.registry import check_size
 from .passes.matching import channel_values
 from .planner import Operand, Planner, Symbol, channel_last, is_channel_last
@@ -233,25 +234,46 @@ def _affine(planner: Planner, node: Node, operands: list[Operand]) -> list[Opera
     return _run(planner, node, (node.outputs[0],), make, x, None)
 
 
-def _mean(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
-    """GlobalAveragePool, and ReduceMean over all pixels."""
-    x = operands[0]
-    if not isinstance(x, Symbol) or x.array.dtype.char not in "fd" or not is_channel_last(x.array):
+_REDUCED = {
+    "GlobalAveragePool": "mean",
+    "GlobalMaxPool": "maximum",
+    "ReduceMax": "maximum",
+    "ReduceMean": "mean",
+    "ReduceMin": "minimum",
+    "ReduceSum": "sum",
+}
+
+
+def _reduce(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
+    """Reductions over axes that lie together in memory, and pooling over all pixels."""
+    x, axes = (*operands, None)[:2]
+    if not isinstance(x, Symbol) or isinstance(axes, Symbol) or x.array.dtype.char not in "fd":
         return None
-    axes_of_pixels = list(range(2, x.array.ndim))
-    keep = True
-    if node.op == "ReduceMean":
-        axes = operands[1] if len(operands) > 1 else None
-        if not isinstance(axes, np.ndarray) or sorted(axis % x.array.ndim for axis in integers(axes)) != axes_of_pixels:
-            return None
-        keep = bool(node.get("keepdims", 1))
-    image = planner.image(x)
-    kernel = pixels.mean(image.shape, image.dtype)
+    lies, shape, kind = np.empty_like(x.array), x.array.shape, _REDUCED[node.op]
+    whole = node.op in ("GlobalAveragePool", "GlobalMaxPool")
+    gone = range(2, lies.ndim) if whole else axes_of(node, x.array, axes)
+    if len(set(gone)) < len(gone):
+        return None  # NumPy says what is wrong
+    order = sorted(range(lies.ndim), key=lambda axis: -lies.strides[axis])
+    long = [axis for axis in order if shape[axis] > 1]
+    taken = [at for at, axis in enumerate(long) if axis in gone]
+    if not taken or taken[-1] - taken[0] >= len(taken):
+        return None
+    sizes = [shape[axis] for axis in long]
+    outer, inner = prod(sizes[: taken[0]]), prod(sizes[taken[-1] + 1 :])
+    rows, columns = prod(sizes[taken[0] : taken[-1]]), sizes[taken[-1]]
+    if inner > 1 or whole:
+        kernel = pixels.reduced(kind, (outer, rows, columns, inner), lies.dtype)
+    elif kind != "minimum":
+        kernel = pixels.reduced_rows(kind, outer, rows * columns, lies.dtype)
+    else:
+        return None
     if kernel is None:
         return None
-    array = channel_last((*x.array.shape[:2], *(1 for _ in axes_of_pixels)), image.dtype)
-    out = planner.run_kernel("mean", kernel, image, None, array)
-    return [out if keep else out.view(out.array.reshape(array.shape[:2]))]
+    made = np.empty([1 if axis in gone else shape[axis] for axis in order], lies.dtype).transpose(np.argsort(order))
+    if not whole and not node.get("keepdims", 1):
+        made = made.squeeze(tuple(gone))
+    return [planner.run_kernel(kind, kernel, planner.like(x, lies), None, made)]
 
 
 def _pool(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
@@ -336,18 +358,17 @@ def _instance_norm(planner: Planner, node: Node, operands: list[Operand]) -> lis
 LOWERINGS: dict[str, Lowering] = {
     **ARITHMETIC,
     **MOVES,
+    **dict.fromkeys(_REDUCED, _reduce),
     "Affine": _affine,
     "AveragePool": _pool,
     "Conv": _conv,
     "ConvTranspose": conv_transpose,
     "Gemm": _product,
-    "GlobalAveragePool": _mean,
     "InstanceNormalization": _instance_norm,
     "InvertedResidual": _chain,
     "LayerNormalization": _layer_norm,
     "MatMul": _product,
     "MaxPool": _pool,
-    "ReduceMean": _mean,
     "Separable": _chain,
     "Softmax": _softmax,
 }

@@ -15,7 +15,7 @@ Arrays = list[Any]
 # --- reductions -------------------------------------------------------------------------------------------------------
 
 
-def _axes(node: Node, x: np.ndarray, axes: Any) -> tuple[int, ...]:
+def axes_of(node: Node, x: np.ndarray, axes: Any) -> tuple[int, ...]:
     """Axes that go away, or become 1."""
     if axes is None or axes.size == 0:
         return () if node.get("noop_with_empty_axes", 0) else tuple(range(x.ndim))
@@ -23,7 +23,7 @@ def _axes(node: Node, x: np.ndarray, axes: Any) -> tuple[int, ...]:
 
 
 def _reduced(node: Node, x: np.ndarray, axes: Any = None) -> np.ndarray:
-    gone = _axes(node, x, axes)
+    gone = axes_of(node, x, axes)
     sizes = tuple(1 if axis in gone else size for axis, size in enumerate(x.shape))
     if node.get("keepdims", 1):
         return like(x, sizes)
@@ -53,7 +53,7 @@ def _bound(op: str, dtype: np.dtype) -> Any:
 def reduce(node: Node, arrays: Arrays, outs: Arrays) -> None:
     """Over some axes, or all."""
     x, out = arrays[0], outs[0]
-    gone = _axes(node, x, arrays[1] if len(arrays) > 1 else None)
+    gone = axes_of(node, x, arrays[1] if len(arrays) > 1 else None)
     if node.op in ("ReduceL2", "ReduceSumSquare"):
         x = x * x
     elif node.op == "ReduceL1":
