@@ -372,6 +372,12 @@ OLDER: dict[str, tuple[list[Any], dict[str, np.ndarray], tuple[int, ...]]] = {
     "Clip without any": ([node("Clip", ["x"], ["y"])], {}, (7, 9, 10, 11, 12, 13)),
     "Clip by inputs": ([node("Clip", ["x", "", "k"], ["y"])], {"k": number(0.5)}, (11, 12, 13)),
     "Pad by attributes": ([node("Pad", ["x"], ["y"], pads=[0, 1, 2, 0, 0, 0, 1, 3], value=2.5)], {}, (7, 9, 10)),
+    "Pad that cuts off more than there is": (
+        [node("Pad", ["x", "p", "k"], ["y"])], {"p": ints(0, 0, -9, 3, 0, 0, 5, -1), "k": number(3)}, (11, 13),
+    ),
+    "Pad that does so at the other end": (
+        [node("Pad", ["x", "p", "k"], ["y"])], {"p": ints(0, 0, 4, 0, 0, 0, -8, 0), "k": number(3)}, (11, 13),
+    ),
     "Pad with a mode": ([node("Pad", ["x"], ["y"], pads=[0, 0, 2, 1, 0, 0, 1, 3], mode="reflect")], {}, (7, 10)),
     "Pad by inputs": (
         [node("Pad", ["x", "p", "k"], ["y"])], {"p": ints(0, 0, -1, 1, 0, 2, 0, 0), "k": number(3)}, (11, 13),

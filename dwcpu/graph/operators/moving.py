@@ -265,16 +265,15 @@ def pad(node: Node, arrays: Arrays, outs: Arrays) -> None:
     x, pads, value, axes = (*arrays, None, None)[:4]
     sides = sides_of(node, x, pads, axes)
     mode, out = node.get("mode", "constant"), outs[0]
-    cut = tuple(
-        slice(max(-before, 0), size - max(-after, 0)) for size, (before, after) in zip(x.shape, sides, strict=True)
-    )
-    x, sides = x[cut], [(max(before, 0), max(after, 0)) for before, after in sides]
+    left = [(max(-before, 0), max(size + min(after, 0), 0)) for size, (before, after) in zip(x.shape, sides, strict=True)]
+    x = x[tuple(slice(*each) for each in left)]
     if mode == "constant":
-        inner = tuple(slice(before, before + size) for size, (before, _) in zip(x.shape, sides, strict=True))
         out[...] = 0 if value is None else value.reshape(())
-        out[inner] = x
+        if x.size:  # more than all of an axis may be cut off where others are added on its other side
+            firsts = [first + before for (first, _), (before, _) in zip(left, sides, strict=True)]
+            out[tuple(slice(first, first + size) for first, size in zip(firsts, x.shape, strict=True))] = x
     else:
-        np.copyto(out, np.pad(x, sides, mode))
+        np.copyto(out, np.pad(x, [(max(before, 0), max(after, 0)) for before, after in sides], mode))
 
 
 def blocks_of(node: Node, x: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
