@@ -247,6 +247,42 @@ def tcn() -> bytes:
     return b.model("tcn", [b.conv(x, 128, 64, 1, act="relu", axes=1)], x_shape=("n", 64, "t"))
 
 
+def fsrcnn() -> bytes:
+    """Dong et al., 2016: brightness of 120 x 160 pixels, three times as large, by a window of 9x9."""
+    b = Builder(12)
+
+    def conv(x: str, cin: int, cout: int, k: int = 1) -> str:
+        return str(b.add("PRelu", b.conv(x, cin, cout, k, norm=False), b.random(cout, 1, 1, scale=0.2)))
+
+    x = conv(conv("x", 1, 56, 5), 56, 12)
+    for _ in range(4):
+        x = conv(x, 12, 12, 3)
+    w, bias = b.random(56, 1, 9, 9, scale=0.1), b.random(1)
+    y = b.add(
+        "ConvTranspose", conv(x, 12, 56), w, bias, strides=[3, 3], pads=[4, 4, 4, 4], output_padding=[2, 2]
+    )  # fmt: skip
+    return b.model("fsrcnn", [y], x_shape=(1, 1, "h", "w"))
+
+
+def wavenet() -> bytes:
+    """In the manner of van den Oord et al., 2016: two samples at a time, dilations from 1 to 128, tanh times sigmoid."""
+    b, channels = Builder(13), 64
+    x, skipped = b.conv("x", 1, channels, axes=1, norm=False), []
+    for at in range(16):
+        dilation = 2 ** (at % 8)
+        y = b.add("Pad", x, b.ints(0, 0, dilation, 0, 0, 0))
+        y = b.conv(y, channels, 2 * channels, 2, dilation=dilation, axes=1, norm=False, pads=[0, 0])
+        y, gate = b.add("Split", y, b.ints(channels, channels), outputs=2, axis=1)
+        y = b.add("Mul", b.add("Tanh", y), b.add("Sigmoid", gate))
+        skipped.append(b.conv(y, channels, channels, axes=1, norm=False))
+        x = b.add("Add", x, b.conv(y, channels, channels, axes=1, norm=False))
+    total = skipped[0]
+    for each in skipped[1:]:
+        total = b.add("Add", total, each)
+    x = b.conv(b.act(total, "relu"), channels, channels, axes=1, norm=False, act="relu")
+    return b.model("wavenet", [b.conv(x, channels, 256, axes=1, norm=False)], x_shape=("n", 1, "t"))
+
+
 #: Name -> what writes it, and the shape of its input.
 NETWORKS: dict[str, tuple[Callable[[], bytes], tuple[int, ...]]] = {
     "mobilenet_v3_large": (mobilenet_v3_large, (1, 3, 224, 224)),
@@ -260,4 +296,6 @@ NETWORKS: dict[str, tuple[Callable[[], bytes], tuple[int, ...]]] = {
     "deeplab_v3": (deeplab_v3, (1, 3, 256, 256)),
     "unet": (unet, (1, 3, 256, 256)),
     "tcn": (tcn, (1, 64, 2000)),
+    "fsrcnn": (fsrcnn, (1, 1, 120, 160)),
+    "wavenet": (wavenet, (1, 1, 2048)),
 }

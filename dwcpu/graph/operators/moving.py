@@ -265,7 +265,9 @@ def pad(node: Node, arrays: Arrays, outs: Arrays) -> None:
     x, pads, value, axes = (*arrays, None, None)[:4]
     sides = sides_of(node, x, pads, axes)
     mode, out = node.get("mode", "constant"), outs[0]
-    left = [(max(-before, 0), max(size + min(after, 0), 0)) for size, (before, after) in zip(x.shape, sides, strict=True)]
+    left = [
+        (max(-before, 0), max(size + min(after, 0), 0)) for size, (before, after) in zip(x.shape, sides, strict=True)
+    ]
     x = x[tuple(slice(*each) for each in left)]
     if mode == "constant":
         out[...] = 0 if value is None else value.reshape(())
