@@ -265,7 +265,7 @@ def fsrcnn() -> bytes:
 
 
 def wavenet() -> bytes:
-    """In the manner of van den Oord et al., 2016: two samples at a time, dilations from 1 to 128, tanh times sigmoid."""
+    """In the manner of van den Oord et al., 2016: windows of two samples, 1 to 128 apart, tanh times sigmoid."""
     b, channels = Builder(13), 64
     x, skipped = b.conv("x", 1, channels, axes=1, norm=False), []
     for at in range(16):
