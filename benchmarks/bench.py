@@ -68,14 +68,14 @@ def prepare(options: argparse.Namespace) -> Callable[[], int]:
     if not 0 <= options.patience < float("inf"):
         raise ValueError(f"--patience: {options.patience} seconds; it must be 0 or more")
     groups = {group for suite in shapes.SUITES for shape in shapes.select(suite) for group in shape.groups}
-    groups |= set(networks.NAMES)
+    groups |= {*networks.NAMES, *onnx_files.NAMES}
     if options.group is not None and options.group not in groups:
         raise ValueError(f"--group: {options.group} is not known; there are {', '.join(sorted(groups))}")
     if options.backend not in ("auto", "numba", "cython", *list_kernels()):
         raise ValueError(f"--backend: {options.backend} is not known; there are auto, numba, cython and list_kernels()")
     raced = {suite: _chosen(suite, options) for suite in suites if suite in shapes.SUITES}
     named = [name for name in networks.NAMES if options.group in (None, name) and options.filter in name]
-    filed = [name for name in onnx_files.available() if options.filter in name]
+    filed = _files(options)
     rest = set(suites) - raced.keys() - BATCHES.keys() - {"onnx"}
     found = (named and BATCHES.keys() & set(suites)) or (filed and "onnx" in suites)
     if not (any(raced.values()) or rest or found):
@@ -100,6 +100,11 @@ def _chosen(suite: str, options: argparse.Namespace) -> list[shapes.Shape]:
         for shape in found
         if shape.x_shape[0] == 1
     ]
+
+
+def _files(options: argparse.Namespace) -> list[str]:
+    """Names of models from files."""
+    return [name for name in onnx_files.available() if options.group in (None, name) and options.filter in name]
 
 
 class _Progress:
@@ -252,7 +257,7 @@ class _Run:
 
     def onnx_files(self, suite: str, threads: int) -> None:
         """Race models from ONNX files, and the same networks built from layers."""
-        chosen = [name for name in onnx_files.available() if self.options.filter in name]
+        chosen = _files(self.options)
         if self.options.smoke:
             chosen = chosen[:1]
         contenders = ["dwcpu", *self.options.peers, "dwcpu layers"]

@@ -85,6 +85,7 @@ def test_batch_and_nobody_to_race(capfd):
             ["--filter", "no such shape"],
             "--filter: no shape of group small in depthwise has 'no such shape' in its name",
         ),
+        (["--suite", "onnx", "--group", "small"], "--filter: no shape of group small in onnx has '' in its name"),
         (["--group", "mobilenetv2"], "--group: mobilenetv2 is not known; there are audio"),
         (["--backend", "numpy"], "--backend: numpy is not known; there are auto"),
         (["--patience", "-1"], "--patience: -1.0 seconds"),
