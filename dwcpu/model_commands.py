@@ -39,7 +39,7 @@ Timer = Callable[[Callable[[], object], int | None], tuple[float, str]]
 
 def add_run_arguments(parser: argparse.ArgumentParser, threads: Callable[[str], int]) -> None:
     """Add the options of ``run``; `threads` reads a number of threads."""
-    _add_model_arguments(parser, threads)
+    _add_model_arguments(parser, threads, "the model's, or the picture's,")
     add = parser.add_argument
     add(
         "--input", nargs="+", action="extend", metavar="FILE",
@@ -53,10 +53,10 @@ def add_run_arguments(parser: argparse.ArgumentParser, threads: Callable[[str], 
 
 def add_inspect_arguments(parser: argparse.ArgumentParser, threads: Callable[[str], int]) -> None:
     """Add the options of ``inspect``; `threads` reads a number of threads."""
-    _add_model_arguments(parser, threads)
+    _add_model_arguments(parser, threads, "the model's,")
 
 
-def _add_model_arguments(parser: argparse.ArgumentParser, threads: Callable[[str], int]) -> None:
+def _add_model_arguments(parser: argparse.ArgumentParser, threads: Callable[[str], int], sizes: str) -> None:
     add = parser.add_argument
     add("model", type=Path, metavar="MODEL", help="an .onnx file, or one that Model.save wrote")
     add("--external-data", type=Path, metavar="DIR", help="folder of weights that the model keeps in other files")
@@ -64,7 +64,7 @@ def _add_model_arguments(parser: argparse.ArgumentParser, threads: Callable[[str
         "--size",
         type=_size,
         metavar="HxW",
-        help=f"height and width; by default the model's, or the picture's, or {SIDE}x{SIDE}",
+        help=f"height and width; by default {sizes} or {SIDE}x{SIDE}",
     )
     add("--threads", type=threads, metavar="N", help="threads; by default all that we may use")
 

@@ -148,6 +148,8 @@ GRAPHS: dict[str, tuple[Callable[[Builder], str], list[str]]] = {
     "a normalisation before its convolution": (
         lambda b: b.conv(b.act(b.norm(b.act(b.conv("x", 3, 9), "relu"), 9), "relu"), 9, 4), ["depthwise"],
     ),
+    "shares along rows": (lambda b: b.add("Softmax", b.conv("x", 3, 9), axis=2), ["softmax"]),
+    "shares along the channels of the input": (lambda b: b.add("Softmax", "x", axis=1), ["softmax"]),
     "the largest of all pixels": (lambda b: b.add("GlobalMaxPool", b.conv("x", 3, 9)), ["maximum"]),
     "maps of channels": (
         lambda b: b.add(

@@ -303,7 +303,7 @@ def _pool(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand
 
 
 def _softmax(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
-    """Softmax along the axis that is the last in memory, or, before version 13, the axes that are."""
+    """Softmax along one axis, which is the last in memory or becomes so; before version 13 along the last few axes."""
     x = operands[0]
     if not isinstance(x, Symbol) or x.array.dtype.char not in "fd" or not x.array.ndim:
         return None
@@ -312,10 +312,12 @@ def _softmax(planner: Planner, node: Node, operands: list[Operand]) -> list[Oper
     count = prod(array.shape[axis:]) if node.get("flattened", 0) else array.shape[axis]
     if count == prod(array.shape[axis:]) and (array.flags.c_contiguous or axis > 1):
         source, out = planner.matrix(x), np.empty(array.shape, array.dtype)
-    elif axis == 1 and count == array.shape[1] and is_channel_last(array):
-        source, out = planner.image(x), channel_last(array.shape, array.dtype)
-    else:
+    elif node.get("flattened", 0):
         return None
+    else:
+        order = sorted(range(array.ndim), key=lambda each: (each == axis, -array.strides[each]))
+        out = np.empty([array.shape[each] for each in order], array.dtype).transpose(np.argsort(order))
+        source = planner.like(x, out)
     kernel = pixels.softmax(array.size // count, count, array.dtype)
     return None if kernel is None else [planner.run_kernel("softmax", kernel, source, None, out)]
 

@@ -455,7 +455,7 @@ def _advice(spec: Spec, array: np.ndarray, last: bool) -> str:
     if last and first == array.shape[1] != array.shape[3]:
         return f"{spec.name} has its channels first: leave layout out"
     if not last and isinstance(first, int) and first == array.shape[3] and array.shape[1] != first:
-        return f"the channels of {spec.name} are last: pass layout='NHWC', or {spec.name}.transpose(0, 3, 1, 2)"
+        return f"if the channels of {spec.name} are last, pass layout='NHWC', or {spec.name}.transpose(0, 3, 1, 2)"
     return ""
 
 
