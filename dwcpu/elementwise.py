@@ -11,10 +11,8 @@ from . import runtime
 from .epilogue import Activation
 from .pixels import PixelKernel, epilogue, made
 
-__all__ = ["COMBINED", "add", "combine", "fill", "function", "in_order", "mapped"]
+__all__ = ["combine", "fill", "function", "in_order", "mapped"]
 
-#: What kernels make of two tensors.
-COMBINED = ("add", "divide", "maximum", "minimum", "multiply", "prelu", "subtract")
 #: Elements that are one row of the grid.
 _RUN = 4096
 #: As in `elementwise.pxi`.
@@ -28,8 +26,8 @@ def combine(
 
     Parameters
     ----------
-    name : one of `COMBINED`
-        "prelu" is ``a if a >= 0 else a * b``.
+    name : {"add", "divide", "maximum", "minimum", "multiply", "prelu", "subtract"}
+        "prelu" is ``a * b if a < 0 else a``.
     a, b : ndarray
         Of one dtype. Their contents do not matter, but for the one that is known; their steps do.
     out : ndarray
@@ -42,8 +40,9 @@ def combine(
     pair = [a, b]
     kept: Any = None
     if known is not None:
-        pair[known] = in_order(pair[known], out)
+        pair[known] = in_order(pair[known].shape, out)
         kept = pair[known].base
+        np.copyto(pair[known], (a, b)[known])
     seen = [np.broadcast_to(each, shape).strides for each in pair]
     axes: list[list[int]] = []  # size, steps of a and b
     for axis in sorted((axis for axis, count in enumerate(shape) if count > 1), key=lambda axis: -out.strides[axis]):
@@ -53,7 +52,8 @@ def combine(
         else:
             axes.append([count, *steps])
     axes = [[1, 0, 0]] * (_AXES - len(axes)) + axes
-    if len(axes) > _AXES or not {0, 1}.issuperset(axes[-1][1:]):
+    count, *steps = axes[-1]
+    if len(axes) > _AXES or not {0, 1}.issuperset(steps) or (count > 1 and not any(steps)):
         return None
     table = np.array([*np.array(axes).T.reshape(-1), 0 if known is None else 2 - known], np.int64)
     fields = _flat(shape, out.dtype, activation) | {"weights": table.ctypes.data}
@@ -62,18 +62,13 @@ def combine(
     return made(name, out.dtype, shape, shape, -(-prod(shape) // _RUN), fields, (table, kept))
 
 
-def in_order(array: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """A copy of `array`, which is broadcast to `out`, whose axes lie in the order of those of `out`."""
-    aligned = array.reshape((1,) * (out.ndim - array.ndim) + array.shape)
+def in_order(shape: tuple[int, ...], out: np.ndarray) -> np.ndarray:
+    """A fresh array of `shape`, which is broadcast to that of `out`, whose axes lie in the order of those of `out`."""
+    more = out.ndim - len(shape)
+    sizes = (1,) * more + shape
     order = sorted(range(out.ndim), key=lambda axis: -out.strides[axis])
-    copied = aligned.transpose(order).copy().transpose(np.argsort(order))
-    return copied.squeeze(tuple(range(out.ndim - array.ndim)))  # where indices could make a scalar of it
-
-
-def add(shape: tuple[int, ...], dtype: np.dtype, activation: Activation) -> PixelKernel | None:
-    """``activation(x + residual)`` of two tensors of `shape` that lie in the same order of memory."""
-    alike = np.empty(shape, dtype)
-    return combine("add", alike, alike, alike, activation)
+    made = np.empty([sizes[axis] for axis in order], out.dtype).transpose(np.argsort(order))
+    return made.squeeze(tuple(range(more)))  # where indices could make a scalar of it
 
 
 def mapped(

@@ -66,7 +66,16 @@ GRAPHS: dict[str, tuple[Callable[[Builder], str], list[str]]] = {
     "one with an activation": (lambda b: transposed(b, "x", 1, "relu6"), ["transposed"]),
     "one with another": (lambda b: transposed(b, "x", 1, "hardswish"), ["transposed"]),
     "a transposed depthwise convolution": (lambda b: transposed(b, "x", 12, "silu"), ["transposed"]),
-    "a transposed one in groups": (lambda b: transposed(b, "x", 3, "relu"), ["conv"]),
+    "a transposed one in groups": (lambda b: transposed(b, "x", 3, "relu"), ["numpy, map"]),
+    "phase by phase, in groups": (
+        lambda b: b.add("ConvTranspose", b.conv("x", 3, 12), b.random(12, 2, 4, 2), strides=[2, 2], group=3), ["conv"],
+    ),
+    "products of what is spread": (
+        lambda b: b.add(
+            "Mul", b.add("Expand", b.conv("x", 3, 9, 3, stride=2), b.ints(4, 9, 5, 6)),
+            b.add("Expand", b.conv("x", 3, 9, 3, stride=2), b.ints(4, 9, 5, 6)),
+        ), ["multiply"],
+    ),
     "phase by phase": (lambda b: upsampled(b, "x", 4, 9, strides=[2, 2], pads=[1, 1, 1, 1]), ["conv"]),
     "phase by phase, cut unevenly": (
         lambda b: upsampled(b, "x", 6, 2, strides=[3, 2], pads=[0, 1, 3, 2], output_padding=[0, 1]), ["conv"],
@@ -214,6 +223,38 @@ def test_one_entry_of_a_vector_is_a_view_without_axes(at) -> None:
     entry = b.add("Gather", b.add("Sigmoid", "x"), b.constant(at, np.int64))
     outputs = [b.add("Gather", "x", b.constant(at, np.int64)), b.add("Relu", entry), entry]
     agree(b.model("entries", outputs, x_shape=(6,)), {"x": x})
+
+
+@pytest.mark.parametrize("op", ["Add", "Div", "Max", "Mul", "Sub"])
+def test_tensors_that_are_spread_along_the_axis_that_others_are_read_along(op) -> None:
+    b, x = Builder(11), np.arange(6, dtype=np.float32).reshape(6, 1) + 1
+    wide = b.add("Expand", "x", b.ints(6, 64))
+    outputs = [
+        b.add(op, wide, wide),
+        b.add(op, wide, "x"),
+        b.add(op, b.random(6, 1), wide),
+        b.add(op, wide, b.random(64)),
+    ]
+    agree(b.model("spread", outputs, x_shape=(6, 1)), {"x": x})
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize(("size", "stride"), [(3, 2), (4, 2), (3, 1), (5, 3), (2, 2)])
+def test_infinity_stays_where_windows_of_transposed_convolutions_reach(size, stride, groups) -> None:
+    b, x = Builder(12), np.ones((1, 4, 5, 6), np.float32)
+    x[0, 1, 2, 3] = np.inf
+    y = b.add("ConvTranspose", "x", b.random(4, 3, size, size), strides=[stride, stride], group=groups)
+    content = b.model("infinite", [y], x_shape=(1, 4, 5, 6))
+    [wanted] = onnxruntime.InferenceSession(content).run(None, {"x": x})
+    found = dwcpu.load_onnx(content)(x)
+    np.testing.assert_array_equal(np.isfinite(found), np.isfinite(wanted))
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 4, 6), (4, 300), (2, 3, 2, 3, 2)])
+def test_activations_run_on_kernels_where_what_comes_before_does_not(shape) -> None:
+    b, x = Builder(13), np.random.default_rng(13).standard_normal(shape).astype(np.float32)
+    model = agree(b.model("normal", [b.act(b.norm("x", shape[1]), "hardswish")], x_shape=shape), {"x": x})
+    assert [row.kernel for row in model.explain(shape).rows] == ["numpy, map"]
 
 
 def test_outputs_with_their_channels_first_are_kernels_too() -> None:

@@ -3,7 +3,8 @@
 # Assumes: out is contiguous, plan.height elements in all; rows are runs of plan.width of them, and there is one block.
 # For those of two tensors plan.weights points to ELEMENT_AXES sizes, the axes of out from the outermost to the
 # innermost, as many steps of the first tensor and of the second, and a number that says where these are: 0: x and
-# residual, 1: x and what plan.bias points to, 2: that and x. Steps of the innermost axis are 0 or 1.
+# residual, 1: x and what plan.bias points to, 2: that and x. Steps of the innermost axis are 0 or 1, and not
+# both 0 unless there is one element.
 # Guarantees: every output is one operation, clamped and activated: the same bits however the rows are shared. NaN
 # passes.
 # What is read comes from memory or L2 once; nothing is blocked.

@@ -53,7 +53,7 @@ def _combine(planner: Planner, node: Node, operands: list[Operand]) -> list[Oper
             seen.append(array)
             values.append(each.value())
         else:
-            seen.append(elementwise.in_order(array, out))
+            seen.append(elementwise.in_order(array.shape, out))
             values.append(planner.like(each, seen[-1]))
     kernel = elementwise.combine(_COMBINED[node.op], seen[0], seen[1], out, activation, known)
     if kernel is None:
@@ -63,12 +63,17 @@ def _combine(planner: Planner, node: Node, operands: list[Operand]) -> list[Oper
 
 def _as_it_will_lie(shape: tuple[int, ...], dtype: np.dtype, symbols: list[Symbol]) -> np.ndarray:
     """A fresh array for a result: in the order of an operand of its shape, that of kernels if there is one."""
-    whole = [each.array for each in symbols if each.array.shape == shape]
+    whole = [each.array for each in symbols if each.array.shape == shape and not _is_spread(each.array)]
     whole.sort(key=lambda array: (not _as_kernels_write(array), not same_order(array, np.empty_like(array))))
     if whole:
         return np.empty_like(whole[0])
     images = len(shape) == 4 and any(is_channel_last(each.array) for each in symbols if each.array.ndim == 4)
     return channel_last(shape, dtype) if images else np.empty(shape, dtype)
+
+
+def _is_spread(array: np.ndarray) -> bool:
+    """Whether elements are there several times: such an axis has no place in an order."""
+    return any(step == 0 for step, size in zip(array.strides, array.shape, strict=True) if size > 1)
 
 
 def _as_kernels_write(array: np.ndarray) -> bool:

@@ -15,7 +15,7 @@ from ..products import products
 from .arithmetic import ARITHMETIC
 from .ir import Node
 from .moves import MOVES, known
-from .operators.convolution import conv_windows
+from .operators.convolution import both, conv_windows
 from .operators.moving import axis_of
 from .operators.pooling import window_counts, windows_of
 from .operators.reducing import axes_of
@@ -57,21 +57,16 @@ def _vector(bias: Operand) -> Any:
     return None if bias is None else np.asarray(bias).reshape(-1)
 
 
-def _both(pair: tuple[int, ...], default: int) -> tuple[int, int]:
-    """A number for each of two axes of pixels, of signals too."""
-    return (pair[0], pair[1]) if len(pair) == 2 else (default, pair[0])
-
-
 def _options(node: Node, x: np.ndarray, w: np.ndarray) -> dict[str, Any]:
     """stride, padding and dilation of a Conv, as layers take them."""
     windows = conv_windows(node, x, w)
-    begins, ends = _both(windows.begins, 0), _both(windows.ends, 0)
+    begins, ends = both(windows.begins, 0), both(windows.ends, 0)
     if min(*begins, *ends) < 0:
         raise ValueError(f"padding {begins}, {ends} is negative; cut the image first")
     return {
-        "stride": _both(windows.strides, 1),
+        "stride": both(windows.strides, 1),
         "padding": tuple(zip(begins, ends, strict=True)),
-        "dilation": _both(windows.dilations, 1),
+        "dilation": both(windows.dilations, 1),
     }
 
 
@@ -293,8 +288,8 @@ def _pool(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand
             if (counts != prod(windows.kernel)).any():  # `ceil_mode` has added windows that go beyond the padding
                 return None
     image = planner.image(x)
-    outputs, kernel_size, strides, dilations = (_both(pair, 1) for pair in (windows.outputs, *windows[:3]))
-    begins = _both(windows.begins, 0)
+    outputs, kernel_size, strides, dilations = (both(pair, 1) for pair in (windows.outputs, *windows[:3]))
+    begins = both(windows.begins, 0)
     kernel = pixels.pool(kind, image.shape, outputs, kernel_size, strides, dilations, begins, image.dtype)
     if kernel is None:
         return None

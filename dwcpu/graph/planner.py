@@ -330,7 +330,11 @@ class Planner:
             results = self._by_numpy(OPERATORS["Add"], Node("Add", node.name, [], []), [results[0], each])
         if spec is not None:
             last = Node("Activation", node.name, [], [], {"activation": spec})
-            results = self._by_numpy(OPERATORS["Activation"], last, results[:1])
+            before, x = self._row.get("kernel", ""), results[0]
+            lower = self._lowerings.get("Activation") if isinstance(x, Symbol) and x.array.size else None
+            made = lower(self, last, [x]) if lower is not None else None
+            results = made or self._by_numpy(OPERATORS["Activation"], last, [x])
+            self.describe(", ".join(dict.fromkeys(filter(None, [before, self._row["kernel"]]))))
         return results
 
     def _by_numpy(self, operator: Operator, node: Node, operands: list[Operand]) -> list[Operand]:

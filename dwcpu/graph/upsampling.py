@@ -10,16 +10,11 @@ from ..epilogue import parse_activation
 from ..layers import Conv2d
 from ..transposed import TransposedConv
 from .ir import Node
-from .operators.convolution import transposed_shape
+from .operators.convolution import both, transposed_shape
 from .planner import Operand, Planner, Symbol, channel_last
 
 __all__ = ["conv_transpose"]
 
-#: Channels that fill a vector: it takes long to add products to results of fewer.
-_MANY = 8
-#: How many times the taps of its window all phases together may have: 3 pixels at stride 2 would have 4. The second
-#: number is for results of few channels, and for groups, which NumPy has otherwise.
-_MORE_TAPS = 1.3, 4.0
 #: Phases at most, of which each may be a copy.
 _MOST_PHASES = 64
 
@@ -29,17 +24,18 @@ def conv_transpose(planner: Planner, node: Node, operands: list[Operand]) -> lis
     x, w, bias = (*operands, None)[:3]
     if not isinstance(x, Symbol) or not isinstance(w, np.ndarray) or isinstance(bias, Symbol):
         return None
-    if x.array.dtype != w.dtype or w.dtype.char not in "fd" or w.ndim not in (3, 4) or not x.array.size:
+    if x.array.dtype != w.dtype or w.dtype.char not in "fd" or w.ndim not in (3, 4) or not w.size:
         return None
     shape, *placed = transposed_shape(node, x.array, w, bias)
-    kernel, outputs = _both(w.shape[2:], 1), _both(shape[2:], 1)
-    begins, strides, dilations = (_both(pair, default) for pair, default in zip(placed, (0, 1, 1), strict=True))
+    kernel, outputs = both(w.shape[2:], 1), both(shape[2:], 1)
+    begins, strides, dilations = (both(pair, default) for pair, default in zip(placed, (0, 1, 1), strict=True))
     groups, each = int(node.get("group", 1)), w.shape[1]
     filters = w.reshape(*w.shape[:2], *kernel)
     depthwise = each == 1 and groups == w.shape[0] > 1
-    whole = prod(-(-size // stride) * stride for size, stride in zip(kernel, strides, strict=True))
-    phased = prod(strides) <= _MOST_PHASES and whole <= _MORE_TAPS[groups > 1 or each < _MANY] * prod(kernel)
-    if not depthwise and (strides == (1, 1) or (dilations == (1, 1) and phased)):
+    # Taps that a phase lacks would be zeros, times which infinity is NaN.
+    whole = not any(size % stride for size, stride in zip(kernel, strides, strict=True))
+    phased = dilations == (1, 1) and whole and prod(strides) <= _MOST_PHASES and not node.get("output_shape")
+    if not depthwise and (strides == (1, 1) or phased):
         made = _by_phases(planner, node, x, filters, bias, shape, outputs, begins, strides, dilations)
         if made is not None:
             return made
@@ -49,17 +45,12 @@ def conv_transpose(planner: Planner, node: Node, operands: list[Operand]) -> lis
 
     def make() -> TransposedConv:
         lying = filters[:, 0].transpose(1, 2, 0) if depthwise else filters.transpose(0, 2, 3, 1)
-        return TransposedConv(lying, None if bias is None else bias, parse_activation(spec, ""))
+        return TransposedConv(lying, bias, parse_activation(spec, ""))
 
     layer = planner.layer((node.outputs[0], spec), node.inputs[1:3], make)
     image = planner.image(x)
     run = layer.kernel(image.shape, outputs, strides, dilations, begins)
     return None if run is None else [planner.run_kernel("transposed", run, image, None, channel_last(shape, w.dtype))]
-
-
-def _both(pair: tuple[int, ...], default: int) -> tuple[int, int]:
-    """A number for each of two axes of pixels, of signals too."""
-    return (pair[0], pair[1]) if len(pair) == 2 else (default, pair[0])
 
 
 def _by_phases(
@@ -80,21 +71,19 @@ def _by_phases(
     q - t. At stride 1 there is one phase, and nothing to move.
     """
     groups, (_, each, *kernel) = int(node.get("group", 1)), w.shape
-    taps = [-(-size // stride) for size, stride in zip(kernel, strides, strict=True)]
+    taps = [size // stride for size, stride in zip(kernel, strides, strict=True)]
     firsts = [begin // stride for begin, stride in zip(begins, strides, strict=True)]
     lasts = [(begin + size - 1) // stride for begin, size, stride in zip(begins, outputs, strides, strict=True)]
-    batch, sizes = x.array.shape[0], _both(x.array.shape[2:], 1)
+    batch, sizes = x.array.shape[0], both(x.array.shape[2:], 1)
     padding = tuple(
         ((count - 1) * apart - first, last - size + 1)
         for count, apart, first, last, size in zip(taps, dilations, firsts, lasts, sizes, strict=True)
     )
-    if not all(0 <= size < 2**31 for pair in padding for size in pair):  # more than convolutions take
+    if not all(0 <= size < 2**31 for pair in (*padding, dilations) for size in pair):  # more than convolutions take
         return None
 
     def make() -> Conv2d:
-        whole = [(0, count * stride - size) for count, stride, size in zip(taps, strides, kernel, strict=True)]
-        apart = np.pad(w, [(0, 0), (0, 0), *whole])
-        apart = apart.reshape(groups, -1, each, taps[0], strides[0], taps[1], strides[1])[:, :, :, ::-1, :, ::-1]
+        apart = w.reshape(groups, -1, each, taps[0], strides[0], taps[1], strides[1])[:, :, :, ::-1, :, ::-1]
         filters = apart.transpose(3, 5, 1, 0, 4, 6, 2).reshape(*taps, w.shape[0] // groups, -1)
         known = np.zeros(groups * each, w.dtype) if bias is None else bias
         biases = np.broadcast_to(known.reshape(groups, 1, 1, each), (groups, *strides, each)).reshape(-1)

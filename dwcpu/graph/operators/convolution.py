@@ -24,10 +24,15 @@ from ..ir import Node
 from .pooling import Windows, windows_of
 from .registry import general, like
 
-__all__ = ["conv_windows", "transposed_shape"]
+__all__ = ["both", "conv_windows", "transposed_shape"]
 
 #: Places in images are computed in int64.
 _FARTHEST = 2**61
+
+
+def both(pair: tuple[int, ...], default: int) -> tuple[int, int]:
+    """A number for each of two axes of pixels, of signals too."""
+    return (pair[0], pair[1]) if len(pair) == 2 else (default, pair[0])
 
 
 def conv_windows(node: Node, x: np.ndarray, w: np.ndarray) -> Windows:

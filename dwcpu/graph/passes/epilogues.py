@@ -7,18 +7,18 @@ from .matching import Links
 
 __all__ = ["fuse_activations", "fuse_residuals"]
 
-#: With weights, or the like, that are known.
-_KERNELS = ("Affine", "Conv", "ConvTranspose", "Gemm", "InstanceNormalization", "MatMul")
+#: With weights, or the like, which must be known.
+_WEIGHTED = ("Affine", "Conv", "ConvTranspose", "Gemm", "InstanceNormalization", "MatMul")
 #: Of any two tensors.
-_SUMS = ("Add", "Div", "Mul", "Sub")
+_PAIRS = ("Add", "Div", "Mul", "Sub")
 
 
 def _takes_epilogue(graph: Graph, node: Node | None) -> bool:
-    """Whether a node runs on a kernel and nothing comes after its sum yet."""
+    """Whether what a node computes may be activated at once, and nothing comes after it yet."""
     return (
         node is not None
         and node.get("activation") is None
-        and (node.op in _SUMS or not any(name not in graph.constants for name in node.inputs[1:3] if name))
+        and (node.op in _PAIRS or not any(name not in graph.constants for name in node.inputs[1:3] if name))
         and len(node.outputs) == 1
     )
 
@@ -64,7 +64,7 @@ def fuse_activations(graph: Graph) -> None:
     for node in graph.nodes:
         if node.op != "Activation":
             continue
-        before = links.maker(node.inputs[0], *_KERNELS, *_SUMS)
+        before = links.maker(node.inputs[0], *_WEIGHTED, *_PAIRS)
         if before is None or not _takes_epilogue(graph, before) or not links.single(node.inputs[0]):
             continue
         before.attributes["activation"] = node.get("activation")
