@@ -10,8 +10,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-#: Set where Numba compiles for another CPU than this one: `test_kernels` then compiles each depthwise kernel, and each
-#: window of a fused one, as its first case needs it, and leaves out cases that need more.
+#: Set where Numba compiles for another CPU than this one: `test_kernels` then compiles each kernel as its first case
+#: needs it, and leaves out cases that need more.
 COMPILE_ONCE = "DWCPU_TEST_COMPILE_ONCE"
 
 #: What Numba calls a CPU that has an instruction set and no more.

@@ -122,15 +122,10 @@ def test_activations_are_as_near_on_narrower_sets(isa: str) -> None:
 
 @pytest.mark.parametrize("isa", [isa for isa in COMPILED[:-1] if isa in CPUS])
 def test_numba_kernels_for_narrower_sets_pass_the_tests_of_kernels(isa: str) -> None:
-    """As Numba compiles them for a CPU of that level; by day float32 on the widest vectors, each for one window."""
+    """As Numba compiles them for a CPU of that level; by day the depthwise ones of 3x3, each for one window."""
     pytest.importorskip("numba")
     reduced_form = {} if is_nightly() else {COMPILE_ONCE: "1"}
-    fewer = (
-        ""
-        if is_nightly()
-        else " and _f32 and not l1 and not l2 and not 5x5 and not 7x7 and not flat5 and not flat6 and not flat7"
-    )
-    which = f"exact and __numba{fewer}"
+    which = "exact and __numba" + ("" if is_nightly() else " and depthwise_f32 and (3x3 or any_1x8v1 or flat3)")
     pass_the_tests_of_kernels(which, DWCPU_ISA=isa, NUMBA_CPU_NAME=CPUS[isa], NUMBA_CPU_FEATURES="", **reduced_form)
 
 

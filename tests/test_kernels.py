@@ -50,7 +50,7 @@ QUICK_WINDOW, QUICK_STRIDE = (3, 3), (1, 1)
 #: Of the depthwise step of fused operations; 8 fill float32 vectors, which a row of the table compiles anyway.
 QUICK_MULTIPLIERS_FUSED = {"float32": (1, 2, 8), "float64": (1,)}
 #: Of matrix products in float64, whose tiles are those of float32, one case in so many, as their names fall.
-QUICK_SHARE = 4
+QUICK_SHARE = 16
 
 #: float32 lanes of the CPU's vectors: Numba's kernels of matrix products have no others.
 WIDEST = max((kernel.lanes for kernel in KERNELS if kernel.backend == "numba" and kernel.op == "pointwise"), default=0)
@@ -143,15 +143,10 @@ def _flat_cases(columns: int, channels: int) -> Iterator[Case]:
 
 @contextlib.contextmanager
 def compiled_once(kernel: Kernel, number: int) -> Iterator[None]:
-    """Leave the block where case `number` needs what was not compiled for the first one, if `COMPILE_ONCE` asks so.
-
-    Tiles of matrix products are many: one case in 64 compiles what it needs.
-    """
+    """Leave the block where case `number` needs what was not compiled for the first one, if `COMPILE_ONCE` asks so."""
     if COMPILE_ONCE not in os.environ or kernel.backend != "numba":
         yield
         return
-    if kernel.op in ("pointwise", "conv"):
-        number %= 64
     from dwcpu.numba_kernels.target import ANY, CACHED, NotReadyError, limited
 
     with contextlib.suppress(NotReadyError), limited(CACHED if number else ANY):
