@@ -259,10 +259,8 @@ def _reduce(planner: Planner, node: Node, operands: list[Operand]) -> list[Opera
     rows, columns = prod(sizes[taken[0] : taken[-1]]), sizes[taken[-1]]
     if inner > 1 or whole:
         kernel = pixels.reduced(kind, (outer, rows, columns, inner), lies.dtype)
-    elif kind != "minimum":
-        kernel = pixels.reduced_rows(kind, outer, rows * columns, lies.dtype)
     else:
-        return None
+        kernel = pixels.reduced_rows(kind, outer, rows * columns, lies.dtype)
     if kernel is None:
         return None
     made = np.empty([1 if axis in gone else shape[axis] for axis in order], lies.dtype).transpose(np.argsort(order))
