@@ -78,6 +78,10 @@ FIELDS: dict[str, str] = {
     "pad_left": "i",
     "groups": "i",
     "multiplier": "i",
+    # from one pixel to the next, in elements: of x (conv: always in_channels), and of out and the residual. More than
+    # the channels where these are some of a wider tensor's
+    "x_step": "i",
+    "out_step": "i",
     # epilogue: hardswish if that is not 0, in the register tile; clamp to [low, high] always (infinite bounds for no
     # clamp; NaN passes); then `activation` when not null, a second pass:
     # void activation(T *values, int64 rows, int64 row_stride, int64 columns, double alpha)

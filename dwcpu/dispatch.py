@@ -22,10 +22,11 @@ import numpy as np
 from . import choices, runtime
 from .abi import MOST_MULTIPLES, MOST_UNROLLED_TAPS
 from .epilogue import Activation
+from .fused import PreparedInverted, PreparedSeparable, PreparedSplit, threads_used
 from .geometry import ConvGeometry, Geometry, InvertedResidualGeometry, SeparableGeometry
 from .grid import run_length
 from .interrupts import imported
-from .prepared import Prepared, PreparedInverted, PreparedSeparable, PreparedSingle, PreparedSplit, threads_used
+from .prepared import Prepared, PreparedSingle
 
 __all__ = ["Choice", "Kernel", "choose", "explain", "kernels", "list_kernels", "warmup"]
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from . import runtime
 from .epilogue import Activation
+from .pipeline import Value
 from .pixels import PixelKernel, epilogue, made
 
 __all__ = ["combine", "fill", "function", "in_order", "mapped"]
@@ -59,7 +60,22 @@ def combine(
     fields = _flat(shape, out.dtype, activation) | {"weights": table.ctypes.data}
     if kept is not None:
         fields["bias"] = kept.ctypes.data
-    return made(name, out.dtype, shape, shape, -(-prod(shape) // _RUN), fields, (table, kept))
+    kernel = made(name, out.dtype, shape, shape, -(-prod(shape) // _RUN), fields, (table, kept))
+    if kernel is not None:
+
+        def remade(x: Value, residual: Value | None, target: Value) -> PixelKernel | None:
+            given = iter((x, residual))
+            first, second = (each if at == known else _like(next(given)) for at, each in enumerate((a, b)))
+            return combine(name, first, second, out, activation, known) if target.steps == out.strides else None
+
+        kernel.remade = remade
+    return kernel
+
+
+def _like(value: Value | None) -> np.ndarray:
+    """An array that lies as a value does, and has no contents."""
+    assert value is not None
+    return np.lib.stride_tricks.as_strided(np.empty(0, value.dtype), value.shape, value.strides)
 
 
 def in_order(shape: tuple[int, ...], out: np.ndarray) -> np.ndarray:

@@ -24,7 +24,7 @@ from .grid import Grid
 if TYPE_CHECKING:
     from .background import Job
 
-__all__ = ["GIVEN", "Arenas", "Builder", "Call", "Node", "Pass", "Pipeline", "Value", "chain", "given"]
+__all__ = ["GIVEN", "Arenas", "Builder", "Call", "Node", "Pass", "Pipeline", "Step", "Value", "chain", "given"]
 
 #: ``run(x, residual, out, threads)``
 Run = Callable[[np.ndarray, np.ndarray | None, np.ndarray, int], object]
@@ -77,6 +77,9 @@ class Kernels(Protocol):
 
     def passes(self, threads: int) -> tuple[Pass, ...]:
         """The kernels to run one after the other; the residual belongs to the last."""
+
+    def placed(self, x: Value, residual: Value | None, out: Value) -> Kernels | None:
+        """The same for arrays that lie as these do, with gaps between pixels; None if it cannot take them."""
 
 
 class Node(NamedTuple):
@@ -153,6 +156,28 @@ class Value(NamedTuple):
     offset: int = 0
     strides: tuple[int, ...] | None = None
 
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Bytes from one entry of each axis to the next."""
+        if self.strides is not None:
+            return self.strides
+        return tuple(prod(self.shape[axis + 1 :]) * self.dtype.itemsize for axis in range(len(self.shape)))
+
+    @property
+    def pixel_step(self) -> int | None:
+        """Elements from one pixel to the next of images (N, H, W, C); None if pixels are not equally far apart."""
+        *sizes, channels = self.shape
+        *steps, inner = self.steps
+        size, pixels, first = self.dtype.itemsize, 1, channels * self.dtype.itemsize
+        for count, step in zip(reversed(sizes), reversed(steps), strict=True):
+            if count > 1 and pixels == 1:
+                first = step
+            elif count > 1 and step != first * pixels:
+                return None
+            pixels *= count
+        together = first >= channels * size and (inner == size or channels == 1)
+        return first // size if together and first % size == 0 else None
+
 
 def given(number: int) -> int:
     """The buffer number that stands for array `number` of those that every run is given.
@@ -168,7 +193,7 @@ class Call(NamedTuple):
     function: Callable[..., object]
 
 
-class _Step(NamedTuple):
+class Step(NamedTuple):
     """A pass or a call, and the values that it reads and writes. A pass reads its input and perhaps a residual."""
 
     node: int
@@ -188,7 +213,7 @@ class Builder:
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
-        self.steps: list[_Step] = []
+        self.steps: list[Step] = []
 
     def buffer(self, size: int) -> int:
         """A new buffer of that many bytes: its number."""
@@ -201,7 +226,7 @@ class Builder:
 
     def call(self, node: int, function: Callable[..., object], reads: Sequence[Value], writes: Sequence[Value]) -> None:
         """Add a call of ``function(*read arrays, *written arrays)``, which belongs to node number `node`."""
-        self.steps.append(_Step(node, Call(function), tuple(reads), tuple(writes)))
+        self.steps.append(Step(node, Call(function), tuple(reads), tuple(writes)))
 
     def operate(self, number: int, node: Node, x: Value, residual: Value | None, out: Value, threads: int) -> None:
         """Add the steps of `node`, the pipeline's node number `number`, from `x` to `out`."""
@@ -216,7 +241,7 @@ class Builder:
         for each in passes:
             last = each is passes[-1]
             target = out if last else self.value(each.out_shape, x.dtype)
-            self.steps.append(_Step(number, each, (x, residual if last else None), (target,)))
+            self.steps.append(Step(number, each, (x, residual if last else None), (target,)))
             x = target
 
     def replace(self, buffer: int, other: int) -> None:
@@ -397,13 +422,13 @@ class Pipeline:
         return np.ndarray(shape, dtype, array, offset, strides)
 
 
-def _asking_ahead(steps: Sequence[_Step]) -> list[_Step]:
+def _asking_ahead(steps: Sequence[Step]) -> list[Step]:
     """The steps, the passes among them such that they ask for what later ones would wait for."""
     passes = iter(asking([step.operation for step in steps if isinstance(step.operation, Pass)]))
     return [step._replace(operation=next(passes)) if isinstance(step.operation, Pass) else step for step in steps]
 
 
-def _sections(steps: list[_Step]) -> list[tuple[int, int]]:
+def _sections(steps: list[Step]) -> list[tuple[int, int]]:
     """Half-open ranges of steps: kernels in a row, or one call."""
     found: list[tuple[int, int]] = []
     for at, step in enumerate(steps):

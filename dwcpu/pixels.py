@@ -5,7 +5,8 @@ Where these are not there, whoever wants them leaves the work to NumPy.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from copy import copy as copy_object
 from math import prod
 from typing import Any
 
@@ -15,7 +16,7 @@ from . import runtime
 from .abi import plan_dtype
 from .epilogue import Activation
 from .grid import cut
-from .pipeline import Node, Pass
+from .pipeline import Node, Pass, Value
 
 __all__ = [
     "GlobalAveragePool",
@@ -70,7 +71,15 @@ class PixelKernel:
         Bytes that each task needs.
     flops : int
         What it computes, where that is more than an operation for each output.
+
+    Attributes
+    ----------
+    remade : callable, optional
+        ``remade(x, residual, out)`` gives the kernel for arrays that lie as these `pipeline.Value`, or None. Without
+        it, kernels whose plans have steps of pixels are given other ones, and others take no other arrays.
     """
+
+    remade: Callable[[Value, Value | None, Value], PixelKernel | None] | None = None
 
     def __init__(
         self,
@@ -94,6 +103,18 @@ class PixelKernel:
         """The one kernel."""
         grid = cut(self._rows, 1, self._blocks, threads if self._shared else 1, True)
         return (Pass(self._address, self._plan, grid._replace(scratch=self._scratch), self.out_shape, self),)
+
+    def placed(self, x: Value, residual: Value | None, out: Value) -> PixelKernel | None:
+        """As `pipeline.Kernels` says."""
+        if self.remade is not None:
+            return self.remade(x, residual, out)
+        x_step, out_step = x.pixel_step, out.pixel_step
+        if not self._plan["x_step"][0] or x_step is None or out_step is None:
+            return None
+        other = copy_object(self)
+        other._plan = self._plan.copy()
+        other._plan["x_step"], other._plan["out_step"] = x_step, out_step
+        return other
 
 
 def made(
@@ -151,9 +172,10 @@ def pool(
     """
     batch, height, width, channels = x_shape
     fields = {
-        "height": height, "width": width, "in_channels": channels, "out_height": outputs[0], "out_width": outputs[1],
-        "kernel_h": window[0], "kernel_w": window[1], "stride_h": stride[0], "stride_w": stride[1],
-        "dilation_h": dilation[0], "dilation_w": dilation[1], "pad_top": begin[0], "pad_left": begin[1], "low": -np.inf,
+        "height": height, "width": width, "in_channels": channels, "x_step": channels, "out_step": channels,
+        "out_height": outputs[0], "out_width": outputs[1], "kernel_h": window[0], "kernel_w": window[1],
+        "stride_h": stride[0], "stride_w": stride[1], "dilation_h": dilation[0], "dilation_w": dilation[1],
+        "pad_top": begin[0], "pad_left": begin[1], "low": -np.inf,
     }  # fmt: skip
     return made(kind, dtype, x_shape, (batch, *outputs, channels), batch * outputs[0], fields)
 
@@ -192,7 +214,10 @@ def copy(
     run = max(1, _COPIED // down[0] // LINE) * LINE
     runs = -(-across[0] // run)
     fields = {"weights": table.ctypes.data, "width": run, "height": runs}
-    return made("copy", kind, shape, shape, outer[0][0] * runs, fields, table)
+    kernel = made("copy", kind, shape, shape, outer[0][0] * runs, fields, table)
+    if kernel is not None:
+        kernel.remade = lambda x, residual, out: copy(shape, dtype, x.steps, out.steps)
+    return kernel
 
 
 def reduced(kind: str, shape: tuple[int, ...], dtype: np.dtype) -> PixelKernel | None:

@@ -6,6 +6,7 @@ the number of threads, the grid and the micro-kernels that it needs, is made at 
 
 from __future__ import annotations
 
+from copy import copy
 from math import gcd, lcm, prod
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +15,15 @@ import numpy as np
 from . import arrays, packing, runtime
 from .abi import ACTIVATION_CODES, AHEAD_TILES, COPY_BYTES, FIELDS, HALF_COLUMNS, TURN, panel_widths, plan_dtype
 from .epilogue import Activation
-from .geometry import ConvGeometry, Geometry, InvertedResidualGeometry, SeparableGeometry
+from .geometry import ConvGeometry, Geometry
 from .grid import BETTER, BETTER_WINDOWS, Grid, cut, run_length, worth_threads, worth_waking
 from .interrupts import imported
-from .pipeline import GIVEN, Node, Pass, Pipeline, chain
+from .pipeline import Pass, Value
 
 if TYPE_CHECKING:
     from .dispatch import Kernel
 
-__all__ = ["Prepared", "PreparedInverted", "PreparedSeparable", "PreparedSingle", "PreparedSplit", "threads_used"]
+__all__ = ["L2_SHARE", "Prepared", "PreparedSingle", "fill", "grid_of", "row_phases"]
 
 #: L1 caches that the patches and weights of a depthwise pass may take. Far more than one: what is read again comes from
 #: L2 in time, and long runs of channels suit the prefetchers. Of 0.5 to 16, 4 and more are 2 to 5 % faster than less.
@@ -32,20 +33,13 @@ _WAYS, _LINE, _PAGE = 8, 64, 4096
 #: Channel vectors that are copied aside at a time: as many as fit.
 _COPIED = 8, 4
 #: Share of the L2 cache for what passes stay in: pixels of a GEMM block, rows of a fused block.
-_L2_SHARE = 0.5
-#: The same for the window of expanded rows and the block of depthwise rows of an inverted residual together.
-_L2_SHARE_INVERTED = 0.75
+L2_SHARE = 0.5
 #: Weights of a GEMM that take no more of it are read again for each block of pixels without harm.
 _L2_SHARE_WEIGHTS = 0.25
+#: Output channels up to which a matrix product reads pixels with gaps between them.
+_MOST_OUTPUTS = 128
 #: Pixels of a block whose outputs go to memory.
 _STREAMED_ROWS = 28
-#: Times `_L2_SHARE` that the rows of a dilated window's tiles may take: 33x33x256 at dilation 6 takes 5 % longer with
-#: blocks of six rows, which fit, than with 12 or 24.
-_MOST_APART = 4
-#: Pixels of a matrix product whose time hides the reading of large weights.
-_HIDING_PIXELS = 96
-#: What a flop of a depthwise window costs beside one of a matrix product.
-_WINDOW_COST = 2.0
 
 
 class Prepared:
@@ -87,6 +81,26 @@ class Prepared:
         """The kernels that a pipeline runs, one after the other; the residual belongs to the last."""
         return (Pass(self._address, self.plan, self.grid(threads), self.geometry.out_shape, self),)
 
+    def placed(self, x: Value, residual: Value | None, out: Value) -> Prepared | None:
+        """As `pipeline.Kernels` says."""
+        x_step, out_step = x.pixel_step, out.pixel_step
+        if x_step is None or out_step is None or (residual is not None and residual.pixel_step != out_step):
+            return None
+        return self.stepped(x_step, out_step)
+
+    def stepped(self, x_step: int, out_step: int) -> Prepared | None:
+        """The same for pixels so many elements apart, of x, and of out and the residual; None if it has no such way."""
+        raise NotImplementedError  # by each subclass
+
+    def _with(self, **fields: int) -> Any:
+        """A copy whose plan has other numbers in these fields."""
+        other = copy(self)
+        other.plan = self.plan.copy()
+        for name, value in fields.items():
+            other.plan[name] = value
+        other._plan_address = other.plan.ctypes.data
+        return other
+
     def grid(self, threads: int) -> Grid:
         """How the kernel is cut for that many threads; its machine code is there afterwards."""
         grid = self._grids.get(threads)
@@ -105,10 +119,12 @@ class Prepared:
         """See to it that all machine code for this grid is there."""
 
 
-def _fill(plan: Any, geometry: ConvGeometry) -> None:
+def fill(plan: Any, geometry: ConvGeometry) -> None:
+    """Write what the plan of a kernel says of its geometry, for arrays without gaps."""
     for name in FIELDS:
         if hasattr(geometry, name):
             plan[name] = getattr(geometry, name)
+    plan["x_step"], plan["out_step"] = geometry.in_channels, geometry.out_channels
     plan["multiplier"] = max(1, geometry.out_channels // geometry.in_channels)
 
 
@@ -117,7 +133,7 @@ def _channels(kernel: Kernel, geometry: ConvGeometry) -> int:
     return geometry.out_channels if kernel.layout == "spread" else geometry.in_channels
 
 
-def _row_phases(geometry: ConvGeometry) -> int:
+def row_phases(geometry: ConvGeometry) -> int:
     """How many rows lie from one row of a depthwise tile to the next: see `geometry.effective_window`."""
     return geometry.dilation_h // gcd(geometry.stride_h, geometry.dilation_h)
 
@@ -139,11 +155,11 @@ def _blocks(kernel: Kernel, geometry: ConvGeometry) -> int:
     return geometry.groups * len(widths)
 
 
-def _grid(kernel: Kernel, geometry: ConvGeometry, threads: int) -> Grid:
+def grid_of(kernel: Kernel, geometry: ConvGeometry, threads: int) -> Grid:
     """The grid of one kernel for `threads` threads, cut."""
     rows = geometry.batch * geometry.out_height * (geometry.out_width if kernel.op == "pointwise" else 1)
     # The rows of a dilated window's tile lie apart: it makes no difference where others are cut.
-    apart = kernel.op == "depthwise" and _row_phases(geometry) > 1
+    apart = kernel.op == "depthwise" and row_phases(geometry) > 1
     granule = 1 if kernel.op == "conv" or apart else kernel.tile_rows
     segment = _segment(kernel, geometry)
     if segment:
@@ -157,31 +173,6 @@ def _grid(kernel: Kernel, geometry: ConvGeometry, threads: int) -> Grid:
     anywhere = kernel.op == "depthwise" and alone
     better = BETTER_WINDOWS if anywhere else BETTER
     return cut(rows, granule, _blocks(kernel, geometry), threads, divisible, blocks_first, better, anywhere)
-
-
-def _fused_grid(geometry: Geometry, tile_rows: int, threads: int) -> Grid:
-    """The grid of a fused kernel: output rows alone are shared, whole tiles of the window unless others are more even.
-
-    Half a tile takes as long as a whole one, but most of the work is in the matrix products, which take any rows.
-    """
-    rows = geometry.batch * geometry.out_shape[1]
-
-    def work(grid: Grid) -> float:
-        most = grid.most_rows
-        tiles = -(-most // tile_rows) * tile_rows
-        return sum(_WINDOW_COST * tiles * p.flops if p.op == "depthwise" else most * p.flops for p in geometry.parts)
-
-    return min((cut(rows, granule, 1, threads, False) for granule in (tile_rows, 1)), key=work)
-
-
-def threads_used(kernel: Kernel, geometry: Geometry, threads: int) -> int:
-    """Threads that take part when `kernel` is asked to use `threads`; for two passes, in the better shared one."""
-    worth = worth_waking if kernel.label == "split" else worth_threads  # passes wake whom they need
-    if not worth(geometry, kernel.dtype.itemsize):
-        return 1
-    if isinstance(geometry, ConvGeometry):
-        return _grid(kernel, geometry, threads).threads
-    return _fused_grid(geometry, 1, threads).threads if kernel.label == "fused" else threads
 
 
 class PreparedSingle(Prepared):
@@ -200,7 +191,7 @@ class PreparedSingle(Prepared):
     ) -> None:
         super().__init__(kernel, geometry)
         plan, itemsize = self.plan, kernel.dtype.itemsize
-        _fill(plan, geometry)
+        fill(plan, geometry)
         # Two threads that pack at once make the same arrays: whichever is kept will do.
         key = (kernel.op, kernel.lanes, kernel.layout, kernel.tile_columns if kernel.op != "depthwise" else 0)
         self._packed = packed.get(key) or packed.setdefault(key, self._pack(w, bias))
@@ -214,7 +205,7 @@ class PreparedSingle(Prepared):
             plan["multiplier"] = 1
         plan["tile_rows"], plan["tile_columns"], plan["lanes"] = kernel.tile_rows, kernel.tile_columns, kernel.lanes
         l2 = runtime.cache_sizes().l2 // itemsize
-        rows_in_l2 = int(_L2_SHARE * l2)
+        rows_in_l2 = int(L2_SHARE * l2)
         if kernel.op == "pointwise":
             # Inputs stay in L2, and outputs too where the weights leave room: panels fill lines side by side, and the
             # CPU fetches neighbours ahead, for which the next panel must not come too late. With AVX-512 16 to 96
@@ -239,6 +230,23 @@ class PreparedSingle(Prepared):
             self._table = kernel.micro_kernels(geometry, ())
             plan["micro_kernels"] = self._table.ctypes.data
 
+    def stepped(self, x_step: int, out_step: int) -> PreparedSingle | None:
+        """As `Prepared.stepped`."""
+        geometry = self.geometry
+        if (x_step, out_step) == (geometry.in_channels, geometry.out_channels):
+            return self
+        if self.kernel.layout == "flat":
+            return None
+        if x_step != geometry.in_channels:
+            # What is read again for every panel, or by windows that are one run without gaps, is better copied: 3x3
+            # convolutions take 4 to 30 % longer with gaps, a copy 2 to 10 %. Others gain 2 to 50 % on both together,
+            # unless all pixels share sets of the cache.
+            op, most = self.kernel.op, _MOST_OUTPUTS
+            again = op == "conv" or (op == "pointwise" and geometry.out_channels > most)
+            if again or x_step * self.kernel.dtype.itemsize % _PAGE == 0:
+                return None
+        return self._with(x_step=x_step, out_step=out_step)
+
     @property
     def _streams_out(self) -> bool:
         """Whether a matrix product is mostly the writing of outputs to memory: many, in long rows, of short sums.
@@ -247,7 +255,7 @@ class PreparedSingle(Prepared):
         to 512 0.58, 3136 of 24 to 1000 0.62; 64 to 1024 0.94. Of rows of less than 2 KiB some take longer.
         """
         geometry, caches, itemsize = self.geometry, runtime.cache_sizes(), self.kernel.dtype.itemsize
-        short = geometry.in_channels * geometry.out_channels * itemsize <= _L2_SHARE * caches.l2
+        short = geometry.in_channels * geometry.out_channels * itemsize <= L2_SHARE * caches.l2
         long_rows = geometry.out_channels * itemsize >= _PAGE // 2
         return short and long_rows and prod(geometry.out_shape) * itemsize > caches.l3 // 4
 
@@ -364,7 +372,7 @@ class PreparedSingle(Prepared):
         return own._replace(plan=plan)
 
     def _cut(self, threads: int) -> Grid:
-        return _grid(self.kernel, self.geometry, threads)
+        return grid_of(self.kernel, self.geometry, threads)
 
     def _ready(self, grid: Grid) -> None:
         if self.kernel.op == "pointwise":
@@ -390,189 +398,3 @@ def _activation(kernel: Kernel, code: int) -> int:
     if family is not None and (kernel.backend == "cython" or family.fused()):
         return family.activations(kernel.dtype.name)[code]
     return imported("dwcpu.numba_kernels.activations").address(kernel.dtype, code)
-
-
-class PreparedSeparable(Prepared):
-    """Separable, the intermediate in cache; `most_rows` of it at a time, if that is given, for who calls it in turn."""
-
-    geometry: SeparableGeometry
-
-    def __init__(
-        self, kernel: Kernel, geometry: SeparableGeometry, depthwise: Prepared, pointwise: Prepared, most_rows: int = 0
-    ) -> None:
-        super().__init__(kernel, geometry)
-        assert isinstance(depthwise, PreparedSingle) and isinstance(pointwise, PreparedSingle)
-        self.depthwise, self.pointwise = depthwise, pointwise
-        plan, middle = self.plan, geometry.pointwise
-        _fill(plan, middle)
-        # Half of L2 holds a block of the intermediate: as many whole rows as fit, or part of the width of one tile's
-        # rows where not even those do.
-        tile_rows, tile_columns = depthwise.kernel.tile_rows, depthwise.kernel.tile_columns
-        pixels = int(_L2_SHARE * runtime.cache_sizes().l2) // (middle.in_channels * kernel.dtype.itemsize)
-        # The rows of a dilated window's tiles lie apart: blocks have whole tiles of all, even if they take more.
-        phases = _row_phases(geometry.depthwise)
-        most = _MOST_APART * pixels // middle.width
-        if 1 < phases < middle.height and phases * tile_rows <= (min(most, most_rows) if most_rows else most):
-            tile_rows *= phases
-            pixels = max(pixels, tile_rows * middle.width)
-        rows = max(tile_rows, pixels // middle.width // tile_rows * tile_rows)
-        asking = 0 if most_rows else self._rows_asking(pixels, tile_rows)
-        self._block_rows = max(1, min(asking or rows, most_rows or rows, middle.batch * middle.height))
-        plan["asks_ahead"] = bool(asking)
-        columns = pixels // self._block_rows
-        if columns < middle.width:  # else whole rows, even where their width is no multiple of the tile's
-            columns = max(tile_columns, columns // tile_columns * tile_columns)
-        starts = range(0, middle.width, columns)
-        self._widths = {min(columns, middle.width - start) for start in starts}
-        self._stretches: Any = np.repeat(depthwise.plan, len(starts))
-        self._stretches["segment"] = 0
-        for stretch, start in zip(self._stretches, starts, strict=True):
-            stretch["pad_left"] -= start * geometry.depthwise.stride_w
-            stretch["out_width"] = min(columns, middle.width - start)
-        plan["block_rows"], plan["column_blocks"] = self._block_rows, len(starts)
-        plan["depthwise_kernel"], plan["depthwise_plan"] = depthwise._address, self._stretches.ctypes.data
-        plan["pointwise_kernel"], plan["pointwise_plan"] = pointwise._address, pointwise._plan_address
-        plan["depthwise_blocks"], plan["pointwise_blocks"] = depthwise.blocks, pointwise.blocks
-        block = self._block_rows * max(self._widths) * middle.in_channels * kernel.dtype.itemsize
-        self._scratch = _whole_lines(block)
-        self._address = kernel.address()
-
-    def _rows_asking(self, pixels: int, tile_rows: int) -> int:
-        """Rows of a block, of which `pixels` fit, if it asks for the inputs of the next; 0 if it does not.
-
-        Beside the block there must be room for those inputs. Small images are in L2 anyway; rows of dilated windows are
-        no neighbours; and large weights, which every block reads anew, take more pixels to hide behind.
-        """
-        depthwise, pointwise = self.geometry.depthwise, self.geometry.pointwise
-        itemsize, l2 = self.kernel.dtype.itemsize, runtime.cache_sizes().l2
-        if depthwise.dilation_h > 1 or prod(depthwise.x_shape) * itemsize <= _L2_SHARE * l2:
-            return 0
-        rows = pixels // (pointwise.width + depthwise.stride_h * depthwise.width) // tile_rows * tile_rows
-        many_weights = pointwise.in_channels * pointwise.out_channels * itemsize > l2 // 4
-        return 0 if many_weights and rows * pointwise.width < _HIDING_PIXELS else rows
-
-    def passes(self, threads: int) -> tuple[Pass, ...]:
-        """As `Prepared.passes`."""
-        (only,) = super().passes(threads)
-        # Several threads, or blocks, would all ask for the same.
-        if self._block_rows < only.grid.rows or len(self._stretches) > 1 or only.grid.row_parts > 1:
-            return (only,)
-        room = self.pointwise.room(only.grid.rows * self.geometry.pointwise.width, 1)
-        return (only._replace(room=room, asking=self.asking),)
-
-    def asking(self, own: Pass, address: int, size: int) -> Pass:
-        """As `PreparedSingle.asking`."""
-        inner = self.pointwise.asking(own, address, size)
-        plan = self.plan.copy()
-        plan["pointwise_plan"] = inner.plan.ctypes.data
-        return own._replace(plan=plan, owner=(self, inner))
-
-    def _cut(self, threads: int) -> Grid:
-        grid = _fused_grid(self.geometry, self.depthwise.kernel.tile_rows, threads)
-        return grid._replace(scratch=self._scratch)
-
-    def _ready(self, grid: Grid) -> None:
-        self.ready_for(set(grid.row_counts()))
-
-    def ready_for(self, counts: set[int]) -> None:
-        """Compile the micro-kernels for runs of these numbers of output rows."""
-        step = self._block_rows
-        rows = {part for count in counts for part in (min(count, step), count % step)}
-        if len(self._stretches) > 1:
-            rows = {1}  # parts of rows are handed on one by one
-        pixels = {count * width for count in rows for width in self._widths}
-        self.pointwise.ready_for(pixels, int(self.pointwise.plan["block_rows"][0]))
-
-
-class PreparedInverted(Prepared):
-    """Inverted residual, both intermediates in cache."""
-
-    geometry: InvertedResidualGeometry
-
-    def __init__(
-        self,
-        kernel: Kernel,
-        geometry: InvertedResidualGeometry,
-        expand: Prepared,
-        separable: Kernel,
-        depthwise: Prepared,
-        pointwise: Prepared,
-    ) -> None:
-        super().__init__(kernel, geometry)
-        assert isinstance(expand, PreparedSingle)
-        plan, middle, itemsize = self.plan, geometry.separable.depthwise, kernel.dtype.itemsize
-        _fill(plan, middle)
-        # A share of L2 holds the window of expanded rows and the block of depthwise rows that comes from it.
-        row, between = middle.width * middle.in_channels, middle.out_width * middle.out_channels
-        reach = (middle.kernel_h - 1) * middle.dilation_h + 1
-        budget = int(_L2_SHARE_INVERTED * runtime.cache_sizes().l2) // itemsize
-        rows = (budget - (reach - middle.stride_h) * row) // (middle.stride_h * row + between)
-        tile_rows = depthwise.kernel.tile_rows
-        if tile_rows * _row_phases(middle) <= rows:
-            tile_rows *= _row_phases(middle)
-        self._block_rows = max(1, min(max(tile_rows, rows // tile_rows * tile_rows), middle.out_height))
-        self.expand = expand
-        # What a window takes at a time stays in L2: one block of pixels.
-        expand.plan["block_rows"] = self._most_expanded * middle.width
-        self.separable = PreparedSeparable(separable, geometry.separable, depthwise, pointwise, self._block_rows)
-        window = _whole_lines(((self._block_rows - 1) * middle.stride_h + reach) * row * itemsize)
-        plan["block_rows"], plan["window_size"] = self._block_rows, window // itemsize
-        plan["expand_kernel"], plan["expand_plan"] = expand._address, expand._plan_address
-        plan["expand_blocks"] = expand.blocks
-        plan["separable_kernel"], plan["separable_plan"] = self.separable._address, self.separable._plan_address
-        self._scratch = window + self.separable._scratch
-        self._address = kernel.address()
-
-    @property
-    def _most_expanded(self) -> int:
-        """Most rows of the image that a block expands."""
-        middle = self.geometry.separable.depthwise
-        return min(middle.height, self._block_rows * middle.stride_h + (middle.kernel_h - 1) * middle.dilation_h)
-
-    def _cut(self, threads: int) -> Grid:
-        tile_rows = self.separable.depthwise.kernel.tile_rows
-        return _fused_grid(self.geometry, tile_rows, threads)._replace(scratch=self._scratch)
-
-    def _ready(self, grid: Grid) -> None:
-        # How many rows a block expands depends on where it lies in the image: more at the top of a task, fewer at
-        # borders. Every count up to the largest is made ready, which adds no micro-kernel that none of them needs.
-        middle = self.geometry.separable.depthwise
-        rows = range(1, self._most_expanded + 1)
-        self.expand.ready_for({count * middle.width for count in rows}, int(self.expand.plan["block_rows"][0]))
-        self.separable.ready_for(set(range(1, self._block_rows + 1)))
-
-
-def _whole_lines(size: int) -> int:
-    """`size` bytes, rounded up to whole cache lines."""
-    return -(-size // 64) * 64
-
-
-class PreparedSplit(Prepared):
-    """A fused operation as one pass a part, each cut as suits it best."""
-
-    def __init__(self, kernel: Kernel, geometry: Geometry, parts: list[Prepared]) -> None:
-        super().__init__(kernel, geometry)
-        self.parts = parts
-        self._pipelines: dict[int, Pipeline] = {}
-
-    def passes(self, threads: int) -> tuple[Pass, ...]:
-        """As `Prepared.passes`."""
-        return tuple(each for part in self.parts for each in part.passes(threads))
-
-    def launch(self, threads: int) -> tuple[int, ...] | None:
-        """`Pipeline.launch`, if its arena is no larger than scratch memory may be."""
-        pipeline = self._pipeline(threads)
-        return pipeline.launch() if pipeline.arena_bytes <= runtime.MOST_SCRATCH else None
-
-    def run(self, x: np.ndarray, residual: np.ndarray | None, out: np.ndarray, threads: int) -> None:
-        """As `Prepared.run`."""
-        self._pipeline(threads).run(x, residual, out)
-
-    def _pipeline(self, threads: int) -> Pipeline:
-        pipeline = self._pipelines.get(threads)
-        if pipeline is None:
-            nodes = [Node(self, self.geometry.out_shape, GIVEN)]
-            count = threads if worth_waking(self.geometry, self.kernel.dtype.itemsize) else 1
-            made = chain(nodes, self.geometry.x_shape, self.kernel.dtype, count)
-            pipeline = self._pipelines.setdefault(threads, made)  # of two threads' the one whose address is given out
-        return pipeline

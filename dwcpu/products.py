@@ -52,7 +52,7 @@ def products(a: np.ndarray, b: np.ndarray) -> PixelKernel | None:
     zeros = np.zeros(columns + 2 * LINE, dtype)
     kernel = choose(ConvGeometry.pointwise((1, 1, height, depth), (depth, columns)), dtype, 1, "cython")
     fields: dict[str, Any] = {
-        "height": height, "in_channels": depth, "out_channels": columns, "width": inner_count,
+        "height": height, "in_channels": depth, "out_channels": columns, "out_step": columns, "width": inner_count,
         "weights": table.ctypes.data, "bias": zeros.ctypes.data,
         "block_rows": max(_ROWS, _ROW_BYTES // (depth * size)),
     }  # fmt: skip

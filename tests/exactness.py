@@ -38,6 +38,8 @@ MOST_THREADS = 8
 ALL_THREADS_EVERY = 8
 #: More failures say no more.
 MOST_FAILURES = 10
+#: What is beside the channels of wider arrays: no result is as large.
+_BESIDE = 1e30
 
 #: Numba compiles every window that it unrolls, and every multiplier of it. Those that are, as kernels see them; by day
 #: those that other tests have compiled already.
@@ -146,6 +148,33 @@ def results(
         yield count, out
 
 
+def with_gaps(kernel: Kernel, geometry: Geometry, trial: Trial, right: np.ndarray) -> Iterator[tuple[int, str]]:
+    """Numbers of threads on which the kernel makes something else, or more, of channels of wider arrays."""
+    data, threads = make_data(trial.case, kernel.dtype.type, "normal"), trial.threads[-1]
+    prepared = prepare(kernel, geometry, trial, "normal")
+    before, gap = 1 + geometry.x_shape[-1] % 3, 1 + geometry.out_shape[-1] % 5
+    for x_gap in (gap, 0):  # some read pixels without gaps alone
+        stepped = prepared.stepped(geometry.x_shape[-1] + x_gap, geometry.out_shape[-1] + before + gap)
+        if stepped is None:
+            continue
+        x = wider(data.x, 0, x_gap)
+        residual = wider(data.residual, before, gap) if trial.with_residual else None
+        whole = wider(np.full_like(right, np.nan), before, gap)
+        out = whole[..., before : before + right.shape[-1]]
+        places = (None if each is None else each.reshape(-1)[before:] for each in (residual, whole))
+        stepped.run(x, *places, threads)
+        if out.tobytes() != right.tobytes():
+            yield threads, f"not the same bits with gaps of {x_gap} and {before + gap} between pixels"
+        out[...] = 0
+        if np.count_nonzero(whole != _BESIDE) != out.size:
+            yield threads, "something is written between pixels"
+
+
+def wider(array: np.ndarray, before: int, after: int) -> np.ndarray:
+    """Images with other channels besides, which are not to be used."""
+    return np.pad(array, [(0, 0)] * 3 + [(before, after)], constant_values=_BESIDE)
+
+
 def inexact(kernel: Kernel, geometry: Geometry, trial: Trial) -> Iterator[tuple[int, str]]:
     """Numbers of threads on which the kernel is not exact on whole numbers, and how far."""
     options = trial.activation, trial.with_bias, trial.with_residual
@@ -198,6 +227,7 @@ def run(seed: int, numbers: range, backend: str = "", name: str = "") -> Report:
                     first = first or (f"{kernel.name} on {count} threads", out.tobytes())
                     if report.fused and out.tobytes() != first[1]:
                         wrong.append((count, f"not the bits of {first[0]}"))
+                wrong += with_gaps(kernel, geometry, tried, out)
                 report.failures += [failure(seed, number, kernel, count, report, text) for count, text in wrong]
             digest = "" if first is None else f"{zlib.crc32(first[1]):08x}"
             report.digests.setdefault(np.dtype(dtype).name, []).append(digest)

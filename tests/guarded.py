@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from dwcpu.prepared import Prepared, PreparedInverted, PreparedSeparable, PreparedSingle, PreparedSplit
+from dwcpu.fused import PreparedInverted, PreparedSeparable, PreparedSplit
+from dwcpu.prepared import Prepared, PreparedSingle
 
 __all__ = ["ENDS", "Pages", "Room", "guard_weights"]
 

@@ -1,7 +1,7 @@
 # Standard and grouped convolution: an indirect GEMM through the micro-kernel of gemm.pxi, which reads windows where
 # they lie in x.
 #
-# Assumes: x (batch, height, width, in_channels) and out contiguous; weights in panels, group after group, each group
+# Assumes: x (batch, height, width, in_channels) contiguous, pixels of out plan.out_step apart; weights in panels, group after group, each group
 # padded to whole vectors; rows are output rows (of batch * out_height), blocks are panels, group by group. Block
 # rows: output rows whose inputs stay in L2 while all panels pass (0: all).
 # Guarantees: gemm.pxi; the runs go in the order kernel row, kernel column, input channel; taps in the padding are
@@ -43,7 +43,7 @@ cdef void conv_run(
     cdef i64 rows = end_tap(top, plan.dilation_h, plan.kernel_h, plan.height) - kh
     cdef i64 columns = end_tap(left, plan.dilation_w, plan.kernel_w, plan.width) - kw
     cdef i64 channels = plan.in_channels // plan.groups, width = panel.vectors * LANES
-    cdef i64 place = (row * plan.out_width + column) * plan.out_channels
+    cdef i64 place = (row * plan.out_width + column) * plan.out_step
     panel.a_step = a_step
     panel.out_step = out_step
     panel.row_taps = rows
@@ -70,13 +70,13 @@ cdef void conv_panel(
     cdef i64 row, column, stop, kh, taps
     cdef i64 step = plan.stride_w * plan.in_channels
     cdef i64 row_step = plan.stride_h * plan.width * plan.in_channels
-    cdef i64 out_row = plan.out_width * plan.out_channels
+    cdef i64 out_row = plan.out_width * plan.out_step
     cdef i64 first = inner_begin(plan.out_width, plan.stride_w, plan.pad_left)
     cdef i64 last = inner_end(
         first, plan.out_width, plan.stride_w, plan.pad_left, plan.dilation_w, plan.kernel_w, plan.width)
     if first < last:
         for row in range(begin, end):
-            conv_run(plan, panel, image, residual, out, row, first, last - first, step, plan.out_channels)
+            conv_run(plan, panel, image, residual, out, row, first, last - first, step, plan.out_step)
     if last - first == plan.out_width:
         return
     row = begin
@@ -104,7 +104,7 @@ cdef void conv(
     cdef i64 padded = ceil_div(out_channels, LANES) * LANES, panels = panels_of(out_channels)
     cdef i64 step = plan.block_rows if plan.block_rows > 0 else row_end - row_begin
     cdef i64 image_size = plan.height * plan.width * plan.in_channels
-    cdef i64 out_size = plan.out_height * plan.out_width * plan.out_channels
+    cdef i64 out_size = plan.out_height * plan.out_width * plan.out_step
     cdef i64 row = row_begin, rows, begin, image, block, group, column
     while row < row_end:
         image = row // plan.out_height

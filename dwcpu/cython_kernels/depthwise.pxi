@@ -1,6 +1,6 @@
 # Depthwise convolution with a window of the menu: square, of 3, 5 or 7 taps, at effective stride 1 or 2.
 #
-# Assumes: channel-last, contiguous x and out; in_channels >= LANES; weights [block][kh][kw][m][lane] and bias
+# Assumes: channel-last x and out, pixels plan.x_step and plan.out_step apart; in_channels >= LANES; weights [block][kh][kw][m][lane] and bias
 # [block][m][lane] of blocks of LANES channels, the last of which slides back to end with the last channel. Rows are
 # output rows (of batch * out_height), blocks are vectors of channels. "Effective stride" is stride / gcd(stride,
 # dilation). The channel multiplier is 1: more is left to depthwise_any.pxi.
@@ -382,7 +382,7 @@ cdef void phase_rows(
     cdef vec buffer[COPY_VECTORS]
     cdef real *copy = <real *> buffer
     cdef i64 block, end, t, t_end, top, first, last, held, held_last
-    cdef i64 x_row = plan.dilation_h * plan.width * plan.in_channels, x_column = plan.dilation_w * plan.in_channels
+    cdef i64 x_row = plan.dilation_h * plan.width * plan.x_step, x_column = plan.dilation_w * plan.x_step
     cdef const real *origin = x
     cdef Tile tile
     block = block_begin
@@ -425,7 +425,7 @@ cdef void window(
     i64 size, i64 stride, i64 edge, Micro inner, Micro wide, Micro border, Micro half, Micro other, const Plan *plan,
     const real *x, const real *residual, real *out, i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
-    cdef i64 channels = plan.in_channels, width = plan.out_width
+    cdef i64 width = plan.out_width
     cdef i64 row_phases = plan.dilation_h // gcd(plan.stride_h, plan.dilation_h)
     cdef i64 column_phases = plan.dilation_w // gcd(plan.stride_w, plan.dilation_w)
     cdef i64 row = row_begin, image, begin, end, a, c, place
@@ -433,9 +433,9 @@ cdef void window(
     cdef Phase rows, columns
     job.weights = <const real *> plan.weights
     job.bias = <const real *> plan.bias
-    job.last = channels - LANES
-    job.out_row = row_phases * width * channels
-    job.out_column = column_phases * channels
+    job.last = plan.in_channels - LANES
+    job.out_row = row_phases * width * plan.out_step
+    job.out_column = column_phases * plan.out_step
     job.hardswish = plan.hardswish
     job.bounds[0] = <real> plan.low
     job.bounds[1] = <real> plan.high
@@ -450,10 +450,10 @@ cdef void window(
             for c in range(smaller(column_phases, width)):
                 phase_of(
                     &columns, c, column_phases, plan.stride_w, plan.dilation_w, plan.pad_left, plan.width, width)
-                place = ((image * plan.out_height + a) * width + c) * channels
+                place = ((image * plan.out_height + a) * width + c) * plan.out_step
                 phase_rows(
                     size, stride, edge, inner, wide, border, half, other, plan, &job, &rows, &columns,
-                    x + ((image * plan.height + rows.first) * plan.width + columns.first) * channels,
+                    x + ((image * plan.height + rows.first) * plan.width + columns.first) * plan.x_step,
                     moved(residual, place), out + place,
                     ceil_div(begin - a, row_phases), ceil_div(end - a, row_phases), block_begin, block_end)
 

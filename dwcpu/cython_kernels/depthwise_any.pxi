@@ -1,6 +1,6 @@
 # Depthwise convolution with any window, stride, dilation, channel multiplier and number of channels.
 #
-# Assumes: channel-last, contiguous x and out; weights [block][kh][kw][m][lane] and bias [block][m][lane] of blocks of
+# Assumes: channel-last x and out, pixels plan.x_step and plan.out_step apart; weights [block][kh][kw][m][lane] and bias [block][m][lane] of blocks of
 # LANES channels, the last of which slides back to end with the last channel; fewer channels than LANES are one block,
 # padded. Rows are output rows (of batch * out_height), or with plan.segment stretches of the only row of each image;
 # blocks are vectors of input channels.
@@ -77,8 +77,8 @@ cdef void put_parts(
         sums += LANES
         lanes += lanes_step
         if lanes_step == 0:
-            residual = moved(residual, plan.out_channels)
-            out += plan.out_channels
+            residual = moved(residual, plan.out_step)
+            out += plan.out_step
 
 
 cdef inline void put(
@@ -88,7 +88,7 @@ cdef inline void put(
     """Epilogue of `count` vectors (see put_parts), written whole where possible."""
     cdef vec low, high
     cdef real sums[STRIP * LANES]
-    cdef i64 out_step = 0 if lanes_step == 1 else plan.out_channels
+    cdef i64 out_step = 0 if lanes_step == 1 else plan.out_step
     cdef int j
     if plan.multiplier == 1 and lanes[0].first == 0 and lanes[(count - 1) * lanes_step].last == LANES and (
         lanes[(count - 1) * lanes_step].first == 0
@@ -119,7 +119,7 @@ cdef void no_taps(
         for j in range(count):
             put_parts(
                 plan, lanes, m, 1, 0, bias + m * LANES,
-                moved(residual, j * plan.out_channels), out + j * plan.out_channels)
+                moved(residual, j * plan.out_step), out + j * plan.out_step)
 
 
 cdef inline void strip(const int count, const bint partial, const Run *run) noexcept nogil:
@@ -130,8 +130,8 @@ cdef inline void strip(const int count, const bint partial, const Run *run) noex
     cdef vec acc[STRIP]
     cdef vec w
     cdef i64 multiplier = plan.multiplier, m, h, k
-    cdef i64 step = plan.stride_w * plan.in_channels
-    cdef i64 x_column = plan.dilation_w * plan.in_channels, x_row = plan.dilation_h * plan.width * plan.in_channels
+    cdef i64 step = plan.stride_w * plan.x_step
+    cdef i64 x_column = plan.dilation_w * plan.x_step, x_row = plan.dilation_h * plan.width * plan.x_step
     cdef i64 size = plan.kernel_h * plan.kernel_w * multiplier * LANES
     cdef const real *weights = <const real *> plan.weights + lanes.block * size
     cdef const real *bias = <const real *> plan.bias + lanes.block * multiplier * LANES
@@ -175,7 +175,7 @@ cdef inline void abreast(const int count, const Run *run) noexcept nogil:
     cdef const Taps *taps = run.taps
     cdef vec acc[ABREAST]
     cdef i64 multiplier = plan.multiplier, m, h, k
-    cdef i64 x_column = plan.dilation_w * plan.in_channels, x_row = plan.dilation_h * plan.width * plan.in_channels
+    cdef i64 x_column = plan.dilation_w * plan.x_step, x_row = plan.dilation_h * plan.width * plan.x_step
     cdef i64 size = plan.kernel_h * plan.kernel_w * multiplier * LANES
     cdef const real *weights = <const real *> plan.weights + lanes.block * size
     cdef const real *bias = <const real *> plan.bias + lanes.block * multiplier * LANES
@@ -297,7 +297,7 @@ cdef void shared_strip(
     cdef vec acc[STRIP]
     cdef vec v
     cdef i64 multiplier = plan.multiplier, m, h, k, w_step = multiplier * LANES
-    cdef i64 x_column = plan.dilation_w * plan.in_channels, x_row = plan.dilation_h * plan.width * plan.in_channels
+    cdef i64 x_column = plan.dilation_w * plan.x_step, x_row = plan.dilation_h * plan.width * plan.x_step
     cdef i64 first = larger(ceil_div(-left, plan.dilation_w), 0), last = ceil_div(plan.width - left, plan.dilation_w)
     cdef const real *weights = <const real *> plan.weights + (
         lanes.block * plan.kernel_h + row) * plan.kernel_w * w_step
@@ -305,7 +305,7 @@ cdef void shared_strip(
     cdef const real *p
     cdef const real *q
     cdef int j
-    x += lanes.channel + left * plan.in_channels
+    x += lanes.channel + left * plan.x_step
     for m in range(multiplier):
         v = v_load(bias + m * LANES)
         for j in range(STRIP):
@@ -340,14 +340,14 @@ cdef void shared_columns(
     cdef i64 stored = smaller(block_end * LANES, plan.in_channels) * plan.multiplier - first
     while column < column_end:
         at = smaller(column, column_end - STRIP)
-        place = at * plan.out_channels
+        place = at * plan.out_step
         for block in range(block_begin, block_end):
             lanes_of(&lanes, block, plan.in_channels)
             shared_strip(
                 plan, &lanes, taps.row, taps.rows, at * plan.stride_w - plan.pad_left, x, moved(residual, place),
                 out + place)
         column = at + STRIP
-        activate(plan, out + place + first, STRIP, plan.out_channels, stored)
+        activate(plan, out + place + first, STRIP, plan.out_step, stored)
 
 
 cdef void columns_of_row(Run *run, i64 columns, i64 block_begin, i64 block_end) noexcept nogil:
@@ -375,14 +375,14 @@ cdef void columns_of_row(Run *run, i64 columns, i64 block_begin, i64 block_end) 
                     lanes_of(&lanes[j], block + j, channels)
                 abreast_of(block_end - block)(run)
                 block += ABREAST
-        if stored == plan.out_channels:
+        if stored == plan.out_step:
             activate(plan, run.out, 1, 0, count * stored)
         else:
-            activate(plan, run.out + first, count, plan.out_channels, stored)
+            activate(plan, run.out + first, count, plan.out_step, stored)
         columns -= count
-        run.x += count * plan.stride_w * channels
-        run.residual = moved(run.residual, count * plan.out_channels)
-        run.out += count * plan.out_channels
+        run.x += count * plan.stride_w * plan.x_step
+        run.residual = moved(run.residual, count * plan.out_step)
+        run.out += count * plan.out_step
 
 
 cdef void depthwise_any(
@@ -418,19 +418,19 @@ cdef void depthwise_any(
         while block < block_end:
             column = begin
             if shared:
-                place = line * plan.out_width * plan.out_channels
+                place = line * plan.out_width * plan.out_step
                 shared_columns(
                     plan, &taps, begin, end, x + (image * plan.height + top + taps.row * plan.dilation_h) * plan.width
-                    * plan.in_channels, moved(residual, place), out + place, block, smaller(block + step, block_end))
+                    * plan.x_step, moved(residual, place), out + place, block, smaller(block + step, block_end))
                 column = end
             while column < end:
                 count = smaller(after, end) - column if inner <= column and column < after else 1
                 left = column * plan.stride_w - plan.pad_left
                 taps.column = first_tap(left, plan.dilation_w, plan.kernel_w)
                 taps.columns = end_tap(left, plan.dilation_w, plan.kernel_w, plan.width) - taps.column
-                place = (line * plan.out_width + column) * plan.out_channels
+                place = (line * plan.out_width + column) * plan.out_step
                 run.x = x + ((image * plan.height + top + taps.row * plan.dilation_h) * plan.width
-                             + left + taps.column * plan.dilation_w) * plan.in_channels
+                             + left + taps.column * plan.dilation_w) * plan.x_step
                 run.residual = moved(residual, place)
                 run.out = out + place
                 columns_of_row(&run, count, block, smaller(block + step, block_end))

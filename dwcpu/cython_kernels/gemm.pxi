@@ -403,4 +403,4 @@ cdef inline void panel_of(Panel *panel, const Plan *plan, i64 channels, i64 dept
     panel.hardswish = plan.hardswish
     panel.low = <real> plan.low
     panel.high = <real> plan.high
-    panel.out_step = plan.out_channels
+    panel.out_step = plan.out_step

@@ -1,6 +1,6 @@
 # What stands between convolutions in a graph: pooling, resizing. More is in elementwise, copies, norms and reductions.pxi.
 #
-# Assumes: channel-last, contiguous images; at least one pixel and one channel. There is one block. Rows are output rows
+# Assumes: channel-last images, for pooling with pixels plan.x_step and plan.out_step apart, else contiguous; at least one pixel and one channel. There is one block. Rows are output rows
 # (of batch * out_height).
 # Guarantees: every output is one operation after the other in a fixed order (windows: each row by itself, then the
 # rows), taps in the padding left out: the same bits however the rows are shared. NaN passes.
@@ -23,7 +23,7 @@ cdef inline void pool_vectors(
     cdef vec acc[POOLED]
     cdef vec part[POOLED]
     cdef vec v
-    cdef i64 x_row = plan.dilation_h * plan.width * plan.in_channels, x_column = plan.dilation_w * plan.in_channels
+    cdef i64 x_row = plan.dilation_h * plan.width * plan.x_step, x_column = plan.dilation_w * plan.x_step
     cdef i64 h, w
     cdef const real *p
     cdef int j
@@ -74,7 +74,7 @@ cdef inline void pool_rows(
 ) noexcept nogil:
     cdef i64 row, image, column, top, left, h, w, rows, columns
     cdef const real *first
-    cdef real *target = out + row_begin * plan.out_width * plan.in_channels
+    cdef real *target = out + row_begin * plan.out_width * plan.out_step
     cdef real share = 1
     for row in range(row_begin, row_end):
         image = row // plan.out_height
@@ -91,14 +91,14 @@ cdef inline void pool_rows(
                 share = 1 / <real> larger(rows * columns, 1)
             first = x + (
                 (image * plan.height + top + h * plan.dilation_h) * plan.width + left + w * plan.dilation_w
-            ) * plan.in_channels
+            ) * plan.x_step
             if rows == 2 and columns == 2:  # loops whose ends are known
                 pool_pixel(kind, 2, plan, first, 2, 2, share, target)
             elif rows == 3 and columns == 3:
                 pool_pixel(kind, 3, plan, first, 3, 3, share, target)
             else:
                 pool_pixel(kind, 0, plan, first, rows, columns, share, target)
-            target += plan.in_channels
+            target += plan.out_step
 
 
 cdef void max_pool(

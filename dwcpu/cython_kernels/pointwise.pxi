@@ -1,7 +1,7 @@
 # Pointwise (1x1) convolution: pixels x input channels times a packed weight matrix.
 #
-# Assumes: x (pixels, in_channels) and out (pixels, out_channels) contiguous; weights in panels (gemm.pxi); rows are
-# pixels and blocks are panels. Guarantees: gemm.pxi.
+# Assumes: pixels plan.x_step apart in x, plan.out_step in out; weights in panels (gemm.pxi); rows are pixels and blocks
+# are panels. Guarantees: gemm.pxi.
 # Loops, outermost first: blocks of plan.block_rows pixels, whose inputs stay in L2 while all panels pass; panels;
 # tiles.
 
@@ -16,7 +16,8 @@ cdef void pointwise(
     cdef i64 panels = panels_of(plan.out_channels), share = ceil_div(later_size, larger(panels, 1))
     panel.row_taps = panel.column_taps = 1
     panel.a_row = panel.w_row = panel.a_column = panel.w_column = 0
-    panel.a_step = panel.depth = plan.in_channels
+    panel.a_step = plan.x_step
+    panel.depth = plan.in_channels
     while row < row_end:
         rows = smaller(step, row_end - row)
         block = block_begin
@@ -34,15 +35,15 @@ cdef void pointwise(
                 panel.later = <const real *> plan.later + first * share
                 panel.later_end = <const real *> plan.later + smaller((block + 1) * share, later_size)
             if block == block_begin:  # also those of the next block of rows, at its end
-                panel.inputs_end = x + row_end * plan.in_channels
-            place = row * plan.out_channels + block * GEMM_VECTORS * LANES
+                panel.inputs_end = x + row_end * plan.x_step
+            place = row * plan.out_step + block * GEMM_VECTORS * LANES
             if rows == 1 and block + PIXEL_PANELS <= block_end and panel.depth > 0 and (
                 block + PIXEL_PANELS < panels
                 or (block + PIXEL_PANELS) * GEMM_VECTORS * LANES == plan.out_channels
             ):
-                gemm_pixel(plan, &panel, x + row * plan.in_channels, moved(residual, place), out + place)
+                gemm_pixel(plan, &panel, x + row * plan.x_step, moved(residual, place), out + place)
                 block += PIXEL_PANELS
                 continue
-            gemm_panel(plan, &panel, rows, x + row * plan.in_channels, moved(residual, place), out + place)
+            gemm_panel(plan, &panel, rows, x + row * plan.x_step, moved(residual, place), out + place)
             block += 1
         row += rows

@@ -42,7 +42,7 @@ cdef void separable(
             if plan.column_blocks == 1:
                 pixel = begin * plan.out_width
                 if plan.asks_ahead and end < row_end:
-                    read, line = rows_read(first, end), first.width * channels
+                    read, line = rows_read(first, end), first.width * first.x_step
                     asking.later = <void *> (x + read * line)
                     asking.later_size = (
                         (rows_read(first, smaller(end + step, row_end)) - read) * line * <i64> sizeof(real))

@@ -11,7 +11,7 @@ from .. import elementwise
 from ..epilogue import parse_activation
 from .ir import Node
 from .operators.registry import check_size
-from .planner import Operand, Planner, Symbol, channel_last, is_channel_last, same_order
+from .planner import Operand, Planner, Symbol, channel_last, same_order
 
 __all__ = ["ARITHMETIC"]
 
@@ -54,7 +54,7 @@ def _combine(planner: Planner, node: Node, operands: list[Operand]) -> list[Oper
             values.append(each.value())
         else:
             seen.append(elementwise.in_order(array.shape, out))
-            values.append(planner.like(each, seen[-1]))
+            values.append(planner.like(each, seen[-1])._replace(strides=seen[-1].strides))
     kernel = elementwise.combine(_COMBINED[node.op], seen[0], seen[1], out, activation, known)
     if kernel is None:
         return None
@@ -63,11 +63,11 @@ def _combine(planner: Planner, node: Node, operands: list[Operand]) -> list[Oper
 
 def _as_it_will_lie(shape: tuple[int, ...], dtype: np.dtype, symbols: list[Symbol]) -> np.ndarray:
     """A fresh array for a result: in the order of an operand of its shape, that of kernels if there is one."""
-    whole = [each.array for each in symbols if each.array.shape == shape and not _is_spread(each.array)]
-    whole.sort(key=lambda array: (not _as_kernels_write(array), not same_order(array, np.empty_like(array))))
+    whole = [each for each in symbols if each.array.shape == shape and not _is_spread(each.array)]
+    whole.sort(key=lambda each: (not _as_kernels_write(each), not same_order(each.array, np.empty_like(each.array))))
     if whole:
-        return np.empty_like(whole[0])
-    images = len(shape) == 4 and any(is_channel_last(each.array) for each in symbols if each.array.ndim == 4)
+        return np.empty_like(whole[0].array)
+    images = len(shape) == 4 and any(each.is_channel_last for each in symbols if each.array.ndim == 4)
     return channel_last(shape, dtype) if images else np.empty(shape, dtype)
 
 
@@ -76,9 +76,9 @@ def _is_spread(array: np.ndarray) -> bool:
     return any(step == 0 for step, size in zip(array.strides, array.shape, strict=True) if size > 1)
 
 
-def _as_kernels_write(array: np.ndarray) -> bool:
+def _as_kernels_write(symbol: Symbol) -> bool:
     """Whether images have their channels last, and other tensors their last axis."""
-    return is_channel_last(array) or (array.ndim != 4 and array.flags.c_contiguous)
+    return symbol.is_channel_last or (symbol.array.ndim != 4 and symbol.array.flags.c_contiguous)
 
 
 def _flat(planner: Planner, x: Symbol, name: str, make: Callable[..., Any], *arguments: Any) -> list[Operand] | None:

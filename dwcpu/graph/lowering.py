@@ -21,7 +21,7 @@ from .operators.pooling import window_counts, windows_of
 from .operators.reducing import axes_of
 from .operators.registry import check_size
 from .passes.matching import channel_values
-from .planner import Operand, Planner, Symbol, channel_last, is_channel_last
+from .planner import Operand, Planner, Symbol, channel_last
 from .upsampling import conv_transpose
 
 __all__ = ["LOWERINGS"]
@@ -82,8 +82,8 @@ def _run(
 ) -> list[Operand]:
     """Run the layer that ``make(activation)`` gives; a residual of another shape is added afterwards."""
     spec, weights = node.get("activation"), node.inputs[1 : 1 + 2 * len(node.get("parts", [node]))]
-    image = planner.image(x)
     layer = planner.layer((*key, spec), weights, lambda: make(spec))
+    image = planner.image(x, planner.takes_gaps(layer))
     array = _out_array(x.array, layer, image.shape)
     if residual is None:
         return [planner.run_layer(layer, image, None, array)]
@@ -220,7 +220,7 @@ def _affine(planner: Planner, node: Node, operands: list[Operand]) -> list[Opera
     if not _floats(x, factor) or not known(shift):
         return None
     assert isinstance(x, Symbol) and isinstance(factor, np.ndarray)
-    if x.array.ndim not in (3, 4) or x.array.shape[1] != factor.size or not is_channel_last(x.array):
+    if x.array.ndim not in (3, 4) or x.array.shape[1] != factor.size or not x.is_channel_last:
         return None
 
     def make(activation: Any) -> Any:

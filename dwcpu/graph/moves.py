@@ -10,10 +10,11 @@ import numpy as np
 
 from .. import elementwise, pixels, runtime
 from .ir import Node
+from .joining import join
 from .operators import OPERATORS
 from .operators.moving import axis_of, blocks_of, integers, sides_of
 from .operators.resizing import tables_of, whole_factors
-from .planner import Operand, Planner, Symbol, channel_last
+from .planner import Operand, Planner, Symbol, channel_last, is_channel_last
 
 __all__ = ["MOVES", "known"]
 
@@ -31,7 +32,7 @@ def _copied_apart(planner: Planner, *operands: Operand) -> bool:
 
 
 def _concat(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
-    """Concat: every input is copied to its place."""
+    """Concat: every input is copied to its place, if it cannot be computed there."""
     if not _copied_apart(planner, *operands) or runtime.cython_kernels() is None:
         return None
     symbols = [each for each in operands if isinstance(each, Symbol)]
@@ -40,6 +41,9 @@ def _concat(planner: Planner, node: Node, operands: list[Operand]) -> list[Opera
     [array] = OPERATORS["Concat"].targets(node, [each.array for each in symbols])
     out = planner.symbol(array)
     axis, start = axis_of(node, array), 0
+    if axis == 1 and is_channel_last(array):
+        planner.describe("view" if join(planner, node.inputs, out) else "copy")
+        return [out]
     for each in symbols:
         size = each.array.shape[axis]
         planner.move(each, each.array, out, np.moveaxis(np.moveaxis(array, axis, 0)[start : start + size], 0, axis))

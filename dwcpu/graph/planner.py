@@ -18,7 +18,7 @@ import numpy as np
 
 from .. import arrays, background, pixels
 from ..pipeline import Arenas, Builder, Pipeline, Value, given
-from ..pipeline import Node as Step
+from ..pipeline import Node as Operation
 from ..report import LayerRow
 from .ir import Graph, Node
 from .operators import OPERATORS, Operator, check_size
@@ -56,6 +56,19 @@ class Symbol:
     def view(self, array: np.ndarray) -> Symbol:
         """A symbol for another view of the same bytes."""
         return Symbol(array, self.buffer, self.start, self._memory)
+
+    @property
+    def is_channel_last(self) -> bool:
+        """Whether images or signals lie in memory with their channels last, with or without gaps between pixels."""
+        return self.array.ndim in (3, 4) and self.pixels().pixel_step is not None
+
+    def pixels(self) -> Value:
+        """Images or signals as kernels see them, (N, H, W, C)."""
+        value = self.value(np.moveaxis(self.array, 1, -1))
+        if len(value.shape) == 4:
+            return value
+        strides = value.strides and (value.strides[0], *value.strides)
+        return value._replace(shape=(value.shape[0], 1, *value.shape[1:]), strides=strides)
 
     def value(self, array: np.ndarray | None = None) -> Value:
         """What steps read or write: all of it, or another view of the same bytes."""
@@ -144,6 +157,11 @@ class Planner:
     threads : int
     lowerings : mapping of str to callable
         What plans nodes of an operator on kernels: `lowering.LOWERINGS`.
+
+    Attributes
+    ----------
+    copies : dict
+        For what a Concat has copied, where the copy is.
     """
 
     def __init__(
@@ -157,6 +175,7 @@ class Planner:
         self.entries: list[Entry] = []
         self.jobs: list[background.Job] = []
         self._images: dict[Any, Symbol] = {}
+        self.copies: dict[Value, Symbol] = {}
         self._number, self._node = 0, Node("", "outputs", [], [])
         self._row: dict[str, Any] = {}
 
@@ -194,14 +213,17 @@ class Planner:
 
         self.builder.call(self._number, named, reads, writes)
 
-    def image(self, symbol: Symbol) -> Value:
-        """Images or signals as kernels read them, ``(N, H, W, C)``: copied if they do not lie like that."""
-        turned = np.moveaxis(symbol.array, 1, -1)
-        if not (turned.flags.c_contiguous and self.readable(symbol)):
-            symbol = self._copied(symbol, channel_last(symbol.array.shape, symbol.array.dtype))
-            turned = np.moveaxis(symbol.array, 1, -1)
-        value = symbol.value(turned)
-        return value if len(value.shape) == 4 else value._replace(shape=(value.shape[0], 1, *value.shape[1:]))
+    def image(self, symbol: Symbol, takes: Callable[[Value], object] | None = None) -> Value:
+        """Images or signals as kernels read them, ``(N, H, W, C)``: copied if they do not lie like that.
+
+        Nor are they copied if there are gaps between pixels and `takes` says that these do not matter.
+        """
+        value = symbol.pixels()
+        if not self.readable(symbol) or value.pixel_step is None:
+            return self._copied(symbol, channel_last(symbol.array.shape, symbol.array.dtype)).pixels()
+        if value.strides is None or (takes is not None and takes(value)):
+            return value
+        return self._copied(symbol, channel_last(symbol.array.shape, symbol.array.dtype)).pixels()
 
     @staticmethod
     def readable(symbol: Symbol) -> bool:
@@ -244,8 +266,8 @@ class Planner:
 
     def operate(self, kernel: Any, x: Value, residual: Value | None, out: Value) -> None:
         """Add a kernel of `dwcpu.pixels` to the plan, for the node at hand."""
-        step = Step(kernel, kernel.out_shape)
-        self.builder.operate(self._number, step, x, residual, out, self.threads)
+        operation = Operation(kernel, kernel.out_shape)
+        self.builder.operate(self._number, operation, x, residual, out, self.threads)
 
     def run_layer(self, layer: Any, x: Value, residual: Value | None, array: np.ndarray, x_shape: Any = None) -> Symbol:
         """Run a layer on an image; `array` is a fresh one for the result, with the axes of ONNX."""
@@ -253,16 +275,29 @@ class Planner:
         out = self.symbol(array)
         target = Value(out.buffer, layer.out_shape(shape), array.dtype)
         [node] = layer.nodes(shape, self.threads)
+        if x.strides is not None:
+            node = node._replace(operation=node.operation.placed(x, residual, target))
         self.builder.operate(self._number, node, x._replace(shape=shape), residual, target, self.threads)
         if node.job is not None:
             self.jobs.append(node.job)
         self._row.setdefault("layers", []).append((layer, shape))
         return out
 
+    def takes_gaps(self, layer: Any) -> Callable[[Value], object]:
+        """A function that says whether a layer takes an image with gaps between its pixels."""
+
+        def takes(x: Value) -> object:
+            [node] = layer.nodes(x.shape, self.threads)
+            out = Value(0, node.out_shape, x.dtype)
+            return not callable(node.operation) and node.operation.placed(x, None, out)
+
+        return takes
+
     def run_kernel(self, name: str, kernel: Any, x: Value, residual: Value | None, array: np.ndarray) -> Symbol:
         """Run a kernel of `dwcpu.pixels`; `array` is a fresh one for the result, with the axes of ONNX."""
         out = self.symbol(array)
-        self.operate(kernel, x, residual, Value(out.buffer, kernel.out_shape, array.dtype))
+        alike = kernel.out_shape == array.shape
+        self.operate(kernel, x, residual, out.value() if alike else Value(out.buffer, kernel.out_shape, array.dtype))
         self.describe(name)
         self._row["flops"] = kernel.flops
         return out

@@ -1,9 +1,9 @@
 """Standard and grouped convolution as an indirect GEMM on the micro-kernels of `pointwise`: no im2col buffer.
 
-Assumes: x and out NHWC, C-contiguous; weights group by group in panels as for `pointwise`, the sum running over kh, kw,
-input channel of the group. Guarantees: one accumulator per output, from the bias, in that order; padding taps are
-skipped: the outputs of a row that see the whole width of the window form one run, the others are computed one by one
-over the taps that they have.
+Assumes: x NHWC and C-contiguous, pixels of out plan.out_step apart; weights group by group in panels as for
+`pointwise`, the sum running over kh, kw, input channel of the group. Guarantees: one accumulator per output, from the
+bias, in that order; padding taps are skipped: the outputs of a row that see the whole width of the window form one run,
+the others are computed one by one over the taps that they have.
 
 Loops, outermost first: blocks of `plan.block_rows` output rows, panels, output rows, tiles of pixels along the row.
 The pixels of a tile lie stride_w * in_channels reals apart, which is all that the micro-kernel needs to know; where
@@ -50,7 +50,7 @@ def _build(dtype: np.dtype) -> tuple[Callable, Any]:
         gemm.weights = panel_weights + tap * group_channels * panel_width * itemsize
         gemm.ahead = gemm.ahead_end = gemm.later = gemm.later_end = gemm.weights
         column = first * plan.stride_w - plan.pad_left + kw_first * plan.dilation_w
-        place = first * plan.out_channels
+        place = first * plan.out_step
         run_residual = residual if is_null(residual) else offset(residual, place)
         run(
             plan.micro_kernels,
@@ -76,7 +76,7 @@ def _build(dtype: np.dtype) -> tuple[Callable, Any]:
         gemm.a_stride = plan.stride_w * plan.in_channels
         gemm.a_h = plan.dilation_h * plan.width * plan.in_channels
         gemm.a_w = plan.dilation_w * plan.in_channels
-        gemm.out_stride = plan.out_channels
+        gemm.out_stride = plan.out_step
         gemm.hardswish, gemm.low, gemm.high = plan.hardswish, plan.low, plan.high
         gemm.ahead_step = gemm.inputs_end = 0
         for first in range(row_begin, row_end, plan.block_rows):
@@ -99,7 +99,7 @@ def _build(dtype: np.dtype) -> tuple[Callable, Any]:
                     gemm.n_h = max(0, kh_last - kh_first)
                     x_line = image * plan.height + top + kh_first * plan.dilation_h
                     x_row = offset(x, x_line * plan.width * plan.in_channels + group * group_channels)
-                    place = row * plan.out_width * plan.out_channels + out_column
+                    place = row * plan.out_width * plan.out_step + out_column
                     row_residual = residual if is_null(residual) else offset(residual, place)
                     row_out = offset(out, place)
                     column = 0
@@ -126,7 +126,7 @@ def _build(dtype: np.dtype) -> tuple[Callable, Any]:
                         )
                         column += count
                     if plan.activation != 0:
-                        call(plan.activation, (row_out, plan.out_width, plan.out_channels, columns, plan.alpha))
+                        call(plan.activation, (row_out, plan.out_width, plan.out_step, columns, plan.alpha))
 
     return conv, kernel_signature(dtype)
 

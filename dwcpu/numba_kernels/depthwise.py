@@ -1,6 +1,7 @@
 """Direct depthwise convolution on 2-D register tiles.
 
-Assumes: x (batch, height, width, channels) and out (batch, out_height, out_width, channels * multiplier) C-contiguous;
+Assumes: x (batch, height, width, channels), pixels plan.x_step apart; out (batch, out_height, out_width, channels *
+multiplier), plan.out_step;
 weights one vector a tap and multiple, `[block][kh][kw][m][lanes]`, bias `[block][m][lanes]`; block b starts at channel
 min(b * lanes, channels - lanes), so that the last one slides back over its neighbour and computes the same bits again;
 channels >= lanes. Guarantees: every output has one accumulator that starts from the bias and takes its taps in the
@@ -395,7 +396,7 @@ def _kernel(dtype: np.dtype) -> tuple[Callable, Any]:
 
     def depthwise(plan, x, residual, out, scratch, row_begin, row_end, block_begin, block_end):
         lanes = plan.lanes
-        row_size, out_row_size = plan.width * plan.in_channels, plan.out_width * plan.out_channels
+        row_size, out_row_size = plan.width * plan.x_step, plan.out_width * plan.out_step
         step_h = plan.dilation_h // gcd(plan.stride_h, plan.dilation_h)
         step_w = plan.dilation_w // gcd(plan.stride_w, plan.dilation_w)
         job = new_job()
@@ -406,8 +407,8 @@ def _kernel(dtype: np.dtype) -> tuple[Callable, Any]:
             plan.stride_h * step_h // plan.dilation_h,
             plan.stride_w * step_w // plan.dilation_w,
         )
-        job.x_row, job.x_column = plan.dilation_h * row_size, plan.dilation_w * plan.in_channels
-        job.out_row, job.out_column = step_h * out_row_size, step_w * plan.out_channels
+        job.x_row, job.x_column = plan.dilation_h * row_size, plan.dilation_w * plan.x_step
+        job.out_row, job.out_column = step_h * out_row_size, step_w * plan.out_step
         job.channels = plan.out_channels // plan.multiplier
         patch = (plan.tile_rows - 1) * job.stride_h + plan.kernel_h
         begin = min(block_begin * lanes, job.channels) * plan.multiplier
@@ -434,8 +435,8 @@ def _kernel(dtype: np.dtype) -> tuple[Callable, Any]:
                     first_column = ceil_div(-base_w, plan.dilation_w)
                     last_column = ceil_div(plan.width - base_w, plan.dilation_w)
                     outputs = ceil_div(column + columns - phase_w, step_w)
-                    phase_x = offset(x, (image * plan.height + base_h) * row_size + base_w * plan.in_channels)
-                    phase_place = (image * plan.out_height + phase_h) * out_row_size + phase_w * plan.out_channels
+                    phase_x = offset(x, (image * plan.height + base_h) * row_size + base_w * plan.x_step)
+                    phase_place = (image * plan.out_height + phase_h) * out_row_size + phase_w * plan.out_step
                     t = t_begin
                     while t < t_end:
                         n_rows = min(plan.tile_rows, t_end - t)

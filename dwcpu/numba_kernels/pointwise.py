@@ -1,6 +1,6 @@
 """Pointwise (1x1) convolution: a GEMM of pixels by packed weight panels, and the micro-kernels that `conv` shares.
 
-Assumes: x (pixels, in_channels) and out (pixels, out_channels) C-contiguous; weights in panels of `vectors * lanes`
+Assumes: pixels plan.x_step apart in x, plan.out_step in out; weights in panels of `vectors * lanes`
 output channels, each panel `[in_channels][width]`, the last one of one vector less or more and zero-padded to whole
 vectors; bias padded alike. Guarantees: every output has one accumulator that starts from the bias and takes its input
 channels in ascending order.
@@ -233,7 +233,7 @@ def _build(dtype: np.dtype) -> tuple[Callable, Any]:
     def pointwise(plan, x, residual, out, scratch, row_begin, row_end, block_begin, block_end):
         length, channels, step = plan.in_channels, plan.out_channels, plan.block_rows
         gemm = new_gemm()
-        gemm.a_stride, gemm.length, gemm.out_stride = length, length, channels
+        gemm.a_stride, gemm.length, gemm.out_stride = plan.x_step, length, plan.out_step
         gemm.n_h, gemm.n_w, gemm.a_h, gemm.a_w, gemm.b_h, gemm.b_w = 1, 1, 0, 0, 0, 0
         gemm.hardswish, gemm.low, gemm.high = plan.hardswish, plan.low, plan.high
         vectors = (channels + lanes - 1) // lanes
@@ -253,18 +253,18 @@ def _build(dtype: np.dtype) -> tuple[Callable, Any]:
                     share = block_begin if panel == block_begin + 1 else panel  # the first panel asks for its inputs
                     gemm.later = plan.later + share * later_share
                     gemm.later_end = plan.later + min((panel + 1) * later_share, plan.later_size)
-                gemm.inputs_end = address_of(offset(x, row_end * length)) if panel == block_begin else 0
+                gemm.inputs_end = address_of(offset(x, row_end * plan.x_step)) if panel == block_begin else 0
                 if panel + 1 < block_end:
                     wide = width if panel + 2 < panels else (vectors - (panel + 1) * pair) * lanes
                     gemm.ahead = gemm.weights + length * width * itemsize
                     gemm.ahead_end = gemm.ahead + length * wide * itemsize
                     gemm.ahead_step = -(-wide * itemsize // AHEAD_TILES)
-                place = first * channels + column
+                place = first * plan.out_step + column
                 panel_residual = residual if is_null(residual) else offset(residual, place)
                 panel_out = offset(out, place)
-                run(plan.micro_kernels, gemm, rows, offset(x, first * length), panel_residual, panel_out)
+                run(plan.micro_kernels, gemm, rows, offset(x, first * plan.x_step), panel_residual, panel_out)
                 if plan.activation != 0:
-                    call(plan.activation, (panel_out, rows, channels, gemm.columns, plan.alpha))
+                    call(plan.activation, (panel_out, rows, plan.out_step, gemm.columns, plan.alpha))
 
     return pointwise, kernel_signature(dtype)
 

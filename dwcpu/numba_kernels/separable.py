@@ -26,10 +26,10 @@ __all__ = ["address"]
 
 def _build(dtype: np.dtype) -> tuple[Callable, Any]:
     plan_size, itemsize, new_plan = 8 * len(FIELDS), dtype.itemsize, new_record(PLAN)
-    height, width, out_height, out_width, kernel_h, stride_h, dilation_h, pad_top = (
+    height, width, x_step, out_height, out_width, kernel_h, stride_h, dilation_h, pad_top = (
         list(FIELDS).index(name)
         for name in (
-            "height", "width", "out_height", "out_width", "kernel_h", "stride_h", "dilation_h", "pad_top",
+            "height", "width", "x_step", "out_height", "out_width", "kernel_h", "stride_h", "dilation_h", "pad_top",
         )
     )  # fmt: skip
 
@@ -56,7 +56,7 @@ def _build(dtype: np.dtype) -> tuple[Callable, Any]:
             pointwise_plan, column = plan.pointwise_plan, 0
             if plan.asks_ahead and end < row_end:
                 first = plan.depthwise_plan
-                read, line = rows_read(first, end), integer_at(first, width) * channels * itemsize
+                read, line = rows_read(first, end), integer_at(first, width) * integer_at(first, x_step) * itemsize
                 asking.later = address_of(x) + read * line
                 asking.later_size = (rows_read(first, min(end + plan.block_rows, row_end)) - read) * line
                 pointwise_plan = address_of(asking)

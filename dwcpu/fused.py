@@ -1,0 +1,273 @@
+"""Fused kernels made ready for one geometry: several kernels of `prepared` whose intermediates stay in the cache."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import runtime
+from .geometry import ConvGeometry, Geometry, InvertedResidualGeometry, SeparableGeometry
+from .grid import Grid, cut, worth_threads, worth_waking
+from .pipeline import GIVEN, Node, Pass, Pipeline, chain
+from .prepared import L2_SHARE, Prepared, PreparedSingle, fill, grid_of, row_phases
+
+if TYPE_CHECKING:
+    from .dispatch import Kernel
+
+__all__ = ["PreparedInverted", "PreparedSeparable", "PreparedSplit", "threads_used"]
+
+#: The same for the window of expanded rows and the block of depthwise rows of an inverted residual together.
+_L2_SHARE_INVERTED = 0.75
+#: Times `L2_SHARE` that the rows of a dilated window's tiles may take: 33x33x256 at dilation 6 takes 5 % longer with
+#: blocks of six rows, which fit, than with 12 or 24.
+_MOST_APART = 4
+#: Pixels of a matrix product whose time hides the reading of large weights.
+_HIDING_PIXELS = 96
+#: What a flop of a depthwise window costs beside one of a matrix product.
+_WINDOW_COST = 2.0
+
+
+def _fused_grid(geometry: Geometry, tile_rows: int, threads: int) -> Grid:
+    """The grid of a fused kernel: output rows alone are shared, whole tiles of the window unless others are more even.
+
+    Half a tile takes as long as a whole one, but most of the work is in the matrix products, which take any rows.
+    """
+    rows = geometry.batch * geometry.out_shape[1]
+
+    def work(grid: Grid) -> float:
+        most = grid.most_rows
+        tiles = -(-most // tile_rows) * tile_rows
+        return sum(_WINDOW_COST * tiles * p.flops if p.op == "depthwise" else most * p.flops for p in geometry.parts)
+
+    return min((cut(rows, granule, 1, threads, False) for granule in (tile_rows, 1)), key=work)
+
+
+def threads_used(kernel: Kernel, geometry: Geometry, threads: int) -> int:
+    """Threads that take part when `kernel` is asked to use `threads`; for two passes, in the better shared one."""
+    worth = worth_waking if kernel.label == "split" else worth_threads  # passes wake whom they need
+    if not worth(geometry, kernel.dtype.itemsize):
+        return 1
+    if isinstance(geometry, ConvGeometry):
+        return grid_of(kernel, geometry, threads).threads
+    return _fused_grid(geometry, 1, threads).threads if kernel.label == "fused" else threads
+
+
+class PreparedSeparable(Prepared):
+    """Separable, the intermediate in cache; `most_rows` of it at a time, if that is given, for who calls it in turn."""
+
+    geometry: SeparableGeometry
+
+    def __init__(
+        self, kernel: Kernel, geometry: SeparableGeometry, depthwise: Prepared, pointwise: Prepared, most_rows: int = 0
+    ) -> None:
+        super().__init__(kernel, geometry)
+        assert isinstance(depthwise, PreparedSingle) and isinstance(pointwise, PreparedSingle)
+        self.depthwise, self.pointwise = depthwise, pointwise
+        plan, middle = self.plan, geometry.pointwise
+        fill(plan, middle)
+        # Half of L2 holds a block of the intermediate: as many whole rows as fit, or part of the width of one tile's
+        # rows where not even those do.
+        tile_rows, tile_columns = depthwise.kernel.tile_rows, depthwise.kernel.tile_columns
+        pixels = int(L2_SHARE * runtime.cache_sizes().l2) // (middle.in_channels * kernel.dtype.itemsize)
+        # The rows of a dilated window's tiles lie apart: blocks have whole tiles of all, even if they take more.
+        phases = row_phases(geometry.depthwise)
+        most = _MOST_APART * pixels // middle.width
+        if 1 < phases < middle.height and phases * tile_rows <= (min(most, most_rows) if most_rows else most):
+            tile_rows *= phases
+            pixels = max(pixels, tile_rows * middle.width)
+        rows = max(tile_rows, pixels // middle.width // tile_rows * tile_rows)
+        asking = 0 if most_rows else self._rows_asking(pixels, tile_rows)
+        self._block_rows = max(1, min(asking or rows, most_rows or rows, middle.batch * middle.height))
+        plan["asks_ahead"] = bool(asking)
+        columns = pixels // self._block_rows
+        if columns < middle.width:  # else whole rows, even where their width is no multiple of the tile's
+            columns = max(tile_columns, columns // tile_columns * tile_columns)
+        starts = range(0, middle.width, columns)
+        self._widths = {min(columns, middle.width - start) for start in starts}
+        self._stretches: Any = np.repeat(depthwise.plan, len(starts))
+        self._stretches["segment"] = 0
+        for stretch, start in zip(self._stretches, starts, strict=True):
+            stretch["pad_left"] -= start * geometry.depthwise.stride_w
+            stretch["out_width"] = min(columns, middle.width - start)
+        plan["block_rows"], plan["column_blocks"] = self._block_rows, len(starts)
+        plan["depthwise_kernel"], plan["depthwise_plan"] = depthwise._address, self._stretches.ctypes.data
+        plan["pointwise_kernel"], plan["pointwise_plan"] = pointwise._address, pointwise._plan_address
+        plan["depthwise_blocks"], plan["pointwise_blocks"] = depthwise.blocks, pointwise.blocks
+        block = self._block_rows * max(self._widths) * middle.in_channels * kernel.dtype.itemsize
+        self._scratch = _whole_lines(block)
+        self._address = kernel.address()
+
+    def _rows_asking(self, pixels: int, tile_rows: int) -> int:
+        """Rows of a block, of which `pixels` fit, if it asks for the inputs of the next; 0 if it does not.
+
+        Beside the block there must be room for those inputs. Small images are in L2 anyway; rows of dilated windows are
+        no neighbours; and large weights, which every block reads anew, take more pixels to hide behind.
+        """
+        depthwise, pointwise = self.geometry.depthwise, self.geometry.pointwise
+        itemsize, l2 = self.kernel.dtype.itemsize, runtime.cache_sizes().l2
+        if depthwise.dilation_h > 1 or prod(depthwise.x_shape) * itemsize <= L2_SHARE * l2:
+            return 0
+        rows = pixels // (pointwise.width + depthwise.stride_h * depthwise.width) // tile_rows * tile_rows
+        many_weights = pointwise.in_channels * pointwise.out_channels * itemsize > l2 // 4
+        return 0 if many_weights and rows * pointwise.width < _HIDING_PIXELS else rows
+
+    def stepped(self, x_step: int, out_step: int) -> PreparedSeparable | None:
+        """As `Prepared.stepped`."""
+        channels = self.geometry.pointwise.in_channels
+        depthwise, pointwise = self.depthwise.stepped(x_step, channels), self.pointwise.stepped(channels, out_step)
+        if depthwise is None or pointwise is None:
+            return None
+        stretches = self._stretches.copy()
+        stretches["x_step"] = x_step
+        other = self._with(depthwise_plan=stretches.ctypes.data, pointwise_plan=pointwise._plan_address)
+        other.depthwise, other.pointwise, other._stretches = depthwise, pointwise, stretches
+        return other
+
+    def passes(self, threads: int) -> tuple[Pass, ...]:
+        """As `Prepared.passes`."""
+        (only,) = super().passes(threads)
+        # Several threads, or blocks, would all ask for the same.
+        if self._block_rows < only.grid.rows or len(self._stretches) > 1 or only.grid.row_parts > 1:
+            return (only,)
+        room = self.pointwise.room(only.grid.rows * self.geometry.pointwise.width, 1)
+        return (only._replace(room=room, asking=self.asking),)
+
+    def asking(self, own: Pass, address: int, size: int) -> Pass:
+        """As `PreparedSingle.asking`."""
+        inner = self.pointwise.asking(own, address, size)
+        plan = self.plan.copy()
+        plan["pointwise_plan"] = inner.plan.ctypes.data
+        return own._replace(plan=plan, owner=(self, inner))
+
+    def _cut(self, threads: int) -> Grid:
+        grid = _fused_grid(self.geometry, self.depthwise.kernel.tile_rows, threads)
+        return grid._replace(scratch=self._scratch)
+
+    def _ready(self, grid: Grid) -> None:
+        self.ready_for(set(grid.row_counts()))
+
+    def ready_for(self, counts: set[int]) -> None:
+        """Compile the micro-kernels for runs of these numbers of output rows."""
+        step = self._block_rows
+        rows = {part for count in counts for part in (min(count, step), count % step)}
+        if len(self._stretches) > 1:
+            rows = {1}  # parts of rows are handed on one by one
+        pixels = {count * width for count in rows for width in self._widths}
+        self.pointwise.ready_for(pixels, int(self.pointwise.plan["block_rows"][0]))
+
+
+class PreparedInverted(Prepared):
+    """Inverted residual, both intermediates in cache."""
+
+    geometry: InvertedResidualGeometry
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        geometry: InvertedResidualGeometry,
+        expand: Prepared,
+        separable: Kernel,
+        depthwise: Prepared,
+        pointwise: Prepared,
+    ) -> None:
+        super().__init__(kernel, geometry)
+        assert isinstance(expand, PreparedSingle)
+        plan, middle, itemsize = self.plan, geometry.separable.depthwise, kernel.dtype.itemsize
+        fill(plan, middle)
+        # A share of L2 holds the window of expanded rows and the block of depthwise rows that comes from it.
+        row, between = middle.width * middle.in_channels, middle.out_width * middle.out_channels
+        reach = (middle.kernel_h - 1) * middle.dilation_h + 1
+        budget = int(_L2_SHARE_INVERTED * runtime.cache_sizes().l2) // itemsize
+        rows = (budget - (reach - middle.stride_h) * row) // (middle.stride_h * row + between)
+        tile_rows = depthwise.kernel.tile_rows
+        if tile_rows * row_phases(middle) <= rows:
+            tile_rows *= row_phases(middle)
+        self._block_rows = max(1, min(max(tile_rows, rows // tile_rows * tile_rows), middle.out_height))
+        self.expand = expand
+        # What a window takes at a time stays in L2: one block of pixels.
+        expand.plan["block_rows"] = self._most_expanded * middle.width
+        self.separable = PreparedSeparable(separable, geometry.separable, depthwise, pointwise, self._block_rows)
+        window = _whole_lines(((self._block_rows - 1) * middle.stride_h + reach) * row * itemsize)
+        plan["block_rows"], plan["window_size"] = self._block_rows, window // itemsize
+        plan["expand_kernel"], plan["expand_plan"] = expand._address, expand._plan_address
+        plan["expand_blocks"] = expand.blocks
+        plan["separable_kernel"], plan["separable_plan"] = self.separable._address, self.separable._plan_address
+        self._scratch = window + self.separable._scratch
+        self._address = kernel.address()
+
+    def stepped(self, x_step: int, out_step: int) -> PreparedInverted | None:
+        """As `Prepared.stepped`."""
+        channels = self.geometry.separable.depthwise.in_channels
+        expand, separable = self.expand.stepped(x_step, channels), self.separable.stepped(channels, out_step)
+        if expand is None or separable is None:
+            return None
+        other = self._with(expand_plan=expand._plan_address, separable_plan=separable._plan_address)
+        other.expand, other.separable = expand, separable
+        return other
+
+    @property
+    def _most_expanded(self) -> int:
+        """Most rows of the image that a block expands."""
+        middle = self.geometry.separable.depthwise
+        return min(middle.height, self._block_rows * middle.stride_h + (middle.kernel_h - 1) * middle.dilation_h)
+
+    def _cut(self, threads: int) -> Grid:
+        tile_rows = self.separable.depthwise.kernel.tile_rows
+        return _fused_grid(self.geometry, tile_rows, threads)._replace(scratch=self._scratch)
+
+    def _ready(self, grid: Grid) -> None:
+        # How many rows a block expands depends on where it lies in the image: more at the top of a task, fewer at
+        # borders. Every count up to the largest is made ready, which adds no micro-kernel that none of them needs.
+        middle = self.geometry.separable.depthwise
+        rows = range(1, self._most_expanded + 1)
+        self.expand.ready_for({count * middle.width for count in rows}, int(self.expand.plan["block_rows"][0]))
+        self.separable.ready_for(set(range(1, self._block_rows + 1)))
+
+
+def _whole_lines(size: int) -> int:
+    """`size` bytes, rounded up to whole cache lines."""
+    return -(-size // 64) * 64
+
+
+class PreparedSplit(Prepared):
+    """A fused operation as one pass a part, each cut as suits it best."""
+
+    def __init__(self, kernel: Kernel, geometry: Geometry, parts: list[Prepared]) -> None:
+        super().__init__(kernel, geometry)
+        self.parts = parts
+        self._pipelines: dict[int, Pipeline] = {}
+
+    def passes(self, threads: int) -> tuple[Pass, ...]:
+        """As `Prepared.passes`."""
+        return tuple(each for part in self.parts for each in part.passes(threads))
+
+    def stepped(self, x_step: int, out_step: int) -> PreparedSplit | None:
+        """As `Prepared.stepped`."""
+        first, *middle, last = self.parts
+        begin = first.stepped(x_step, first.geometry.out_shape[-1])
+        end = last.stepped(last.geometry.x_shape[-1], out_step)
+        if begin is None or end is None:
+            return None
+        other: PreparedSplit = self._with()
+        other.parts, other._pipelines = [begin, *middle, end], {}
+        return other
+
+    def launch(self, threads: int) -> tuple[int, ...] | None:
+        """`Pipeline.launch`, if its arena is no larger than scratch memory may be."""
+        pipeline = self._pipeline(threads)
+        return pipeline.launch() if pipeline.arena_bytes <= runtime.MOST_SCRATCH else None
+
+    def run(self, x: np.ndarray, residual: np.ndarray | None, out: np.ndarray, threads: int) -> None:
+        """As `Prepared.run`."""
+        self._pipeline(threads).run(x, residual, out)
+
+    def _pipeline(self, threads: int) -> Pipeline:
+        pipeline = self._pipelines.get(threads)
+        if pipeline is None:
+            nodes = [Node(self, self.geometry.out_shape, GIVEN)]
+            count = threads if worth_waking(self.geometry, self.kernel.dtype.itemsize) else 1
+            made = chain(nodes, self.geometry.x_shape, self.kernel.dtype, count)
+            pipeline = self._pipelines.setdefault(threads, made)  # of two threads' the one whose address is given out
+        return pipeline

@@ -1,0 +1,189 @@
+"""Concat without copies: what is joined along the channels is written where it will lie.
+
+When a plan comes to a Concat, its operands have their steps already. Where a buffer holds nothing but operands that
+are neighbours in the result, everything that has to do with it is told to use a part of the result's buffer in its
+place: kernels that write pixels with gaps between them, and those that read them again. A Concat of what others have
+joined before moves all of that at once, as in networks whose layers see all layers before them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+
+from ..pipeline import Pass, Step, Value
+from .planner import Planner, Symbol
+
+__all__ = ["join"]
+
+
+def join(planner: Planner, names: Sequence[str], out: Symbol) -> bool:
+    """Bring images or signals to their places side by side in the channels of `out`; whether nothing is copied.
+
+    Where most of it has to be copied, all is: to write the rest apart from it gains nothing.
+    """
+    runs: list[Sequence[str]] = []
+    while names:
+        runs.append(_run(planner, names))
+        names = names[len(runs[-1]) :]
+    starts = [0, *accumulate(_whole(planner, run).array.shape[1] for run in runs)]
+    moves = [_move(planner, _whole(planner, run), out, start) for run, start in zip(runs, starts, strict=False)]
+    moved = sum(after - start for start, after, move in zip(starts, starts[1:], moves, strict=False) if move)
+    copies = 0
+    for run, start, after, move in zip(runs, starts, starts[1:], moves, strict=False):
+        whole = _whole(planner, run)
+        # computed anew: the moves before it may have changed what it changes
+        made = _move(planner, whole, out, start) if move and 2 * moved >= starts[-1] else None
+        if made is not None:
+            made.make(planner)
+            continue
+        copies += 1
+        planner.move(whole, whole.array, out, out.array[:, start:after])
+        for name in run:
+            symbol = _symbol(planner, name)
+            place = out.array[:, start : start + symbol.array.shape[1]]
+            planner.copies.setdefault(symbol.value(), out.view(place))
+            start += place.shape[1]
+    return copies == 0
+
+
+def _symbol(planner: Planner, name: str) -> Symbol:
+    symbol = planner.operands[name]
+    assert isinstance(symbol, Symbol)
+    return symbol
+
+
+def _run(planner: Planner, names: Sequence[str]) -> Sequence[str]:
+    """The first of these values, and all that lie beside it one after the other."""
+    best = names[:1]
+    for first in _places(planner, names[0]):
+        count = _count(planner, first, names)[0]
+        best = max(best, names[:count], key=len)
+    return best
+
+
+def _whole(planner: Planner, run: Sequence[str]) -> Symbol:
+    """The values of a run as one."""
+    if len(run) == 1:
+        return _symbol(planner, run[0])
+    for first in _places(planner, run[0]):
+        count, channels = _count(planner, first, run)
+        if count == len(run):
+            batch, _, *sizes = first.array.shape
+            return first.view(
+                np.lib.stride_tricks.as_strided(first.array, (batch, channels, *sizes), first.array.strides)
+            )
+    raise AssertionError("what lies together has been moved together")
+
+
+def _count(planner: Planner, first: Symbol, names: Sequence[str]) -> tuple[int, int]:
+    """How many of these values lie side by side from `first` on, and their channels."""
+    count = channels = 0
+    for name in names:
+        if not any(_follows(first, each, channels) for each in _places(planner, name)):
+            break
+        channels, count = channels + _symbol(planner, name).array.shape[1], count + 1
+    return count, channels
+
+
+def _places(planner: Planner, name: str) -> list[Symbol]:
+    """Where a value lies: where a Concat has copied it to, and in its own place."""
+    symbol = _symbol(planner, name)
+    copy = planner.copies.get(symbol.value())
+    return [symbol] if copy is None else [copy, symbol]
+
+
+def _follows(first: Symbol, symbol: Symbol, channels: int) -> bool:
+    """Whether a value lies in the same pixels as the first of a run, so many channels further."""
+    one, other = first.pixels(), symbol.pixels()
+    alike = one.buffer == other.buffer and one.dtype == other.dtype and one.pixel_step == other.pixel_step is not None
+    return alike and other.offset == one.offset + channels * one.dtype.itemsize
+
+
+class _Stays(Exception):
+    """Somebody who has to do with a buffer cannot use another."""
+
+
+@dataclass(frozen=True)
+class _Move:
+    """Everybody uses a part of another buffer in place of `buffer`."""
+
+    buffer: int
+    steps: list[Step]
+    operands: dict[str, Symbol]
+    copies: dict[Value, Symbol]
+
+    def make(self, planner: Planner) -> None:
+        """Let it be so."""
+        planner.builder.steps[:] = self.steps
+        planner.builder.sizes[self.buffer] = 0
+        planner.operands |= self.operands
+        planner.copies = self.copies
+
+
+def _move(planner: Planner, whole: Symbol, out: Symbol, start: int) -> _Move | None:
+    """How to have a value in the channels of `out`, from `start` on.
+
+    None if it is not alone in its buffer, or if a step cannot use it there.
+    """
+    buffer, builder = whole.buffer, planner.builder
+    if buffer < 0 or whole.value().offset or builder.sizes[buffer] != whole.array.nbytes:
+        return None
+    room = np.moveaxis(out.array, 1, -1)
+    before, after = whole.array.shape[1] * room.itemsize, out.array.shape[1] * room.itemsize
+
+    def moved(value: Value) -> Symbol:
+        pixel, channel = divmod(value.offset, before)
+        offset = pixel * after + channel + start * room.itemsize
+        return out.view(np.ndarray(value.shape, value.dtype, room, offset, _spread(value, before, after)))
+
+    def value_of(value: Value) -> Value:
+        return moved(value).value() if value.buffer == buffer else value
+
+    def symbol_of(symbol: Symbol) -> Symbol:
+        return moved(symbol.value()) if symbol.buffer == buffer else symbol
+
+    def step_of(step: Step) -> Step:
+        reads = tuple(each and value_of(each) for each in step.reads)
+        writes = tuple(map(value_of, step.writes))
+        if (reads, writes) == (step.reads, step.writes):
+            return step
+        return step._replace(operation=_placed(planner, step, reads, writes), reads=reads, writes=writes)
+
+    operands = {name: each for name, each in planner.operands.items() if isinstance(each, Symbol)}
+    try:
+        return _Move(
+            buffer,
+            list(map(step_of, builder.steps)),
+            {name: symbol_of(each) for name, each in operands.items() if each.buffer == buffer},
+            {value_of(key): symbol_of(each) for key, each in planner.copies.items()},
+        )
+    except _Stays:
+        return None
+
+
+def _spread(value: Value, before: int, after: int) -> tuple[int, ...]:
+    """Strides of a value whose pixels were `before` bytes apart, and will be `after`."""
+    strides, reach = [], value.offset % before + value.dtype.itemsize
+    for size, stride in zip(value.shape, value.steps, strict=True):
+        if size > 1 and abs(stride) < before:
+            reach += (size - 1) * stride if stride > 0 else before  # no axis of channels goes backwards
+        elif size > 1 and stride % before:
+            raise _Stays
+        strides.append(stride if abs(stride) < before else stride // before * after)
+    if reach > before:
+        raise _Stays  # an axis of pixels and channels together
+    return tuple(strides)
+
+
+def _placed(planner: Planner, step: Step, reads: Sequence[Value | None], writes: Sequence[Value]) -> Pass:
+    """What a step runs if its arrays lie like these."""
+    placed = getattr(step.operation.owner, "placed", None) if isinstance(step.operation, Pass) else None
+    kernels = placed and placed(*reads, *writes)
+    if not kernels:
+        raise _Stays
+    [made] = kernels.passes(planner.threads)
+    return made
