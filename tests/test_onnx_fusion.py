@@ -284,6 +284,89 @@ def test_weights_that_are_no_constants_are_in_no_chain() -> None:
     assert operators(made) == ["Conv", "Conv", "Activation"]
 
 
+# --- pads -------------------------------------------------------------------------------------------------------------
+
+
+def pad(result: str, *amounts: int, source: str = "x", value: str = "", axes: str = "", mode: str = "constant") -> Any:
+    """Of the axes of pixels, top, left, bottom, right, or of `axes`."""
+    sides = (0, 0, *amounts[:2], 0, 0, *amounts[2:]) if len(amounts) == 4 and not axes else amounts
+    return [
+        node("Constant", [], [f"{result}_sides"], value_ints=list(sides)),
+        node("Pad", [source, f"{result}_sides", value, axes], [result], mode=mode),
+    ]
+
+
+WINDOW = {"w": random(4, C, 3, 2), "one": random(4, C, 1, 1), "0": number(0), "7": number(7), "across": ints(-1, 1, 0)}
+WINDOW |= {"d": random(C, 1, 3, 3), "wide": random(4, C, 3)}
+
+
+def window(source: str = "a", weights: str = "w", result: str = "y", **attributes: Any) -> Any:
+    return node("Conv", [source, weights], [result], **attributes)
+
+
+#: Nodes, what is left of them, and the padding of the last.
+PADS: dict[str, tuple[list[Any], list[str], list[int] | None]] = {
+    "before a convolution": ([*pad("a", 0, 1, 2, 3), window()], ["Conv"], [0, 1, 2, 3]),
+    "a zero that is written down": ([*pad("a", 1, 1, 1, 1, value="0"), window()], ["Conv"], [1] * 4),
+    "and padding of its own": (
+        [*pad("a", 0, 0, 1, 1), window(pads=[1, 2, 0, 0], strides=[2, 2])], ["Conv"], [1, 2, 1, 1],
+    ),
+    "two": ([*pad("a", 0, 1, 0, 1), *pad("b", 1, 0, 1, 0, source="a"), window("b")], ["Conv"], [1] * 4),
+    "some axes": ([*pad("a", 2, 0, 0, 1, 0, 0, axes="across"), window()], ["Conv"], [0, 2, 0, 1]),
+    "valid windows": ([*pad("a", 1, 0, 1, 1), window(auto_pad="VALID")], ["Conv"], [1, 0, 1, 1]),
+    "a depthwise window": (
+        [*pad("a", 0, 0, 1, 1), window(weights="d", group=C, strides=[2, 2])], ["Conv"], [0, 0, 1, 1],
+    ),
+    "read twice": (
+        [*pad("a", 0, 0, 1, 1), window(result="b"), node("GlobalAveragePool", ["b"], ["c"]),
+         node("GlobalMaxPool", ["a"], ["e"]), window("e", "one", "f"), node("Add", ["c", "f"], ["y"])],
+        ["Pad", "Conv", "GlobalAveragePool", "GlobalMaxPool", "Conv"], None,
+    ),
+    "a mean of all": (
+        [*pad("a", 1, 0, 1, 1), node("AveragePool", ["a"], ["y"], kernel_shape=[2, 2])], ["AveragePool"], [1, 0, 1, 1],
+    ),
+    "a mean with padding that counts": (
+        [*pad("a", 1, 0, 1, 1),
+         node("AveragePool", ["a"], ["y"], kernel_shape=[3, 3], pads=[1] * 4, count_include_pad=1)],
+        ["AveragePool"], [2, 1, 2, 2],
+    ),
+    "a mean with padding that does not count": (
+        [*pad("a", 1, 0, 1, 1), node("AveragePool", ["a"], ["y"], kernel_shape=[3, 3], pads=[1] * 4)],
+        ["Pad", "AveragePool"], None,
+    ),
+    "a mean rounded up": (
+        [*pad("a", 1, 0, 1, 1), node("AveragePool", ["a"], ["y"], kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1)],
+        ["Pad", "AveragePool"], None,
+    ),
+    "another number": ([*pad("a", 1, 1, 1, 1, value="7"), window()], ["Pad", "Conv"], None),
+    "edges": ([*pad("a", 1, 1, 1, 1, mode="edge"), window()], ["Pad", "Conv"], None),
+    "less than nothing": ([*pad("a", -1, 0, 1, 1), window()], ["Pad", "Conv"], None),
+    "batch and channels": ([*pad("a", 1, 0, 0, 0, 0, 0, 1, 1), window()], ["Pad", "Conv"], None),
+    "a window of one": ([*pad("a", 1, 1, 1, 1), window(weights="one")], ["Pad", "Conv"], None),
+    "windows that are made to fit": ([*pad("a", 1, 1, 1, 1), window(auto_pad="SAME_UPPER")], ["Pad", "Conv"], None),
+    "a maximum": (
+        [*pad("a", 1, 1, 1, 1), node("MaxPool", ["a"], ["y"], kernel_shape=[2, 2])], ["Pad", "MaxPool"], None,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", PADS)
+def test_zeros_around_an_image_become_padding(what: str) -> None:
+    nodes, wanted, padding = PADS[what]
+    made = simplified(nodes, WINDOW)
+    assert operators(made) == wanted
+    assert padding is None or made[-1].get("pads") == padding
+
+
+def test_zeros_before_a_signal_and_within_a_chain() -> None:
+    before = [*pad("a", 0, 0, 2, 0, 0, 0), window(weights="wide", dilations=[1])]
+    assert operators(simplified(before, WINDOW, feeds={"x": random(2, C, 9)})) == ["Conv"]
+    nodes = [pointwise("x", "a", "p12"), *pad("b", 0, 0, 1, 1, source="a")]
+    nodes += [node("Conv", ["b", "d"], ["c"], group=12, strides=[2, 2]), pointwise("c", "y")]
+    [made] = simplified(nodes, {**PARTS, "p12": random(12, 12, 1, 1)}, feeds={"x": WIDE}, rounding=5e-5)
+    assert made.op == "InvertedResidual"
+
+
 # --- constants and normalisations -------------------------------------------------------------------------------------
 
 

@@ -13,12 +13,14 @@ from .chains import fuse_chains
 from .constants import fold_constants
 from .epilogues import fuse_activations, fuse_residuals
 from .norms import recognise_norms
+from .pads import fold_pads
 
 __all__ = ["PASSES", "PLANNED", "optimise"]
 
 #: Name -> pass, in the order in which they run.
 PASSES = {
     "constants": fold_constants,
+    "pads": fold_pads,
     "activations": recognise_activations,  # before a shift by 3 that is part of one goes into a bias
     "norms": recognise_norms,
     "affine": fold_affine,
