@@ -271,7 +271,7 @@ ERFC_TERMS: dict[str, tuple[float, ...]] = {
 
 
 #: Counts changes of what this file does not hold: arguments of compiled functions, and how weights are packed.
-_OTHER_CHANGES = 6
+_OTHER_CHANGES = 7
 
 #: A number for all that compiled modules and Python must agree on. Modules that were compiled for another one are left
 #: alone: they would take one field for another, or compute other bits than Numba's kernels.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,7 +13,16 @@ from .epilogue import Activation
 from .pipeline import Value
 from .pixels import PixelKernel, epilogue, made
 
-__all__ = ["combine", "fill", "function", "in_order", "mapped"]
+__all__ = [
+    "Function",
+    "activation_before",
+    "combine",
+    "fill",
+    "function",
+    "function_before",
+    "in_order",
+    "mapped",
+]
 
 #: Elements that are one row of the grid.
 _RUN = 4096
@@ -20,10 +30,47 @@ _RUN = 4096
 _AXES = 4
 
 
+class Function(NamedTuple):
+    """A function of one tensor that a kernel of two calls first.
+
+    Attributes
+    ----------
+    name : str
+        For people.
+    address : int
+    alpha : float
+        Its parameter.
+    """
+
+    name: str
+    address: int
+    alpha: float
+
+
+def activation_before(activation: Activation, dtype: np.dtype) -> Function | None:
+    """An activation as such a function; None for clamps, which are none, and without compiled kernels."""
+    compiled = runtime.cython_kernels()
+    if not activation.code or compiled is None or not compiled.available():
+        return None
+    return Function(str(activation.name), compiled.activations(dtype.name)[activation.code], activation.alpha)
+
+
+def function_before(name: str, alpha: float, dtype: np.dtype) -> Function | None:
+    """As such a function what `function` computes."""
+    compiled = runtime.cython_kernels()
+    return None if compiled is None else Function(name, compiled.functions(dtype.name)[name], alpha)
+
+
 def combine(
-    name: str, a: np.ndarray, b: np.ndarray, out: np.ndarray, activation: Activation, known: int | None = None
+    name: str,
+    a: np.ndarray,
+    b: np.ndarray,
+    out: np.ndarray,
+    activation: Activation,
+    known: int | None = None,
+    before: Sequence[Function | None] = (None, None),
 ) -> PixelKernel | None:
-    """What a pipeline runs for ``activation(a op b)``; None where that is left to NumPy.
+    """What a pipeline runs for ``activation(f(a) op g(b))``; None where that is left to NumPy.
 
     Parameters
     ----------
@@ -36,6 +83,8 @@ def combine(
     activation : Activation
     known : {0, 1}, optional
         Which of the two does not change: the kernel keeps it, and a pipeline gives it the other one alone.
+    before : (Function or None, Function or None)
+        f and g, for tensors of which none is broadcast along the innermost axis.
     """
     size, shape = out.itemsize, out.shape
     pair = [a, b]
@@ -56,7 +105,12 @@ def combine(
     count, *steps = axes[-1]
     if len(axes) > _AXES or not {0, 1}.issuperset(steps) or (count > 1 and not any(steps)):
         return None
-    table = np.array([*np.array(axes).T.reshape(-1), 0 if known is None else 2 - known], np.int64)
+    functions = [each or Function("", 0, 0.0) for each in before]
+    if any(before) and not all(steps):
+        return None
+    given = 0 if known is None else 2 - known
+    called = [each.address for each in functions], np.array([each.alpha for each in functions]).view(np.int64)
+    table = np.array([*np.array(axes).T.reshape(-1), given, *called[0], *called[1]], np.int64)
     fields = _flat(shape, out.dtype, activation) | {"weights": table.ctypes.data}
     if kept is not None:
         fields["bias"] = kept.ctypes.data
@@ -66,7 +120,7 @@ def combine(
         def remade(x: Value, residual: Value | None, target: Value) -> PixelKernel | None:
             given = iter((x, residual))
             first, second = (each if at == known else _like(next(given)) for at, each in enumerate((a, b)))
-            return combine(name, first, second, out, activation, known) if target.steps == out.strides else None
+            return combine(name, first, second, out, activation, known, before) if target.steps == out.strides else None
 
         kernel.remade = remade
     return kernel

@@ -95,7 +95,8 @@ def operators(nodes: Sequence[Any]) -> list[str]:
 
 
 def activations(nodes: Sequence[Any]) -> list[Any]:
-    return [each.get("activation") for each in nodes if each.get("activation") is not None]
+    before = [part for each in nodes for part in each.get("before", ()) if part is not None]
+    return [each.get("activation") for each in (*before, *nodes) if each.get("activation") is not None]
 
 
 def norm(source: str = "c", result: str = "y") -> Any:

@@ -136,6 +136,29 @@ def test_activations_come_after_them(spec) -> None:
     np.testing.assert_array_equal(out, expected)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(3, 700), (40, 5), (2, 515), (1, 9000)], ids=str)
+def test_functions_come_before_them(shape, dtype) -> None:
+    """Of halves of what lies together, so in runs of every length; the bits are those of functions on their own."""
+    wide = random(shape[0], 2 * shape[1], dtype=dtype) * 3
+    memory = wide, wide[:, ::-1].copy()
+    x, other = (each[:, : shape[1]] for each in memory)
+    first = elementwise.function_before("elu", 0.7, dtype)
+    second = elementwise.activation_before(parse_activation("sigmoid", "test"), dtype)
+    made = [np.empty(shape, dtype) for _ in range(3)]
+    run(elementwise.function(shape, dtype, "elu", 0.7), np.ascontiguousarray(x), made[0])
+    run(elementwise.mapped(shape, dtype, 1.0, -0.0, parse_activation("sigmoid", "test")), other.copy(), made[1])
+    for before, expected in (
+        ((first, second), made[0] * made[1]), ((None, second), x * made[1]), ((first, None), made[0] * other),
+    ):  # fmt: skip
+        place = np.empty(shape, dtype)
+        run(elementwise.combine("multiply", x, other, place, NONE, None, before), memory[0], made[2], memory[1])
+        np.testing.assert_array_equal(made[2], expected)
+    spread = np.broadcast_to(x[:, :1], shape)
+    assert elementwise.combine("multiply", spread, other, place, NONE, None, (first, None)) is None
+    assert elementwise.activation_before(parse_activation("relu6", "test"), dtype) is None  # a clamp is no function
+
+
 def test_what_lies_otherwise_is_left_alone() -> None:
     x, out = np.empty((4, 5), np.float32), np.empty((4, 5), np.float32)
     assert elementwise.combine("add", x, x, out, NONE) is not None

@@ -284,6 +284,43 @@ def test_weights_that_are_no_constants_are_in_no_chain() -> None:
     assert operators(made) == ["Conv", "Conv", "Activation"]
 
 
+# --- gates ------------------------------------------------------------------------------------------------------------
+
+#: Nodes, what is left of them, and the functions of the last.
+GATES: dict[str, tuple[list[Any], list[str], list[str], list[str | None] | None]] = {
+    "both": (
+        [node("Tanh", ["x"], ["a"]), node("Sigmoid", ["x"], ["b"]), node("Mul", ["a", "b"], ["y"])], ["y"], ["Mul"],
+        ["Tanh", "Activation"],
+    ),
+    "one, and an activation after it": (
+        [node("Neg", ["x"], ["a"]), node("Elu", ["x"], ["b"]), node("Sub", ["a", "b"], ["c"]),
+         node("Relu", ["c"], ["y"])],
+        ["y"], ["Neg", "Sub"], [None, "Elu"],
+    ),
+    "what others read": (
+        [node("Tanh", ["x"], ["a"]), node("Mul", ["a", "x"], ["b"]), node("Add", ["a", "b"], ["y"])], ["y"],
+        ["Tanh", "Mul", "Add"], None,
+    ),
+    "an output": ([node("Tanh", ["x"], ["a"]), node("Mul", ["a", "x"], ["y"])], ["y", "a"], ["Tanh", "Mul"], None),
+    "twice the same": ([node("Tanh", ["x"], ["a"]), node("Mul", ["a", "a"], ["y"])], ["y"], ["Tanh", "Mul"], None),
+    "times a constant": ([node("Tanh", ["x"], ["a"]), node("Mul", ["a", "k"], ["y"])], ["y"], ["Tanh", "Mul"], None),
+    "broadcast": (
+        [node("GlobalMaxPool", ["x"], ["a"]), node("Mish", ["a"], ["b"]), node("Erf", ["x"], ["c"]),
+         node("Max", ["b", "c"], ["y"])],
+        ["y"], ["GlobalMaxPool", "Max"], ["Mish", "Erf"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", GATES)
+def test_functions_of_two_tensors_go_into_what_combines_them(what: str) -> None:
+    nodes, outputs, wanted, before = GATES[what]
+    made = simplified(nodes, {"k": random(C, 1, 1)}, outputs)
+    assert operators(made) == wanted
+    found = made[-1].get("before")
+    assert (found and [each and each.op for each in found]) == before
+
+
 # --- pads -------------------------------------------------------------------------------------------------------------
 
 

@@ -59,6 +59,28 @@ GRAPHS: dict[str, tuple[Callable[[Builder], str], list[str]]] = {
     "a product of tensors": (
         lambda b: b.add("Mul", b.conv("x", 3, 9, norm=False), b.conv("x", 3, 9, act="sigmoid")), ["multiply"],
     ),
+    "a gate": (
+        lambda b: b.add("Mul", b.add("Tanh", (parts := halves(b, "x"))[0]), b.act(parts[1], "sigmoid")),
+        ["tanh, sigmoid, multiply"],
+    ),
+    "a gate of one, and an activation": (
+        lambda b: b.act(b.add("Add", halves(b, "x")[0], b.act(halves(b, "x")[1], "sigmoid")), "relu6"),
+        ["sigmoid, add"],
+    ),
+    "a gate of every image": (
+        lambda b: b.add("Mul", b.conv("x", 3, 12), b.act(b.add("GlobalAveragePool", halves(b, "x")[0]), "sigmoid")),
+        ["mean", "map, multiply"],
+    ),
+    "a gate of other functions": (
+        lambda b: b.add("Sub", b.add("Tanh", halves(b, "x")[0]), b.add("Gelu", halves(b, "x")[1], approximate="none")),
+        ["tanh, gelu, subtract"],
+    ),
+    "a clamp is none": (
+        lambda b: b.add("Mul", b.act(halves(b, "x")[0], "relu"), halves(b, "x")[1]), ["map, multiply"],
+    ),
+    "a mean of one pixel": (
+        lambda b: b.conv(b.add("GlobalAveragePool", b.conv(b.add("GlobalAveragePool", "x"), 3, 9)), 9, 5), ["view"],
+    ),
     "a product of views": (lambda b: b.add("Mul", *halves(b, "x")), ["multiply"]),
     "slopes of channels": (lambda b: b.add("PRelu", b.conv("x", 3, 9), b.random(9, 1, 1)), ["prelu"]),
     "slopes of pixels": (lambda b: b.add("PRelu", b.conv("x", 3, 2), b.random(10, 11)), ["prelu"]),

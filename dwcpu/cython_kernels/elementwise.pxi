@@ -4,13 +4,15 @@
 # For those of two tensors plan.weights points to ELEMENT_AXES sizes, the axes of out from the outermost to the
 # innermost, as many steps of the first tensor and of the second, and a number that says where these are: 0: x and
 # residual, 1: x and what plan.bias points to, 2: that and x. Steps of the innermost axis are 0 or 1, and not
-# both 0 unless there is one element.
+# both 0 unless there is one element. Then the addresses of two functions (0: none) that the tensors go through before,
+# and the bits of their parameters as float64; both steps are 1 if there is one.
 # Guarantees: every output is one operation, clamped and activated: the same bits however the rows are shared. NaN
 # passes.
 # What is read comes from memory or L2 once; nothing is blocked.
 
 cdef enum:
     ELEMENT_AXES = 4
+    GATED = 512  # elements whose functions are in L1
 
 cdef enum:
     PLUS = 0
@@ -62,6 +64,43 @@ cdef inline void combine_run(
         v_store_part(out + at, v_clamp(combined(op, v, w), low, high), 0, rest)
 
 
+cdef const real *through(i64 function, i64 alpha, i64 count, const real *x, real *values) noexcept nogil:
+    """x, or `values`, which hold a function of it."""
+    if function == 0:
+        return x
+    copy_runs(1, count, 0, 0, x, values)
+    (<Activation> function)(values, 1, 0, count, (<double *> &alpha)[0])
+    return values
+
+
+cdef inline void combine_gated(
+    const int op, const i64 *functions, i64 count, const real *a, const real *b, vec low, vec high, real *out
+) noexcept nogil:
+    """As `combine_run`, of functions of the elements."""
+    cdef real first[GATED]
+    cdef real second[GATED]
+    cdef i64 some
+    while count > 0:
+        some = smaller(count, GATED)
+        combine_run(
+            op, False, False, some, through(functions[0], functions[2], some, a, first),
+            through(functions[1], functions[3], some, b, second), low, high, out)
+        a += some
+        b += some
+        out += some
+        count -= some
+
+
+cdef inline void combine_part(
+    const int op, const bint one_a, const bint one_b, const i64 *functions, i64 count, const real *a, const real *b,
+    vec low, vec high, real *out
+) noexcept nogil:
+    if not one_a and not one_b and functions[0] | functions[1]:
+        combine_gated(op, functions, count, a, b, low, high, out)
+    else:
+        combine_run(op, one_a, one_b, count, a, b, low, high, out)
+
+
 cdef inline void combine_rows(
     const int op, const bint one_a, const bint one_b, const Plan *plan, const real *a, const real *b, real *out,
     i64 begin, i64 end
@@ -70,6 +109,7 @@ cdef inline void combine_rows(
     cdef const i64 *sizes = <const i64 *> plan.weights
     cdef const i64 *a_steps = sizes + ELEMENT_AXES
     cdef const i64 *b_steps = a_steps + ELEMENT_AXES
+    cdef const i64 *functions = b_steps + ELEMENT_AXES + 1
     cdef i64 size = sizes[3], a_step = a_steps[2], b_step = b_steps[2], at = begin, count, run
     cdef i64 k = at // size, inner = at - k * size, j = k // sizes[2], i = j // sizes[1]
     cdef const real *first
@@ -82,14 +122,15 @@ cdef inline void combine_rows(
         second = b + i * b_steps[0] + j * b_steps[1] + k * b_step
         if inner > 0 or end - at < size:
             count = smaller(size - inner, end - at)
-            combine_run(
-                op, one_a, one_b, count, first + inner * a_steps[3], second + inner * b_steps[3], low, high, out + at)
+            combine_part(
+                op, one_a, one_b, functions, count, first + inner * a_steps[3], second + inner * b_steps[3], low, high,
+                out + at)
             at += count
             k += 1
         else:
             count = smaller(sizes[2] - k, (end - at) // size)
             for run in range(count):
-                combine_run(op, one_a, one_b, size, first, second, low, high, out + at)
+                combine_part(op, one_a, one_b, functions, size, first, second, low, high, out + at)
                 first += a_step
                 second += b_step
                 at += size

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,52 @@ _COMBINED = {
 
 
 def _combine(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
+    """Two tensors, and functions of them before, if there are any."""
+    before = node.get("before")
+    if before is None:
+        return _combined(planner, node, operands)
+    bare = node.copy()
+    del bare.attributes["before"]
+    shapes = [each.array.shape if isinstance(each, Symbol) else () if each is None else each.shape for each in operands]
+    functions: list[elementwise.Function | None] = [None, None]
+    kernels: list[str] = []
+    for at, part in enumerate(before):
+        if part is not None:
+            functions[at] = _function_of(part, operands[at]) if shapes[0] == shapes[1] else None
+            if functions[at] is None:
+                operands[at] = _apart(planner, part, operands[at])
+                kernels.append(planner.described)
+    made = _combined(planner, bare, operands, functions)
+    if made is None:
+        for at, function in enumerate(functions):
+            operands[at] = operands[at] if function is None else _apart(planner, before[at], operands[at])
+        made = _combined(planner, bare, operands) or planner.apart(bare, operands)
+    planner.describe(*kernels, planner.described)
+    return made
+
+
+def _function_of(part: Node, x: Operand) -> elementwise.Function | None:
+    """What a kernel of two tensors calls for a node of one, if it can."""
+    if not isinstance(x, Symbol) or x.array.dtype.char not in "fd":
+        return None
+    if part.op == "Activation":
+        return elementwise.activation_before(parse_activation(part.get("activation"), ""), x.array.dtype)
+    name = _function_name(part)
+    return None if name is None else elementwise.function_before(name, float(part.get("alpha", 1.0)), x.array.dtype)
+
+
+def _apart(planner: Planner, part: Node, x: Operand) -> Operand:
+    """A function on its own."""
+    lowering = _activation if part.op == "Activation" else _function
+    return (lowering(planner, part, [x]) or planner.apart(part, [x]))[0]
+
+
+def _combined(
+    planner: Planner,
+    node: Node,
+    operands: list[Operand],
+    before: Sequence[elementwise.Function | None] = (None, None),
+) -> list[Operand] | None:
     """Two tensors, of which one may be known; with one number a map."""
     if len(operands) != 2 or not any(isinstance(each, Symbol) for each in operands):
         return None
@@ -34,7 +80,7 @@ def _combine(planner: Planner, node: Node, operands: list[Operand]) -> list[Oper
     a, b = arrays
     if a is None or b is None or a.dtype != b.dtype or a.dtype.char not in "fd":
         return None
-    mapped = _with_number(planner, node, operands)
+    mapped = _with_number(planner, node, operands) if list(before) == [None, None] else None
     if mapped is not None:
         return mapped
     shape = np.broadcast_shapes(a.shape, b.shape)
@@ -55,10 +101,11 @@ def _combine(planner: Planner, node: Node, operands: list[Operand]) -> list[Oper
         else:
             seen.append(elementwise.in_order(array.shape, out))
             values.append(planner.like(each, seen[-1])._replace(strides=seen[-1].strides))
-    kernel = elementwise.combine(_COMBINED[node.op], seen[0], seen[1], out, activation, known)
+    kernel = elementwise.combine(_COMBINED[node.op], seen[0], seen[1], out, activation, known, before)
     if kernel is None:
         return None
-    return [planner.run_kernel(_COMBINED[node.op], kernel, values[0], (*values, None)[1], out)]
+    name = ", ".join([*(each.name for each in before if each is not None), _COMBINED[node.op]])
+    return [planner.run_kernel(name, kernel, values[0], (*values, None)[1], out)]
 
 
 def _as_it_will_lie(shape: tuple[int, ...], dtype: np.dtype, symbols: list[Symbol]) -> np.ndarray:
@@ -124,11 +171,17 @@ def _with_number(planner: Planner, node: Node, operands: list[Operand]) -> list[
 
 def _function(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
     """Functions that kernels have."""
-    x = operands[0]
-    name = {"Elu": "elu", "Erf": "erf", "Gelu": "gelu_tanh", "Mish": "mish", "Tanh": "tanh"}[node.op]
-    if not isinstance(x, Symbol) or (node.op == "Gelu" and node.get("approximate", "none") != "tanh"):
+    x, name = operands[0], _function_name(node)
+    if not isinstance(x, Symbol) or name is None:
         return None
     return _flat(planner, x, name, elementwise.function, name, float(node.get("alpha", 1.0)))
+
+
+def _function_name(node: Node) -> str | None:
+    """What a kernel calls the function of a node, if there is one."""
+    if node.op == "Gelu":
+        return "gelu_tanh" if node.get("approximate", "none") == "tanh" else None
+    return {"Elu": "elu", "Erf": "erf", "Mish": "mish", "Tanh": "tanh"}[node.op]
 
 
 ARITHMETIC: dict[str, Callable[[Planner, Node, list[Operand]], list[Operand] | None]] = {

@@ -249,10 +249,13 @@ def _reduce(planner: Planner, node: Node, operands: list[Operand]) -> list[Opera
     gone = range(2, lies.ndim) if whole else axes_of(node, x.array, axes)
     if len(set(gone)) < len(gone):
         return None  # NumPy says what is wrong
+    if all(shape[axis] == 1 for axis in gone):
+        planner.describe("view")
+        return [x.view(x.array if whole or node.get("keepdims", 1) else x.array.squeeze(tuple(gone)))]
     order = sorted(range(lies.ndim), key=lambda axis: -lies.strides[axis])
     long = [axis for axis in order if shape[axis] > 1]
     taken = [at for at, axis in enumerate(long) if axis in gone]
-    if not taken or taken[-1] - taken[0] >= len(taken):
+    if taken[-1] - taken[0] >= len(taken):
         return None
     sizes = [shape[axis] for axis in long]
     outer, inner = prod(sizes[: taken[0]]), prod(sizes[taken[-1] + 1 :])

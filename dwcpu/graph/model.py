@@ -505,7 +505,8 @@ def load_onnx(
         it no other file at all.
     without : collection of str
         Passes to leave out when the graph is simplified, for finding out what one of them does: "constants",
-        "pads", "activations", "norms", "affine", "residuals", "epilogues", "chains".
+        "pads", "activations", "norms", "affine", "residuals", "epilogues", "gates",
+        "chains".
 
     Returns
     -------

@@ -302,9 +302,14 @@ class Planner:
         self._row["flops"] = kernel.flops
         return out
 
-    def describe(self, kernel: str) -> None:
+    def describe(self, *kernels: str) -> None:
         """Say what computes the node at hand."""
-        self._row["kernel"] = kernel
+        self._row["kernel"] = ", ".join(dict.fromkeys(filter(None, kernels)))
+
+    @property
+    def described(self) -> str:
+        """What has been said of the node at hand."""
+        return str(self._row.get("kernel", ""))
 
     # --- nodes --------------------------------------------------------------------------------------------------------
 
@@ -350,6 +355,14 @@ class Planner:
 
     def apart(self, node: Node, operands: list[Operand]) -> list[Operand]:
         """Run a node on NumPy, and then, one by one, what passes have put into it: bias, residual, activation."""
+        before = node.get("before")
+        if before is not None:
+            operands = [
+                each if part is None else self.apart(part, [each])[0]
+                for part, each in zip(before, operands, strict=True)
+            ]
+            node = node.copy()
+            del node.attributes["before"]
         count = {"Conv": 3, "MatMul": 2}.get(node.op, len(operands))
         spec, more = node.get("activation"), [each for each in operands[count:] if each is not None]
         if node.op == "Activation" or (spec is None and not more):
@@ -365,11 +378,11 @@ class Planner:
             results = self._by_numpy(OPERATORS["Add"], Node("Add", node.name, [], []), [results[0], each])
         if spec is not None:
             last = Node("Activation", node.name, [], [], {"activation": spec})
-            before, x = self._row.get("kernel", ""), results[0]
+            before, x = self.described, results[0]
             lower = self._lowerings.get("Activation") if isinstance(x, Symbol) and x.array.size else None
             made = lower(self, last, [x]) if lower is not None else None
             results = made or self._by_numpy(OPERATORS["Activation"], last, [x])
-            self.describe(", ".join(dict.fromkeys(filter(None, [before, self._row["kernel"]]))))
+            self.describe(before, self.described)
         return results
 
     def _by_numpy(self, operator: Operator, node: Node, operands: list[Operand]) -> list[Operand]:

@@ -12,6 +12,7 @@ from .affine import fold_affine
 from .chains import fuse_chains
 from .constants import fold_constants
 from .epilogues import fuse_activations, fuse_residuals
+from .gates import fuse_gates
 from .norms import recognise_norms
 from .pads import fold_pads
 
@@ -26,12 +27,13 @@ PASSES = {
     "affine": fold_affine,
     "residuals": fuse_residuals,
     "epilogues": fuse_activations,
+    "gates": fuse_gates,
     "chains": fuse_chains,
 }
 
 
 #: Those whose nodes only plans can run.
-PLANNED = ("residuals", "epilogues", "chains")
+PLANNED = ("residuals", "epilogues", "gates", "chains")
 
 
 def optimise(graph: Graph, without: Collection[str] = ()) -> Graph:
