@@ -29,3 +29,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         for shape in shapes.select(suite, options.group, smoke=options.smoke)
     ]
     metafunc.parametrize("shape", chosen, ids=[shape.id for shape in chosen])
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In a smoke run Numba, which compiles for every shape, gets one of each suite."""
+    seen: set[str] = set()
+    for item in items:
+        suite, parameters = item.name.partition("[")[0], getattr(item, "callspec", None)
+        if config.option.smoke and parameters is not None and parameters.params.get("contender") == "numba":
+            if suite in seen:
+                item.add_marker(pytest.mark.skip(reason="a smoke run compiles for one shape of each suite"))
+            seen.add(suite)

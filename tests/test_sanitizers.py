@@ -24,9 +24,6 @@ pytest.importorskip("setuptools", minversion="77")
 pytest.importorskip("Cython", minversion="3.1")
 
 FLAGS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g1", "-O1"]
-#: Checks of pointers by UndefinedBehaviorSanitizer whose use AddressSanitizer sees as well: they double the time of the
-#: compiler, so that they are left to the night.
-FLAGS += nightly.reduced([], ["-fno-sanitize=null,object-size,pointer-overflow"])
 
 #: setup.py with these flags at the end of its own, for some of its modules.
 BUILD = """
@@ -39,15 +36,9 @@ sys.argv[1:] = ["build_ext", "--inplace"]
 building.setup(ext_modules=chosen, cmdclass={"build_ext": building.BuildKernels})
 """
 
-#: Tests to run: without --nightly few of them, and none for which Numba compiles.
+#: Tests to run: none for which Numba compiles.
 FILES = ["test_kernels.py", "test_pixels.py", "test_elementwise.py", "test_calls.py"]
-CHOSEN = nightly.reduced(
-    "__cython or test_pixels or test_elementwise or test_calls",
-    "(exact_on_integers and _f32_ and __cython)"
-    " or (test_pixels and not float64)"
-    " or (test_elementwise and not float64 and not 400001 and not activations_alone and not exact_values)"
-    " or (test_calls and same_bits and cython and 41 and not float64)",
-)
+CHOSEN = "__cython or test_pixels or test_elementwise or test_calls"
 
 pytestmark = pytest.mark.skipif(not kernels.available(), reason="the Cython kernels were not built")
 
@@ -92,7 +83,7 @@ def built(tree: Path, modules: list[str]) -> list[Path]:
 def tree(sanitized: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A copy of the package whose compiled modules check all that they do."""
     isa = (kernels.isa() or "").replace("-", "_")
-    modules = ["_driver", "_calls", *(f"_{isa}_{dtype}" for dtype in nightly.reduced(("f32", "f64"), ("f32",)))]
+    modules = ["_driver", "_calls", f"_{isa}_f32", f"_{isa}_f64"]
     folder = tmp_path_factory.mktemp("sanitized") / "tree"
     for path in built(folder, modules):
         content = path.read_bytes()
@@ -103,6 +94,7 @@ def tree(sanitized: dict[str, str], tmp_path_factory: pytest.TempPathFactory) ->
     shutil.rmtree(folder)
 
 
+@pytest.mark.nightly
 def test_tests_of_kernels_pass(tree: Path, sanitized: dict[str, str]) -> None:
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", "-x", "-s", "-k", CHOSEN]
     command += ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT)]
