@@ -147,7 +147,7 @@ class Value(NamedTuple):
     offset : int
         Bytes from the buffer's beginning.
     strides : tuple of int or None
-        In bytes; None for C-contiguous ones, which are all that kernels take.
+        In bytes; None for C-contiguous ones.
     """
 
     buffer: int
@@ -209,15 +209,19 @@ class Builder:
     ----------
     sizes : list of int
         Bytes of every buffer.
+    since : list of int
+        How many steps have nothing to do with it, as they are older.
     """
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
+        self.since: list[int] = []
         self.steps: list[Step] = []
 
     def buffer(self, size: int) -> int:
         """A new buffer of that many bytes: its number."""
         self.sizes.append(size)
+        self.since.append(len(self.steps))
         return len(self.sizes) - 1
 
     def value(self, shape: tuple[int, ...], dtype: np.dtype) -> Value:

@@ -100,7 +100,7 @@ def _combined(
             values.append(each.value())
         else:
             seen.append(elementwise.in_order(array.shape, out))
-            values.append(planner.like(each, seen[-1])._replace(strides=seen[-1].strides))
+            values.append(planner.like(each, seen[-1]))
     kernel = elementwise.combine(_COMBINED[node.op], seen[0], seen[1], out, activation, known, before)
     if kernel is None:
         return None

@@ -32,13 +32,15 @@ def join(planner: Planner, names: Sequence[str], out: Symbol) -> bool:
     starts = [0, *accumulate(_whole(planner, run).array.shape[1] for run in runs)]
     moves = [_move(planner, _whole(planner, run), out, start) for run, start in zip(runs, starts, strict=False)]
     moved = sum(after - start for start, after, move in zip(starts, starts[1:], moves, strict=False) if move)
-    copies = 0
+    copies = changes = 0
     for run, start, after, move in zip(runs, starts, starts[1:], moves, strict=False):
         whole = _whole(planner, run)
-        # computed anew: the moves before it may have changed what it changes
-        made = _move(planner, whole, out, start) if move and 2 * moved >= starts[-1] else None
+        made = move if 2 * moved >= starts[-1] else None
+        if made is not None and changes:  # of steps that this one changes, too
+            made = _move(planner, whole, out, start)
         if made is not None:
             made.make(planner)
+            changes += 1
             continue
         copies += 1
         planner.move(whole, whole.array, out, out.array[:, start:after])
@@ -112,15 +114,20 @@ class _Move:
     """Everybody uses a part of another buffer in place of `buffer`."""
 
     buffer: int
-    steps: list[Step]
+    target: int
+    steps: dict[int, Step]
     operands: dict[str, Symbol]
     copies: dict[Value, Symbol]
 
     def make(self, planner: Planner) -> None:
         """Let it be so."""
-        planner.builder.steps[:] = self.steps
-        planner.builder.sizes[self.buffer] = 0
+        builder = planner.builder
+        for at, step in self.steps.items():
+            builder.steps[at] = step
+        builder.sizes[self.buffer] = 0
+        builder.since[self.target] = min(builder.since[self.target], builder.since[self.buffer])
         planner.operands |= self.operands
+        planner.names.setdefault(self.target, []).extend(self.operands)
         planner.copies = self.copies
 
 
@@ -149,20 +156,24 @@ def _move(planner: Planner, whole: Symbol, out: Symbol, start: int) -> _Move | N
     def step_of(step: Step) -> Step:
         reads = tuple(each and value_of(each) for each in step.reads)
         writes = tuple(map(value_of, step.writes))
-        if (reads, writes) == (step.reads, step.writes):
-            return step
         return step._replace(operation=_placed(planner, step, reads, writes), reads=reads, writes=writes)
 
-    operands = {name: each for name, each in planner.operands.items() if isinstance(each, Symbol)}
+    steps = range(builder.since[buffer], len(builder.steps))
+    concerned = (at for at in steps if _has_to_do_with(builder.steps[at], buffer))
     try:
         return _Move(
             buffer,
-            list(map(step_of, builder.steps)),
-            {name: symbol_of(each) for name, each in operands.items() if each.buffer == buffer},
+            out.buffer,
+            {at: step_of(builder.steps[at]) for at in concerned},
+            {name: symbol_of(_symbol(planner, name)) for name in planner.names.get(buffer, ())},
             {value_of(key): symbol_of(each) for key, each in planner.copies.items()},
         )
     except _Stays:
         return None
+
+
+def _has_to_do_with(step: Step, buffer: int) -> bool:
+    return any(value is not None and value.buffer == buffer for value in (*step.reads, *step.writes))
 
 
 def _spread(value: Value, before: int, after: int) -> tuple[int, ...]:

@@ -85,7 +85,7 @@ def _pad(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand]
         return None
     out = planner.symbol(made)
     if mode == "constant":
-        planner.operate(kernel, out.value()._replace(strides=None), None, out.value()._replace(strides=None))
+        planner.operate(kernel, out.value(), None, out.value())
         inner = tuple(slice(before, before + size) for size, (before, _) in zip(array.shape, sides, strict=True))
         planner.move(x, array, out, made[inner])
     else:

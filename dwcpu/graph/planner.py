@@ -160,6 +160,8 @@ class Planner:
 
     Attributes
     ----------
+    names : dict
+        What is in each buffer.
     copies : dict
         For what a Concat has copied, where the copy is.
     """
@@ -175,6 +177,7 @@ class Planner:
         self.entries: list[Entry] = []
         self.jobs: list[background.Job] = []
         self._images: dict[Any, Symbol] = {}
+        self.names: dict[int, list[str]] = {}
         self.copies: dict[Value, Symbol] = {}
         self._number, self._node = 0, Node("", "outputs", [], [])
         self._row: dict[str, Any] = {}
@@ -240,7 +243,7 @@ class Planner:
         """A tensor as it lies in memory, copied to where `array` would have it if it does not lie so."""
         if not (same_order(symbol.array, array) and self.readable(symbol)):
             symbol = self._copied(symbol, np.empty_like(array))
-        return symbol.value()._replace(strides=None)
+        return symbol.value()
 
     def _copied(self, symbol: Symbol, array: np.ndarray) -> Symbol:
         """A copy in another order of memory; the same one for everybody who wants it."""
@@ -331,6 +334,7 @@ class Planner:
                 results = lower(self, node, operands) if lower is not None else None
                 if results is None:
                     del self.builder.steps[before[0] :], self.builder.sizes[before[1] :]
+                    del self.builder.since[before[1] :]
                     self._images = before[2]
                     self._row = {}
                     results = self.apart(node, operands)
@@ -351,6 +355,8 @@ class Planner:
         for name, result in zip(node.outputs, results, strict=False):
             if name:
                 self.operands[name] = result
+            if name and isinstance(result, Symbol):
+                self.names.setdefault(result.buffer, []).append(name)
         self.entries.append(self._described(node, operands, results))
 
     def apart(self, node: Node, operands: list[Operand]) -> list[Operand]:
