@@ -71,6 +71,14 @@ cdef void turn_plane(i64 across, i64 down, i64 x_step, i64 out_step, const real 
             x += LANES
             out += 2 * LANES
         turn_few(2, across % LANES, x_step, 2, x, out)
+    elif down == 3 and out_step == 3:  # colours
+        for a in range(across // LANES):
+            v_store(out, v_interleave_3_first(v_load(x), v_load(x + x_step), v_load(x + 2 * x_step)))
+            v_store(out + LANES, v_interleave_3_second(v_load(x), v_load(x + x_step), v_load(x + 2 * x_step)))
+            v_store(out + 2 * LANES, v_interleave_3_third(v_load(x), v_load(x + x_step), v_load(x + 2 * x_step)))
+            x += LANES
+            out += 3 * LANES
+        turn_few(3, across % LANES, x_step, 3, x, out)
     elif down == 3:
         turn_few(3, across, x_step, out_step, x, out)
     elif down == 4:

@@ -148,6 +148,32 @@ V_INLINE vec v_splat(real s) { return s - (vec){0}; } /* unlike s + 0 this keeps
 #endif
 #define LANES_LIMIT 16 /* of any vector */
 
+/* F of as many numbers as there are lanes, from `first` on. */
+#define V_EACH_2(F, first) F(first), F((first) + 1)
+#define V_EACH_4(F, first) V_EACH_2(F, first), V_EACH_2(F, (first) + 2)
+#define V_EACH_8(F, first) V_EACH_4(F, first), V_EACH_4(F, (first) + 4)
+#define V_EACH_16(F, first) V_EACH_8(F, first), V_EACH_8(F, (first) + 8)
+#if LANES == 16
+#define V_EACH V_EACH_16
+#elif LANES == 8
+#define V_EACH V_EACH_8
+#elif LANES == 4
+#define V_EACH V_EACH_4
+#else
+#define V_EACH V_EACH_2
+#endif
+
+/* a[0], b[0], c[0], a[1], ...: one of the three vectors of it. The third of every three lanes comes last. */
+#define V_OF_TWO(n) ((n) % 3 == 1 ? LANES + (n) / 3 : (n) / 3)
+#define V_THIRD(n) ((n) % 3 == 2 ? LANES + (n) / 3 : (n) % LANES)
+#define V_THREE(name, part)                                                                                       \
+    V_INLINE vec name(vec a, vec b, vec c) {                                                                      \
+        return V_SHUFFLE(V_SHUFFLE(a, b, V_EACH(V_OF_TWO, part *LANES)), c, V_EACH(V_THIRD, part *LANES));        \
+    }
+V_THREE(v_interleave_3_first, 0)
+V_THREE(v_interleave_3_second, 1)
+V_THREE(v_interleave_3_third, 2)
+
 V_INLINE vec v_interleave_low(vec a, vec b) { return V_SHUFFLE(a, b, V_LOW); }
 V_INLINE vec v_interleave_high(vec a, vec b) { return V_SHUFFLE(a, b, V_HIGH); }
 

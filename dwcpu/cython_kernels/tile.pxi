@@ -49,6 +49,9 @@ cdef extern from "tile.h" nogil:
     void v_store_first(real *p, vec v, int count) noexcept
     vec v_interleave_low(vec a, vec b) noexcept
     vec v_interleave_high(vec a, vec b) noexcept
+    vec v_interleave_3_first(vec a, vec b, vec c) noexcept
+    vec v_interleave_3_second(vec a, vec b, vec c) noexcept
+    vec v_interleave_3_third(vec a, vec b, vec c) noexcept
     vec v_splat(real s) noexcept
     vec v_zero() noexcept
     vec v_add(vec a, vec b) noexcept
