@@ -104,6 +104,12 @@ def whole(b: Builder) -> list[str]:
     return [joined(b, depthwise(b, x, 16), b.conv(x, 16, 16))]
 
 
+def half_twice(b: Builder) -> list[str]:
+    """What has been copied from a buffer reads it where it was."""
+    one, two = b.add("Split", b.conv("x", 3, 32, act="relu"), b.ints(16, 16), outputs=2, axis=1)
+    return [joined(b, one, one, two), joined(b, b.conv(one, 16, 16), b.conv(two, 16, 16))]
+
+
 def reshaped(b: Builder) -> list[str]:
     """Channels and pixels as one axis: no gaps in there."""
     x = b.conv("x", 3, 16)
@@ -123,6 +129,7 @@ GRAPHS: dict[str, tuple[Callable[[Builder], list[str]], list[str]]] = {
     "twice": (twice, ["copy", "copy"]),
     "given": (given, ["copy", "numpy"]),
     "whole": (whole, ["view"]),
+    "half twice": (half_twice, ["copy", "view"]),
     "reshaped": (reshaped, ["copy"]),
 }
 

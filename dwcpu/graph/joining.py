@@ -27,28 +27,22 @@ def join(planner: Planner, names: Sequence[str], out: Symbol) -> bool:
     """
     runs: list[Sequence[str]] = []
     while names:
-        runs.append(_run(planner, names))
+        runs.append(names[: _side_by_side(planner, names)])
         names = names[len(runs[-1]) :]
     starts = [0, *accumulate(_whole(planner, run).array.shape[1] for run in runs)]
     moves = [_move(planner, _whole(planner, run), out, start) for run, start in zip(runs, starts, strict=False)]
     moved = sum(after - start for start, after, move in zip(starts, starts[1:], moves, strict=False) if move)
-    copies = changes = 0
-    for run, start, after, move in zip(runs, starts, starts[1:], moves, strict=False):
+    copies = 0
+    for run, start, move in zip(runs, starts, moves, strict=False):
         whole = _whole(planner, run)
-        made = move if 2 * moved >= starts[-1] else None
-        if made is not None and changes:  # of steps that this one changes, too
-            made = _move(planner, whole, out, start)
-        if made is not None:
-            made.make(planner)
-            changes += 1
-            continue
+        if move is not None and 2 * moved >= starts[-1]:
+            if run is not runs[0]:  # what came before it may have changed its steps, or have read it
+                move = _move(planner, whole, out, start)
+            if move is not None:
+                move.make(planner)
+                continue
         copies += 1
-        planner.move(whole, whole.array, out, out.array[:, start:after])
-        for name in run:
-            symbol = _symbol(planner, name)
-            place = out.array[:, start : start + symbol.array.shape[1]]
-            planner.copies.setdefault(symbol.value(), out.view(place))
-            start += place.shape[1]
+        planner.move(whole, whole.array, out, out.array[:, start : start + whole.array.shape[1]])
     return copies == 0
 
 
@@ -58,51 +52,25 @@ def _symbol(planner: Planner, name: str) -> Symbol:
     return symbol
 
 
-def _run(planner: Planner, names: Sequence[str]) -> Sequence[str]:
-    """The first of these values, and all that lie beside it one after the other."""
-    best = names[:1]
-    for first in _places(planner, names[0]):
-        count = _count(planner, first, names)[0]
-        best = max(best, names[:count], key=len)
-    return best
+def _side_by_side(planner: Planner, names: Sequence[str]) -> int:
+    """How many of these values, from the first on, lie in the same pixels one after the other already."""
+    first = _symbol(planner, names[0]).pixels()
+    channels, count = first.shape[-1], 1
+    for name in names[1:]:
+        value = _symbol(planner, name).pixels()
+        alike = value.buffer == first.buffer and value.dtype == first.dtype
+        together = alike and value.pixel_step == first.pixel_step is not None
+        if not together or value.offset != first.offset + channels * first.dtype.itemsize:
+            break
+        channels, count = channels + value.shape[-1], count + 1
+    return count
 
 
 def _whole(planner: Planner, run: Sequence[str]) -> Symbol:
-    """The values of a run as one."""
-    if len(run) == 1:
-        return _symbol(planner, run[0])
-    for first in _places(planner, run[0]):
-        count, channels = _count(planner, first, run)
-        if count == len(run):
-            batch, _, *sizes = first.array.shape
-            return first.view(
-                np.lib.stride_tricks.as_strided(first.array, (batch, channels, *sizes), first.array.strides)
-            )
-    raise AssertionError("what lies together has been moved together")
-
-
-def _count(planner: Planner, first: Symbol, names: Sequence[str]) -> tuple[int, int]:
-    """How many of these values lie side by side from `first` on, and their channels."""
-    count = channels = 0
-    for name in names:
-        if not any(_follows(first, each, channels) for each in _places(planner, name)):
-            break
-        channels, count = channels + _symbol(planner, name).array.shape[1], count + 1
-    return count, channels
-
-
-def _places(planner: Planner, name: str) -> list[Symbol]:
-    """Where a value lies: where a Concat has copied it to, and in its own place."""
-    symbol = _symbol(planner, name)
-    copy = planner.copies.get(symbol.value())
-    return [symbol] if copy is None else [copy, symbol]
-
-
-def _follows(first: Symbol, symbol: Symbol, channels: int) -> bool:
-    """Whether a value lies in the same pixels as the first of a run, so many channels further."""
-    one, other = first.pixels(), symbol.pixels()
-    alike = one.buffer == other.buffer and one.dtype == other.dtype and one.pixel_step == other.pixel_step is not None
-    return alike and other.offset == one.offset + channels * one.dtype.itemsize
+    """Values that lie side by side, as one."""
+    first, channels = _symbol(planner, run[0]), sum(_symbol(planner, name).array.shape[1] for name in run)
+    batch, _, *sizes = first.array.shape
+    return first.view(np.lib.stride_tricks.as_strided(first.array, (batch, channels, *sizes), first.array.strides))
 
 
 class _Stays(Exception):
@@ -117,7 +85,6 @@ class _Move:
     target: int
     steps: dict[int, Step]
     operands: dict[str, Symbol]
-    copies: dict[Value, Symbol]
 
     def make(self, planner: Planner) -> None:
         """Let it be so."""
@@ -128,7 +95,6 @@ class _Move:
         builder.since[self.target] = min(builder.since[self.target], builder.since[self.buffer])
         planner.operands |= self.operands
         planner.names.setdefault(self.target, []).extend(self.operands)
-        planner.copies = self.copies
 
 
 def _move(planner: Planner, whole: Symbol, out: Symbol, start: int) -> _Move | None:
@@ -150,9 +116,6 @@ def _move(planner: Planner, whole: Symbol, out: Symbol, start: int) -> _Move | N
     def value_of(value: Value) -> Value:
         return moved(value).value() if value.buffer == buffer else value
 
-    def symbol_of(symbol: Symbol) -> Symbol:
-        return moved(symbol.value()) if symbol.buffer == buffer else symbol
-
     def step_of(step: Step) -> Step:
         reads = tuple(each and value_of(each) for each in step.reads)
         writes = tuple(map(value_of, step.writes))
@@ -165,8 +128,7 @@ def _move(planner: Planner, whole: Symbol, out: Symbol, start: int) -> _Move | N
             buffer,
             out.buffer,
             {at: step_of(builder.steps[at]) for at in concerned},
-            {name: symbol_of(_symbol(planner, name)) for name in planner.names.get(buffer, ())},
-            {value_of(key): symbol_of(each) for key, each in planner.copies.items()},
+            {name: moved(_symbol(planner, name).value()) for name in planner.names.get(buffer, ())},
         )
     except _Stays:
         return None

@@ -162,8 +162,6 @@ class Planner:
     ----------
     names : dict
         What is in each buffer.
-    copies : dict
-        For what a Concat has copied, where the copy is.
     """
 
     def __init__(
@@ -178,7 +176,6 @@ class Planner:
         self.jobs: list[background.Job] = []
         self._images: dict[Any, Symbol] = {}
         self.names: dict[int, list[str]] = {}
-        self.copies: dict[Value, Symbol] = {}
         self._number, self._node = 0, Node("", "outputs", [], [])
         self._row: dict[str, Any] = {}
 
