@@ -124,6 +124,17 @@ def half_twice(b: Builder) -> list[str]:
     return [joined(b, one, one, two), joined(b, b.conv(one, 16, 16), b.conv(two, 16, 16))]
 
 
+def channels_first(b: Builder) -> list[str]:
+    """What has been joined of the input lies as the input does: its rows are as long as its pixels would be."""
+    return [joined(b, b.conv("x", 3, 16), joined(b, "x", "x", "x", "x"))]
+
+
+def within(b: Builder) -> list[str]:
+    """An operand of a Concat again beside it, before it and after it."""
+    x, y = b.conv("x", 3, 8), b.conv("x", 3, 8)
+    return [joined(b, y, joined(b, x, y)), joined(b, joined(b, y, x), y)]
+
+
 def reshaped(b: Builder) -> list[str]:
     """Channels and pixels as one axis: no gaps in there."""
     x = b.conv("x", 3, 16)
@@ -144,6 +155,8 @@ GRAPHS: dict[str, tuple[Callable[[Builder], list[str]], list[str]]] = {
     "given": (given, ["copy", "numpy"]),
     "whole": (whole, ["view"]),
     "half twice": (half_twice, ["copy", "view"]),
+    "channels first": (channels_first, ["copy", "copy"]),
+    "within": (within, ["view", "copy", "copy", "copy"]),
     "reshaped": (reshaped, ["copy"]),
 }
 

@@ -100,10 +100,10 @@ class _Move:
 def _move(planner: Planner, whole: Symbol, out: Symbol, start: int) -> _Move | None:
     """How to have a value in the channels of `out`, from `start` on.
 
-    None if it is not alone in its buffer, or if a step cannot use it there.
+    None if it has no channels last, or is not alone in its buffer, or if a step cannot use it there.
     """
     buffer, builder = whole.buffer, planner.builder
-    if buffer < 0 or whole.value().offset or builder.sizes[buffer] != whole.array.nbytes:
+    if buffer < 0 or not whole.is_channel_last or whole.value().offset or builder.sizes[buffer] != whole.array.nbytes:
         return None
     room = np.moveaxis(out.array, 1, -1)
     before, after = whole.array.shape[1] * room.itemsize, out.array.shape[1] * room.itemsize
