@@ -129,6 +129,12 @@ def channels_first(b: Builder) -> list[str]:
     return [joined(b, b.conv("x", 3, 16), joined(b, "x", "x", "x", "x"))]
 
 
+def one_channel(b: Builder) -> list[str]:
+    """Beside others: where its second channel would be, its array does not say."""
+    x, y, z = b.conv("x", 3, 1), b.conv("x", 3, 4), b.conv("x", 3, 8, act="relu")
+    return [joined(b, joined(b, z, x, y), joined(b, x, y, z))]
+
+
 def within(b: Builder) -> list[str]:
     """An operand of a Concat again beside it, before it and after it."""
     x, y = b.conv("x", 3, 8), b.conv("x", 3, 8)
@@ -156,6 +162,7 @@ GRAPHS: dict[str, tuple[Callable[[Builder], list[str]], list[str]]] = {
     "whole": (whole, ["view"]),
     "half twice": (half_twice, ["copy", "view"]),
     "channels first": (channels_first, ["copy", "copy"]),
+    "one channel": (one_channel, ["view", "copy", "copy"]),
     "within": (within, ["view", "copy", "copy", "copy"]),
     "reshaped": (reshaped, ["copy"]),
 }

@@ -69,8 +69,11 @@ def _side_by_side(planner: Planner, names: Sequence[str]) -> int:
 def _whole(planner: Planner, run: Sequence[str]) -> Symbol:
     """Values that lie side by side, as one."""
     first, channels = _symbol(planner, run[0]), sum(_symbol(planner, name).array.shape[1] for name in run)
-    batch, _, *sizes = first.array.shape
-    return first.view(np.lib.stride_tricks.as_strided(first.array, (batch, channels, *sizes), first.array.strides))
+    if len(run) == 1:
+        return first
+    (batch, _, *sizes), (image, _, *steps) = first.array.shape, first.array.strides
+    shape, strides = (batch, channels, *sizes), (image, first.array.itemsize, *steps)
+    return first.view(np.lib.stride_tricks.as_strided(first.array, shape, strides))
 
 
 class _Stays(Exception):
