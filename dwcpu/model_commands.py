@@ -28,6 +28,9 @@ __all__ = ["add_inspect_arguments", "add_run_arguments", "prepare_inspect", "pre
 #: Largest height and width that may be asked for.
 _LARGEST_SIDE = 16384
 
+#: Longest signal that may be asked for.
+_LARGEST_LENGTH = 2**24
+
 #: Largest difference from another engine, as a part of the largest value, that counts as none.
 _TOLERANCE = 1e-3
 
@@ -64,19 +67,20 @@ def _add_model_arguments(parser: argparse.ArgumentParser, threads: Callable[[str
         "--size",
         type=_size,
         metavar="HxW",
-        help=f"height and width; by default {sizes} or {SIDE}x{SIDE}",
+        help=f"height and width, or the length of a signal; by default {sizes} or {SIDE} each",
     )
     add("--threads", type=threads, metavar="N", help="threads; by default all that we may use")
 
 
-def _size(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"([0-9]{1,9})[xX]([0-9]{1,9})", text)
-    sizes = tuple(map(int, found.groups())) if found else (0, 0)
-    if not all(1 <= size <= _LARGEST_SIDE for size in sizes):
+def _size(text: str) -> tuple[int, ...]:
+    found = re.fullmatch(r"[0-9]{1,9}([xX][0-9]{1,9})?", text)
+    sizes = tuple(map(int, text.lower().split("x"))) if found else (0,)
+    if not all(1 <= size <= (_LARGEST_SIDE if len(sizes) == 2 else _LARGEST_LENGTH) for size in sizes):
         raise argparse.ArgumentTypeError(
-            f"{text!r:.40} is no size; height and width are whole numbers from 1 to {_LARGEST_SIDE}; write 224x224"
+            f"{text!r:.40} is no size; height and width are whole numbers from 1 to {_LARGEST_SIDE}, the length of a "
+            f"signal goes up to {_LARGEST_LENGTH}; write 224x224, or 16000"
         )
-    return sizes[0], sizes[1]
+    return sizes
 
 
 # --- run --------------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ __all__ = ["SIDE", "fill_all", "opened_picture", "random_inputs", "read_inputs"]
 #: What a file of arrays begins with.
 _MAGIC = {b"\x93NUMPY": "npy", b"PK": "npz"}
 
-#: Height and width of random inputs and of tables where neither the model nor the user says any.
+#: Height, width and length of random inputs and of tables where neither the model nor the user says any.
 SIDE = 224
 
 #: Mean and standard deviation of red, green and blue in ImageNet, which most networks for pictures were trained with.
@@ -194,6 +194,10 @@ def _read_picture(file: _File, spec: Spec, options: argparse.Namespace) -> tuple
             f"--input {file.text}: a picture has four axes and three channels; the model declares {spec}; give an "
             f"array: {spec.name}=FILE.npy"
         )
+    if options.size is not None and len(options.size) != 2:
+        raise ValueError(
+            f"--size {options.size[0]}: {file.text} is a picture; it has height and width; write {SIDE}x{SIDE}"
+        )
     height, width = options.size or _declared_size(spec) or (None, None)
     with opened_picture(file.path) as image:
         label = f"{file.path.name} ({image.width} x {image.height})"
@@ -227,10 +231,12 @@ def _may_be(declared: object, size: int) -> bool:
 
 
 def _spatial(shape: Sequence[object]) -> tuple[int, ...]:
-    """Axes of pixels: two of images, one of signals (N, C, T)."""
+    """Axes of pixels: two of images; one of signals (N, C, T), or (N, T, C) if the model leaves T alone open."""
     if len(shape) == 4:
         return (1, 2) if _is_channel_last(shape) else (2, 3)
-    return (2,) if len(shape) == 3 else ()
+    if len(shape) == 3:
+        return (1,) if isinstance(shape[2], int) and not isinstance(shape[1], int) else (2,)
+    return ()
 
 
 def _declared_size(spec: Spec) -> tuple[int, int] | None:
@@ -241,13 +247,13 @@ def _declared_size(spec: Spec) -> tuple[int, int] | None:
     return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
 
-def _fill(spec: Spec, size: tuple[int, int] | None) -> tuple[int, ...]:
+def _fill(spec: Spec, size: tuple[int, ...] | None) -> tuple[int, ...]:
     """The shape that a model declares for an input, with numbers for what it leaves open."""
     if spec.shape is None:
         raise ValueError(f"the model declares {spec}; its sizes must be known; give the array: run --input FILE")
     axes = _spatial(spec.shape)
     sizes = [side if isinstance(side, int) else SIDE if at in axes else 1 for at, side in enumerate(spec.shape)]
-    if size is not None and len(axes) == 2:
+    if size is not None and len(axes) == len(size):
         for axis, side in zip(axes, size, strict=True):
             sizes[axis] = side
     return tuple(sizes)
@@ -256,14 +262,16 @@ def _fill(spec: Spec, size: tuple[int, int] | None) -> tuple[int, ...]:
 def fill_all(options: argparse.Namespace, model: Model) -> tuple[dict[str, tuple[int, ...]], list[str]]:
     """A shape for every input, and what to tell about sizes that the model leaves open."""
     shapes = {spec.name: _fill(spec, options.size) for spec in model.inputs}
-    if options.size is not None and all(len(shape) != 4 for shape in shapes.values()):
+    size = options.size
+    if size is not None and all(len(_spatial(shape)) != len(size) for shape in shapes.values()):
+        what = "has height and width" if len(size) == 2 else "is a signal"
         raise ValueError(
-            f"--size {'x'.join(map(str, options.size))}: no input of the model has height and width; inputs are "
-            f"{'; '.join(map(str, model.inputs)) or 'none'}; drop it"
+            f"--size {'x'.join(map(str, size))}: no input of the model {what}; inputs are "
+            f"{'; '.join(map(str, model.inputs)) or 'none'}; give the size of one, or drop it"
         )
     notes = [
         f"{spec} leaves sizes open; {shapes[spec.name]} is taken: "
-        f"{'--size or ' if len(shapes[spec.name]) == 4 else ''}{SIDE} along space or time, 1 for others"
+        f"{'--size or ' if _spatial(shapes[spec.name]) else ''}{SIDE} along space or time, 1 for others"
         for spec in model.inputs
         if not all(isinstance(side, int) for side in spec.shape or ())
     ]

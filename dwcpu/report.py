@@ -6,6 +6,19 @@ from dataclasses import dataclass, replace
 
 __all__ = ["LayerRow", "Report"]
 
+#: What the small kernels of networks from files do, where the name alone leaves it open.
+LEGEND = {
+    "view": "nothing to do, results lie where they are needed",
+    "constant": "known beforehand",
+    "shape": "sizes, known beforehand",
+    "copy": "elements are moved, nothing is computed",
+    "map": "one number times every element plus another, or an activation alone",
+    "scale": "a factor for every channel",
+    "products": "of matrices that are both computed",
+    "transposed": "a transposed convolution",
+    "numpy": "no kernel of ours, NumPy does it",
+}
+
 
 @dataclass(frozen=True)
 class LayerRow:
@@ -114,4 +127,8 @@ class Report:
         if self.memory is not None:
             arena, values = (size / 1e6 for size in self.memory)
             text.append(f"memory between layers: one arena of {arena:.2f} MB in place of {values:.2f} MB")
+        if any("+" in row.name for row in self.rows):
+            text.append("a+b: done together; activations, normalisations and sums that went into a kernel have no name")
+        kernels = {part for row in self.rows for part in row.kernel.split(", ")}
+        text += [f"{kernel}: {meaning}" for kernel, meaning in LEGEND.items() if kernel in kernels]
         return "\n".join(text)

@@ -180,6 +180,12 @@ def test_random_signal(folder, tmp_path, capsys):
     status, out, _ = run(["run", tmp_path / "audio.onnx"], capsys)
     assert status == 0
     assert "x: random standard normal numbers, float32 (1, 40, 224)" in out.splitlines()
+    status, out, _ = run(["inspect", tmp_path / "audio.onnx", "--size", "98"], capsys)
+    assert (status, "(1, 40, 98) is taken: --size or 224" in out, "input 1x40x98" in out) == (0, True, True)
+    x, y = [("x", FLOAT, ["n", "t", 8])], [("y", FLOAT, None)]
+    written(tmp_path / "tokens.onnx", [("Relu", ["x"], ["y"], {})], x, y)
+    status, out, _ = run(["run", tmp_path / "tokens.onnx", "--size", "30"], capsys)
+    assert "x: random standard normal numbers, float32 (1, 30, 8)" in out.splitlines()
 
 
 def test_what_is_not_finite(folder, capsys):
@@ -524,7 +530,9 @@ def test_help(capsys):
         ("run net.onnx --external-data none", "--external-data none: this is no folder"),
         ("run net.onnx.saved --external-data .", "--external-data .: net.onnx.saved was written by Model.save"),
         # sizes
-        ("run net.onnx --size 32", "--size: '32' is no size"),
+        ("run net.onnx --size 32x", "--size: '32x' is no size"),
+        ("run net.onnx --size 32", "--size 32: no input of the model is a signal"),
+        ("run net.onnx --size 99999999", "goes up to 16777216"),
         ("run net.onnx --size 0x32", "--size: '0x32' is no size"),
         ("run net.onnx --size 99999x1", "from 1 to 16384"),
         ("inspect net.onnx --size -1x3", "--size"),
@@ -532,6 +540,7 @@ def test_help(capsys):
         ("inspect vector.onnx --size 4x4", "--size 4x4: no input of the model has height and width"),
         ("run rigid.onnx --size 6x9", "given: x (1, 3, 6, 9); the file declares: x: float32 (n, 3, h, w)"),
         ("run net.onnx --input x.npy --size 6x8", "--size is given with arrays only"),
+        ("run net.onnx --input photo.png --size 6", "--size 6: photo.png is a picture"),
         ("run net.onnx --input x.npy --raw", "--raw is given with arrays only"),
         ("run net.onnx --raw", "--raw is given without --input"),
         ("run any.onnx", "x: float32, any shape; its sizes must be known; give the array"),

@@ -247,6 +247,40 @@ def test_wrong_shapes_come_with_advice(shape, options, advice) -> None:
         dwcpu.load_onnx(model(text, w=random(4, 3, 3, 3)))(random(*shape), **options)
 
 
+@pytest.mark.parametrize(
+    ("shape", "turn"), [((2, 3, 6, 6), "transpose"), ((2, 3, 7, 5), "transpose"), ((2, 6, 6, 4), "")]
+)
+def test_channels_first_for_a_file_that_has_them_last(shape, turn) -> None:
+    text = "g (float[N,6,6,3] x) => (float[N,4,A,B] y) { t = Transpose<perm=[0,3,1,2]>(x) y = Conv(t, w) }"
+    network = dwcpu.load_onnx(model(text, w=random(4, 3, 3, 3)))
+    with pytest.raises(ValueError) as caught:
+        network(random(*shape))
+    assert ("the file has its channels last: give x.transpose(0, 2, 3, 1)" in str(caught.value)) == bool(turn)
+    if turn:
+        assert network(random(*shape).transpose(0, 2, 3, 1)).shape == (2, 4, shape[2] - 2, shape[3] - 2)
+
+
+def test_layouts_are_for_images() -> None:
+    """Signals would be taken as the file says, whatever `layout` says."""
+    network = dwcpu.load_onnx(model("g (float[N,3,T] x) => (float[N,4,S] y) { y = Conv(x, w) }", w=random(4, 3, 3)))
+    x = random(2, 3, 9)
+    with pytest.raises(
+        ValueError, match=r"for arrays with four axes, and the file declares: x: float32 \(N, 3, T\); y"
+    ):
+        network(x, layout="NHWC")
+    np.testing.assert_array_equal(network(x, layout="NCHW"), network(x))
+
+
+def test_tables_say_what_small_kernels_do() -> None:
+    text = """g (float[N,4,H,W] x) => (float[N,2,A,B] y) {
+        a = Conv<group=4>(x, taps) b = Conv(a, w) c = Relu(b) d = Round(c)
+        first, y = Split<axis=1, num_outputs=2>(d)
+    }"""
+    table = str(dwcpu.load_onnx(model(text, taps=random(4, 1, 3, 3), w=random(4, 4, 1, 1))).explain((1, 4, 6, 5)))
+    below = table.partition("memory between layers")[2].splitlines()[1:]
+    assert [line.partition(":")[0] for line in below] == ["a+b", "view", "numpy"], table
+
+
 def test_files_of_the_other_kind_are_told_apart(tmp_path) -> None:
     content = model("g (float[3] x) => (float[3] y) { y = Relu(x) }")
     ours = dwcpu.load_onnx(content)

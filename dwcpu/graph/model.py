@@ -101,7 +101,8 @@ class Model:
         *args : array_like
             The inputs in order; or one mapping of names to arrays.
         layout : {"NCHW", "NHWC"}
-            "NHWC" says that inputs and outputs with four axes have their channels last, whatever the file says.
+            "NHWC" says that inputs and outputs with four axes have their channels last, whatever the file says; others
+            are as the file says.
         num_threads : int, optional
             By default `threads` of `load_onnx`, or else what `dwcpu.get_num_threads` says.
         **named : array_like
@@ -137,7 +138,18 @@ class Model:
     def _channels_last(self, layout: str) -> bool:
         if layout not in _LAYOUTS:
             raise ValueError(f"{self.name}: layout is {layout!r}; it must be 'NCHW' or 'NHWC'; use one of these")
+        if layout == "NHWC" and not self._has_images:
+            specs = "; ".join(map(str, (*self.inputs, *self.outputs)))
+            raise ValueError(
+                f"{self.name}: layout is 'NHWC'; it is for arrays with four axes, and the file declares: {specs}; "
+                f"leave layout out, and give arrays as the file declares them"
+            )
         return layout == "NHWC"
+
+    @cached_property
+    def _has_images(self) -> bool:
+        """Whether there may be inputs or outputs with four axes."""
+        return any(spec.shape is None or len(spec.shape) == 4 for spec in (*self.inputs, *self.outputs))
 
     def _given(self, args: Sequence[Any], named: Mapping[str, Any]) -> list[np.ndarray]:
         """The inputs in order, as arrays."""
@@ -301,10 +313,8 @@ class Model:
         """What runs each node for an input of this shape, how it was fused, and how fast it could be at best.
 
         A row is a node, or several in one (`a+b`); activations, normalisations and sums that went into a kernel have
-        none. Beside kernels of `list_kernels` there are small ones, such as "copy", "map" (one number times every
-        element plus another, or an activation alone), "scale" (a factor for every channel), "products" (of matrices
-        that are both computed) and "transposed" (a transposed convolution); "view" costs nothing, "constant" and
-        "shape" are known beforehand, and "numpy" is what no kernel does.
+        none. Beside kernels of `list_kernels` there are small ones, such as "copy"; lines below the table say what
+        those in it mean.
 
         Parameters
         ----------
@@ -452,6 +462,9 @@ def _advice(spec: Spec, array: np.ndarray, last: bool) -> str:
     first, final = declared[1], declared[3]
     if last and isinstance(final, int) and final == array.shape[3] and array.shape[3] != first:
         return "the file has its channels last already: leave layout out"
+    looks_last = isinstance(final, int) and (final < first if isinstance(first, int) else True)
+    if not last and looks_last and final == array.shape[1] != array.shape[3]:
+        return f"the file has its channels last: give {spec.name}.transpose(0, 2, 3, 1)"
     if last and first == array.shape[1] != array.shape[3]:
         return f"{spec.name} has its channels first: leave layout out"
     if not last and isinstance(first, int) and first == array.shape[3] and array.shape[1] != first:
