@@ -302,25 +302,28 @@ class BuildKernels(build_ext):
         return Path(self.build_temp, "cython").resolve()
 
     def generate(self, extensions: list[Extension]) -> None:
-        """Write the plan's declarations and one small module per instruction set and dtype; translate all to C."""
+        """Write the plan's declarations, and translate all to C: kernels once for all instruction sets and dtypes."""
         self.generated.mkdir(parents=True, exist_ok=True)
         header, pxi = abi_declarations(abi())
         (self.generated / "abi.h").write_text(header)
         (self.generated / "abi.pxi").write_text(pxi)
         for extension in extensions:
-            own = KERNELS / f"{short(extension)}.pyx"
-            text = own.read_text("utf-8") if own.exists() else DIRECTIVES + 'include "kernels.pxi"\n'
-            source = self.generated / own.name
-            source.write_text(text, "utf-8")
-            extension.sources = [str(source.with_suffix(".c"))]
+            extension.sources = [str(self.generated / f"{short(extension)}.c")]
+        own = [e for e in extensions if (KERNELS / f"{short(e)}.pyx").exists()]
+        kernels = [e for e in extensions if e not in own]
         with ThreadPoolExecutor(max(1, self.parallel)) as pool:  # each in a process of its own, for three seconds
-            list(pool.map(self.translate, extensions))
+            list(pool.map(self.translate, [*kernels[:1], *own]))
+        for extension in kernels[1:]:  # which differ in their names alone, and these are of one length
+            text = Path(kernels[0].sources[0]).read_text("utf-8").replace(short(kernels[0]), short(extension))
+            Path(extension.sources[0]).write_text(text, "utf-8")
 
     def translate(self, extension: Extension) -> None:
         """The module's C source, from its Cython source beside it."""
         target = Path(extension.sources[0])
+        own, source = KERNELS / f"{short(extension)}.pyx", target.with_suffix(".pyx")
+        source.write_text(own.read_text("utf-8") if own.exists() else DIRECTIVES + 'include "kernels.pxi"\n', "utf-8")
         command = [sys.executable, "-m", "cython", "-3", f"--include-dir={KERNELS}", f"--include-dir={self.generated}"]
-        command += [f"--module-name={extension.name}", str(target.with_suffix(".pyx")), "--output-file", str(target)]
+        command += [f"--module-name={extension.name}", str(source), "--output-file", str(target)]
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
         if done.returncode:
             raise RuntimeError(f"Cython: {done.stdout}{done.stderr}")
