@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(
 
 PROGRAM = Path(__file__).with_name("fuzz.py")
 #: Inputs of each target, one or two seconds' worth; at night as many as five minutes take.
-RUNS = {"calls": 400, "weights": 400, "onnx": 300, "saved": 100}
+RUNS = {"calls": 250, "weights": 250, "onnx": 200, "saved": 60}
 
 
 def fuzz(name: str, folder: Path, *options: str) -> tuple[int, str]:

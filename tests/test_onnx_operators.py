@@ -49,7 +49,7 @@ def options(rng: Random, axes: int, name: str, choices: Sequence[int], share: fl
     return {name: [rng.choice(choices) for _ in range(axes)]} if rng.random() < share else {}
 
 
-@pytest.mark.parametrize("seed", range(reduced(80, 20)))
+@pytest.mark.parametrize("seed", range(reduced(80, 12)))
 def test_convolutions_with_random_options(seed) -> None:
     rng = Random(seed)
     axes = (1, 2, 2, 3)[seed % 4]
