@@ -86,7 +86,7 @@ def combine(
     before : (Function or None, Function or None)
         f and g, for tensors of which none is broadcast along the innermost axis.
     """
-    size, shape = out.itemsize, out.shape
+    size, shape, strides = out.itemsize, out.shape, out.strides
     pair = [a, b]
     kept: Any = None
     if known is not None:
@@ -116,11 +116,14 @@ def combine(
         fields["bias"] = kept.ctypes.data
     kernel = made(name, out.dtype, shape, shape, -(-prod(shape) // _RUN), fields, (table, kept))
     if kernel is not None:
+        constant = np.empty(0) if known is None else (a, b)[known]
 
         def remade(x: Value, residual: Value | None, target: Value) -> PixelKernel | None:
+            if target.steps != strides:
+                return None
             given = iter((x, residual))
-            first, second = (each if at == known else _like(next(given)) for at, each in enumerate((a, b)))
-            return combine(name, first, second, out, activation, known, before) if target.steps == out.strides else None
+            first, second = (constant if at == known else _like(next(given)) for at in range(2))
+            return combine(name, first, second, _like(target), activation, known, before)
 
         kernel.remade = remade
     return kernel

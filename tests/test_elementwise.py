@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -238,3 +239,13 @@ def test_without_compiled_kernels_there_are_none(monkeypatch) -> None:
     x = np.empty(3, np.float32)
     assert elementwise.combine("add", x, x, x, NONE) is None
     assert elementwise.function((3,), DTYPES[0], "tanh") is None
+
+
+def test_kernels_keep_no_results() -> None:
+    """What they are made from says how tensors lie; plans live long."""
+    a, b, out = (np.empty((40, 50), np.float32) for _ in range(3))
+    kernel = elementwise.combine("add", a, b, out, NONE)
+    gone = [weakref.ref(each) for each in (a, b, out)]
+    del a, b, out
+    assert kernel is not None
+    assert [each() for each in gone] == [None] * 3

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
+from typing import Any
 
 import numpy as np
 import pytest
 
 import dwcpu
-from dwcpu import runtime
-from dwcpu.graph import moves
+from dwcpu import layers, runtime
+from dwcpu.graph import joining, moves
 from dwcpu.graph.planner import Planner, Symbol
 from dwcpu.pipeline import Arenas
 
@@ -228,3 +230,49 @@ def test_pixels_a_page_apart_are_copied_for_kernels_that_read_them() -> None:
         rows = dwcpu.load_onnx(content).explain((1, 3, 6, 6)).rows
         kinds += [row.kernel for row in rows if row.name.startswith("Concat")]
     assert kinds == ["copy", "view"]
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_kernels_that_become_others_while_a_plan_is_made(residual: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they do when the compiler is done, and one for an activation before that without: a layer is asked once."""
+    b = Builder(6)
+    y = depthwise(b, str(b.add("Slice", "x", b.ints(0), b.ints(3), b.ints(1))), 3)
+    if residual:  # of another shape: it is added afterwards
+        y = b.add("Add", y, b.add("GlobalAveragePool", b.conv("x", 8, 3)))
+    content = b.model("changing", [b.act(y, "silu")], x_shape=(1, 8, 10, 12))
+    x = np.random.default_rng(2).standard_normal((1, 10, 12, 8)).astype(np.float32)
+    right = results(content, x, 1, layout="NHWC")
+    asked: list[layers.Layer] = []
+    nodes = layers.Layer.nodes
+
+    def changing(self: layers.Layer, *args: Any) -> Any:
+        found = nodes(self, *args)
+        if isinstance(self, layers.DepthwiseConv2d):
+            operation: Any = copy(found[0].operation)
+            if self in asked or "activation" not in repr(self):
+                operation.placed = lambda *_: None
+            asked.append(self)
+            return [found[0]._replace(operation=operation)]
+        return found
+
+    monkeypatch.setattr(layers.Layer, "nodes", changing)
+    for one, other in zip(results(content, x, 1, layout="NHWC"), right, strict=True):
+        assert one.tobytes() == other.tobytes()
+    assert asked
+
+
+def test_long_rows_of_concats_are_joined_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planning would take the square of their number otherwise."""
+    monkeypatch.setattr(joining, "_MOST_STEPS", 20)
+    b = Builder(7)
+    y = b.conv("x", 3, 4)
+    for channels in range(4, 64):
+        y = joined(b, y, b.conv(y, channels, 1))
+    content = b.model("long", [y], x_shape=(1, 3, 2, 3))
+    x = np.random.default_rng(3).standard_normal((1, 3, 2, 3)).astype(np.float32)
+    rows = dwcpu.load_onnx(content).explain(x.shape).rows
+    kinds = [row.kernel for row in rows if row.name.startswith("Concat")]
+    assert 15 <= kinds.count("view") < len(kinds)
+    [found] = results(content, x, 2)
+    monkeypatch.setattr(moves, "join", copied)
+    assert found.tobytes() == results(content, x, 1)[0].tobytes()

@@ -114,7 +114,7 @@ def _as_it_will_lie(shape: tuple[int, ...], dtype: np.dtype, symbols: list[Symbo
     whole.sort(key=lambda each: (not _as_kernels_write(each), not same_order(each.array, np.empty_like(each.array))))
     if whole:
         return np.empty_like(whole[0].array)
-    images = len(shape) == 4 and any(each.is_channel_last for each in symbols if each.array.ndim == 4)
+    images = len(shape) == 4 and any(each.has_pixels for each in symbols if each.array.ndim == 4)
     return channel_last(shape, dtype) if images else np.empty(shape, dtype)
 
 
@@ -125,7 +125,7 @@ def _is_spread(array: np.ndarray) -> bool:
 
 def _as_kernels_write(symbol: Symbol) -> bool:
     """Whether images have their channels last, and other tensors their last axis."""
-    return symbol.is_channel_last or (symbol.array.ndim != 4 and symbol.array.flags.c_contiguous)
+    return symbol.has_pixels or (symbol.array.ndim != 4 and symbol.array.flags.c_contiguous)
 
 
 def _flat(planner: Planner, x: Symbol, name: str, make: Callable[..., Any], *arguments: Any) -> list[Operand] | None:

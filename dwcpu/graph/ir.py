@@ -20,6 +20,9 @@ __all__ = ["Graph", "Node", "Spec"]
 #: Inputs of operators that passes give more.
 _MOST_INPUTS = {"Conv": 3, "Gemm": 3, "MatMul": 2}
 
+#: Attributes that passes give to nodes.
+_OUR_ATTRIBUTES = {"activation", "before", "parts"}
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -174,7 +177,8 @@ class Graph:
             raise ValueError("the graph has no outputs; there is nothing to compute")
         for node in self.nodes:
             most = _MOST_INPUTS.get(node.op)
-            if (most is not None and len(node.inputs) > most) or "activation" in node.attributes:
+            ours = _OUR_ATTRIBUTES & node.attributes.keys()
+            if (most is not None and len(node.inputs) > most) or ours:
                 raise ValueError(
                     f"node {node.name!r} ({node.op}) has inputs or attributes that the standard does not know"
                 )

@@ -1,6 +1,7 @@
 """Zeros around images become the padding of the windows that read them.
 
 Exporters from Keras write them apart before windows of stride 2, and those of causal networks before every convolution.
+What lies in the padding is left out of the sum: where weights are infinite or NaN, zeros would have made NaN of it.
 """
 
 from __future__ import annotations
@@ -56,9 +57,11 @@ def _zeros_around(graph: Graph, pad: Node, axes: int) -> list[int] | None:
     if amounts is None or (pad.input(3) and which is None) or not zero or pad.get("mode", "constant") != "constant":
         return None
     rank = axes + 2
-    places = [axis % rank for axis in integers(which)] if which is not None else list(range(rank))
+    named = integers(which) if which is not None else range(rank)
+    places = [axis % rank for axis in named]
     numbers = integers(amounts)
-    if len(numbers) != 2 * len(places) or min(numbers, default=0) < 0:
+    there = all(-rank <= axis < rank for axis in named)
+    if not there or len(numbers) != 2 * len(places) or min(numbers, default=0) < 0:
         return None
     sides = [0] * (2 * rank)
     for at, axis in enumerate(places):
