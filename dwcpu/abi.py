@@ -78,8 +78,8 @@ FIELDS: dict[str, str] = {
     "pad_left": "i",
     "groups": "i",
     "multiplier": "i",
-    # from one pixel to the next, in elements: of x (conv: always in_channels), and of out and the residual. More than
-    # the channels where these are some of a wider tensor's
+    # from one pixel to the next, in elements: of x, and of out and the residual. More than the channels where these are
+    # some of a wider tensor's, but for x of conv: in_channels, or 1 where three channels lie one after the other (NCHW)
     "x_step": "i",
     "out_step": "i",
     # epilogue: hardswish if that is not 0, in the register tile; clamp to [low, high] always (infinite bounds for no
@@ -271,7 +271,7 @@ ERFC_TERMS: dict[str, tuple[float, ...]] = {
 
 
 #: Counts changes of what this file does not hold: arguments of compiled functions, and how weights are packed.
-_OTHER_CHANGES = 7
+_OTHER_CHANGES = 8
 
 #: A number for all that compiled modules and Python must agree on. Modules that were compiled for another one are left
 #: alone: they would take one field for another, or compute other bits than Numba's kernels.

@@ -165,7 +165,10 @@ class Value(NamedTuple):
 
     @property
     def pixel_step(self) -> int | None:
-        """Elements from one pixel to the next of images (N, H, W, C); None if pixels are not equally far apart."""
+        """Elements from one pixel to the next of images (N, H, W, C).
+
+        None if pixels are not equally far apart, one behind the other, or if their channels are no neighbours.
+        """
         *sizes, channels = self.shape
         *steps, inner = self.steps
         size, pixels, first = self.dtype.itemsize, 1, channels * self.dtype.itemsize
@@ -177,6 +180,15 @@ class Value(NamedTuple):
             pixels *= count
         together = first >= channels * size and (inner == size or channels == 1)
         return first // size if together and first % size == 0 else None
+
+    @property
+    def is_planar(self) -> bool:
+        """Whether images (N, H, W, C) lie with their channels one after the other, as C-contiguous (N, C, H, W)."""
+        batch, height, width, channels = self.shape
+        image, row, pixel, plane = self.steps
+        size = self.dtype.itemsize
+        lies = width * size, size, height * width * size
+        return (row, pixel, plane) == lies and (batch == 1 or image == channels * plane)
 
 
 def given(number: int) -> int:

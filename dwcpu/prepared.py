@@ -55,7 +55,7 @@ class Prepared:
         self._address_of = runtime.address_finder()
 
     def run(self, x: np.ndarray, residual: np.ndarray | None, out: np.ndarray, threads: int) -> None:
-        """Compute `out` from C-contiguous channel-last arrays of the kernel's dtype."""
+        """Compute `out` from channel-last arrays of the kernel's dtype, C-contiguous or as `stepped` was told."""
         grid = self.grid(threads)
         address_of = self._address_of
         drive, arguments = runtime.driver(grid.threads), grid.arguments
@@ -230,6 +230,18 @@ class PreparedSingle(Prepared):
             self._table = kernel.micro_kernels(geometry, ())
             plan["micro_kernels"] = self._table.ctypes.data
 
+    def placed(self, x: Value, residual: Value | None, out: Value) -> Prepared | None:
+        """As `pipeline.Kernels` says."""
+        if (
+            x.pixel_step is None
+            and residual is None
+            and out.pixel_step is not None
+            and self._takes_planes
+            and x.is_planar
+        ):
+            return self._with(x_step=1, out_step=out.pixel_step)
+        return super().placed(x, residual, out)
+
     def stepped(self, x_step: int, out_step: int) -> PreparedSingle | None:
         """As `Prepared.stepped`."""
         geometry = self.geometry
@@ -238,14 +250,23 @@ class PreparedSingle(Prepared):
         if self.kernel.layout == "flat":
             return None
         if x_step != geometry.in_channels:
-            # What is read again for every panel, or by windows that are one run without gaps, is better copied: 3x3
-            # convolutions take 4 to 30 % longer with gaps, a copy 2 to 10 %. Others gain 2 to 50 % on both together,
-            # unless all pixels share sets of the cache.
-            op, most = self.kernel.op, _MOST_OUTPUTS
-            again = op == "conv" or (op == "pointwise" and geometry.out_channels > most)
+            # Windows of several pixels and channels are one run without gaps: with them 3x3 convolutions take 4 to 30 %
+            # longer, a copy 2 to 10 %. So conv kernels know none.
+            if self.kernel.op == "conv":
+                return None
+            # What is read again for every panel is better copied, too. Others gain 2 to 50 % on both together, unless
+            # all pixels share sets of the cache.
+            again = self.kernel.op == "pointwise" and geometry.out_channels > _MOST_OUTPUTS
             if again or x_step * self.kernel.dtype.itemsize % _PAGE == 0:
                 return None
         return self._with(x_step=x_step, out_step=out_step)
+
+    @property
+    def _takes_planes(self) -> bool:
+        """Whether it reads pictures as their three planes: as fast as channel-last ones, at stride 2 and no other."""
+        geometry = self.geometry
+        alike = geometry.in_channels == 3 and geometry.groups == geometry.dilation_w == 1 and geometry.stride_w == 2
+        return self.kernel.op == "conv" and self.kernel.backend == "cython" and alike
 
     @property
     def _streams_out(self) -> bool:

@@ -34,6 +34,7 @@ from dwcpu import dispatch, grid, runtime
 from dwcpu.dispatch import Kernel
 from dwcpu.epilogue import Activation, parse_activation
 from dwcpu.geometry import ConvGeometry
+from dwcpu.pipeline import Value
 from dwcpu.prepared import PreparedSingle
 
 KERNELS = dispatch.kernels()
@@ -47,6 +48,8 @@ QUICK_STRIDES = ((1, 1), (2, 2))
 QUICK_MULTIPLIERS = (1, 2)
 #: The code for several outputs a channel is the same around each window: one window is enough, and one stride of 1x1.
 QUICK_WINDOW, QUICK_STRIDE = (3, 3), (1, 1)
+#: Pixels of a few channels are several to a vector: other windows and strides for one number of channels.
+QUICK_FLAT, MENU_OF_FLAT = 3, (((1, 1), (1, 1)), ((3, 3), (1, 1)), ((3, 3), (2, 2)))
 #: Of the depthwise step of fused operations; 8 fill float32 vectors, which a row of the table compiles anyway.
 QUICK_MULTIPLIERS_FUSED = {"float32": (1, 2, 8), "float64": (1,)}
 #: Of matrix products in float64, whose tiles are those of float32, one case in so many, as their names fall.
@@ -100,6 +103,11 @@ def takes(kernel: Kernel, case: Case) -> bool:
         # other strides and narrow vectors of float32 are compiled for rows of the depthwise table
         if kernel.dtype == np.float64 and (case.stride not in QUICK_STRIDES or case.x_shape[3] < kernel.lanes):
             return False
+    if kernel.backend == "numba" and case.op == "depthwise" and not is_nightly():
+        if not takes_multiplier(kernel, case):
+            return False
+        if kernel.layout == "flat" and case.x_shape[3] != QUICK_FLAT and (case.window, case.stride) not in MENU_OF_FLAT:
+            return False
     if (
         reduced
         and case.op != "depthwise"
@@ -108,6 +116,16 @@ def takes(kernel: Kernel, case: Case) -> bool:
     ):
         return False
     return case.x_shape[0] > 0 and kernel.supports(case.geometry)
+
+
+def takes_multiplier(kernel: Kernel, case: Case) -> bool:
+    """Whether the code of a Numba kernel for several outputs a channel is compiled for a case by day."""
+    outputs = case.out_channels // case.x_shape[3]
+    if outputs == 1 or kernel.layout:
+        return True
+    if kernel.most_taps:
+        return case.window == QUICK_WINDOW and (outputs in QUICK_MULTIPLIERS or case.stride == QUICK_STRIDE)
+    return kernel.lanes == WIDEST or outputs in QUICK_MULTIPLIERS
 
 
 @cache
@@ -162,8 +180,12 @@ def compute(
     with_residual: bool = False,
     threads: int = 1,
     end: str = "end",
+    planes: bool = False,
 ) -> np.ndarray:
-    """What the kernel makes of a case's data; all arrays lie against a forbidden page at this end of theirs."""
+    """What the kernel makes of a case's data; all arrays lie against a forbidden page at this end of theirs.
+
+    `planes`: images lie with their channels one after the other.
+    """
     data = make_data(case, kernel.dtype.type, kind)
     last = parse_activation(activation, "compute")
     biases = data.biases if with_bias else (None,) * len(data.biases)
@@ -175,7 +197,11 @@ def compute(
         prepared = kernel.prepare(case.geometry, data.weights[0], biases[0], last)
     ROOM.clear(end)
     guard_weights(prepared, ROOM, end)
-    x = ROOM.copy("x", data.x, end)
+    x = ROOM.copy("x", np.ascontiguousarray(np.moveaxis(data.x, 3, 1)) if planes else data.x, end)
+    if planes:
+        seen, made = np.moveaxis(x, 1, 3), case.geometry.out_shape
+        prepared = prepared.placed(Value(0, seen.shape, x.dtype, 0, seen.strides), None, Value(1, made, x.dtype))
+        assert prepared is not None, f"{case}: it takes no planes"
     residual = ROOM.copy("residual", data.residual, end) if with_residual else None
     out = ROOM.empty("out", case.geometry.out_shape, kernel.dtype, end)
     out[...] = np.nan
@@ -293,6 +319,36 @@ def test_batch_and_single_images_give_the_same_bits(kernel: Kernel) -> None:
 
 
 @EVERY_KERNEL
+def test_nothing_is_read_or_written_beside_pixels_with_gaps(kernel: Kernel) -> None:
+    """Images as some channels of wider ones, where no gap is behind the last pixel."""
+    beside = kernel.dtype.type(1e30)
+    for case in list(cases_of(kernel))[:: reduced(1, 5)]:
+        data = make_data(case, kernel.dtype.type, "normal")
+        right = compute(kernel, case, "normal", with_residual=True)
+        prepared = kernel.prepare(case.geometry, *data.kernel_weights())
+        for gap, end in zip((3, 65), ENDS, strict=True):
+            x_gap = gap if kernel.op != "conv" else 0
+            x_step, out_step = case.x_shape[3] + x_gap, case.out_channels + gap
+            stepped = prepared.stepped(x_step, out_step)
+            if stepped is None:
+                continue
+            ROOM.clear(end)
+            guard_weights(stepped, ROOM, end)
+            x = ROOM.copy("x", apart(data.x, x_gap, beside), end)
+            residual = ROOM.copy("residual", apart(data.residual, gap, beside), end)
+            out = ROOM.copy("out", apart(np.full_like(data.residual, np.nan), gap, beside), end)
+            stepped.run(x, residual, out, 2)
+            assert ROOM.touched() == [], f"{case}: wrote beside an array"
+            assert out.tobytes() == apart(right, gap, beside).tobytes(), str(case)
+
+
+def apart(array: np.ndarray, gap: int, beside: float) -> np.ndarray:
+    """The elements of channel-last images with gaps after all pixels but the last."""
+    wide = np.pad(array, [(0, 0)] * 3 + [(0, gap)], constant_values=beside).reshape(-1)
+    return wide[: wide.size - gap]
+
+
+@EVERY_KERNEL
 def test_nan_and_infinity_stay_in_their_outputs(kernel: Kernel) -> None:
     """A NaN in one pixel reaches the outputs that see it and no others, and infinite weights meet no padding."""
     dtype = kernel.dtype.type
@@ -333,6 +389,13 @@ def test_any_case_on_the_kernels_that_need_no_compilation_of_their_own(
         if kernel.supports(case.geometry) and not (kernel.op == "depthwise" and kernel.most_taps):
             if op in FUSED and kernel.backend == "numba":
                 continue  # its depthwise step may be any window
+            if (
+                op == "depthwise"
+                and kernel.backend == "numba"
+                and not is_nightly()
+                and not takes_multiplier(kernel, case)
+            ):
+                continue
             for threads in (1, 2):
                 result = compute(kernel, case, "integers", "relu6", True, True, threads)
                 right = expected(case, np.float32, "integers", "relu6", True, True)
@@ -385,6 +448,40 @@ def test_window_of_expanded_rows_slides(backend: str, threads: int, monkeypatch:
         np.testing.assert_array_equal(result, expected(case, np.float32, "integers", "relu", True, True), str(case))
         prepared = kernel.prepare(case.geometry, *make_data(case, np.float32, "integers").kernel_weights())
         assert prepared._block_rows < case.geometry.out_shape[1] // 2, f"{case}: nothing slides"
+
+
+#: Images of three colours: borders on every side, narrow images, padding beyond, outputs and columns without taps.
+PLANES = [
+    Case("conv", (2, 11, width, 3), outputs, (3, 3), (2, 2), padding=pads)
+    for width in (2, 3, 7, 12, 13, 31, 64)
+    for outputs in (1, 8, 16, 19, 24, 32, 70)
+    for pads in (((1, 1), (1, 1)), ((0, 1), (0, 1)))
+] + [
+    Case("conv", (1, 9, 40, 3), 20, window, stride, dilation, padding)
+    for window, stride, dilation, padding in (
+        ((7, 7), (2, 2), (1, 1), ((3, 3), (3, 3))),
+        ((6, 6), (1, 2), (2, 1), ((2, 2), (2, 2))),
+        ((2, 5), (3, 2), (1, 1), ((0, 0), (9, 8))),
+        ((1, 1), (2, 2), (1, 1), "same"),
+        ((9, 4), (4, 2), (1, 1), ((9, 11), (1, 0))),
+        ((40, 41), (2, 2), (1, 1), ((40, 40), (40, 41))),
+    )
+]
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    [kernel for kernel in KERNELS if (kernel.op, kernel.backend) == ("conv", "cython")],
+    ids=lambda kernel: kernel.name,
+)
+def test_colours_one_after_the_other(kernel: Kernel) -> None:
+    """The same bits as of channels last."""
+    for number, case in enumerate(PLANES):
+        activation = (None, "hardswish", "relu6", "silu")[number % 4]
+        for threads, end in zip((1, 2), ENDS, strict=True):
+            right = compute(kernel, case, "normal", activation, True, False, threads, end)
+            found = compute(kernel, case, "normal", activation, True, False, threads, end, planes=True)
+            assert found.tobytes() == right.tobytes(), f"{case} on {threads}"
 
 
 @pytest.mark.parametrize("backend", ["auto", "numba"])

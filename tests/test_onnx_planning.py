@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 import dwcpu
+from dwcpu import runtime
+from dwcpu.graph.planner import Planner
 
 onnx = pytest.importorskip("onnx")
 parser = pytest.importorskip("onnx.parser")
@@ -258,6 +260,40 @@ def test_channels_first_for_a_file_that_has_them_last(shape, turn) -> None:
     assert ("the file has its channels last: give x.transpose(0, 2, 3, 1)" in str(caught.value)) == bool(turn)
     if turn:
         assert network(random(*shape).transpose(0, 2, 3, 1)).shape == (2, 4, shape[2] - 2, shape[3] - 2)
+
+
+@pytest.mark.parametrize("axis", [6, -6])
+def test_axes_that_are_not_there_are_not_padded(axis) -> None:
+    text = "g (float[1,3,6,6] x) => (float[N,4,A,B] y) { p = Pad(x, amounts, , axes) y = Conv(p, w) }"
+    with pytest.raises(ValueError, match=f"axis {axis} is not there"):
+        dwcpu.load_onnx(model(text, amounts=[1, 1], axes=[axis], w=random(4, 3, 3, 3)))(random(1, 3, 6, 6))
+
+
+def test_attributes_of_ours_are_refused_in_files() -> None:
+    text = "g (float[2] x) => (float[2] y) { y = Mul<before=[1, 1]>(x, x) }"
+    with pytest.raises(ValueError, match="attributes that the standard does not know"):
+        dwcpu.load_onnx(model(text))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_pictures_are_read_as_they_are_given(stride, threads, monkeypatch) -> None:
+    """The first layer of most networks, of stride 2, reads planes of colours; other ones have them turned before."""
+    if runtime.cython_kernels() is None:
+        pytest.skip("Numba's kernels read channel-last images alone")
+    text = f"""g (float[N,3,H,W] x) => (float[N,20,A,B] y) {{
+        a = Conv<strides=[{stride},{stride}], pads=[1,1,1,1]>(x, w) b = Sigmoid(a) y = Mul(a, b)
+    }}"""
+    network = dwcpu.load_onnx(model(text, w=random(20, 3, 3, 3)), threads=threads)
+    moves, move = [], Planner.move
+    monkeypatch.setattr(Planner, "move", lambda *arguments: moves.append(1) or move(*arguments))
+    for size in ((1, 3, 7, 9), (2, 3, 40, 32), (3, 3, 1, 50)):
+        x = random(*size)
+        moves.clear()
+        network(x)
+        assert len(moves) == (2 if stride == 1 else 1)  # the result is turned
+        turned = network(np.ascontiguousarray(x.transpose(0, 2, 3, 1)), layout="NHWC")
+        assert network(x).tobytes() == np.ascontiguousarray(turned.transpose(0, 3, 1, 2)).tobytes()
 
 
 def test_layouts_are_for_images() -> None:

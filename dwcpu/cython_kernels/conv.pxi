@@ -1,10 +1,11 @@
 # Standard and grouped convolution: an indirect GEMM through the micro-kernel of gemm.pxi, which reads windows where
 # they lie in x.
 #
-# Assumes: x (batch, height, width, in_channels) contiguous, pixels of out plan.out_step apart; weights in panels, group after group, each group
-# padded to whole vectors; rows are output rows (of batch * out_height), blocks are panels, group by group. Block
-# rows: output rows whose inputs stay in L2 while all panels pass (0: all).
-# Guarantees: gemm.pxi; the runs go in the order kernel row, kernel column, input channel; taps in the padding are
+# Assumes: x (batch, height, width, in_channels) contiguous, or three planes if plan.x_step is 1 (colours.pxi); pixels
+# of out plan.out_step apart; weights in panels, group after group, each group padded to whole vectors; rows are output
+# rows (of batch * out_height), blocks are panels, group by group. Block rows: output rows whose inputs stay in L2 while
+# all panels pass (0: all).
+# Guarantees: gemm.pxi or colours.pxi; the runs go in the order kernel row, kernel column, input channel; taps in the padding are
 # left out.
 # Loops, outermost first: blocks of output rows; panels; runs of output pixels with the same valid taps. The inner
 # pixels of a row are such a run; so are the pixels of a border column, top to bottom.
@@ -47,7 +48,7 @@ cdef void conv_run(
     panel.a_step = a_step
     panel.out_step = out_step
     panel.row_taps = rows
-    panel.a_row = plan.dilation_h * plan.width * plan.in_channels
+    panel.a_row = plan.dilation_h * plan.width * plan.x_step
     panel.w_row = plan.kernel_w * channels * width
     panel.weights += (kh * plan.kernel_w + kw) * channels * width
     if plan.groups == 1 and plan.dilation_w == 1:
@@ -59,7 +60,12 @@ cdef void conv_run(
         panel.a_column = plan.dilation_w * plan.in_channels
         panel.w_column = channels * width
         panel.depth = channels
-    image += ((top + kh * plan.dilation_h) * plan.width + left + kw * plan.dilation_w) * plan.in_channels
+    image += ((top + kh * plan.dilation_h) * plan.width + left + kw * plan.dilation_w) * plan.x_step
+    if plan.x_step < plan.in_channels:
+        panel.column_taps = columns
+        panel.a_column = plan.height * plan.width
+        colour_pixels(plan, &panel, pixels, image, out + place)
+        return
     gemm_panel(plan, &panel, pixels, image, moved(residual, place), out + place)
 
 
@@ -68,8 +74,8 @@ cdef void conv_panel(
 ) noexcept nogil:
     """Output rows `begin` to `end` of one image and one panel."""
     cdef i64 row, column, stop, kh, taps
-    cdef i64 step = plan.stride_w * plan.in_channels
-    cdef i64 row_step = plan.stride_h * plan.width * plan.in_channels
+    cdef i64 step = plan.stride_w * plan.x_step
+    cdef i64 row_step = plan.stride_h * plan.width * plan.x_step
     cdef i64 out_row = plan.out_width * plan.out_step
     cdef i64 first = inner_begin(plan.out_width, plan.stride_w, plan.pad_left)
     cdef i64 last = inner_end(

@@ -3,6 +3,7 @@
 include "tile.pxi"
 include "gemm.pxi"
 include "pointwise.pxi"
+include "colours.pxi"
 include "conv.pxi"
 include "depthwise_any.pxi"
 include "depthwise.pxi"

@@ -83,14 +83,13 @@ def _run(
     """Run the layer that ``make(activation)`` gives; a residual of another shape is added afterwards."""
     spec, weights = node.get("activation"), node.inputs[1 : 1 + 2 * len(node.get("parts", [node]))]
     layer = planner.layer((*key, spec), weights, lambda: make(spec))
-    image = planner.image(x, planner.takes_gaps(layer))
-    array = _out_array(x.array, layer, image.shape)
+    array = _out_array(x.array, layer, x.pixels().shape)
     if residual is None:
-        return [planner.run_layer(layer, image, None, array)]
+        return [planner.run_layer(layer, x, None, array)]
     if isinstance(residual, Symbol) and residual.array.shape == array.shape and residual.array.dtype == array.dtype:
-        return [planner.run_layer(layer, image, planner.image(residual), array)]
+        return [planner.run_layer(layer, x, residual, array)]
     bare = planner.layer((*key, None), weights, lambda: make(None))
-    before = planner.run_layer(bare, image, None, array)
+    before = planner.run_layer(bare, x, None, array)
     return planner.finish(node, [before], [residual])
 
 
@@ -195,7 +194,7 @@ def _product(planner: Planner, node: Node, operands: list[Operand]) -> list[Oper
         (node.outputs[0],), node.inputs[1:3], lambda: PointwiseConv2d(w, bias, activation=node.get("activation"))
     )
     out = np.empty((*a.array.shape[:-1], w.shape[1]), w.dtype)
-    return [planner.run_layer(layer, planner.matrix(a), None, out, (1, 1, rows, w.shape[0]))]
+    return [planner.run_layer(layer, planner.matrix(a)._replace(shape=(1, 1, rows, w.shape[0])), None, out)]
 
 
 def _tensor_product(planner: Planner, a: Symbol, b: Symbol) -> list[Operand] | None:
@@ -220,7 +219,7 @@ def _affine(planner: Planner, node: Node, operands: list[Operand]) -> list[Opera
     if not _floats(x, factor) or not known(shift):
         return None
     assert isinstance(x, Symbol) and isinstance(factor, np.ndarray)
-    if x.array.ndim not in (3, 4) or x.array.shape[1] != factor.size or not x.is_channel_last:
+    if x.array.ndim not in (3, 4) or x.array.shape[1] != factor.size or not x.has_pixels:
         return None
 
     def make(activation: Any) -> Any:

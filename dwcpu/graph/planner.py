@@ -58,7 +58,7 @@ class Symbol:
         return Symbol(array, self.buffer, self.start, self._memory)
 
     @property
-    def is_channel_last(self) -> bool:
+    def has_pixels(self) -> bool:
         """Whether images or signals lie in memory with their channels last, with or without gaps between pixels."""
         return self.array.ndim in (3, 4) and self.pixels().pixel_step is not None
 
@@ -216,12 +216,10 @@ class Planner:
     def image(self, symbol: Symbol, takes: Callable[[Value], object] | None = None) -> Value:
         """Images or signals as kernels read them, ``(N, H, W, C)``: copied if they do not lie like that.
 
-        Nor are they copied if there are gaps between pixels and `takes` says that these do not matter.
+        Nor are they copied if `takes` says that they can be read as they lie: with gaps between pixels, or as planes.
         """
         value = symbol.pixels()
-        if not self.readable(symbol) or value.pixel_step is None:
-            return self._copied(symbol, channel_last(symbol.array.shape, symbol.array.dtype)).pixels()
-        if value.strides is None or (takes is not None and takes(value)):
+        if self.readable(symbol) and (value.strides is None or (takes is not None and takes(value))):
             return value
         return self._copied(symbol, channel_last(symbol.array.shape, symbol.array.dtype)).pixels()
 
@@ -269,29 +267,28 @@ class Planner:
         operation = Operation(kernel, kernel.out_shape)
         self.builder.operate(self._number, operation, x, residual, out, self.threads)
 
-    def run_layer(self, layer: Any, x: Value, residual: Value | None, array: np.ndarray, x_shape: Any = None) -> Symbol:
-        """Run a layer on an image; `array` is a fresh one for the result, with the axes of ONNX."""
-        shape = tuple(x_shape or x.shape)
+    def run_layer(self, layer: Any, x: Symbol | Value, residual: Symbol | None, array: np.ndarray) -> Symbol:
+        """Run a layer on images, or a value of their shape; `array` is a fresh one for the result, with ONNX's axes.
+
+        Images are copied if the layer's kernel cannot read them as they lie.
+        """
+        shape = (x.pixels() if isinstance(x, Symbol) else x).shape
         out = self.symbol(array)
         target = Value(out.buffer, layer.out_shape(shape), array.dtype)
-        [node] = layer.nodes(shape, self.threads)
-        if x.strides is not None:
-            node = node._replace(operation=node.operation.placed(x, residual, target))
-        self.builder.operate(self._number, node, x._replace(shape=shape), residual, target, self.threads)
+        added = None if residual is None else self.image(residual)
+        [node] = layer.nodes(shape, self.threads)  # asked once: another time it might be another kernel
+
+        def placed(value: Value) -> Any:
+            return None if callable(node.operation) else node.operation.placed(value, added, target)
+
+        image = self.image(x, placed) if isinstance(x, Symbol) else x
+        if image.strides is not None:
+            node = node._replace(operation=placed(image))
+        self.builder.operate(self._number, node, image, added, target, self.threads)
         if node.job is not None:
             self.jobs.append(node.job)
         self._row.setdefault("layers", []).append((layer, shape))
         return out
-
-    def takes_gaps(self, layer: Any) -> Callable[[Value], object]:
-        """A function that says whether a layer takes an image with gaps between its pixels."""
-
-        def takes(x: Value) -> object:
-            [node] = layer.nodes(x.shape, self.threads)
-            out = Value(0, node.out_shape, x.dtype)
-            return not callable(node.operation) and node.operation.placed(x, None, out)
-
-        return takes
 
     def run_kernel(self, name: str, kernel: Any, x: Value, residual: Value | None, array: np.ndarray) -> Symbol:
         """Run a kernel of `dwcpu.pixels`; `array` is a fresh one for the result, with the axes of ONNX."""

@@ -93,10 +93,9 @@ def _by_phases(
 
     layer = planner.layer((node.outputs[0], node.get("activation"), padding), node.inputs[1:3], make)
     made = channel_last(shape, w.dtype)
-    image = planner.image(x)
     if strides == (1, 1):
-        return [planner.run_layer(layer, image, None, made)]
-    phases = planner.run_layer(layer, image, None, np.empty(layer.out_shape(image.shape), w.dtype))
+        return [planner.run_layer(layer, x, None, made)]
+    phases = planner.run_layer(layer, x, None, np.empty(layer.out_shape(x.pixels().shape), w.dtype))
     apart = phases.array.reshape(*phases.array.shape[:3], groups, *strides, each)
     out = planner.symbol(made)
     place = np.moveaxis(made, 1, -1).reshape(batch, *outputs, groups, each)

@@ -1,0 +1,96 @@
+# Windows on three planes: pictures whose three colours lie one after the other, (N, C, H, W), are convolved without
+# being turned first. It is what the first layer of most networks is given.
+#
+# Assumes: a panel as `conv_run` fills it in, `a_column` from one plane to the next; no residual, and out is nothing
+# that is read.
+# Guarantees: each output has one accumulator, which starts from the bias and takes the inputs in the order kernel row,
+# kernel column, colour: the same bits as of channel-last pictures. Outputs may be computed twice, where the last tile
+# of a run slides back over the one before it.
+# Loops, outermost first: tiles, kernel rows, kernel columns; colours are unrolled. The tile stays in registers.
+
+cdef inline void colour_tiles(
+    const int rows, const int vectors, const int stride,
+    const Plan *plan, const Panel *panel, i64 pixels, const real *x, real *y
+) noexcept nogil:
+    """A run of `pixels` pixels by tiles of `rows` pixels and `vectors` vectors, and their activation.
+
+    `stride` is how many elements of x lie from one pixel to the next, or 0 for `a_step`.
+    """
+    cdef vec acc[ROWS_LIMIT][MOST_VECTORS]
+    cdef vec b[MOST_VECTORS]
+    cdef vec v, low, high
+    cdef const real *a
+    cdef const real *p
+    cdef const real *w
+    cdef real *out
+    cdef i64 step, plane = panel.a_column, out_step, row, column, at = 0, raw = 0, end
+    cdef i64 columns = panel.column_taps
+    cdef int i, j, c
+    while True:
+        a = x + at * panel.a_step
+        out = y + at * panel.out_step
+        w = panel.weights
+        for j in range(vectors):
+            b[j] = v_load(panel.bias + j * LANES)
+            for i in range(rows):
+                acc[i][j] = b[j]
+        for row in range(panel.row_taps):
+            for column in range(columns):
+                p = a + column
+                for c in range(3):
+                    w = v_anew(w)
+                    step = stride if stride else v_anew_step(panel.a_step)
+                    for j in range(vectors):
+                        b[j] = v_load(w + (c * vectors + j) * LANES)
+                    for i in range(rows):
+                        v = v_splat(p[i * step])
+                        for j in range(vectors):
+                            acc[i][j] = v_fma_onto(v, b[j], acc[i][j])
+                    p = v_anew(p + plane)
+                w += 3 * vectors * LANES
+            a += panel.a_row
+            w += panel.w_row - columns * 3 * vectors * LANES
+        out_step = v_anew_step(panel.out_step)
+        if panel.hardswish:
+            for i in range(rows):
+                hardswish_of(vectors, acc[i])
+        low = v_splat(panel.low)
+        high = v_splat(panel.high)
+        for i in range(rows):
+            for j in range(vectors):
+                if j < vectors - 1 or panel.last == LANES:
+                    v_store(out + i * out_step + j * LANES, v_clamp(acc[i][j], low, high))
+                else:
+                    v_store_first(out + i * out_step + j * LANES, v_clamp(acc[i][j], low, high), <int> panel.last)
+        end = at + rows
+        if end == pixels or end - raw >= ACTIVATION_TILES * rows:
+            activate(plan, y + raw * out_step, end - raw, out_step, (vectors - 1) * LANES + panel.last)
+            raw = smaller(end, pixels - rows)  # the last tile makes raw outputs again
+        if end == pixels:
+            return
+        at = smaller(end, pixels - rows)
+
+
+cdef inline void colour_tiles_of(
+    const int rows, const int vectors, const Plan *plan, const Panel *panel, i64 pixels, const real *x, real *y
+) noexcept nogil:
+    if pixels < rows:
+        colour_tiles(1, vectors, 0, plan, panel, pixels, x, y)
+    elif panel.a_step == 2:
+        colour_tiles(rows, vectors, 2, plan, panel, pixels, x, y)
+    else:
+        colour_tiles(rows, vectors, 0, plan, panel, pixels, x, y)
+
+
+cdef void colour_pixels(
+    const Plan *plan, const Panel *panel, i64 pixels, const real *x, real *y
+) noexcept nogil:
+    """A run of pixels of a panel of any width."""
+    if panel.vectors == 1:
+        colour_tiles_of(GEMM_ROWS, 1, plan, panel, pixels, x, y)
+    elif panel.vectors == 2:
+        colour_tiles_of(GEMM_ROWS, 2, plan, panel, pixels, x, y)
+    elif panel.vectors == 3:
+        colour_tiles_of(GEMM_ROWS if GEMM_VECTORS >= 3 else WIDE_ROWS, 3, plan, panel, pixels, x, y)
+    elif MOST_VECTORS >= 4:
+        colour_tiles_of(GEMM_ROWS, 4, plan, panel, pixels, x, y)
