@@ -117,6 +117,9 @@ V_INLINE int v_likely(int64_t bits) { return __builtin_expect(bits != 0, 1); }
 /* Ask for a cache line, into L2. */
 V_INLINE void v_prefetch(const real *p) { __builtin_prefetch(p, 0, 2); }
 
+/* Ask for a cache line that will be written. */
+V_INLINE void v_prefetch_out(real *p) { __builtin_prefetch(p, 1, 3); }
+
 V_INLINE vec v_load(const real *p) { return *(const vec_in_memory *)p; }
 
 V_INLINE void v_store(real *p, vec v) { *(vec_in_memory *)p = v; }

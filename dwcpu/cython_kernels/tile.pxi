@@ -42,6 +42,7 @@ cdef extern from "tile.h" nogil:
     const real HARDSWISH_NUMBERS[]
     bint v_likely(i64 bits) noexcept
     void v_prefetch(const real *p) noexcept
+    void v_prefetch_out(real *p) noexcept
     vec v_load(const real *p) noexcept
     void v_store(real *p, vec v) noexcept
     vec v_load_part(const real *p, int first, int last) noexcept
