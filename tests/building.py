@@ -16,11 +16,18 @@ ROOT = Path(__file__).resolve().parents[1]
 CC = shlex.split(os.environ.get("CC", "") or sysconfig.get_config_var("CC") or "cc")
 
 #: A compiler that fails when an argument contains one of the words in DWCPU_TEST_REFUSED, else the real one, with more
-#: flags if DWCPU_TEST_FLAGS has some.
+#: flags if DWCPU_TEST_FLAGS has some. If DWCPU_TEST_COMPILED names a folder, modules come from there.
 COMPILER = """#!/bin/sh
 for word in $DWCPU_TEST_REFUSED; do
     case "$*" in *"$word"*) echo "refused: $word" >&2; exit 1;; esac
 done
+if [ -n "$DWCPU_TEST_COMPILED" ]; then
+    made=$(printf '%s\\n' "$@" | sed -n '/^-o$/{n;p;}')
+    case "$made" in
+        *.so) exec cp "$DWCPU_TEST_COMPILED/${made##*/}" "$made";;
+        */_*.o) : > "$made"; exit;;
+    esac
+fi
 exec cc "$@" $DWCPU_TEST_FLAGS
 """
 
@@ -63,6 +70,11 @@ def source_archive(tree: Path) -> Path:
     subprocess.run([sys.executable, "-c", code], cwd=tree, capture_output=True, check=True)
     (archive,) = (tree / "sdist").iterdir()
     return archive
+
+
+def copying_compiler(tree: Path, modules: Path) -> dict[str, str]:
+    """Environment in which modules are not compiled, but copied from a folder."""
+    return {**os.environ, "CC": str(tree / "compiler"), "DWCPU_TEST_COMPILED": str(modules)}
 
 
 def quick_compiler(tree: Path, isa: str | None) -> dict[str, str]:

@@ -42,7 +42,7 @@ def tree(tmp_path: Path) -> Path:
 
 def build(tree: Path, compiler: str, refused: str = "") -> tuple[str, dict]:
     """Build in place; what was printed and noted."""
-    environment = {**os.environ, "CC": compiler, "DWCPU_TEST_REFUSED": refused}
+    environment = {**os.environ, "CC": compiler, "DWCPU_TEST_REFUSED": refused, "DWCPU_TEST_FLAGS": "-O0"}
     command = [sys.executable, "setup.py", "build_ext", "--inplace"]
     done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,7 +1,7 @@
 """Installed from a wheel in a fresh environment: it works without the sources, a compiler or OpenMP, and can go.
 
-The wheel is made from the source distribution. Without --nightly it has the modules of one instruction set, compiled
-without optimisation, by the tools that are installed; at night it is made as pip makes it.
+The wheel is made from the source distribution. Without --nightly it is made by the tools that are installed, and what
+the compiler would make is copied from this installation; at night it is made as pip makes it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from importlib.metadata import distributions, metadata, requires, version
 from pathlib import Path
 
 import pytest
-from building import ROOT, copied_tree, quick_compiler, source_archive
+from building import ROOT, copied_tree, copying_compiler, quick_compiler, source_archive
 from nightly import VARIABLE, is_nightly
 
 from dwcpu import cython_kernels
@@ -126,7 +126,8 @@ def built(archive: Path, folder: Path, environment: Mapping[str, str], isolated:
 def wheel(tree: Path, archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not cython_kernels.available():
         pytest.skip("no compiler: there are no compiled modules in this installation either")
-    environment = os.environ if is_nightly() else quick_compiler(tree, cython_kernels.isa())
+    modules = Path(cython_kernels.__file__).parent
+    environment = os.environ if is_nightly() else copying_compiler(tree, modules)
     return built(archive, tmp_path_factory.mktemp("wheel"), environment, isolated=is_nightly())
 
 
@@ -144,8 +145,8 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"dwcpu"}
     assert any(name.endswith("licenses/LICENSE") for name in names)
     modules = {name.partition(".")[0] for name in names if name.endswith(".so")}
-    isas = cython_kernels.compiled() if is_nightly() else [str(cython_kernels.isa())]
-    wanted = {"_driver", "_calls"} | {f"_{isa.replace('-', '_')}_{dtype}" for isa in isas for dtype in ("f32", "f64")}
+    isas = [isa.replace("-", "_") for isa in cython_kernels.compiled()]
+    wanted = {"_driver", "_calls"} | {f"_{isa}_{dtype}" for isa in isas for dtype in ("f32", "f64")}
     assert {f"dwcpu/cython_kernels/{name}" for name in wanted} <= modules
     kind = "cp{}{}".format(*sys.version_info)
     assert wheel.name.split("-")[2:4] == [kind, kind]
