@@ -37,6 +37,7 @@ DIRECTIVES = "# cython: language_level=3, boundscheck=False, wraparound=False, c
 # contraction: a multiply-add is fused where the source says so and nowhere else. Python's own flags make overflow of
 # integers wrap, which costs the largest register tiles spills and hides overflow from sanitizers.
 FLAGS = ["-O3", "-g0", "-fno-wrapv", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-Wno-psabi"]
+FLAGS += ["-DCYTHON_COMPRESS_STRINGS=0"]  # names of modules stay in sight: see `generate`
 
 # Register tiles are loops that must unroll to the last one. The first alternative that the compiler takes is used: GCC
 # knows the one, clang the other.
@@ -313,7 +314,8 @@ class BuildKernels(build_ext):
         kernels = [e for e in extensions if e not in own]
         with ThreadPoolExecutor(max(1, self.parallel)) as pool:  # each in a process of its own, for three seconds
             list(pool.map(self.translate, [*kernels[:1], *own]))
-        for extension in kernels[1:]:  # which differ in their names alone, and these are of one length
+        for extension in kernels[1:]:  # which differ in their names alone
+            assert len(short(extension)) == len(short(kernels[0])), "lengths of names are in the sources, too"
             text = Path(kernels[0].sources[0]).read_text("utf-8").replace(short(kernels[0]), short(extension))
             Path(extension.sources[0]).write_text(text, "utf-8")
 

@@ -66,7 +66,7 @@ def _add_model_arguments(parser: argparse.ArgumentParser, threads: Callable[[str
     add(
         "--size",
         type=_size,
-        metavar="HxW",
+        metavar="HxW|T",
         help=f"height and width, or the length of a signal; by default {sizes} or {SIDE} each",
     )
     add("--threads", type=threads, metavar="N", help="threads; by default all that we may use")
@@ -260,8 +260,8 @@ def _prepare_compare(
         theirs = session.run(names, dict(inputs))
     except Exception as error:  # its own classes, without a common one
         raise ValueError(
-            f"--compare onnxruntime: it cannot run this: {(str(error).splitlines() or [''])[0]:.300}; "
-            f"what is compared must run in both; leave the option out"
+            f"--compare onnxruntime: it cannot run this: {' '.join(str(error).split())[:300]}; what is compared must "
+            f"run in both; leave the option out, or --size where the file declares another one"
         ) from error
 
     def compare(seconds: float, timer: Timer) -> int:
@@ -320,7 +320,7 @@ def prepare_inspect(options: argparse.Namespace) -> Callable[[], int]:
             if reason is not None:
                 raise ValueError(f"{reason}; a table needs all sizes")
             report = model.explain(shapes, options.threads)
-        except ValueError as error:
+        except (ValueError, MemoryError) as error:
             print(f"no table of the nodes: {' '.join(str(error).split())}")
             return 0
         for note in notes:

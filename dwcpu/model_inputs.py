@@ -43,7 +43,7 @@ def read_inputs(options: argparse.Namespace, model: Model) -> tuple[dict[str, np
     files = [_file(text, specs) for text in options.input]
     for option, given in (("--size", options.size is not None), ("--raw", options.raw)):
         if given and all(file.kind != "picture" for file in files):
-            raise ValueError(f"{option} is given with arrays only; it is for pictures; drop it")
+            raise ValueError(f"{option} is given with arrays only; they are taken as they are; drop it")
     inputs: dict[str, np.ndarray] = {}
     notes = []
     # Files that say for which input they are come first; the others take in turn what is left.
@@ -189,14 +189,15 @@ def _read_picture(file: _File, spec: Spec, options: argparse.Namespace) -> tuple
     from .models import pictures
 
     last = _is_channel_last(spec.shape)
-    if not (spec.shape is None or (len(spec.shape) == 4 and (last or _may_be(spec.shape[1], 3)))):
+    if not (spec.shape is None or (len(spec.shape) == 4 and _may_be(spec.shape[3 if last else 1], 3))):
         raise ValueError(
             f"--input {file.text}: a picture has four axes and three channels; the model declares {spec}; give an "
             f"array: {spec.name}=FILE.npy"
         )
     if options.size is not None and len(options.size) != 2:
         raise ValueError(
-            f"--size {options.size[0]}: {file.text} is a picture; it has height and width; write {SIDE}x{SIDE}"
+            f"--size {options.size[0]}: {file.text} is a picture; it has height and width; write "
+            f"{options.size[0]}x{options.size[0]}"
         )
     height, width = options.size or _declared_size(spec) or (None, None)
     with opened_picture(file.path) as image:
@@ -221,9 +222,18 @@ def _read_picture(file: _File, spec: Spec, options: argparse.Namespace) -> tuple
 # --- shapes -----------------------------------------------------------------------------------------------------------
 
 
+#: Channels that pictures and recordings have: declared sizes like these are no height, width or length.
+_FEW = (1, 2, 3, 4)
+
+
 def _is_channel_last(shape: Sequence[object] | None) -> bool:
-    """Whether a model declares its input as (N, H, W, 3)."""
-    return shape is not None and len(shape) == 4 and shape[3] == 3 and shape[1] != 3
+    """Whether a model declares its input as (N, H, W, C), or as (N, T, C), as far as the sizes tell."""
+    if shape is None or len(shape) not in (3, 4):
+        return False
+    first, final = shape[1], shape[-1]
+    if not isinstance(first, int) or not isinstance(final, int):
+        return isinstance(final, int)  # what is open is no channel
+    return final in _FEW and first not in _FEW
 
 
 def _may_be(declared: object, size: int) -> bool:
@@ -231,12 +241,11 @@ def _may_be(declared: object, size: int) -> bool:
 
 
 def _spatial(shape: Sequence[object]) -> tuple[int, ...]:
-    """Axes of pixels: two of images; one of signals (N, C, T), or (N, T, C) if the model leaves T alone open."""
-    if len(shape) == 4:
-        return (1, 2) if _is_channel_last(shape) else (2, 3)
-    if len(shape) == 3:
-        return (1,) if isinstance(shape[2], int) and not isinstance(shape[1], int) else (2,)
-    return ()
+    """Axes of pixels: two of images, one of signals; the last of (N, T), whose length is left open."""
+    if len(shape) in (3, 4):
+        axes = tuple(range(1, len(shape)))
+        return axes[:-1] if _is_channel_last(shape) else axes[1:]
+    return (1,) if len(shape) == 2 and not isinstance(shape[1], int) else ()
 
 
 def _declared_size(spec: Spec) -> tuple[int, int] | None:
@@ -263,15 +272,18 @@ def fill_all(options: argparse.Namespace, model: Model) -> tuple[dict[str, tuple
     """A shape for every input, and what to tell about sizes that the model leaves open."""
     shapes = {spec.name: _fill(spec, options.size) for spec in model.inputs}
     size = options.size
-    if size is not None and all(len(_spatial(shape)) != len(size) for shape in shapes.values()):
-        what = "has height and width" if len(size) == 2 else "is a signal"
+    kinds = {len(_spatial(spec.shape or ())) for spec in model.inputs}
+    if size is not None and len(size) not in kinds:
+        what, way_out = "has height and width", "a signal takes one number, its length" if 1 in kinds else "drop it"
+        if len(size) == 1:
+            what, way_out = "is a signal", f"write {size[0]}x{size[0]} for images" if 2 in kinds else "drop it"
         raise ValueError(
             f"--size {'x'.join(map(str, size))}: no input of the model {what}; inputs are "
-            f"{'; '.join(map(str, model.inputs)) or 'none'}; give the size of one, or drop it"
+            f"{'; '.join(map(str, model.inputs)) or 'none'}; {way_out}"
         )
     notes = [
         f"{spec} leaves sizes open; {shapes[spec.name]} is taken: "
-        f"{'--size or ' if _spatial(shapes[spec.name]) else ''}{SIDE} along space or time, 1 for others"
+        f"{f'--size or {SIDE} along space or time, 1 for others' if _spatial(spec.shape or ()) else 'ones'}"
         for spec in model.inputs
         if not all(isinstance(side, int) for side in spec.shape or ())
     ]

@@ -188,6 +188,28 @@ def test_random_signal(folder, tmp_path, capsys):
     assert "x: random standard normal numbers, float32 (1, 30, 8)" in out.splitlines()
 
 
+@pytest.mark.parametrize(
+    ("declared", "size", "taken"),
+    [
+        (["n", "h", "w", 1], "28x20", (1, 28, 20, 1)),
+        (["n", 28, 28, 1], "28x20", (1, 28, 20, 1)),
+        ([1, 9, 9, 4], "5x6", (1, 5, 6, 4)),
+        (["n", 1, 28, 28], "28x20", (1, 1, 28, 20)),
+        (["n", 64, 8, 8], "5x6", (1, 64, 5, 6)),
+        (["n", "c", "h", "w"], "5x6", (1, 1, 5, 6)),
+        (["n", 300, 1], "500", (1, 500, 1)),
+        (["n", 1, 300], "500", (1, 1, 500)),
+        (["n", 40, "t"], "98", (1, 40, 98)),
+        (["n", "t"], "98", (1, 98)),
+    ],
+)
+def test_size_is_that_of_space_and_time(declared, size, taken, tmp_path, capsys):
+    written(tmp_path / "m.onnx", [("Relu", ["x"], ["y"], {})], [("x", FLOAT, declared)], [("y", FLOAT, None)])
+    status, out, err = run(["run", tmp_path / "m.onnx", "--size", size], capsys)
+    assert (status, err) == (0, "")
+    assert f"x: random standard normal numbers, float32 {taken}" in out.splitlines()
+
+
 def test_what_is_not_finite(folder, capsys):
     status, out, _ = run(["run", folder / "infinite.onnx", "--input", folder / "infinite.npy"], capsys)
     assert status == 0
@@ -532,6 +554,7 @@ def test_help(capsys):
         # sizes
         ("run net.onnx --size 32x", "--size: '32x' is no size"),
         ("run net.onnx --size 32", "--size 32: no input of the model is a signal"),
+        ("run net.onnx --size 32", "write 32x32 for images"),
         ("run net.onnx --size 99999999", "goes up to 16777216"),
         ("run net.onnx --size 0x32", "--size: '0x32' is no size"),
         ("run net.onnx --size 99999x1", "from 1 to 16384"),
@@ -540,7 +563,10 @@ def test_help(capsys):
         ("inspect vector.onnx --size 4x4", "--size 4x4: no input of the model has height and width"),
         ("run rigid.onnx --size 6x9", "given: x (1, 3, 6, 9); the file declares: x: float32 (n, 3, h, w)"),
         ("run net.onnx --input x.npy --size 6x8", "--size is given with arrays only"),
-        ("run net.onnx --input photo.png --size 6", "--size 6: photo.png is a picture"),
+        (
+            "run net.onnx --input photo.png --size 6",
+            "--size 6: photo.png is a picture; it has height and width; write 6x6",
+        ),
         ("run net.onnx --input x.npy --raw", "--raw is given with arrays only"),
         ("run net.onnx --raw", "--raw is given without --input"),
         ("run any.onnx", "x: float32, any shape; its sizes must be known; give the array"),

@@ -6,6 +6,7 @@ Each instruction set is forced with `DWCPU_ISA` in a process of its own, and wit
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import re
 import subprocess
@@ -53,6 +54,16 @@ digests = {name: [hashlib.sha256(a.tobytes()).hexdigest(), float(abs(a.astype(fl
            for name, a in digests.items()}
 print(json.dumps([cython_kernels.isa(), bool(exact), digests]))
 """
+
+
+def test_modules_know_their_names() -> None:
+    """They are made from one translation to C, in which names are replaced."""
+    for isa in COMPILED:
+        for dtype in ("f32", "f64"):
+            name = f"dwcpu.cython_kernels._{isa.replace('-', '_')}_{dtype}"
+            if isa == cython_kernels.isa():  # of others the instructions of the start may be missing
+                module = importlib.import_module(name)
+                assert (module.__name__, module.functions.__module__) == (name, name)
 
 
 def run(code: str, isa: str) -> subprocess.CompletedProcess:

@@ -57,6 +57,11 @@ def branches(b: Builder) -> list[str]:
     return [joined(b, *y, pooled(b, x), pooled(b, x, "AveragePool"), b.conv("x", 3, 5, 3, act="hardswish"))]
 
 
+def pictures(b: Builder) -> list[str]:
+    """Convolutions that read planes of colours."""
+    return [joined(b, b.conv("x", 3, 20, 3, stride=2, act="silu"), b.conv("x", 3, 7, 5, stride=2, act="relu"))]
+
+
 def fire(b: Builder) -> list[str]:
     x = b.conv("x", 3, 8, act="relu")
     return [b.conv(joined(b, b.conv(x, 8, 24, act="relu"), b.conv(x, 8, 40, 3, act="silu")), 64, 9)]
@@ -91,7 +96,7 @@ def skipped(b: Builder) -> list[str]:
     """What was pooled before it is joined: the pool reads it with gaps."""
     x = b.conv("x", 3, 16, 3, act="relu")
     y = b.add("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
-    y = b.add("Resize", b.conv(y, 16, 16), "", "", b.ints(1, 16, 10, 12), mode="nearest")
+    y = b.add("Resize", b.conv(y, 16, 16), "", "", b.ints(1, 16, 10, 32), mode="nearest")
     return [b.conv(joined(b, b.conv(y, 16, 16, act="relu"), x), 32, 8, 3)]
 
 
@@ -111,7 +116,7 @@ def twice(b: Builder) -> list[str]:
 def given(b: Builder) -> list[str]:
     """The network's input, a constant and an output cannot move."""
     y = b.conv("x", 3, 24)
-    return [joined(b, "x", y), y, joined(b, y, b.constant(np.ones((1, 2, 10, 12))))]
+    return [joined(b, "x", y), y, joined(b, y, b.constant(np.ones((1, 2, 10, 32))))]
 
 
 def whole(b: Builder) -> list[str]:
@@ -153,6 +158,7 @@ def reshaped(b: Builder) -> list[str]:
 #: What is built, and what is said of its Concats.
 GRAPHS: dict[str, tuple[Callable[[Builder], list[str]], list[str]]] = {
     "branches": (branches, ["view"]),
+    "pictures": (pictures, ["view"]),
     "fire": (fire, ["view"]),
     "dense": (dense, ["view"] * 4),
     "dense, apart": (dense_apart, ["copy"] * 3),
@@ -192,8 +198,8 @@ def test_the_same_bits_as_with_copies(name: str, monkeypatch: pytest.MonkeyPatch
     build, expected = GRAPHS[name]
     b = Builder(3)
     batch = 1 if name in ("given", "skipped", "reshaped") else 2
-    content = b.model(name, build(b), x_shape=(batch, 3, 10, 12))
-    x = np.random.default_rng(0).standard_normal((batch, 3, 10, 12)).astype(np.float32)
+    content = b.model(name, build(b), x_shape=(batch, 3, 10, 32))
+    x = np.random.default_rng(0).standard_normal((batch, 3, 10, 32)).astype(np.float32)
     model = agree(content, {"x": x})
     rows = {row.name: row.kernel for row in model.explain(x.shape).rows}
     assert [kernel for row, kernel in rows.items() if row.startswith("Concat")] == expected

@@ -34,7 +34,6 @@ from dwcpu import dispatch, grid, runtime
 from dwcpu.dispatch import Kernel
 from dwcpu.epilogue import Activation, parse_activation
 from dwcpu.geometry import ConvGeometry
-from dwcpu.pipeline import Value
 from dwcpu.prepared import PreparedSingle
 
 KERNELS = dispatch.kernels()
@@ -199,9 +198,7 @@ def compute(
     guard_weights(prepared, ROOM, end)
     x = ROOM.copy("x", np.ascontiguousarray(np.moveaxis(data.x, 3, 1)) if planes else data.x, end)
     if planes:
-        seen, made = np.moveaxis(x, 1, 3), case.geometry.out_shape
-        prepared = prepared.placed(Value(0, seen.shape, x.dtype, 0, seen.strides), None, Value(1, made, x.dtype))
-        assert prepared is not None, f"{case}: it takes no planes"
+        prepared = prepared._with(x_step=1)  # narrow ones, too, which are turned before otherwise
     residual = ROOM.copy("residual", data.residual, end) if with_residual else None
     out = ROOM.empty("out", case.geometry.out_shape, kernel.dtype, end)
     out[...] = np.nan
@@ -450,7 +447,7 @@ def test_window_of_expanded_rows_slides(backend: str, threads: int, monkeypatch:
         assert prepared._block_rows < case.geometry.out_shape[1] // 2, f"{case}: nothing slides"
 
 
-#: Images of three colours: borders on every side, narrow images, padding beyond, outputs and columns without taps.
+#: Pictures of three colours: borders on every side, narrow ones, padding beyond, outputs and columns without taps.
 PLANES = [
     Case("conv", (2, 11, width, 3), outputs, (3, 3), (2, 2), padding=pads)
     for width in (2, 3, 7, 12, 13, 31, 64)
@@ -467,6 +464,12 @@ PLANES = [
         ((40, 41), (2, 2), (1, 1), ((40, 40), (40, 41))),
     )
 ]
+#: Rows of several tiles between second passes, the last of which slides back over the one before.
+LONG_PLANES = [
+    Case("conv", (1, 3, width, 3), outputs, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+    for width in (101, 230, 511)
+    for outputs in (8, 20, 24, 48)
+]
 
 
 @pytest.mark.parametrize(
@@ -476,8 +479,8 @@ PLANES = [
 )
 def test_colours_one_after_the_other(kernel: Kernel) -> None:
     """The same bits as of channels last."""
-    for number, case in enumerate(PLANES):
-        activation = (None, "hardswish", "relu6", "silu")[number % 4]
+    pairs = [(case, (None, "hardswish", "relu6", "silu")[number % 4]) for number, case in enumerate(PLANES)]
+    for case, activation in [*pairs, *((case, "gelu") for case in LONG_PLANES)]:
         for threads, end in zip((1, 2), ENDS, strict=True):
             right = compute(kernel, case, "normal", activation, True, False, threads, end)
             found = compute(kernel, case, "normal", activation, True, False, threads, end, planes=True)

@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from nightly import reduced
 
 import dwcpu
 
@@ -430,13 +431,13 @@ def main(what: str, *arguments: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "name", "count"),
     [
-        ("bytes", "small", 250),
-        ("bytes", "blazeface", 60),
-        ("structure", "small", 150),
-        ("structure", "shufflenet_v2", 30),
-        ("structure", "convnext", 40),
-        ("saved bytes", "small", 50),
-        ("saved JSON", "small", 150),
+        ("bytes", "small", reduced(400, 250)),
+        ("bytes", "blazeface", reduced(150, 60)),
+        ("structure", "small", reduced(250, 150)),
+        ("structure", "shufflenet_v2", reduced(60, 30)),
+        ("structure", "convnext", reduced(100, 40)),
+        ("saved bytes", "small", reduced(100, 50)),
+        ("saved JSON", "small", reduced(300, 150)),
     ],
 )
 def test_damaged_models_are_refused_or_run(kind, name, count) -> None:

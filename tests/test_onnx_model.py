@@ -235,7 +235,9 @@ def test_small_graphs_take_inputs_in_any_order_of_memory(order) -> None:
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 def test_inputs_are_never_written(models, name, layout) -> None:
     x = network_input(name)
-    if layout == "NHWC" and x.ndim == 4:
+    if layout == "NHWC":
+        if x.ndim != 4:
+            pytest.skip("layouts are for images")
         x = np.ascontiguousarray(x.transpose(0, 2, 3, 1))
     before = x.copy()
     x.flags.writeable = False

@@ -241,6 +241,7 @@ HOSTILE = {
         ((1, 2, 6, 5), {}, r"have 2 channels, but weights of shape \(4, 3, 3, 3\) with group 1 take 3"),
         ((3, 6, 5), {}, r"x\[None\]"),
         ((1, 1, 3, 6, 5), {}, "has 5 axes, not 4"),
+        ((3,), {}, "has 1 axis, not 4"),
     ],
 )
 def test_wrong_shapes_come_with_advice(shape, options, advice) -> None:
@@ -260,6 +261,16 @@ def test_channels_first_for_a_file_that_has_them_last(shape, turn) -> None:
     assert ("the file has its channels last: give x.transpose(0, 2, 3, 1)" in str(caught.value)) == bool(turn)
     if turn:
         assert network(random(*shape).transpose(0, 2, 3, 1)).shape == (2, 4, shape[2] - 2, shape[3] - 2)
+
+
+@pytest.mark.parametrize(
+    ("declared", "given"), [((64, 32, 32), (32, 32, 64)), ((3, 2, 2), (2, 2, 3)), ((3, 5, 6), (4, 9, 3))]
+)
+def test_channels_last_for_a_file_that_has_them_first(declared, given) -> None:
+    channels, height, width = declared
+    text = f"g (float[N,{channels},{height},{width}] x) => (float[N,4,A,B] y) {{ y = Conv(x, w) }}"
+    with pytest.raises(ValueError, match=r"pass layout='NHWC', or x\.transpose\(0, 3, 1, 2\)"):
+        dwcpu.load_onnx(model(text, w=random(4, channels, 1, 1)))(random(2, *given))
 
 
 @pytest.mark.parametrize("axis", [6, -6])
@@ -287,13 +298,42 @@ def test_pictures_are_read_as_they_are_given(stride, threads, monkeypatch) -> No
     network = dwcpu.load_onnx(model(text, w=random(20, 3, 3, 3)), threads=threads)
     moves, move = [], Planner.move
     monkeypatch.setattr(Planner, "move", lambda *arguments: moves.append(1) or move(*arguments))
-    for size in ((1, 3, 7, 9), (2, 3, 40, 32), (3, 3, 1, 50)):
+    for size in ((1, 3, 7, 9), (2, 3, 40, 62), (3, 3, 1, 70)):
         x = random(*size)
         moves.clear()
         network(x)
-        assert len(moves) == (2 if stride == 1 else 1)  # the result is turned
+        wide = size[3] > 30  # narrow ones gain nothing
+        assert len(moves) == (1 if stride == 2 and wide else 2)  # the result is turned
         turned = network(np.ascontiguousarray(x.transpose(0, 2, 3, 1)), layout="NHWC")
         assert network(x).tobytes() == np.ascontiguousarray(turned.transpose(0, 3, 1, 2)).tobytes()
+
+
+def test_advice_on_signals_and_on_a_missing_channel() -> None:
+    signal = dwcpu.load_onnx(model("g (float[N,1,T] x) => (float[N,4,S] y) { y = Conv(x, w) }", w=random(4, 1, 3)))
+    with pytest.raises(ValueError, match=r"channels and time are exchanged: give x\.transpose\(0, 2, 1\)"):
+        signal(random(2, 9, 1))
+    with pytest.raises(ValueError, match=r"add that of its one channel, x\[:, None\]"):
+        signal(random(8, 9))
+    last = "g (float[N,6,6,3] x) => (float[N,4,A,B] y) { t = Transpose<perm=[0,3,1,2]>(x) y = Conv(t, w) }"
+    with pytest.raises(ValueError, match=r"leave layout out and give x\.transpose\(0, 2, 3, 1\)"):
+        dwcpu.load_onnx(model(last, w=random(4, 3, 3, 3)))(random(1, 3, 6, 7), layout="NHWC")
+
+
+def test_shapes_and_profiles_in_the_layout_of_a_call() -> None:
+    text = "g (float[N,3,H,W] x) => (float[N,4,A,B] y) { y = Conv(x, w) }"
+    network = dwcpu.load_onnx(model(text, w=random(4, 3, 3, 3)))
+    assert network.out_shape((2, 9, 8, 3), layout="NHWC") == (2, 7, 6, 4)
+    assert network.out_shape((2, 3, 9, 8)) == (2, 4, 7, 6)
+    assert network.out_shape((0, 9, 8, 3), layout="NHWC") == (0, 7, 6, 4)
+    assert network.profile(x=random(1, 9, 8, 3), layout="NHWC", runs=1).rows
+
+
+def test_some_channels_of_a_picture_are_no_planes_of_their_own() -> None:
+    text = """g (float[N,5,H,W] x) => (float[N,20,A,B] y) {
+        part = Slice(x, one, four, one) y = Conv<strides=[2,2]>(part, w)
+    }"""
+    for size in ((3, 5, 9, 70), (1, 5, 9, 70)):
+        compare(model(text, one=[1], four=[4], w=random(20, 3, 3, 3)), random(*size))
 
 
 def test_layouts_are_for_images() -> None:

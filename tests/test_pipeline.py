@@ -33,6 +33,31 @@ def network() -> models.Network:
     return models.mobilenet_v2(seed=1)
 
 
+# --- values ---------------------------------------------------------------------------------------------------------
+
+PLANAR = {
+    "whole": ((2, 3, 5, 7), lambda x: x, True),
+    "channels of one image": ((1, 6, 5, 7), lambda x: x[:, 1:4], True),
+    "channels of several": ((3, 6, 5, 7), lambda x: x[:, 1:4], False),
+    "every second image": ((4, 3, 5, 7), lambda x: x[::2], False),
+    "every second channel": ((1, 6, 5, 7), lambda x: x[:, ::2], False),
+    "some rows": ((1, 3, 9, 7), lambda x: x[:, :, :5], False),
+    "some columns": ((1, 3, 5, 9), lambda x: x[..., :7], False),
+    "channels backwards": ((1, 3, 5, 7), lambda x: x[:, ::-1], False),
+    "columns backwards": ((1, 3, 5, 7), lambda x: x[..., ::-1], False),
+    "one column": ((2, 3, 5, 1), lambda x: x, True),
+    "one row": ((2, 3, 1, 7), lambda x: x, True),
+    "channels last": ((2, 5, 7, 3), lambda x: np.moveaxis(x, 3, 1), False),
+}
+
+
+@pytest.mark.parametrize("what", PLANAR)
+def test_planes_are_told_from_other_images(what) -> None:
+    shape, view, planar = PLANAR[what]
+    image = np.moveaxis(view(np.empty(shape, np.float32)), 1, 3)
+    assert pipeline.Value(0, image.shape, image.dtype, 0, image.strides).is_planar == planar
+
+
 # --- places -----------------------------------------------------------------------------------------------------------
 
 LIVES = st.tuples(st.integers(0, 5000), st.integers(0, 12), st.integers(0, 6)).map(lambda t: (t[0], t[1], t[1] + t[2]))

@@ -5,8 +5,8 @@
 # of out plan.out_step apart; weights in panels, group after group, each group padded to whole vectors; rows are output
 # rows (of batch * out_height), blocks are panels, group by group. Block rows: output rows whose inputs stay in L2 while
 # all panels pass (0: all).
-# Guarantees: gemm.pxi or colours.pxi; the runs go in the order kernel row, kernel column, input channel; taps in the padding are
-# left out.
+# Guarantees: gemm.pxi or colours.pxi; the runs go in the order kernel row, kernel column, input channel; taps in the
+# padding are left out.
 # Loops, outermost first: blocks of output rows; panels; runs of output pixels with the same valid taps. The inner
 # pixels of a row are such a run; so are the pixels of a border column, top to bottom.
 

@@ -20,6 +20,7 @@ from ..padding import normalise_int
 from ..pipeline import Arenas
 from ..report import Report
 from . import eager, reader, store
+from .advice import advice
 from .ir import Graph, Spec
 from .lowering import LOWERINGS
 from .passes import PLANNED, optimise
@@ -148,8 +149,9 @@ class Model:
 
     @cached_property
     def _has_images(self) -> bool:
-        """Whether there may be inputs or outputs with four axes."""
-        return any(spec.shape is None or len(spec.shape) == 4 for spec in (*self.inputs, *self.outputs))
+        """Whether there may be inputs with four axes, or outputs that are declared so."""
+        may_be = any(spec.shape is None for spec in self.inputs)
+        return may_be or any(len(spec.shape or ()) == 4 for spec in (*self.inputs, *self.outputs))
 
     def _given(self, args: Sequence[Any], named: Mapping[str, Any]) -> list[np.ndarray]:
         """The inputs in order, as arrays."""
@@ -183,11 +185,11 @@ class Model:
                 raise TypeError(f"{self.name}: {spec.name} is a masked array; fill it with {spec.name}.filled(value)")
             value = np.asarray(value)
         if spec.dtype is not None and value.dtype.type != spec.dtype.type:
-            advice = f"convert it with np.asarray({spec.name}, np.{spec.dtype.name})"
-            if value.dtype.kind in "US":
-                advice = "give an array of numbers: files and pictures are not opened here"
+            way_out = f"convert it with np.asarray({spec.name}, np.{spec.dtype.name})"
+            if value.dtype.kind in "USO":
+                way_out = "give an array of numbers: files and pictures are not opened here"
             raise TypeError(
-                f"{self.name}: {spec.name} has dtype {value.dtype}; the network takes {spec.dtype}; {advice}"
+                f"{self.name}: {spec.name} has dtype {value.dtype}; the network takes {spec.dtype}; {way_out}"
             )
         return value if value.dtype.isnative else value.astype(value.dtype.newbyteorder("="))
 
@@ -216,7 +218,7 @@ class Model:
 
     def _finished(self, results: Sequence[np.ndarray], last: bool) -> Any:
         """The outputs as the caller wants them."""
-        turned = [array.transpose(0, 2, 3, 1) if last and array.ndim == 4 else array for array in results]
+        turned = [_turned(array, last) for array in results]
         turned = [array if array.flags.c_contiguous else array.copy() for array in turned]
         return turned[0] if len(turned) == 1 else tuple(turned)
 
@@ -240,9 +242,9 @@ class Model:
         except ValueError as error:
             pairs = list(zip(self.inputs, given, strict=True))
             shapes = ", ".join(f"{spec.name} {array.shape}" for spec, array in pairs)
-            advice = "".join(f"{_advice(spec, array, last)}; " for spec, array in pairs if _advice(spec, array, last))
+            hints = "".join(f"{hint}; " for spec, array in pairs if (hint := advice(spec, array, last)))
             declared = "; ".join(map(str, self.inputs))
-            raise ValueError(f"{self.name}: {advice}given: {shapes}; the file declares: {declared}; {error}") from error
+            raise ValueError(f"{self.name}: {hints}given: {shapes}; the file declares: {declared}; {error}") from error
 
     # --- plans --------------------------------------------------------------------------------------------------------
 
@@ -349,31 +351,33 @@ class Model:
             )
         return plan
 
-    def out_shape(self, x_shape: Any) -> Any:
+    def out_shape(self, x_shape: Any, *, layout: str = "NCHW") -> Any:
         """Shape of the result for an input of this shape; a tuple of shapes for several results.
 
         Parameters
         ----------
         x_shape : tuple of int, or mapping of str to tuple
             Shape of the input; of several by name.
+        layout
+            As in a call.
         """
-        given = self._zeros(x_shape)
+        given, last = self._zeros(x_shape), self._channels_last(layout)
         if all(array.size for array in given):
-            outputs: Any = self._planned(given, False, 1).outputs
+            outputs: Any = [_turned(array, last) for array in self._planned(given, last, 1).outputs]
         else:  # of nothing there is no plan
-            outputs = self(*given)
+            outputs = self(*given, layout=layout)
             outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         shapes = tuple(array.shape for array in outputs)
         return shapes[0] if len(shapes) == 1 else shapes
 
-    def profile(self, *args: Any, layout: str = "NCHW", num_threads: int | None = None, runs: int = 15) -> Report:
+    def profile(
+        self, *args: Any, layout: str = "NCHW", num_threads: int | None = None, runs: int = 15, **named: ArrayLike
+    ) -> Report:
         """Time every node while the whole network runs.
 
         Parameters
         ----------
-        *args : array_like
-            The inputs, as in a call.
-        layout, num_threads
+        *args, layout, num_threads, **named
             As in a call.
         runs : int
             How often the network runs, after one run that warms it up. Times are medians.
@@ -384,7 +388,7 @@ class Model:
             Prints as a table; `rows` holds its numbers.
         """
         runs = normalise_int(runs, "runs", "profile")
-        given, last, threads = self._given(args, {}), self._channels_last(layout), self._count(num_threads)
+        given, last, threads = self._given(args, named), self._channels_last(layout), self._count(num_threads)
         plan = self._planned(given, last, threads)
         times: list[list[float]] = [[] for _ in plan.entries]
         for run in range(runs + 1):
@@ -450,31 +454,14 @@ def _revived(content: bytes, threads: int | None, without: tuple[str, ...]) -> M
     return Model(store.parse(content), threads, without)
 
 
-def _advice(spec: Spec, array: np.ndarray, last: bool) -> str:
-    """What a shape that does not work may come from."""
-    declared = spec.shape
-    if declared is None:
-        return ""
-    if array.ndim == len(declared) - 1:
-        return f"{spec.name} has an axis less than declared: add the batch axis, {spec.name}[None]"
-    if array.ndim != 4 or len(declared) != 4:
-        return f"{spec.name} has {array.ndim} axes, not {len(declared)}" if array.ndim != len(declared) else ""
-    first, final = declared[1], declared[3]
-    if last and isinstance(final, int) and final == array.shape[3] and array.shape[3] != first:
-        return "the file has its channels last already: leave layout out"
-    looks_last = isinstance(final, int) and (final < first if isinstance(first, int) else True)
-    if not last and looks_last and final == array.shape[1] != array.shape[3]:
-        return f"the file has its channels last: give {spec.name}.transpose(0, 2, 3, 1)"
-    if last and first == array.shape[1] != array.shape[3]:
-        return f"{spec.name} has its channels first: leave layout out"
-    if not last and isinstance(first, int) and first == array.shape[3] and array.shape[1] != first:
-        return f"if the channels of {spec.name} are last, pass layout='NHWC', or {spec.name}.transpose(0, 3, 1, 2)"
-    return ""
-
-
 def _logical(array: np.ndarray, last: bool) -> np.ndarray:
     """An input with the axes of ONNX."""
     return array.transpose(0, 3, 1, 2) if last and array.ndim == 4 else array
+
+
+def _turned(array: np.ndarray, last: bool) -> np.ndarray:
+    """An output with the axes that the caller wants."""
+    return array.transpose(0, 2, 3, 1) if last and array.ndim == 4 else array
 
 
 def _is_turned(array: np.ndarray, last: bool) -> bool:

@@ -1,0 +1,49 @@
+"""What an input that does not fit a model looks like, and what to do about it."""
+
+from __future__ import annotations
+
+from operator import eq
+
+import numpy as np
+
+from .ir import Spec
+
+__all__ = ["advice"]
+
+
+def advice(spec: Spec, array: np.ndarray, last: bool) -> str:
+    """What a shape that does not work may come from."""
+    declared = spec.shape
+    if declared is None:
+        return ""
+    if array.ndim == len(declared) - 1:
+        if array.ndim > 1 and declared[1] == 1 != array.shape[0]:
+            return f"{spec.name} has an axis less than declared: add that of its one channel, {spec.name}[:, None]"
+        return f"{spec.name} has an axis less than declared: add the batch axis, {spec.name}[None]"
+    if array.ndim != len(declared):
+        return f"{spec.name} has {array.ndim} ax{'i' if array.ndim == 1 else 'e'}s, not {len(declared)}"
+    if array.ndim == 3:
+        as_given, turned = (sum(map(eq, declared[1:], sizes)) for sizes in (array.shape[1:], array.shape[:0:-1]))
+        return f"channels and time are exchanged: give {spec.name}.transpose(0, 2, 1)" if turned > as_given else ""
+    if array.ndim != 4:
+        return ""
+    first, final = declared[1], declared[3]
+    if last and isinstance(final, int) and final == array.shape[3] and array.shape[3] != first:
+        return "the file has its channels last already: leave layout out"
+    if last and first == array.shape[1] != array.shape[3]:
+        return f"{spec.name} has its channels first: leave layout out"
+    if last and isinstance(final, int) and final == array.shape[1] != array.shape[3]:
+        return f"the file has its channels last: leave layout out and give {spec.name}.transpose(0, 2, 3, 1)"
+    # Are the channels of the file last and those of the array first, or the other way round? As more sizes say.
+    turned, back = (sum(map(eq, declared[1:], sizes)) for sizes in (_rolled(array, 1), _rolled(array, -1)))
+    if not last and final == array.shape[1] != array.shape[3] and turned > back:
+        return f"the file has its channels last: give {spec.name}.transpose(0, 2, 3, 1)"
+    if not last and isinstance(first, int) and first == array.shape[3] and array.shape[1] != first:
+        return f"if the channels of {spec.name} are last, pass layout='NHWC', or {spec.name}.transpose(0, 3, 1, 2)"
+    return ""
+
+
+def _rolled(array: np.ndarray, by: int) -> tuple[int, ...]:
+    """Sizes of an image, behind those of the batch, that many places earlier."""
+    sizes = array.shape[1:]
+    return (*sizes[by:], *sizes[:by])
