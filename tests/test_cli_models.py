@@ -1,4 +1,4 @@
-"""``python -m dwcpu run`` and ``inspect``: what they print and write, and one clear line for what users get wrong."""
+"""``python -m dwcpu run`` and ``inspect``: what they print and write."""
 
 from __future__ import annotations
 
@@ -9,117 +9,26 @@ import numpy as np
 import pytest
 
 import dwcpu
-from dwcpu.cli import main
 
 onnx = pytest.importorskip("onnx")
 
-from onnx import TensorProto, helper, numpy_helper  # noqa: E402
-from onnx_networks import NETWORKS, Builder  # noqa: E402
+from model_files import FLOAT, outputs_of, run, same, write_models, write_photo, written  # noqa: E402
+from onnx import TensorProto  # noqa: E402
+from onnx_networks import NETWORKS  # noqa: E402
 
-FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 TIME = r"time: \d+\.\d\d ms \(median of \d+ warmed-up runs, \d+ threads?\)"
-
-
-def written(path, nodes, inputs, outputs, constants=()) -> None:
-    """Write a model; inputs and outputs are (name, element type, shape)."""
-    specs = [[helper.make_tensor_value_info(*each) for each in group] for group in (inputs, outputs)]
-    tensors = [numpy_helper.from_array(array, name) for name, array in dict(constants).items()]
-    graph = helper.make_graph([helper.make_node(*node[:3], **node[3]) for node in nodes], path.stem, *specs, tensors)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    path.write_bytes(model.SerializeToString())
-
-
-def same(path, shape, element=FLOAT, name="x", **options) -> None:
-    """Write a model that gives back its input."""
-    written(path, [("Identity", [name], ["y"], {})], [(name, element, shape)], [("y", element, None)], **options)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Models and arrays that the tests share."""
     folder = tmp_path_factory.mktemp("cli_models")
-    b = Builder(0)
-    x = b.conv("x", 3, 8, 3, stride=2, act="relu6")
-    (folder / "net.onnx").write_bytes(b.model("net", [b.classifier(x, 8)]))
-    dwcpu.load_onnx(folder / "net.onnx").save(folder / "net.onnx.saved")
-    same(folder / "any.onnx", None)
-    same(folder / "open.onnx", ["n", 3, None, None])
-    same(folder / "fixed.onnx", [1, 3, 6, 8])
-    same(folder / "last.onnx", ["n", 6, 8, 3])
-    same(folder / "grey.onnx", [1, 1, 6, 8])
-    same(folder / "bytes.onnx", [1, 3, 6, 8], TensorProto.UINT8)
-    same(folder / "strings.onnx", [2], TensorProto.STRING)
-    same(folder / "vector.onnx", ["n", 4])
-    same(folder / "double.onnx", [2, 2], TensorProto.DOUBLE)
-    same(folder / "half.onnx", [1, 4], TensorProto.FLOAT16)
-    flags = [("flags", TensorProto.BOOL, [3])]
-    written(folder / "bool.onnx", [("Not", ["flags"], ["y"], {})], flags, [("y", TensorProto.BOOL, None)])
-    # Takes one size only: the rest of the graph is made for 6 x 8 pixels.
-    nodes = [("Flatten", ["x"], ["f"], {}), ("MatMul", ["f", "w"], ["y"], {})]
-    weights = {"w": np.ones((144, 2), np.float32)}
-    written(folder / "rigid.onnx", nodes, [("x", FLOAT, ["n", 3, "h", "w"])], [("y", FLOAT, None)], weights)
-    # Two inputs, two outputs; one is called as an argument of np.savez is.
-    nodes = [("Sub", ["a", "b"], ["file"], {}), ("Shape", ["a"], ["size"], {})]
-    pair = [("a", FLOAT, ["n"]), ("b", FLOAT, ["n"])]
-    written(folder / "pair.onnx", nodes, pair, [("file", FLOAT, None), ("size", INT64, None)])
-    # The shape of the output depends on values: there is no plan.
-    nodes = [("Reshape", ["x", "to"], ["y"], {})]
-    written(folder / "dynamic.onnx", nodes, [("x", FLOAT, [6]), ("to", INT64, [2])], [("y", FLOAT, None)])
-    written(folder / "constant.onnx", [("Neg", ["c"], ["y"], {})], [], [("y", FLOAT, None)], {"c": np.ones(2, "f")})
-    nodes = [("Div", ["x", "zero"], ["y"], {})]
-    written(folder / "infinite.onnx", nodes, [("x", FLOAT, [4])], [("y", FLOAT, None)], {"zero": np.zeros(1, "f")})
-    nodes = [("Einsum", ["x"], ["y"], {"equation": "ii"})]
-    written(folder / "unsupported.onnx", nodes, [("x", FLOAT, None)], [("y", FLOAT, None)])
-
-    (folder / "text.onnx").write_text("not a model")
-    (folder / "empty.onnx").write_bytes(b"")
-    (folder / "zip.onnx").write_bytes(b"PK and so on")
-    random = np.random.default_rng(0)
-    np.save(folder / "x.npy", random.standard_normal((1, 3, 6, 8)).astype(np.float32))
-    np.save(folder / "big_endian.npy", np.ones((1, 3, 6, 8), ">f4"))
-    np.save(folder / "double.npy", np.ones((1, 3, 6, 8)))
-    np.save(folder / "a.npy", np.array([5, 6, 7], np.float32))
-    np.save(folder / "b.npy", np.array([1, 2, 4], np.float32))
-    np.save(folder / "pickled.npy", np.array([{}], object), allow_pickle=True)
-    np.savez(folder / "pair.npz", a=np.array([5, 6, 7], np.float32), b=np.array([1, 2, 4], np.float32))
-    np.savez(folder / "one.npz", whatever=np.ones((1, 3, 6, 8), np.float32))
-    np.savez(folder / "odd.npz", a=np.ones(3, np.float32), c=np.ones(3, np.float32))
-    np.savez(folder / "pickled.npz", x=np.array([{}], object))
-    np.save(folder / "six.npy", np.arange(6, dtype=np.float32))
-    np.save(folder / "to.npy", np.array([2, 3]))
-    np.save(folder / "infinite.npy", np.array([1, -1, 0, 2], np.float32))
-    (folder / "text.npy").write_text("not an array")
-    (folder / "cut.npy").write_bytes((folder / "x.npy").read_bytes()[:150])
-    (folder / "cut.npz").write_bytes((folder / "one.npz").read_bytes()[:150])
-    (folder / "text.png").write_text("not a picture")
+    write_models(folder)
     return folder
 
 
 @pytest.fixture
 def photo(folder):
-    """A picture, 8 wide and 6 high, that is red on its left and blue on its right."""
-    pillow = pytest.importorskip("PIL.Image", reason="Pillow, in the extra [demo], is not installed")
-    pixels = np.zeros((6, 8, 3), np.uint8)
-    pixels[:, :4, 0] = pixels[:, 4:, 2] = 255
-    pillow.fromarray(pixels).save(folder / "photo.png")
-    (folder / "cut.png").write_bytes((folder / "photo.png").read_bytes()[:48])
-    return folder / "photo.png"
-
-
-def run(arguments, capsys) -> tuple[int, str, str]:
-    status = main(list(map(str, arguments)))
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
-
-
-def outputs_of(arguments, tmp_path, capsys) -> tuple[dict[str, np.ndarray], str]:
-    """What a command writes with ``--output``, and what it prints."""
-    target = tmp_path / "y.npz"
-    status, out, err = run([*arguments, "--output", target], capsys)
-    assert (status, err) == (0, "")
-    assert f"outputs: {target}\n" in out
-    with np.load(target, allow_pickle=False) as loaded:
-        return {name: loaded[name] for name in loaded.files}, out
+    return write_photo(folder)
 
 
 # --- run: what it prints ----------------------------------------------------------------------------------------------
@@ -519,135 +428,3 @@ def test_inspect_says_why_there_is_no_table(file, options, words, folder, capsys
     last = out.splitlines()[-1]
     assert last.startswith("no table of the nodes: ")
     assert words in last
-
-
-# --- what users get wrong ---------------------------------------------------------------------------------------------
-
-
-def test_help(capsys):
-    for command in ("run", "inspect"):
-        with pytest.raises(SystemExit) as caught:
-            main([command, "--help"])
-        assert caught.value.code == 0
-        assert "MODEL" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ("run", "required: MODEL"),
-        ("inspect", "required: MODEL"),
-        ("run none.onnx", "none.onnx: No such file"),
-        ("inspect none.onnx", "none.onnx: No such file"),
-        ("run .", "Is a directory"),
-        ("run text.onnx", "text.onnx is damaged or no ONNX model"),
-        ("inspect text.onnx", "text.onnx is damaged or no ONNX model"),
-        ("run empty.onnx", "empty.onnx is empty"),
-        ("run zip.onnx", "zip.onnx is damaged or no saved model"),
-        ("run one.npz", "holds no graph"),
-        ("run unsupported.onnx", "operator Einsum: 'y'"),
-        ("run net.onnx --threads 0", "--threads: '0'"),
-        ("run net.onnx --threads 5000", "--threads: '5000' is not a whole number from 1 to 1024"),
-        ("inspect net.onnx --threads 5000", "--threads: '5000' is not a whole number from 1 to 1024"),
-        ("run net.onnx --external-data none", "--external-data none: this is no folder"),
-        ("run net.onnx.saved --external-data .", "--external-data .: net.onnx.saved was written by Model.save"),
-        # sizes
-        ("run net.onnx --size 32x", "--size: '32x' is no size"),
-        ("run net.onnx --size 32", "--size 32: no input of the model is a signal"),
-        ("run net.onnx --size 32", "write 32x32 for images"),
-        ("run net.onnx --size 99999999", "goes up to 16777216"),
-        ("run net.onnx --size 0x32", "--size: '0x32' is no size"),
-        ("run net.onnx --size 99999x1", "from 1 to 16384"),
-        ("inspect net.onnx --size -1x3", "--size"),
-        ("run vector.onnx --size 4x4", "--size 4x4: no input of the model has height and width"),
-        ("inspect vector.onnx --size 4x4", "--size 4x4: no input of the model has height and width"),
-        ("run rigid.onnx --size 6x9", "given: x (1, 3, 6, 9); the file declares: x: float32 (n, 3, h, w)"),
-        ("run net.onnx --input x.npy --size 6x8", "--size is given with arrays only"),
-        (
-            "run net.onnx --input photo.png --size 6",
-            "--size 6: photo.png is a picture; it has height and width; write 6x6",
-        ),
-        ("run net.onnx --input x.npy --raw", "--raw is given with arrays only"),
-        ("run net.onnx --raw", "--raw is given without --input"),
-        ("run any.onnx", "x: float32, any shape; its sizes must be known; give the array"),
-        ("run strings.onnx", "random numbers are no strings"),
-        # inputs
-        ("run net.onnx --input", "--input"),
-        ("run net.onnx --input none.npy", "none.npy: No such file"),
-        ("run net.onnx --input x=none.npy", "none.npy: No such file"),
-        ("run net.onnx --input y=x.npy", "'y' is no input of the model; inputs are 'x'"),
-        ("run constant.onnx --input x.npy", "no input is left for it; the model's inputs are none"),
-        ("run net.onnx --input x.npy a.npy", "--input a.npy: no input is left for it"),
-        ("run net.onnx --input x=x.npy x=x.npy", "'x' is given twice"),
-        ("run pair.onnx --input pair.npz a=a.npy", "'a' is given twice"),
-        ("run pair.onnx --input a.npy", "nothing is given for b: float32 (n); every input needs an array; add b=FILE"),
-        ("run pair.onnx --input odd.npz", "--input odd.npz: 'c' in it is no input of the model; inputs are 'a', 'b'"),
-        ("run pair.onnx --input b=odd.npz a.npy", "the file has the arrays 'a', 'c'"),
-        ("run net.onnx --input double.npy", "dtype is float64; the model's input 'x' takes float32; write the file"),
-        ("run double.onnx --input x.npy", "again with array.astype(np.float64)"),
-        ("run strings.onnx --input a.npy", "files of strings are not read"),
-        ("run net.onnx --input a.npy", "given: x (3,)"),
-        ("run net.onnx --input text.npy", "--input text.npy: it begins with b'not an a'; .npy files do not"),
-        ("run net.onnx --input cut.npy", "--input cut.npy: it cannot be read"),
-        ("run net.onnx --input cut.npz", "--input cut.npz: it cannot be read"),
-        ("run net.onnx --input pickled.npy", "never pickled objects"),
-        ("run net.onnx --input pickled.npz", "never pickled objects"),
-        ("run net.onnx --input net.onnx.saved x.npy", "is no input of the model"),
-        # outputs and other engines
-        ("run net.onnx --output y.npy", "--output y.npy: the name must end in .npz"),
-        ("run none.onnx --output y.npy", "--output y.npy: the name must end in .npz"),
-        ("run net.onnx --output none/y.npz", "--output none/y.npz: there is no directory none"),
-        ("run pair.onnx --input pair.npz --output pair.npz", "--output pair.npz: this file is read"),
-        ("run pair.onnx --input a=pair.npz b.npy --output ./pair.npz", "--output pair.npz: this file is read"),
-        ("run net.onnx --compare tvm", "invalid choice: 'tvm'"),
-        ("run net.onnx.saved --compare onnxruntime", "was written by Model.save; only .onnx files run there"),
-        ("run none.onnx --compare onnxruntime", "none.onnx: No such file"),
-        ("inspect net.onnx --profile", "--profile"),
-    ],
-)
-def test_errors_are_one_line(arguments, words, folder, monkeypatch, capsys):
-    monkeypatch.chdir(folder)
-    status, out, err = run(arguments.split(), capsys)
-    assert (status, out) == (2, "")
-    assert err.startswith("dwcpu: ")
-    assert err.count("\n") == 1
-    assert words in err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ("run net.onnx --input text.png", "text.png: not an image that Pillow can read"),
-        ("run net.onnx --input cut.png", "cut.png"),
-        ("run vector.onnx --input photo.png", "the model declares x: float32 (n, 4)"),
-        ("run grey.onnx --input photo.png", "a picture has four axes and three channels"),
-        ("run bytes.onnx --input photo.png", "takes uint8; give an array in place of a picture: x=FILE.npy"),
-        ("run rigid.onnx --input photo.png --size 9x9", "given: x (1, 3, 9, 9)"),
-        ("run net.onnx --input photo.png photo.png", "no input is left"),
-    ],
-)
-def test_errors_about_pictures_are_one_line(arguments, words, photo, folder, monkeypatch, capsys):
-    test_errors_are_one_line(arguments, words, folder, monkeypatch, capsys)
-
-
-def test_output_must_be_no_directory(folder, tmp_path, capsys):
-    (tmp_path / "y.npz").mkdir()
-    status, out, err = run(["run", folder / "net.onnx", "--output", tmp_path / "y.npz"], capsys)
-    assert (status, out) == (2, "")
-    assert "this is a directory" in err
-
-
-def test_nothing_is_unpickled(folder, tmp_path, capsys):
-    """An array of objects would run code when it is read."""
-
-    class Bomb:
-        def __reduce__(self):
-            return (tmp_path / "exploded").mkdir, ()
-
-    np.save(tmp_path / "bomb.npy", np.array([Bomb()], object), allow_pickle=True)
-    np.savez(tmp_path / "bomb.npz", x=np.array([Bomb()], object))
-    for name in ("bomb.npy", "bomb.npz"):
-        status, _, err = run(["run", folder / "net.onnx", "--input", tmp_path / name], capsys)
-        assert status == 2
-        assert "pickled" in err
-    assert not (tmp_path / "exploded").exists()
