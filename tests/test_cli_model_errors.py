@@ -63,7 +63,6 @@ def test_help(capsys):
         ("inspect vector.onnx --size 4x4", "--size 4x4: no input of the model has height and width"),
         ("run rigid.onnx --size 6x9", "given: x (1, 3, 6, 9); the file declares: x: float32 (n, 3, h, w)"),
         ("run net.onnx --input x.npy --size 6x8", "--size is given with arrays only"),
-        ("--size 6: photo.png is a picture; it has height and width; write 6x6",),
         ("run net.onnx --input x.npy --raw", "--raw is given with arrays only"),
         ("run net.onnx --raw", "--raw is given without --input"),
         ("run any.onnx", "x: float32, any shape; its sizes must be known; give the array"),
