@@ -225,8 +225,10 @@ def test_explain_and_profile(small, batch):
         assert line.split()[0] == row.name
         assert row.kernel in line
         assert line.endswith("%")
-    assert len({len(line) for line in lines[1:-1] if not line.startswith("total")}) == 1
-    assert len(str(table).splitlines()) == len(table.rows) + 6
+    table_alone = lines[1 : len(timed.rows) + 4]
+    assert len({len(line) for line in table_alone if not line.startswith("total")}) == 1
+    assert lines[-1].startswith("a+b: done together")
+    assert len(str(table).splitlines()) == len(table.rows) + 7
     arena, values = table.memory
     assert 0 < arena < values / 3
     assert f"one arena of {arena / 1e6:.2f} MB in place of {values / 1e6:.2f} MB" in str(table)

@@ -435,7 +435,7 @@ def main(what: str, *arguments: str) -> None:
         ("bytes", "blazeface", reduced(150, 60)),
         ("structure", "small", reduced(250, 150)),
         ("structure", "shufflenet_v2", reduced(60, 30)),
-        ("structure", "convnext", reduced(100, 40)),
+        ("structure", "convnext", 100),
         ("saved bytes", "small", reduced(100, 50)),
         ("saved JSON", "small", reduced(300, 150)),
     ],
