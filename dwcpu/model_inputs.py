@@ -232,7 +232,8 @@ def _is_channel_last(shape: Sequence[object] | None) -> bool:
         return False
     first, final = shape[1], shape[-1]
     if not isinstance(first, int) or not isinstance(final, int):
-        return isinstance(final, int)  # what is open is no channel
+        # what is open is no channel, unless height and width are both declared
+        return isinstance(final, int) and (final in _FEW or not isinstance(shape[-2], int))
     return final in _FEW and first not in _FEW
 
 

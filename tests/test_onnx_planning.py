@@ -250,15 +250,13 @@ def test_wrong_shapes_come_with_advice(shape, options, advice) -> None:
         dwcpu.load_onnx(model(text, w=random(4, 3, 3, 3)))(random(*shape), **options)
 
 
-@pytest.mark.parametrize(
-    ("shape", "turn"), [((2, 3, 6, 6), "transpose"), ((2, 3, 7, 5), "transpose"), ((2, 6, 6, 4), "")]
-)
+@pytest.mark.parametrize(("shape", "turn"), [((2, 3, 6, 6), True), ((2, 3, 7, 5), True), ((2, 6, 6, 4), False)])
 def test_channels_first_for_a_file_that_has_them_last(shape, turn) -> None:
     text = "g (float[N,6,6,3] x) => (float[N,4,A,B] y) { t = Transpose<perm=[0,3,1,2]>(x) y = Conv(t, w) }"
     network = dwcpu.load_onnx(model(text, w=random(4, 3, 3, 3)))
     with pytest.raises(ValueError) as caught:
         network(random(*shape))
-    assert ("the file has its channels last: give x.transpose(0, 2, 3, 1)" in str(caught.value)) == bool(turn)
+    assert ("the file has its channels last: give x.transpose(0, 2, 3, 1)" in str(caught.value)) == turn
     if turn:
         assert network(random(*shape).transpose(0, 2, 3, 1)).shape == (2, 4, shape[2] - 2, shape[3] - 2)
 

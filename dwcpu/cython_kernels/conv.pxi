@@ -1,7 +1,7 @@
 # Standard and grouped convolution: an indirect GEMM through the micro-kernel of gemm.pxi, which reads windows where
 # they lie in x.
 #
-# Assumes: x (batch, height, width, in_channels) contiguous, or three planes if plan.x_step is 1 (colours.pxi); pixels
+# Assumes: x (batch, height, width, in_channels) contiguous, or three planes, with x_step 1 (colours.pxi); pixels
 # of out plan.out_step apart; weights in panels, group after group, each group padded to whole vectors; rows are output
 # rows (of batch * out_height), blocks are panels, group by group. Block rows: output rows whose inputs stay in L2 while
 # all panels pass (0: all).
