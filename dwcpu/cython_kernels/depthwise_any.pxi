@@ -1,9 +1,9 @@
 # Depthwise convolution with any window, stride, dilation, channel multiplier and number of channels.
 #
-# Assumes: channel-last x and out, pixels plan.x_step and plan.out_step apart; weights [block][kh][kw][m][lane] and bias [block][m][lane] of blocks of
-# LANES channels, the last of which slides back to end with the last channel; fewer channels than LANES are one block,
-# padded. Rows are output rows (of batch * out_height), or with plan.segment stretches of the only row of each image;
-# blocks are vectors of input channels.
+# Assumes: channel-last x and out, pixels plan.x_step and plan.out_step apart; weights [block][kh][kw][m][lane] and bias
+# [block][m][lane] of blocks of LANES channels, the last of which slides back to end with the last channel; fewer
+# channels than LANES are one block, padded. Rows are output rows (of batch * out_height), or with plan.segment
+# stretches of the only row of each image; blocks are vectors of input channels.
 # Guarantees: those of depthwise.pxi.
 # Loops, outermost first: output rows, or neighbouring stretches of one together; passes of plan.block_channels channel
 # blocks (0: all), whose inputs and weights stay in L1 along the row; strips of up to STRIP columns; channel blocks;

@@ -1,7 +1,7 @@
 # What stands between convolutions in a graph: pooling, resizing. More is in elementwise, copies, norms and reductions.pxi.
 #
-# Assumes: channel-last images, for pooling with pixels plan.x_step and plan.out_step apart, else contiguous; at least one pixel and one channel. There is one block. Rows are output rows
-# (of batch * out_height).
+# Assumes: channel-last images, for pooling with pixels plan.x_step and plan.out_step apart, else contiguous; at least
+# one pixel and one channel. There is one block. Rows are output rows (of batch * out_height).
 # Guarantees: every output is one operation after the other in a fixed order (windows: each row by itself, then the
 # rows), taps in the padding left out: the same bits however the rows are shared. NaN passes.
 # What is read comes from memory or L2 once; nothing is blocked.

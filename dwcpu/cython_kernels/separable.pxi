@@ -47,7 +47,8 @@ cdef void separable(
                     asking.later_size = (
                         (rows_read(first, smaller(end + step, row_end)) - read) * line * <i64> sizeof(real))
                 pointwise(
-                    &asking if plan.asks_ahead and end < row_end else second, rows - pixel * channels, residual, out, NULL, pixel, end * plan.out_width, 0,
+                    &asking if plan.asks_ahead and end < row_end else second, rows - pixel * channels, residual, out,
+                    NULL, pixel, end * plan.out_width, 0,
                     plan.pointwise_blocks)
             else:
                 for row in range(begin, end):

@@ -94,6 +94,7 @@ static const real HARDSWISH_NUMBERS[] = {3, 6, (real)(1.0 / 6.0)};
     ((((rows) * TURN > (vectors) * LANES ? (rows) * TURN : (vectors) * LANES) + LINE - 1) / LINE)
 #define WINDOW_ROWS 2
 #define WINDOW_COLUMNS 4
+#define MOST_PATCH_COLUMNS 13 /* inputs side by side of a tile: 7x7, stride 2 */
 #define PAIRED (DWCPU_VECTOR_BYTES < 64) /* whether vectors share cache lines */
 #define COPY_VECTORS (COPY_BYTES / DWCPU_VECTOR_BYTES)
 
@@ -109,6 +110,21 @@ V_INLINE const real *v_anew(const real *p) {
 V_INLINE int64_t v_anew_step(int64_t n) {
     __asm__ volatile("" : "+r"(n));
     return n;
+}
+
+/* p and so many columns on, up to 12, where steps are 1, 3, 5 and 7 columns in bytes: an address of one load or store, for
+   which x86 adds a register times 1, 2, 4 or 8. Each use makes its step new: of several multiples of one number GCC makes
+   a chain of additions. */
+V_INLINE const real *v_beside(const real *p, int columns, int64_t steps[4]) {
+    const char *at = (const char *)p;
+    if (columns == 0) return p;
+    if (columns > 8 && columns % 2) {
+        at += steps[0] * 8;
+        columns -= 8;
+    }
+    int twos = __builtin_ctz(columns), which = (columns >> twos) / 2;
+    steps[which] = v_anew_step(steps[which]);
+    return (const real *)(at + (steps[which] << twos));
 }
 
 /* Whether any bit is set; most likely one is. */

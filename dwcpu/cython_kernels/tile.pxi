@@ -33,6 +33,7 @@ cdef extern from "tile.h" nogil:
         LINE
         WINDOW_ROWS
         WINDOW_COLUMNS
+        MOST_PATCH_COLUMNS
         COPY_VECTORS
         PAIRED
     int AHEAD_LINES(int rows, int vectors) noexcept
@@ -40,6 +41,8 @@ cdef extern from "tile.h" nogil:
     real *v_anew_out "(real *)v_anew"(real *p) noexcept
     i64 v_anew_step(i64 n) noexcept
     const real HARDSWISH_NUMBERS[]
+    const real *v_beside(const real *p, int columns, i64 *steps) noexcept
+    real *v_beside_out "(real *)v_beside"(real *p, int columns, i64 *steps) noexcept
     bint v_likely(i64 bits) noexcept
     void v_prefetch(const real *p) noexcept
     void v_prefetch_out(real *p) noexcept

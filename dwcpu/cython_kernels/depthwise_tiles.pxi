@@ -1,0 +1,373 @@
+# The register tiles of depthwise.pxi, which says what they assume and guarantee: WINDOW_ROWS x WINDOW_COLUMNS outputs
+# of one vector of channels, or fewer at borders, and the functions that each window of the menu has of them.
+#
+# Row after row of a tile's patch, and along it column after column of the window: an input is loaded when the first
+# output needs it and serves all others, a weight serves all columns of outputs. Addresses are those that x86 computes
+# in a load (v_beside): where a core's other hardware thread is busy, the number of instructions is what counts.
+
+cdef struct Job:      # distances in elements
+    const real *weights
+    const real *bias
+    i64 last          # first channel of the last block
+    i64 x_row         # from one input row of a phase to the next
+    i64 x_column
+    i64 out_row
+    i64 out_column
+    real bounds[2]    # of the clamp
+    i64 hardswish
+
+
+cdef struct Tile:
+    const real *x     # first tap of the first output, channel 0; may lie outside the image
+    const real *residual
+    real *out
+    i64 count         # inner tiles in a row
+    i64 rows          # outputs to store
+    i64 columns
+    i64 row_mask      # which input rows and columns of the tile's patch are in the image and wanted
+    i64 column_mask
+
+
+# Computes tiles for a pass of channel blocks. By address: a function of its own has all registers to itself.
+ctypedef void (*Micro)(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil
+
+
+cdef struct Block:    # where a tile meets a channel block, and what is left to do
+    const real *x
+    const real *residual
+    real *out
+    const real *weights
+    const real *bias
+    i64 left          # blocks, this one included
+    i64 slide         # how far the last block slides back
+
+
+cdef inline void first_block(
+    Block *block, const int taps, const Job *job, const Tile *tile, i64 block_begin, i64 block_end
+) noexcept nogil:
+    block.x = tile.x + block_begin * LANES
+    block.residual = moved(tile.residual, block_begin * LANES)
+    block.out = tile.out + block_begin * LANES
+    block.weights = job.weights + block_begin * taps * LANES
+    block.bias = job.bias + block_begin * LANES
+    block.slide = larger((block_end - 1) * LANES - job.last, 0)
+    block.left = block_end - block_begin
+
+
+cdef inline void next_block(Block *block, const int taps) noexcept nogil:
+    """Moving pointers, and few of them: the loops around a tile are short of registers and of instruction slots."""
+    block.left -= 1
+    block.x += LANES
+    block.out += LANES
+    block.weights += taps * LANES
+    block.bias += LANES
+    if block.residual != NULL:
+        block.residual += LANES
+    if block.left == 1 and block.slide > 0:
+        block.x -= block.slide
+        block.out -= block.slide
+        block.residual = moved(block.residual, -block.slide)
+
+
+cdef inline void steps_of(i64 column, i64 *steps) noexcept nogil:
+    """What v_beside takes, for columns so many elements apart.
+
+    Computed here and not before: the loops around a tile are short of registers.
+    """
+    column = v_anew_step(column * <i64> sizeof(real))
+    steps[0] = column
+    steps[1] = 3 * column
+    steps[2] = 5 * column
+    steps[3] = 7 * column
+
+
+cdef inline void finish(
+    const int columns, const Job *job, i64 out_row, i64 out_column, i64 rows, vec *acc,
+    const real *residual, real *out
+) noexcept nogil:
+    """Epilogue and store of the first `rows` rows of a tile."""
+    cdef const real *bounds
+    cdef vec low, high
+    cdef i64 steps[4]
+    cdef int i, j
+    if residual != NULL:
+        steps_of(out_column, steps)
+        for i in range(WINDOW_ROWS):
+            if i < rows:
+                for j in range(columns):
+                    acc[i * columns + j] = v_add(acc[i * columns + j], v_load(v_beside(residual, j, steps)))
+                residual = v_anew(residual + out_row)
+    steps_of(out_column, steps)
+    if job.hardswish:  # with stores of its own: joined to the others, sums are spilled in the loop
+        hardswish_of(WINDOW_ROWS * columns, acc)
+        for i in range(WINDOW_ROWS):
+            if i < rows:
+                for j in range(columns):
+                    v_store(v_beside_out(out, j, steps), acc[i * columns + j])
+                out = v_anew_out(out + out_row)
+        return
+    bounds = v_anew(job.bounds)
+    low = v_splat(bounds[0])
+    high = v_splat(bounds[1])
+    for i in range(WINDOW_ROWS):
+        if i < rows:
+            for j in range(columns):
+                v_store(v_beside_out(out, j, steps), v_clamp(acc[i * columns + j], low, high))
+            out = v_anew_out(out + out_row)
+
+
+cdef inline void weights_of(
+    const int size, const int stride, const int r, const int k, const real *weights, vec *w
+) noexcept nogil:
+    """Those that meet column k of the window on row r of a tile's patch, one for each row of outputs that sees it."""
+    cdef int i
+    for i in range(WINDOW_ROWS):
+        if r - i * stride >= 0 and r - i * stride < size:
+            w[i] = v_load(weights + ((r - i * stride) * size + k) * LANES)
+
+
+cdef inline void multiply(
+    const int size, const int stride, const int r, vec x, const vec *w, vec *acc, const int columns
+) noexcept nogil:
+    """An input of row r, times those weights, onto a column of sums."""
+    cdef int i
+    for i in range(WINDOW_ROWS):
+        if r - i * stride >= 0 and r - i * stride < size:
+            acc[i * columns] = v_fma(x, w[i], acc[i * columns])
+
+
+cdef inline void inner_tiles(
+    const int size, const int stride, const Job *job, const Tile *start, i64 block_begin, i64 block_end
+) noexcept nogil:
+    """`start.count` whole tiles side by side, all of whose taps are valid."""
+    cdef vec acc[WINDOW_ROWS * WINDOW_COLUMNS]
+    cdef vec line[MOST_PATCH_COLUMNS]
+    cdef vec w[WINDOW_ROWS]
+    cdef i64 x_row = job.x_row, x_column = job.x_column, out_row = job.out_row, out_column = job.out_column, t
+    cdef i64 steps[4]
+    cdef const real *x
+    cdef Tile tile = start[0]
+    cdef Block block
+    cdef int r, i, j, k
+    for t in range(start.count):
+        first_block(&block, size * size, job, &tile, block_begin, block_end)
+        while block.left > 0:
+            w[0] = v_load(block.bias)
+            for i in range(WINDOW_ROWS * WINDOW_COLUMNS):
+                acc[i] = w[0]
+            x = block.x
+            steps_of(x_column, steps)
+            for r in range((WINDOW_ROWS - 1) * stride + size):
+                x = v_anew(x)
+                for k in range(size):
+                    weights_of(size, stride, r, k, block.weights, w)
+                    for j in range(WINDOW_COLUMNS):
+                        if k < stride or j == WINDOW_COLUMNS - 1:
+                            line[k + j * stride] = v_load(v_beside(x, k + j * stride, steps))
+                        multiply(size, stride, r, line[k + j * stride], w, acc + j, WINDOW_COLUMNS)
+                x += x_row
+            finish(
+                WINDOW_COLUMNS, job, out_row, out_column, WINDOW_ROWS, acc, block.residual, block.out)
+            next_block(&block, size * size)
+        tile.x += WINDOW_COLUMNS * stride * x_column
+        tile.out += WINDOW_COLUMNS * out_column
+        tile.residual = moved(tile.residual, WINDOW_COLUMNS * out_column)
+
+
+cdef inline void wide_tiles(
+    const int size, const int stride, const Job *job, const Tile *start, i64 block_begin, i64 block_end
+) noexcept nogil:
+    """As `inner_tiles`, with HALF columns and two blocks at a time, whose number is even.
+
+    A vector and its neighbour share cache lines, unless a vector is a line (PAIRED is 0). Where the lines of a tile are
+    more than their sets hold, they are gone before the neighbour's turn comes, unless both are computed at once.
+    """
+    cdef vec first[WINDOW_ROWS * HALF]
+    cdef vec second[WINDOW_ROWS * HALF]
+    cdef vec line[MOST_PATCH_COLUMNS]
+    cdef vec next_line[MOST_PATCH_COLUMNS]
+    cdef vec w[WINDOW_ROWS]
+    cdef i64 x_row = job.x_row, x_column = job.x_column, out_row = job.out_row, out_column = job.out_column, t
+    cdef i64 steps[4]
+    cdef const real *x
+    cdef const real *at
+    cdef Tile tile = start[0]
+    cdef Block block
+    cdef int r, i, j, k
+    for t in range(start.count):
+        first_block(&block, size * size, job, &tile, block_begin, block_end)
+        while block.left > 0:
+            for i in range(WINDOW_ROWS * HALF):
+                first[i] = v_load(block.bias)
+                second[i] = v_load(block.bias + LANES)
+            x = block.x
+            steps_of(x_column, steps)
+            for r in range((WINDOW_ROWS - 1) * stride + size):
+                x = v_anew(x)
+                for k in range(size):
+                    weights_of(size, stride, r, k, block.weights, w)
+                    for j in range(HALF):
+                        if k < stride or j == HALF - 1:
+                            at = v_beside(x, k + j * stride, steps)
+                            line[k + j * stride] = v_load(at)
+                            next_line[k + j * stride] = v_load(at + LANES)
+                        multiply(size, stride, r, line[k + j * stride], w, first + j, HALF)
+                    weights_of(size, stride, r, k, block.weights + size * size * LANES, w)
+                    for j in range(HALF):
+                        multiply(size, stride, r, next_line[k + j * stride], w, second + j, HALF)
+                x += x_row
+            finish(HALF, job, out_row, out_column, WINDOW_ROWS, first, block.residual, block.out)
+            next_block(&block, size * size)
+            finish(HALF, job, out_row, out_column, WINDOW_ROWS, second, block.residual, block.out)
+            next_block(&block, size * size)
+        tile.x += HALF * stride * x_column
+        tile.out += HALF * out_column
+        tile.residual = moved(tile.residual, HALF * out_column)
+
+
+cdef inline void border_tile(
+    const int size, const int stride, const int columns, const Job *job, const Tile *tile, i64 block_begin,
+    i64 block_end
+) noexcept nogil:
+    """WINDOW_ROWS x `columns` outputs at a border: only inputs that the masks name are read, and tile.rows rows written.
+
+    Of single columns any tap may be outside the image; of more, size / 2 columns at each side of the patch. Those are
+    tested, each at every row, which costs as much as two multiply-adds.
+    """
+    cdef int edge = size // 2 if columns > 1 else size, last = (columns - 1) * stride + size - edge
+    cdef vec acc[WINDOW_ROWS * WINDOW_COLUMNS]
+    cdef vec line[MOST_PATCH_COLUMNS]
+    cdef vec w[WINDOW_ROWS]
+    cdef vec v
+    cdef i64 x_row = job.x_row, x_column = job.x_column, out_row = job.out_row, out_column = job.out_column
+    cdef i64 row_mask = tile.row_mask, column_mask = tile.column_mask, rows = tile.rows
+    cdef i64 steps[4]
+    cdef const real *x
+    cdef Block block
+    cdef int r, i, j, k, q
+    first_block(&block, size * size, job, tile, block_begin, block_end)
+    while block.left > 0:
+        v = v_load(block.bias)
+        for i in range(WINDOW_ROWS * columns):
+            acc[i] = v
+        x = block.x
+        steps_of(x_column, steps)
+        for r in range((WINDOW_ROWS - 1) * stride + size):
+            x = v_anew(x)
+            if v_likely(row_mask & (<i64> 1 << r)):
+                for k in range(size):
+                    weights_of(size, stride, r, k, block.weights, w)
+                    for j in range(columns):
+                        q = k + j * stride
+                        if q < edge or q >= last:
+                            if v_likely(column_mask & (<i64> 1 << q)):
+                                v = v_load(v_beside(x, q, steps))
+                                multiply(size, stride, r, v, w, acc + j, columns)
+                        else:
+                            if k < stride or j == columns - 1:
+                                line[q] = v_load(v_beside(x, q, steps))
+                            multiply(size, stride, r, line[q], w, acc + j, columns)
+            x += x_row
+        finish(columns, job, out_row, out_column, rows, acc, block.residual, block.out)
+        next_block(&block, size * size)
+
+
+cdef void inner_3x3s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    inner_tiles(3, 1, job, tile, block_begin, block_end)
+
+
+cdef void border_3x3s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    border_tile(3, 1, WINDOW_COLUMNS, job, tile, block_begin, block_end)
+
+
+cdef void half_3x3s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    border_tile(3, 1, HALF, job, tile, block_begin, block_end)
+
+
+cdef void single_3x3s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    border_tile(3, 1, 1, job, tile, block_begin, block_end)
+
+
+cdef void inner_3x3s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    inner_tiles(3, 2, job, tile, block_begin, block_end)
+
+
+cdef void wide_3x3s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    if PAIRED:
+        wide_tiles(3, 2, job, tile, block_begin, block_end)
+
+
+cdef void border_3x3s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    border_tile(3, 2, WINDOW_COLUMNS, job, tile, block_begin, block_end)
+
+
+cdef void half_3x3s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    border_tile(3, 2, HALF, job, tile, block_begin, block_end)
+
+
+cdef void single_3x3s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    border_tile(3, 2, 1, job, tile, block_begin, block_end)
+
+
+cdef void inner_5x5s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    inner_tiles(5, 1, job, tile, block_begin, block_end)
+
+
+cdef void border_5x5s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    border_tile(5, 1, WINDOW_COLUMNS, job, tile, block_begin, block_end)
+
+
+cdef void half_5x5s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    border_tile(5, 1, HALF, job, tile, block_begin, block_end)
+
+
+cdef void single_5x5s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    border_tile(5, 1, 1, job, tile, block_begin, block_end)
+
+
+cdef void inner_5x5s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    inner_tiles(5, 2, job, tile, block_begin, block_end)
+
+
+cdef void border_5x5s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    border_tile(5, 2, WINDOW_COLUMNS, job, tile, block_begin, block_end)
+
+
+cdef void half_5x5s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    border_tile(5, 2, HALF, job, tile, block_begin, block_end)
+
+
+cdef void single_5x5s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    border_tile(5, 2, 1, job, tile, block_begin, block_end)
+
+
+cdef void inner_7x7s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    inner_tiles(7, 1, job, tile, block_begin, block_end)
+
+
+cdef void border_7x7s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    border_tile(7, 1, WINDOW_COLUMNS, job, tile, block_begin, block_end)
+
+
+cdef void half_7x7s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    border_tile(7, 1, HALF, job, tile, block_begin, block_end)
+
+
+cdef void single_7x7s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    border_tile(7, 1, 1, job, tile, block_begin, block_end)
+
+
+cdef void inner_7x7s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    inner_tiles(7, 2, job, tile, block_begin, block_end)
+
+
+cdef void border_7x7s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    border_tile(7, 2, WINDOW_COLUMNS, job, tile, block_begin, block_end)
+
+
+cdef void half_7x7s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    border_tile(7, 2, HALF, job, tile, block_begin, block_end)
+
+
+cdef void single_7x7s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    border_tile(7, 2, 1, job, tile, block_begin, block_end)
