@@ -41,7 +41,7 @@ TURN, UNROLLED_RUN = 4, 9
 #: Instructions for each multiply-add of a GEMM: a core that is shared with a busy neighbour issues three a cycle, and
 #: then nothing else counts.
 MOST_INSTRUCTIONS = {32: 2.0, 64: 2.3}
-#: The same of a window's tiles, all that surrounds their sums included. Without addresses that a load computes by itself
+#: The same of a window's tiles, all that surrounds their sums included. Without addresses that loads compute themselves
 #: they took a tenth more.
 MOST_WINDOW_INSTRUCTIONS = {
     "inner_3x3s1": 2.95, "inner_3x3s2": 2.95, "wide_3x3s2": 3.6,
