@@ -50,6 +50,42 @@ cdef inline i64 panels_of(i64 channels) noexcept nogil:
     return ceil_div(vectors, GEMM_VECTORS)
 
 
+cdef inline real *stored(
+    const int rows, const int vectors, int last, const Panel *panel, vec (*acc)[MOST_VECTORS], real *out
+) noexcept nogil:
+    """Clamp and write a tile; returns where the next one goes."""
+    cdef i64 out_step = v_anew_step(panel.out_step)  # its multiples must not take the registers of the sum's
+    cdef vec low = v_splat(panel.low), high = v_splat(panel.high)
+    cdef int i, j
+    for i in range(rows):
+        if i > 0 and i % 3 == 0:
+            out = v_anew_out(out + 3 * out_step)
+        for j in range(vectors):
+            if j < vectors - 1 or last == LANES:
+                v_store(out + i % 3 * out_step + j * LANES, v_clamp(acc[i][j], low, high))
+            else:
+                v_store_first(out + i % 3 * out_step + j * LANES, v_clamp(acc[i][j], low, high), last)
+    return out + ((rows - 1) % 3 + 1) * out_step
+
+
+cdef void hardswish_tile(
+    i64 rows, i64 vectors, i64 last, const real *sums, real *out, i64 out_step
+) noexcept nogil:
+    """Epilogue of a tile by way of memory: in its registers, hardswish would have GCC spill sums of every other tile."""
+    cdef vec v[1]
+    cdef i64 i, j
+    for i in range(rows):
+        for j in range(vectors):
+            v[0] = v_load(sums)
+            hardswish_of(1, v)
+            if j < vectors - 1 or last == LANES:
+                v_store(out + j * LANES, v[0])
+            else:
+                v_store_first(out + j * LANES, v[0], <int> last)
+            sums += LANES
+        out += out_step
+
+
 cdef inline void gemm_tiles(
     const int rows, const int vectors, const int run,
     Panel *panel, i64 tiles, const real *a, const real *residual, real *out
@@ -64,10 +100,11 @@ cdef inline void gemm_tiles(
     """
     cdef vec acc[ROWS_LIMIT][MOST_VECTORS]
     cdef vec b[MOST_VECTORS]
-    cdef vec x, low, high
+    cdef vec x
     cdef const real *p[ROWS_LIMIT]  # of every third pixel: the others are a step or two from it
     cdef const real *w
     cdef const real *ahead
+    cdef real sums[ROWS_LIMIT * MOST_VECTORS * LANES_LIMIT]
     cdef i64 step, ahead_step, out_step, k, h, g
     cdef bint one = run == ONE_RUN or run == WHOLE_RUN, colours = run == COLOUR_RUN, whole = run == WHOLE_RUN or colours
     cdef int i, j, u, turn = COLOUR_RUN if colours else TURN
@@ -96,7 +133,7 @@ cdef inline void gemm_tiles(
                     p[i // 3] = v_anew(p[i // 3 - 1] + 3 * step)
                 k = panel.depth
                 if whole or (one and k >= turn):
-                    k = 1 if colours else k // turn
+                    k = 1 if colours else <i64> (<uint64_t> k // turn)
                     while True:
                         if one:
                             for i in range(AHEAD_LINES(rows, vectors)):
@@ -112,8 +149,12 @@ cdef inline void gemm_tiles(
                             for i in range(rows):
                                 x = v_splat(p[i // 3][i % 3 * step + u - turn])
                                 for j in range(vectors):
-                                    acc[i][j] = v_fma(x, b[j], acc[i][j]) if vectors == 1 else v_fma_onto(
-                                        x, b[j], acc[i][j])
+                                    if vectors == 1:
+                                        acc[i][j] = v_fma(x, b[j], acc[i][j])
+                                    elif j == vectors - 1 and IS_FULL(rows, vectors):
+                                        acc[i][j] = v_fma_onto_from(x, w + (u * vectors + j) * LANES, acc[i][j])
+                                    else:
+                                        acc[i][j] = v_fma_onto(x, b[j], acc[i][j])
                         w += turn * vectors * LANES
                         k -= 1
                         if k == 0:
@@ -136,28 +177,26 @@ cdef inline void gemm_tiles(
             h += 1
             if one or h == panel.row_taps:
                 break
-        out_step = v_anew_step(panel.out_step)  # its multiples must not take the registers of the sum's
         if residual != NULL:
+            out_step = v_anew_step(panel.out_step)
             for i in range(rows):
+                if i > 0 and i % 3 == 0:
+                    residual = v_anew(residual + 3 * out_step)
                 for j in range(vectors):
                     if j < vectors - 1 or last == LANES:
-                        acc[i][j] = v_add(acc[i][j], v_load(residual + i * out_step + j * LANES))
+                        acc[i][j] = v_add(acc[i][j], v_load(residual + i % 3 * out_step + j * LANES))
                     else:
-                        acc[i][j] = v_add(acc[i][j], v_load_part(residual + i * out_step + j * LANES, 0, last))
+                        acc[i][j] = v_add(acc[i][j], v_load_part(residual + i % 3 * out_step + j * LANES, 0, last))
+            residual += ((rows - 1) % 3 + 1) * out_step
         if panel.hardswish:
             for i in range(rows):
-                hardswish_of(vectors, acc[i])
-        low = v_splat(panel.low)
-        high = v_splat(panel.high)
-        for i in range(rows):
-            for j in range(vectors):
-                if j < vectors - 1 or last == LANES:
-                    v_store(out + i * out_step + j * LANES, v_clamp(acc[i][j], low, high))
-                else:
-                    v_store_first(out + i * out_step + j * LANES, v_clamp(acc[i][j], low, high), last)
+                for j in range(vectors):
+                    v_store(sums + (i * vectors + j) * LANES, acc[i][j])
+            hardswish_tile(rows, vectors, last, sums, out, panel.out_step)
+            out += rows * panel.out_step
+        else:
+            out = stored(rows, vectors, last, panel, acc, out)
         a += rows * step
-        residual = moved(residual, rows * out_step)
-        out += rows * out_step
         panel.ahead = ahead
         if ahead >= panel.ahead_end:
             panel.ahead = panel.later

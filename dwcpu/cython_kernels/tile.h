@@ -78,6 +78,14 @@ static const real HARDSWISH_NUMBERS[] = {3, 6, (real)(1.0 / 6.0)};
 #define GEMM_VECTORS 2
 #define WIDE_ROWS 4
 #endif
+/* Whether a tile's sums, weights and input are 16 registers. GCC spills then, as soon as what follows the sum looks
+   different to it; a vector of weights that stays in memory leaves it one. */
+#if defined(V_AVX512) || defined(V_NEON)
+#define IS_SHORT_OF_REGISTERS 0
+#else
+#define IS_SHORT_OF_REGISTERS 1
+#endif
+#define IS_FULL(rows, vectors) (IS_SHORT_OF_REGISTERS && ((rows) + 1) * (vectors) + 1 == 16)
 /* Panels of two vectors: of an odd number of vectors the last panel has three, and tiles of WIDE_ROWS. */
 #define MOST_VECTORS (GEMM_VECTORS == 2 ? 3 : GEMM_VECTORS)
 #define MOST_ROWS (GEMM_ROWS > 12 ? GEMM_ROWS : 12) /* of a tile of one vector */
@@ -226,6 +234,16 @@ V_INLINE vec v_fma_onto(vec a, vec b, vec c) {
     return c;
 #else
     return v_fma(a, b, c);
+#endif
+}
+
+/* The same with b where it is in memory. */
+V_INLINE vec v_fma_onto_from(vec a, const real *b, vec c) {
+#if V_AVX512 || V_AVX2
+    __asm__(V_FORM("vfmadd231ps", "vfmadd231pd") " %2, %1, %0" : "+v"(c) : "v"(a), "m"(*(const vec_in_memory *)b));
+    return c;
+#else
+    return v_fma(a, v_load(b), c);
 #endif
 }
 

@@ -4,7 +4,7 @@
 # at every call; tile.h makes the compiler inline them always, so that loops over those arguments unroll and arrays of
 # `vec` become registers. Everything else is an ordinary function.
 
-from libc.stdint cimport int64_t, uintptr_t
+from libc.stdint cimport int64_t, uint64_t, uintptr_t
 from libc.string cimport memmove
 
 ctypedef int64_t i64
@@ -37,6 +37,7 @@ cdef extern from "tile.h" nogil:
         COPY_VECTORS
         PAIRED
     int AHEAD_LINES(int rows, int vectors) noexcept
+    bint IS_FULL(int rows, int vectors) noexcept
     const real *v_anew(const real *p) noexcept
     real *v_anew_out "(real *)v_anew"(real *p) noexcept
     i64 v_anew_step(i64 n) noexcept
@@ -65,6 +66,7 @@ cdef extern from "tile.h" nogil:
     vec v_neg(vec a) noexcept
     vec v_fma(vec a, vec b, vec c) noexcept
     vec v_fma_onto(vec a, vec b, vec c) noexcept
+    vec v_fma_onto_from(vec a, const real *b, vec c) noexcept
     vec v_fma_over(vec a, vec b, vec c) noexcept
     vec v_square_rest(vec a, vec square) noexcept
     vec v_select_less(vec a, vec b, vec yes, vec no) noexcept
