@@ -155,6 +155,8 @@ def _checked(
             advice = f"give an array in place of a picture: {name}=FILE.npy"
         else:
             advice = f"write the file again with array.astype(np.{dtype.name})"
+            if array.dtype == np.uint8 and dtype.kind == "f":
+                advice += ", and if these are pixels, scaled as the model expects it (a picture's file is, by itself)"
         raise ValueError(
             f"--input {file.text}: its dtype is {array.dtype}; the model's input {name!r} takes {dtype}; {advice}"
         )

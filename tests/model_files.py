@@ -72,6 +72,7 @@ def write_models(folder) -> None:
     np.save(folder / "x.npy", random.standard_normal((1, 3, 6, 8)).astype(np.float32))
     np.save(folder / "big_endian.npy", np.ones((1, 3, 6, 8), ">f4"))
     np.save(folder / "double.npy", np.ones((1, 3, 6, 8)))
+    np.save(folder / "pixels.npy", np.zeros((1, 3, 6, 8), np.uint8))
     np.save(folder / "a.npy", np.array([5, 6, 7], np.float32))
     np.save(folder / "b.npy", np.array([1, 2, 4], np.float32))
     np.save(folder / "pickled.npy", np.array([{}], object), allow_pickle=True)

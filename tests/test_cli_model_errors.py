@@ -81,6 +81,7 @@ def test_help(capsys):
         ("run pair.onnx --input b=odd.npz a.npy", "the file has the arrays 'a', 'c'"),
         ("run net.onnx --input double.npy", "dtype is float64; the model's input 'x' takes float32; write the file"),
         ("run double.onnx --input x.npy", "again with array.astype(np.float64)"),
+        ("run net.onnx --input pixels.npy", "array.astype(np.float32), and if these are pixels, scaled as the model"),
         ("run strings.onnx --input a.npy", "files of strings are not read"),
         ("run net.onnx --input a.npy", "given: x (3,)"),
         ("run net.onnx --input text.npy", "--input text.npy: it begins with b'not an a'; .npy files do not"),
