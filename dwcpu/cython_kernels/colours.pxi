@@ -19,12 +19,12 @@ cdef inline void colour_tiles(
     """
     cdef vec acc[ROWS_LIMIT][MOST_VECTORS]
     cdef vec b[MOST_VECTORS]
-    cdef vec v, low, high
+    cdef vec v
     cdef const real *a
     cdef const real *p
     cdef const real *w
     cdef real *out
-    cdef i64 step, plane = panel.a_column, out_step, row, column, at = 0, raw = 0, end
+    cdef i64 step, plane = panel.a_column, row, column, at = 0, raw = 0, end
     cdef i64 columns = panel.column_taps
     cdef int i, j, c
     while True:
@@ -53,21 +53,10 @@ cdef inline void colour_tiles(
                 w += 3 * vectors * LANES
             a += panel.a_row
             w += panel.w_row - columns * 3 * vectors * LANES
-        out_step = v_anew_step(panel.out_step)
-        if panel.hardswish:
-            for i in range(rows):
-                hardswish_of(vectors, acc[i])
-        low = v_splat(panel.low)
-        high = v_splat(panel.high)
-        for i in range(rows):
-            for j in range(vectors):
-                if j < vectors - 1 or panel.last == LANES:
-                    v_store(out + i * out_step + j * LANES, v_clamp(acc[i][j], low, high))
-                else:
-                    v_store_first(out + i * out_step + j * LANES, v_clamp(acc[i][j], low, high), <int> panel.last)
+        put_tile(rows, vectors, <int> panel.last, panel, acc, out)
         end = at + rows
         if end == pixels or end - raw >= ACTIVATION_TILES * rows:
-            activate(plan, y + raw * out_step, end - raw, out_step, (vectors - 1) * LANES + panel.last)
+            activate(plan, y + raw * panel.out_step, end - raw, panel.out_step, (vectors - 1) * LANES + panel.last)
             raw = smaller(end, pixels - rows)  # the last tile makes raw outputs again
         if end == pixels:
             return

@@ -229,10 +229,10 @@ cdef inline void border_tile(
     const int size, const int stride, const int columns, const Job *job, const Tile *tile, i64 block_begin,
     i64 block_end
 ) noexcept nogil:
-    """WINDOW_ROWS x `columns` outputs at a border: only inputs that the masks name are read, and tile.rows rows written.
+    """WINDOW_ROWS x `columns` outputs at a border: only inputs that the masks name are read, tile.rows rows written.
 
-    Of single columns any tap may be outside the image; of more, size / 2 columns at each side of the patch. Those are
-    tested, each at every row, which costs as much as two multiply-adds.
+    Of single columns any tap may be outside the image; of more, size / 2 columns at each side of the patch: those are
+    tested, and loaded, for each output that sees them.
     """
     cdef int edge = size // 2 if columns > 1 else size, last = (columns - 1) * stride + size - edge
     cdef vec acc[WINDOW_ROWS * WINDOW_COLUMNS]

@@ -29,7 +29,7 @@ cdef struct Panel:
     const real *inputs_end     # of inputs that are asked for in place of that, two tiles ahead; null for none
     const real *later          # what is asked for when all of that is: weights of a later kernel
     const real *later_end
-    i64 hardswish
+    i64 hardswish              # in place of the clamp
     real low
     real high
 
@@ -50,13 +50,40 @@ cdef inline i64 panels_of(i64 channels) noexcept nogil:
     return ceil_div(vectors, GEMM_VECTORS)
 
 
-cdef inline real *stored(
+cdef inline real *put_hardswish(
+    const int rows, const int vectors, int last, vec (*acc)[MOST_VECTORS], real *out, i64 out_step
+) noexcept nogil:
+    """As `put_tile`, hardswish in place of the clamp. Of copies of the sums: GCC keeps those in registers too, but no
+    longer moves the sums of every tile about, with and without hardswish, to have registers free for it here."""
+    cdef vec v[1]
+    cdef real copies[ROWS_LIMIT * MOST_VECTORS * LANES_LIMIT]
+    cdef int i, j
+    for i in range(rows):
+        for j in range(vectors):
+            v_store(copies + (i * vectors + j) * LANES, acc[i][j])
+    for i in range(rows):
+        for j in range(vectors):
+            v[0] = v_load(copies + (i * vectors + j) * LANES)
+            hardswish_of(1, v)
+            if j < vectors - 1 or last == LANES:
+                v_store(out + j * LANES, v[0])
+            else:
+                v_store_first(out + j * LANES, v[0], last)
+        out += out_step
+    return out
+
+
+cdef inline real *put_tile(
     const int rows, const int vectors, int last, const Panel *panel, vec (*acc)[MOST_VECTORS], real *out
 ) noexcept nogil:
-    """Clamp and write a tile; returns where the next one goes."""
+    """Epilogue of a tile whose residual is in its sums; returns where the next tile goes."""
     cdef i64 out_step = v_anew_step(panel.out_step)  # its multiples must not take the registers of the sum's
-    cdef vec low = v_splat(panel.low), high = v_splat(panel.high)
+    cdef vec low, high
     cdef int i, j
+    if panel.hardswish:
+        return put_hardswish(rows, vectors, last, acc, out, out_step)
+    low = v_splat(panel.low)
+    high = v_splat(panel.high)
     for i in range(rows):
         if i > 0 and i % 3 == 0:
             out = v_anew_out(out + 3 * out_step)
@@ -66,24 +93,6 @@ cdef inline real *stored(
             else:
                 v_store_first(out + i % 3 * out_step + j * LANES, v_clamp(acc[i][j], low, high), last)
     return out + ((rows - 1) % 3 + 1) * out_step
-
-
-cdef void hardswish_tile(
-    i64 rows, i64 vectors, i64 last, const real *sums, real *out, i64 out_step
-) noexcept nogil:
-    """Epilogue of a tile by way of memory: in its registers, hardswish would have GCC spill sums of every other tile."""
-    cdef vec v[1]
-    cdef i64 i, j
-    for i in range(rows):
-        for j in range(vectors):
-            v[0] = v_load(sums)
-            hardswish_of(1, v)
-            if j < vectors - 1 or last == LANES:
-                v_store(out + j * LANES, v[0])
-            else:
-                v_store_first(out + j * LANES, v[0], <int> last)
-            sums += LANES
-        out += out_step
 
 
 cdef inline void gemm_tiles(
@@ -104,7 +113,6 @@ cdef inline void gemm_tiles(
     cdef const real *p[ROWS_LIMIT]  # of every third pixel: the others are a step or two from it
     cdef const real *w
     cdef const real *ahead
-    cdef real sums[ROWS_LIMIT * MOST_VECTORS * LANES_LIMIT]
     cdef i64 step, ahead_step, out_step, k, h, g
     cdef bint one = run == ONE_RUN or run == WHOLE_RUN, colours = run == COLOUR_RUN, whole = run == WHOLE_RUN or colours
     cdef int i, j, u, turn = COLOUR_RUN if colours else TURN
@@ -188,14 +196,7 @@ cdef inline void gemm_tiles(
                     else:
                         acc[i][j] = v_add(acc[i][j], v_load_part(residual + i % 3 * out_step + j * LANES, 0, last))
             residual += ((rows - 1) % 3 + 1) * out_step
-        if panel.hardswish:
-            for i in range(rows):
-                for j in range(vectors):
-                    v_store(sums + (i * vectors + j) * LANES, acc[i][j])
-            hardswish_tile(rows, vectors, last, sums, out, panel.out_step)
-            out += rows * panel.out_step
-        else:
-            out = stored(rows, vectors, last, panel, acc, out)
+        out = put_tile(rows, vectors, last, panel, acc, out)
         a += rows * step
         panel.ahead = ahead
         if ahead >= panel.ahead_end:

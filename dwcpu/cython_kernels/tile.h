@@ -120,19 +120,20 @@ V_INLINE int64_t v_anew_step(int64_t n) {
     return n;
 }
 
-/* p and so many columns on, up to 12, where steps are 1, 3, 5 and 7 columns in bytes: an address of one load or store, for
-   which x86 adds a register times 1, 2, 4 or 8. Each use makes its step new: of several multiples of one number GCC makes
-   a chain of additions. */
+/* p and so many columns on, up to 12, where steps are 1, 3, 5 and 7 columns in bytes: an address of one load or store,
+   for which x86 adds a register times 1, 2, 4 or 8. Each use makes its step new: of several multiples of one number GCC
+   makes a chain of additions. */
 V_INLINE const real *v_beside(const real *p, int columns, int64_t steps[4]) {
     const char *at = (const char *)p;
     if (columns == 0) return p;
     if (columns > 8 && columns % 2) {
+        steps[0] = v_anew_step(steps[0]);
         at += steps[0] * 8;
         columns -= 8;
     }
     int twos = __builtin_ctz(columns), which = (columns >> twos) / 2;
     steps[which] = v_anew_step(steps[which]);
-    return (const real *)(at + (steps[which] << twos));
+    return (const real *)(at + steps[which] * (1 << twos));
 }
 
 /* Whether any bit is set; most likely one is. */
