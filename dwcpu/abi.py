@@ -82,8 +82,8 @@ FIELDS: dict[str, str] = {
     # some of a wider tensor's, but for x of conv: in_channels, or 1 where three channels lie one after the other (NCHW)
     "x_step": "i",
     "out_step": "i",
-    # epilogue: hardswish if that is not 0, or else clamp to [low, high] (infinite bounds for no clamp; NaN passes), both
-    # with the register tile; then `activation` when not null, a second pass:
+    # epilogue: hardswish if that is not 0, or else clamp to [low, high] (infinite bounds for none; NaN passes), both
+    # in the register tile; then `activation` when not null, a second pass:
     # void activation(T *values, int64 rows, int64 row_stride, int64 columns, double alpha)
     "hardswish": "i",
     "low": "d",

@@ -161,12 +161,17 @@ def cases_for_tile(
                         image = (2, (tile_rows + 1) * step[0], (tile_columns + 1) * step[1], channels)
                         yield Case(op, image, channels, **options)
                         yield Case(op, image, channels, padding=((0, 0), (0, 0)), **{**options, "window": (1, 1)})
-                    # tiles in the middle, several side by side, meet no border; nor do any without padding
+                    # the tile in the middle meets no border
+                    yield Case(
+                        op, (1, 3 * tile_rows * step[0], 3 * tile_columns * step[1], lanes), 2 * lanes, **options
+                    )
+                    if window is None:
+                        continue
+                    # nor do several side by side, and without padding none does
                     height, width = tile_rows * step[0] + 2 * taps[0] * apart[0], 3 * tile_columns * step[1]
                     image = (1, height, width + 2 * taps[1] * apart[1], lanes + 1)
                     yield Case(op, image, lanes + 1, **options)
                     yield Case(op, image, lanes + 1, padding=((0, 0), (0, 0)), **options)
-                    yield Case(op, (*image[:3], lanes), 2 * lanes, **options)
                     # windows that see a corner of the image only
                     pads = tuple(((size - 1) * gap, (size - 1) * gap) for size, gap in zip(taps, apart, strict=True))
                     for width in (tile_columns + 1, 3 * tile_columns):
