@@ -99,11 +99,11 @@ cdef inline void finish(
                 residual = v_anew(residual + out_row)
     steps_of(out_column, steps)
     if job.hardswish:  # with stores of its own: joined to the others, sums are spilled in the loop
-        hardswish_of(WINDOW_ROWS * columns, acc)
+        high = v_load(v_anew(HARDSWISH_NUMBERS) + LANES)
         for i in range(WINDOW_ROWS):
             if i < rows:
                 for j in range(columns):
-                    v_store(v_beside_out(out, j, steps), acc[i * columns + j])
+                    v_store(v_beside_out(out, j, steps), hardswish_of(acc[i * columns + j], high))
                 out = v_anew_out(out + out_row)
         return
     bounds = v_anew(job.bounds)
@@ -112,6 +112,7 @@ cdef inline void finish(
     for i in range(WINDOW_ROWS):
         if i < rows:
             for j in range(columns):
+                acc[i * columns + j] = v_in_turn(acc[i * columns + j])
                 v_store(v_beside_out(out, j, steps), v_clamp(acc[i * columns + j], low, high))
             out = v_anew_out(out + out_row)
 

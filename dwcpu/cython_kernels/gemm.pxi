@@ -55,20 +55,20 @@ cdef inline real *put_hardswish(
 ) noexcept nogil:
     """As `put_tile`, hardswish in place of the clamp. Of copies of the sums: GCC keeps those in registers too, but no
     longer moves the sums of every tile about, with and without hardswish, to have registers free for it here."""
-    cdef vec v[1]
     cdef real copies[ROWS_LIMIT * MOST_VECTORS * LANES_LIMIT]
+    cdef vec v, six
     cdef int i, j
     for i in range(rows):
         for j in range(vectors):
             v_store(copies + (i * vectors + j) * LANES, acc[i][j])
+    six = v_load(v_anew(HARDSWISH_NUMBERS) + LANES)
     for i in range(rows):
         for j in range(vectors):
-            v[0] = v_load(copies + (i * vectors + j) * LANES)
-            hardswish_of(1, v)
+            v = hardswish_of(v_load(copies + (i * vectors + j) * LANES), six)
             if j < vectors - 1 or last == LANES:
-                v_store(out + j * LANES, v[0])
+                v_store(out + j * LANES, v)
             else:
-                v_store_first(out + j * LANES, v[0], last)
+                v_store_first(out + j * LANES, v, last)
         out += out_step
     return out
 
@@ -88,6 +88,7 @@ cdef inline real *put_tile(
         if i > 0 and i % 3 == 0:
             out = v_anew_out(out + 3 * out_step)
         for j in range(vectors):
+            acc[i][j] = v_in_turn(acc[i][j])
             if j < vectors - 1 or last == LANES:
                 v_store(out + i % 3 * out_step + j * LANES, v_clamp(acc[i][j], low, high))
             else:

@@ -52,9 +52,6 @@ typedef real vec_in_memory __attribute__((vector_size(DWCPU_VECTOR_BYTES), align
 #error "DWCPU_VECTOR_BYTES does not fit the instruction set that the compiler was told to use"
 #endif
 
-/* Of hardswish in a tile, v * min(max(v + 3, 0), 6) / 6, where they are loaded each time: see hardswish_of. */
-static const real HARDSWISH_NUMBERS[] = {3, 6, (real)(1.0 / 6.0)};
-
 /* Picks the float32 or the float64 form of an intrinsic. */
 #if DWCPU_DOUBLE
 #define V_FORM(f32, f64) f64
@@ -118,6 +115,20 @@ V_INLINE const real *v_anew(const real *p) {
 V_INLINE int64_t v_anew_step(int64_t n) {
     __asm__ volatile("" : "+r"(n));
     return n;
+}
+
+/* v, as if it were new: what is computed from it comes later, and stores that stand before this stay before. Left to
+   itself GCC computes all results of a tile and then stores them one after the other, which takes Zen 3 two cycles
+   each; with a clamp between two stores each takes a third of one. */
+V_INLINE vec v_in_turn(vec v) {
+#if V_AVX512
+    __asm__ volatile("" : "+v"(v) : : "memory");
+#elif V_AVX2 || V_SSE
+    __asm__ volatile("" : "+x"(v) : : "memory");
+#elif V_NEON
+    __asm__ volatile("" : "+w"(v) : : "memory");
+#endif
+    return v;
 }
 
 /* p and so many columns on, up to 12, where steps are 1, 3, 5 and 7 columns in bytes: an address of one load or store,
@@ -190,6 +201,13 @@ V_INLINE vec v_splat(real s) { return s - (vec){0}; } /* unlike s + 0 this keeps
 #else
 #define V_EACH V_EACH_2
 #endif
+
+/* Of hardswish in a tile, v * min(max(v + 3, 0), 6) / 6: vectors of each, for instructions that read them where they
+   are. */
+#define V_3(lane) 3
+#define V_6(lane) 6
+#define V_SIXTH(lane) (real)(1.0 / 6.0)
+static const real HARDSWISH_NUMBERS[] = {V_EACH(V_3, 0), V_EACH(V_6, 0), V_EACH(V_SIXTH, 0)};
 
 /* a[0], b[0], c[0], a[1], ...: one of the three vectors of it. The third of every three lanes comes last. */
 #define V_OF_TWO(n) ((n) % 3 == 1 ? LANES + (n) / 3 : (n) / 3)

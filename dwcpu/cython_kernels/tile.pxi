@@ -41,6 +41,7 @@ cdef extern from "tile.h" nogil:
     const real *v_anew(const real *p) noexcept
     real *v_anew_out "(real *)v_anew"(real *p) noexcept
     i64 v_anew_step(i64 n) noexcept
+    vec v_in_turn(vec v) noexcept
     const real HARDSWISH_NUMBERS[]
     const real *v_beside(const real *p, int columns, i64 *steps) noexcept
     real *v_beside_out "(real *)v_beside"(real *p, int columns, i64 *steps) noexcept
@@ -121,13 +122,11 @@ cdef inline vec hardsigmoid_of(vec v) noexcept nogil:
     return v_mul(v_clamp(v_add(v, v_splat(3)), v_zero(), v_splat(6)), v_splat(<real> (1.0 / 6.0)))
 
 
-cdef inline void hardswish_of(const int count, vec *v) noexcept nogil:
-    """In a tile. Its numbers come from memory: registers that hold them are not there for the sums."""
+cdef inline vec hardswish_of(vec v, vec six) noexcept nogil:
+    """In a tile. Two of its numbers are read where they are: registers that hold them are not there for the sums."""
     cdef const real *numbers = v_anew(HARDSWISH_NUMBERS)
-    cdef vec three = v_splat(numbers[0]), six = v_splat(numbers[1]), sixth = v_splat(numbers[2])
-    cdef int i
-    for i in range(count):
-        v[i] = v_mul(v[i], v_mul(v_clamp(v_add(v[i], three), v_zero(), six), sixth))
+    v = v_in_turn(v)
+    return v_mul(v, v_mul(v_clamp(v_add(v, v_load(numbers)), v_zero(), six), v_load(numbers + 2 * LANES)))
 
 
 cdef inline vec ended(i64 swish, vec v, vec low, vec high) noexcept nogil:
