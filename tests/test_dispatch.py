@@ -42,7 +42,7 @@ PINNED = {
     "3x3 stride 2": (depthwise(56, 128, 3, 2), "depthwise_f32_3x3s2_", "cython"),
     "5x5": (depthwise(28, 240, 5), "depthwise_f32_5x5s1_", "cython"),
     "5x5 stride 2": (depthwise(28, 240, 5, 2), "depthwise_f32_5x5s2_", "cython"),
-    "7x7": (depthwise(14, 384, 7), "depthwise_f32_7x7s1_", "numba"),
+    "7x7": (depthwise(14, 384, 7), "depthwise_f32_7x7s1_", "cython"),
     "dilated like undilated": (depthwise(56, 128, 3, dilation=2), "depthwise_f32_3x3s1_", "cython"),
     "stride shared with dilation": (depthwise(56, 128, 3, 2, dilation=2), "depthwise_f32_3x3s1_", "cython"),
     "4x4": (depthwise(56, 128, 4), "depthwise_f32_small_", "numba"),
