@@ -309,8 +309,8 @@ def _as_good(kernel: Kernel, geometry: Geometry) -> bool:
     """Whether a Cython kernel is as fast as what Numba would compile: then it wins, being ready at once.
 
     Time of Cython over Numba on the shapes of benchmarks/shapes.py, one AVX2 core, float32: 3x3 and 5x5 windows 0.5 to
-    1.1, geometric mean 0.9; 7x7 0.83 to 0.99; pointwise 1.01; conv 0.88; 11x11 0.50 and 13x13 0.50. But any other window
-    1.2 to 3, several outputs a channel 2 to 9, fewer channels than lanes 2 to 17: there constants pay.
+    1.1, geometric mean 0.9; 7x7 0.83 to 0.99; pointwise 1.01; conv 0.88; 11x11 0.50 and 13x13 0.50. But any other
+    window 1.2 to 3, several outputs a channel 2 to 9, fewer channels than lanes 2 to 17: there constants pay.
     """
     if geometry.op != "depthwise":
         return True
