@@ -224,7 +224,7 @@ def _bias(bias: np.ndarray | None, geometry: ConvGeometry) -> np.ndarray:
     """The sums as they start: float64 ``(N, OH, OW, Cout)``, everywhere the bias."""
     total = np.zeros(geometry.out_shape)
     if bias is not None:
-        total += bias
+        total[...] = bias  # not added: -0 stays -0
     return total
 
 

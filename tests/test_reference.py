@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from dwcpu import reference
+from dwcpu import dispatch, reference, runtime
 from dwcpu.epilogue import Activation, parse_activation
 from dwcpu.geometry import ConvGeometry
 
@@ -104,6 +104,17 @@ def test_depthwise_output_channels_are_channel_times_m_plus_m() -> None:
     geometry = ConvGeometry.depthwise((1, 1, 1, 2), (1, 1, 2, 3))
     x, w = np.array([1.0, 10.0]).reshape(1, 1, 1, 2), np.array([[1.0, 2, 3], [4, 5, 6]]).reshape(1, 1, 2, 3)
     assert reference.depthwise(x, w, None, None, geometry, NONE).ravel().tolist() == [1, 2, 3, 40, 50, 60]
+
+
+def test_a_sum_that_starts_from_minus_zero_and_adds_it_stays_minus_zero() -> None:
+    x, w = np.ones((1, 1, 1, 16), np.float32), np.full((1, 1, 16, 1), -0.0, np.float32)
+    geometry = ConvGeometry.depthwise(x.shape, w.shape)
+    assert np.signbit(reference.depthwise(x, w, w.ravel(), None, geometry, NONE)).all()
+    for kernel in dispatch.kernels(np.float32, "cython" if runtime.cython_kernels() else "numba"):
+        if kernel.supports(geometry):
+            out = np.empty_like(x)
+            kernel.prepare(geometry, w, w.ravel()).run(x, None, out, 1)
+            assert np.signbit(out).all(), kernel.name
 
 
 def test_separable_rounds_between_its_steps() -> None:

@@ -87,7 +87,7 @@ cdef inline void finish(
 ) noexcept nogil:
     """Epilogue and store of the first `rows` rows of a tile."""
     cdef const real *bounds
-    cdef vec low, high
+    cdef vec low, high, six
     cdef i64 steps[4]
     cdef int i, j
     if residual != NULL:
@@ -99,11 +99,11 @@ cdef inline void finish(
                 residual = v_anew(residual + out_row)
     steps_of(out_column, steps)
     if job.hardswish:  # with stores of its own: joined to the others, sums are spilled in the loop
-        high = v_load(v_anew(HARDSWISH_NUMBERS) + LANES)
+        six = v_load(v_anew(HARDSWISH_NUMBERS) + LANES)
         for i in range(WINDOW_ROWS):
             if i < rows:
                 for j in range(columns):
-                    v_store(v_beside_out(out, j, steps), hardswish_of(acc[i * columns + j], high))
+                    v_store(v_beside_out(out, j, steps), hardswish_of(acc[i * columns + j], six))
                 out = v_anew_out(out + out_row)
         return
     bounds = v_anew(job.bounds)

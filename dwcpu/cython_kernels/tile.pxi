@@ -123,9 +123,10 @@ cdef inline vec hardsigmoid_of(vec v) noexcept nogil:
 
 
 cdef inline vec hardswish_of(vec v, vec six) noexcept nogil:
-    """In a tile. Two of its numbers are read where they are: registers that hold them are not there for the sums."""
+    """In a tile. Two of its numbers are read where they are: registers that hold them are not there for the sums. (Not
+    six: of a minimum only v, which may be NaN, can be in memory.) v_anew has each wait for the store before it, as
+    v_in_turn does."""
     cdef const real *numbers = v_anew(HARDSWISH_NUMBERS)
-    v = v_in_turn(v)
     return v_mul(v, v_mul(v_clamp(v_add(v, v_load(numbers)), v_zero(), six), v_load(numbers + 2 * LANES)))
 
 
