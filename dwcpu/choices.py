@@ -21,7 +21,7 @@ import numpy as np
 
 from . import runtime
 from .folders import cache_directory
-from .geometry import Geometry
+from .fused_geometry import Geometry
 
 __all__ = ["activate", "file", "find", "keep", "reset"]
 

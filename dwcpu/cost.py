@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-from .geometry import ConvGeometry, SeparableGeometry
+from .fused_geometry import SeparableGeometry
+from .geometry import ConvGeometry
 from .padding import normalise_int, normalise_pair
 
 __all__ = ["CostComparison", "compare_cost"]

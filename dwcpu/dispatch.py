@@ -23,7 +23,8 @@ from . import choices, runtime
 from .abi import MOST_MULTIPLES, MOST_UNROLLED_TAPS
 from .epilogue import Activation
 from .fused import PreparedInverted, PreparedSeparable, PreparedSplit, threads_used
-from .geometry import ConvGeometry, Geometry, InvertedResidualGeometry, SeparableGeometry
+from .fused_geometry import Geometry, InvertedResidualGeometry, SeparableGeometry
+from .geometry import ConvGeometry
 from .grid import run_length
 from .interrupts import imported
 from .prepared import Prepared, PreparedSingle

@@ -20,7 +20,8 @@ from numpy.typing import ArrayLike
 
 from . import arrays, background, dispatch, reference, runtime
 from .epilogue import Activation, parse_activation
-from .geometry import ConvGeometry, Geometry, InvertedResidualGeometry, SeparableGeometry
+from .fused_geometry import Geometry, InvertedResidualGeometry, SeparableGeometry
+from .geometry import ConvGeometry
 from .padding import normalise_int, normalise_pair, parse_padding, parse_padding_1d
 from .pipeline import Node
 from .prepared import Prepared

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import runtime
-from .geometry import ConvGeometry, Geometry, InvertedResidualGeometry, SeparableGeometry
+from .fused_geometry import Geometry, InvertedResidualGeometry, SeparableGeometry
+from .geometry import ConvGeometry
 from .grid import Grid, cut, worth_threads, worth_waking
 from .pipeline import GIVEN, Node, Pass, Pipeline, chain
 from .prepared import L2_SHARE, Prepared, PreparedSingle, fill, grid_of, row_phases

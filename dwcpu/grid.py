@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from .geometry import ConvGeometry, Geometry
+from .fused_geometry import Geometry
+from .geometry import ConvGeometry
 
 __all__ = ["BETTER", "BETTER_WINDOWS", "Grid", "cut", "run_length", "worth_threads", "worth_waking"]
 

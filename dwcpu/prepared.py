@@ -15,7 +15,8 @@ import numpy as np
 from . import arrays, packing, runtime
 from .abi import ACTIVATION_CODES, AHEAD_TILES, COPY_BYTES, FIELDS, HALF_COLUMNS, TURN, panel_widths, plan_dtype
 from .epilogue import Activation
-from .geometry import ConvGeometry, Geometry
+from .fused_geometry import Geometry
+from .geometry import ConvGeometry
 from .grid import BETTER, BETTER_WINDOWS, Grid, cut, run_length, worth_threads, worth_waking
 from .interrupts import imported
 from .pipeline import Pass, Value

@@ -17,7 +17,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from .epilogue import Activation
-from .geometry import ConvGeometry, InvertedResidualGeometry, SeparableGeometry
+from .fused_geometry import InvertedResidualGeometry, SeparableGeometry
+from .geometry import ConvGeometry
 
 __all__ = ["Part", "activate", "conv", "depthwise", "inverted_residual", "pointwise", "separable"]
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from . import calls, choices, dispatch
 from .frontdoor import Program
-from .geometry import ConvGeometry, Geometry
+from .fused_geometry import Geometry
+from .geometry import ConvGeometry
 from .layers import Layer, Sequential
 from .prepared import Prepared
 

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from dwcpu import reference
 from dwcpu.epilogue import Activation, parse_activation
-from dwcpu.geometry import ConvGeometry, Geometry, InvertedResidualGeometry, SeparableGeometry
+from dwcpu.fused_geometry import Geometry, InvertedResidualGeometry, SeparableGeometry
+from dwcpu.geometry import ConvGeometry
 
 OPS = ("depthwise", "pointwise", "conv", "separable", "inverted_residual")
 FUSED = ("separable", "inverted_residual")

@@ -28,7 +28,7 @@ from nightly import is_nightly, reduced
 from dwcpu import cython_kernels, dispatch, grid
 from dwcpu.dispatch import Kernel
 from dwcpu.epilogue import Activation, parse_activation
-from dwcpu.geometry import Geometry
+from dwcpu.fused_geometry import Geometry
 from dwcpu.prepared import Prepared
 
 __all__ = ["Report", "Trial", "geometries", "geometry_for", "is_affordable", "run", "trial"]

@@ -14,7 +14,8 @@ from cases import ODD_CASES, Case, make_data
 import dwcpu
 from dwcpu import abi, dispatch, runtime
 from dwcpu.epilogue import Activation
-from dwcpu.geometry import ConvGeometry, InvertedResidualGeometry, SeparableGeometry
+from dwcpu.fused_geometry import InvertedResidualGeometry, SeparableGeometry
+from dwcpu.geometry import ConvGeometry
 from dwcpu.grid import cut
 
 NAME = re.compile(r"(depthwise|pointwise|conv|separable|inverted_residual)_f(32|64)(_[a-z0-9]+)*__(numba|cython)")

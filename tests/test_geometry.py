@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dwcpu.cost import compare_cost
-from dwcpu.geometry import ConvGeometry, SeparableGeometry
+from dwcpu.fused_geometry import SeparableGeometry
+from dwcpu.geometry import ConvGeometry
 from dwcpu.padding import normalise_padding, normalise_padding_1d, normalise_pair
 
 

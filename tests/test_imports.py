@@ -14,7 +14,7 @@ import pytest
 PACKAGE = Path(find_spec("dwcpu").origin).parent
 
 #: Module or folder -> what of ours it may import. A folder's modules may always import each other.
-FOUNDATION = {"abi", "padding", "epilogue", "geometry", "shapes"}
+FOUNDATION = {"abi", "padding", "epilogue", "geometry", "fused_geometry", "shapes"}
 BELOW_DISPATCH = FOUNDATION | {"arrays", "grid", "packing", "reference", "runtime", "numba_kernels", "cython_kernels"}
 FRONT_DOOR = BELOW_DISPATCH | {
     "ahead",
@@ -36,7 +36,8 @@ ALLOWED: dict[str, set[str]] = {
     "epilogue": {"abi"},
     "shapes": set(),
     "geometry": {"padding", "shapes"},
-    "cost": {"geometry", "padding"},
+    "fused_geometry": {"geometry"},
+    "cost": {"fused_geometry", "geometry", "padding"},
     "batchnorm": {"arrays", "epilogue"},
     "arrays": set(),
     "reference": FOUNDATION,
@@ -48,7 +49,7 @@ ALLOWED: dict[str, set[str]] = {
     "numba_kernels": {"abi", "folders", "interrupts"},
     "cython_kernels": {"abi"},
     "runtime": {"abi", "cpus", "numba_kernels", "cython_kernels", "interrupts"},
-    "choices": {"folders", "geometry", "runtime"},
+    "choices": {"folders", "fused_geometry", "runtime"},
     "background": {"numba_kernels"},
     "dispatch": BELOW_DISPATCH | {"choices", "fused", "interrupts", "prepared"},
     "calls": {"arrays", "geometry", "pipeline", "pixels", "prepared", "runtime"},

@@ -15,7 +15,8 @@ import pytest
 
 import dwcpu
 from dwcpu import choices, dispatch, tuning
-from dwcpu.geometry import ConvGeometry, SeparableGeometry
+from dwcpu.fused_geometry import SeparableGeometry
+from dwcpu.geometry import ConvGeometry
 from dwcpu.models import architectures, network
 
 GEOMETRY = ConvGeometry.depthwise((1, 9, 9, 32), (3, 3, 32), padding=1)
@@ -337,7 +338,7 @@ def test_a_later_process_needs_the_environment_and_no_numba_for_compiled_kernels
     setting = """if True:
         import sys, numpy as np
         from dwcpu import choices, dispatch
-        from dwcpu.geometry import SeparableGeometry
+        from dwcpu.fused_geometry import SeparableGeometry
         geometry, kind = SeparableGeometry.of((1, 8, 8, 32), (3, 3, 32), (32, 8)), np.dtype("f4")
         {}
         print(dispatch.choose(geometry, kind, 1).name, "numba" in sys.modules)
