@@ -223,8 +223,7 @@ class PreparedSingle(Prepared):
         else:
             plan["segment"] = _segment(kernel, geometry)
             plan["block_channels"] = self._block_channels()
-            if self._crowded:
-                self._shape_crowded()
+            self._shape_crowded()
         self._address = kernel.address()
         self._table: np.ndarray | None = None
         if kernel.micro_kernels is not None:
@@ -315,33 +314,39 @@ class PreparedSingle(Prepared):
         return (rows - 1) * stride_h + kernel_h, (columns - 1) * stride_w + kernel_w
 
     @property
-    def _crowded(self) -> bool:
-        """Whether lines of a depthwise tile's patch are gone from the cache before all vectors of theirs had a turn.
+    def _crowding(self) -> int:
+        """How many lines of a depthwise tile's patch, at most, share a set of the cache.
 
-        Lines that lie a multiple of 4096 bytes apart share a set of the cache. A few more than the set holds cost less
-        than what `_shape_crowded` does about it.
+        Lines that lie a multiple of 4096 bytes apart do. Those that are more than the set holds are gone before all
+        vectors of theirs had a turn; where a line is one vector nothing is lost by that, and this is 0.
         """
         kernel, geometry = self.kernel, self.geometry
         vector = kernel.lanes * kernel.dtype.itemsize
         if not kernel.copies or vector >= _LINE or geometry.in_channels % kernel.lanes:
-            return False
+            return 0
         rows, columns = self._patch
-        row, column = geometry.dilation_h * geometry.width * self._pixel, geometry.dilation_w * self._pixel
-        sets = [(r * row + q * column) % _PAGE // _LINE for r in range(rows) for q in range(columns)]
-        return max(map(sets.count, sets)) >= 1.5 * _WAYS
+        column = geometry.dilation_w * self._pixel
+        sets = [(r * self._row + q * column) % _PAGE // _LINE for r in range(rows) for q in range(columns)]
+        return max(map(sets.count, sets))
 
     def _shape_crowded(self) -> None:
         """Have windows whose lines share sets of the cache computed from copies, or two vectors of a line at a time.
 
-        3x3 windows at stride 2 take 0.75 to 0.9 of the time if two vectors of 1024-byte pixels are computed at a time,
-        beside copies; pixels of 2048 bytes 0.65 to 0.95 if they are copied; other windows take longer in pairs than
-        with nothing done.
+        A few more lines than a set holds cost less than most of what could be done about it. 3x3 windows at stride 2
+        take 0.75 to 0.9 of the time if two vectors of 1024-byte pixels are computed at a time, beside copies, and 0.86
+        to 0.99 where all rows share sets; pixels of 2048 bytes 0.65 to 0.95 if they are copied; other windows take
+        longer in pairs than with nothing done.
         """
+        crowding = self._crowding
         paired = self.geometry.effective_window[1:] == (3, 2, 2)
-        copy = None if paired and self._pixel % (_PAGE // 2) else self._copy()
-        if copy is not None:
-            self.plan["block_channels"], self.plan["copy_rows"] = copy
-        elif paired:
+        if crowding >= 1.5 * _WAYS:
+            copy = None if paired and self._pixel % (_PAGE // 2) else self._copy()
+            if copy is not None:
+                self.plan["block_channels"], self.plan["copy_rows"] = copy
+                return
+        elif not crowding or self._row % _PAGE:
+            return
+        if paired:
             self.plan["tile_columns"] = HALF_COLUMNS
             self.plan["block_channels"] = self._block_channels() // 2 * 2
 
@@ -364,6 +369,11 @@ class PreparedSingle(Prepared):
     def _pixel(self) -> int:
         """Bytes of an input pixel."""
         return self.geometry.in_channels * self.kernel.dtype.itemsize
+
+    @property
+    def _row(self) -> int:
+        """Bytes from an input row of a tile's patch to the next."""
+        return self.geometry.dilation_h * self.geometry.width * self._pixel
 
     @property
     def blocks(self) -> int:

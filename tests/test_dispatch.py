@@ -119,6 +119,9 @@ def plan_of(geometry: ConvGeometry) -> tuple[int, int, int]:
         (depthwise(28, 512, 5, 2), (2, 4)),
         (depthwise(28, 256, 3, 2), "pairs"),
         (depthwise(64, 512, 3, 2), "pairs"),
+        (depthwise(56, 128, 3, 2), "pairs"),  # all rows share sets, columns do not
+        (depthwise(112, 64, 3, 2), "pairs"),
+        (depthwise(112, 96, 3, 2), "nothing"),
         (depthwise(14, 480, 3, 2), "nothing"),
     ],
 )

@@ -71,7 +71,7 @@ cdef void tile_row(
     cdef i64 block = block_begin, end, column, at, left, patch, sure
     cdef bint paired = (
         plan.tile_columns == HALF and window.wide != NULL and (block_end - block_begin) % 2 == 0 and step % 2 == 0
-        and phase.outputs >= HALF)
+        and job.last % LANES == 0)
     cdef i64 wanted = HALF if paired else WINDOW_COLUMNS, shift = 1 if paired else 2
     cdef bint whole = start.row_mask == (<i64> 1 << ((WINDOW_ROWS - 1) * stride + size)) - 1
     cdef Tile tile = start[0]
@@ -82,27 +82,33 @@ cdef void tile_row(
             end = block_end  # the last block, which slides back, not without its neighbour
         column = 0
         while column < phase.outputs:
-            tile.count = 1
-            micro = window.border
-            tile.columns = WINDOW_COLUMNS
-            if paired or (phase.outputs - column <= HALF and phase.outputs >= HALF):
-                micro = window.half
-                tile.columns = HALF
-            at = smaller(column, phase.outputs - tile.columns)
+            at = smaller(column, phase.outputs - wanted)
             left = at * stride - phase.pad
-            patch = (tile.columns - 1) * stride + size
-            tile.column_mask = mask_of(left, phase.inputs, patch)
-            sure = ((<i64> 1 << (patch - 2 * edge)) - 1) << edge
-            if whole and tile.columns == wanted and tile.column_mask == (<i64> 1 << patch) - 1:
+            patch = (wanted - 1) * stride + size
+            if whole and at >= 0 and left >= 0 and left + patch <= phase.inputs and (
+                    paired or phase.outputs - column > HALF):
                 micro = window.wide if paired else window.inner
+                tile.columns = wanted
                 tile.count = smaller(  # without a division, which takes as long as half a tile
                     ((phase.inputs - left - patch) >> (stride // 2 + shift)) + 1, (phase.outputs - at) >> shift)
-            elif at < 0 or tile.column_mask & sure != sure:
-                micro = window.single
-                tile.columns = 1
-                at = column
+            else:
+                tile.count = 1
+                micro = window.border
+                tile.columns = WINDOW_COLUMNS
+                if phase.outputs - column <= HALF and phase.outputs >= HALF:
+                    micro = window.half
+                    tile.columns = HALF
+                at = smaller(column, phase.outputs - tile.columns)
                 left = at * stride - phase.pad
-                tile.column_mask = mask_of(left, phase.inputs, size)
+                patch = (tile.columns - 1) * stride + size
+                tile.column_mask = mask_of(left, phase.inputs, patch)
+                sure = ((<i64> 1 << (patch - 2 * edge)) - 1) << edge
+                if at < 0 or tile.column_mask & sure != sure:
+                    micro = window.single
+                    tile.columns = 1
+                    at = column
+                    left = at * stride - phase.pad
+                    tile.column_mask = mask_of(left, phase.inputs, size)
             tile.x = start.x + left * job.x_column
             tile.out = start.out + at * job.out_column
             tile.residual = moved(start.residual, at * job.out_column)

@@ -118,13 +118,18 @@ cdef inline void finish(
 
 
 cdef inline void weights_of(
-    const int size, const int stride, const int r, const int k, const real *weights, vec *w
+    const int size, const int stride, const int r, const int k, const bint kept, const real *weights, vec *w
 ) noexcept nogil:
-    """Those that meet column k of the window on row r of a tile's patch, one for each row of outputs that sees it."""
+    """Those that meet column k of the window on row r of a tile's patch, one for each row of outputs that sees it.
+
+    Of two columns of outputs only those that are `kept` are read once: else GCC reads them with each multiply-add.
+    """
     cdef int i
     for i in range(WINDOW_ROWS):
         if r - i * stride >= 0 and r - i * stride < size:
             w[i] = v_load(weights + ((r - i * stride) * size + k) * LANES)
+            if kept:
+                w[i] = v_in_register(w[i])
 
 
 cdef inline void multiply(
@@ -161,7 +166,7 @@ cdef inline void inner_tiles(
             for r in range((WINDOW_ROWS - 1) * stride + size):
                 x = v_anew(x)
                 for k in range(size):
-                    weights_of(size, stride, r, k, block.weights, w)
+                    weights_of(size, stride, r, k, False, block.weights, w)
                     for j in range(WINDOW_COLUMNS):
                         if k < stride or j == WINDOW_COLUMNS - 1:
                             line[k + j * stride] = v_load(v_beside(x, k + j * stride, steps))
@@ -175,53 +180,57 @@ cdef inline void inner_tiles(
         tile.residual = moved(tile.residual, WINDOW_COLUMNS * out_column)
 
 
+cdef inline void half_row(
+    const int size, const int stride, const int r, const real *x, const real *weights, vec *acc, i64 *steps
+) noexcept nogil:
+    """Row r of a tile's patch onto HALF columns of sums."""
+    cdef vec line[MOST_PATCH_COLUMNS]
+    cdef vec w[WINDOW_ROWS]
+    cdef int j, k
+    for k in range(size):
+        weights_of(size, stride, r, k, True, weights, w)
+        for j in range(HALF):
+            if k < stride or j == HALF - 1:
+                line[k + j * stride] = v_load(v_beside(x, k + j * stride, steps))
+            multiply(size, stride, r, line[k + j * stride], w, acc + j, HALF)
+
+
 cdef inline void wide_tiles(
     const int size, const int stride, const Job *job, const Tile *start, i64 block_begin, i64 block_end
 ) noexcept nogil:
-    """As `inner_tiles`, with HALF columns and two blocks at a time, whose number is even.
+    """As `inner_tiles`, with HALF columns and two blocks at a time, whose number is even and none of which slides back.
 
     A vector and its neighbour share cache lines, unless a vector is a line (PAIRED is 0). Where the lines of a tile are
     more than their sets hold, they are gone before the neighbour's turn comes, unless both are computed at once.
     """
     cdef vec first[WINDOW_ROWS * HALF]
     cdef vec second[WINDOW_ROWS * HALF]
-    cdef vec line[MOST_PATCH_COLUMNS]
-    cdef vec next_line[MOST_PATCH_COLUMNS]
-    cdef vec w[WINDOW_ROWS]
-    cdef i64 x_row = job.x_row, x_column = job.x_column, out_row = job.out_row, out_column = job.out_column, t
+    cdef i64 out_row = job.out_row, out_column = job.out_column, block, t
     cdef i64 steps[4]
     cdef const real *x
-    cdef const real *at
+    cdef const real *weights
+    cdef const real *residual
     cdef Tile tile = start[0]
-    cdef Block block
-    cdef int r, i, j, k
+    cdef int r, i
     for t in range(start.count):
-        first_block(&block, size * size, job, &tile, block_begin, block_end)
-        while block.left > 0:
+        weights = job.weights + block_begin * size * size * LANES
+        for block in range(block_begin, block_end, 2):
             for i in range(WINDOW_ROWS * HALF):
-                first[i] = v_load(block.bias)
-                second[i] = v_load(block.bias + LANES)
-            x = block.x
-            steps_of(x_column, steps)
+                first[i] = v_load(job.bias + block * LANES)
+                second[i] = v_load(job.bias + (block + 1) * LANES)
+            x = tile.x + block * LANES
+            steps_of(job.x_column, steps)
             for r in range((WINDOW_ROWS - 1) * stride + size):
-                x = v_anew(x)
-                for k in range(size):
-                    weights_of(size, stride, r, k, block.weights, w)
-                    for j in range(HALF):
-                        if k < stride or j == HALF - 1:
-                            at = v_beside(x, k + j * stride, steps)
-                            line[k + j * stride] = v_load(at)
-                            next_line[k + j * stride] = v_load(at + LANES)
-                        multiply(size, stride, r, line[k + j * stride], w, first + j, HALF)
-                    weights_of(size, stride, r, k, block.weights + size * size * LANES, w)
-                    for j in range(HALF):
-                        multiply(size, stride, r, next_line[k + j * stride], w, second + j, HALF)
-                x += x_row
-            finish(HALF, job, out_row, out_column, WINDOW_ROWS, first, block.residual, block.out)
-            next_block(&block, size * size)
-            finish(HALF, job, out_row, out_column, WINDOW_ROWS, second, block.residual, block.out)
-            next_block(&block, size * size)
-        tile.x += HALF * stride * x_column
+                half_row(size, stride, r, v_anew(x), weights, first, steps)
+                half_row(size, stride, r, v_anew(x + LANES), weights + size * size * LANES, second, steps)
+                x += job.x_row
+            residual = moved(tile.residual, block * LANES)
+            finish(HALF, job, out_row, out_column, WINDOW_ROWS, first, residual, tile.out + block * LANES)
+            finish(
+                HALF, job, out_row, out_column, WINDOW_ROWS, second, moved(residual, LANES),
+                tile.out + (block + 1) * LANES)
+            weights += 2 * size * size * LANES
+        tile.x += HALF * stride * job.x_column
         tile.out += HALF * out_column
         tile.residual = moved(tile.residual, HALF * out_column)
 
@@ -257,7 +266,7 @@ cdef inline void border_tile(
             x = v_anew(x)
             if v_likely(row_mask & (<i64> 1 << r)):
                 for k in range(size):
-                    weights_of(size, stride, r, k, block.weights, w)
+                    weights_of(size, stride, r, k, False, block.weights, w)
                     for j in range(columns):
                         q = k + j * stride
                         if q < edge or q >= last:

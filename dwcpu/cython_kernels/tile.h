@@ -131,6 +131,18 @@ V_INLINE vec v_in_turn(vec v) {
     return v;
 }
 
+/* v, in a register: GCC prefers to read again what is in memory. */
+V_INLINE vec v_in_register(vec v) {
+#if V_AVX512
+    __asm__("" : "+v"(v));
+#elif V_AVX2 || V_SSE
+    __asm__("" : "+x"(v));
+#elif V_NEON
+    __asm__("" : "+w"(v));
+#endif
+    return v;
+}
+
 /* p and so many columns on, up to 12, where steps are 1, 3, 5 and 7 columns in bytes: an address of one load or store,
    for which x86 adds a register times 1, 2, 4 or 8. Each use makes its step new: of several multiples of one number GCC
    makes a chain of additions. */

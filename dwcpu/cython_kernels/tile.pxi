@@ -42,6 +42,7 @@ cdef extern from "tile.h" nogil:
     real *v_anew_out "(real *)v_anew"(real *p) noexcept
     i64 v_anew_step(i64 n) noexcept
     vec v_in_turn(vec v) noexcept
+    vec v_in_register(vec v) noexcept
     const real HARDSWISH_NUMBERS[]
     const real *v_beside(const real *p, int columns, i64 *steps) noexcept
     real *v_beside_out "(real *)v_beside"(real *p, int columns, i64 *steps) noexcept
