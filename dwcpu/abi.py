@@ -90,7 +90,8 @@ FIELDS: dict[str, str] = {
     "high": "d",
     "activation": "p",
     "alpha": "d",
-    # blocking: pointwise: rows of A kept in L2 while all panels pass; fused kernels: output rows per block
+    # blocking: pointwise: rows of A kept in L2 while all panels pass; fused kernels: output rows per block; depthwise,
+    # compiled fixed windows: output rows (of a phase) that all phases of columns compute in turn; 0: each computes all
     "block_rows": "i",
     # pointwise: where what a later kernel will read begins, such as weights, and how many bytes of it this one asks for
     # (see `ahead`)
@@ -271,7 +272,7 @@ ERFC_TERMS: dict[str, tuple[float, ...]] = {
 
 
 #: Counts changes of what this file does not hold: arguments of compiled functions, and how weights are packed.
-_OTHER_CHANGES = 8
+_OTHER_CHANGES = 9
 
 #: A number for all that compiled modules and Python must agree on. Modules that were compiled for another one are left
 #: alone: they would take one field for another, or compute other bits than Numba's kernels.

@@ -177,19 +177,27 @@ class PreparedInverted(Prepared):
         assert isinstance(expand, PreparedSingle)
         plan, middle, itemsize = self.plan, geometry.separable.depthwise, kernel.dtype.itemsize
         fill(plan, middle)
-        # A share of L2 holds the window of expanded rows and the block of depthwise rows that comes from it.
+        # A share of L2 holds the window of expanded rows and a block of depthwise rows that comes from it: a short one
+        # where not all fit, so that the window has room for more rows and fewer have to move in it.
         row, between = middle.width * middle.in_channels, middle.out_width * middle.out_channels
         reach = (middle.kernel_h - 1) * middle.dilation_h + 1
-        budget = int(_L2_SHARE_INVERTED * runtime.cache_sizes().l2) // itemsize
-        rows = (budget - (reach - middle.stride_h) * row) // (middle.stride_h * row + between)
+        budget = int(_L2_SHARE_INVERTED * runtime.cache_sizes().l2) // itemsize - (reach - middle.stride_h) * row
         tile_rows = depthwise.kernel.tile_rows
+        rows = budget // (middle.stride_h * row + between)
         if tile_rows * row_phases(middle) <= rows:
             tile_rows *= row_phases(middle)
+        short = -(-_HIDING_PIXELS // (tile_rows * middle.out_width)) * tile_rows
+        if short < rows < middle.out_height:
+            rows = (budget - short * between) // (middle.stride_h * row)
+        else:
+            short = 0
         self._block_rows = max(1, min(max(tile_rows, rows // tile_rows * tile_rows), middle.out_height))
         self.expand = expand
         # What a window takes at a time stays in L2: one block of pixels.
         expand.plan["block_rows"] = self._most_expanded * middle.width
-        self.separable = PreparedSeparable(separable, geometry.separable, depthwise, pointwise, self._block_rows)
+        self.separable = PreparedSeparable(
+            separable, geometry.separable, depthwise, pointwise, short or self._block_rows
+        )
         window = _whole_lines(((self._block_rows - 1) * middle.stride_h + reach) * row * itemsize)
         plan["block_rows"], plan["window_size"] = self._block_rows, window // itemsize
         plan["expand_kernel"], plan["expand_plan"] = expand._address, expand._plan_address

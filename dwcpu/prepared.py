@@ -224,6 +224,11 @@ class PreparedSingle(Prepared):
             plan["segment"] = _segment(kernel, geometry)
             plan["block_channels"] = self._block_channels()
             self._shape_crowded()
+            # Columns of a dilated window that are not of its phase lie between those that are, and are fetched too.
+            # Where images come from L3 or memory, phases that take turns after every row of tiles take 0.92 to 1.0 of
+            # the time of one that goes through all rows; from L2 up to 1.03.
+            if geometry.dilation_w > 1 and not plan["copy_rows"][0] and prod(geometry.x_shape) > l2:
+                plan["block_rows"] = kernel.tile_rows
         self._address = kernel.address()
         self._table: np.ndarray | None = None
         if kernel.micro_kernels is not None:

@@ -447,6 +447,29 @@ def test_window_of_expanded_rows_slides(backend: str, threads: int, monkeypatch:
         assert prepared._block_rows < case.geometry.out_shape[1] // 2, f"{case}: nothing slides"
 
 
+@pytest.mark.parametrize("size", [3, 5, 7])
+@pytest.mark.parametrize("dilation", [2, 3, 20])  # 20: more phases than the kernel keeps
+def test_phases_of_columns_take_turns(size: int, dilation: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images that L2 does not hold: a dilated window's columns of all phases after each row of tiles."""
+    if runtime.cython_kernels() is None:
+        pytest.skip("the Cython kernels were not built")
+    case = Case("depthwise", (2, 13, 50, 24), 24, (size, size), (1, 2), (dilation, dilation), padding="same")
+    kernel = dispatch.choose(case.geometry, np.float32, 1, "cython")
+    turns = []
+    for l2 in 4096, 1 << 22:
+        monkeypatch.setattr(runtime, "cache_sizes", lambda l2=l2: runtime.Memory(2048, l2, 1 << 23))
+        turns.append(
+            int(
+                kernel.prepare(case.geometry, *make_data(case, np.float32, "integers").kernel_weights()).plan[
+                    "block_rows"
+                ][0]
+            )
+        )
+        result = compute(kernel, case, "integers", "relu", True, True, 2)
+        np.testing.assert_array_equal(result, expected(case, np.float32, "integers", "relu", True, True))
+    assert turns == [kernel.tile_rows, 0]
+
+
 #: Pictures of three colours: borders on every side, narrow ones, padding beyond, outputs and columns without taps.
 PLANES = [
     Case("conv", (2, 11, width, 3), outputs, (3, 3), (2, 2), padding=pads)

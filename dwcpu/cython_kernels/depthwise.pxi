@@ -7,8 +7,9 @@
 # Guarantees: each output has one accumulator, from the bias, taps by row and column, taps in the padding left out.
 # What the last block and the last tile of a row share with their neighbours, having slid back over them, is computed
 # and stored twice: whole vectors and tiles are several times as fast as parts of them.
-# Loops, outermost first: images; phases (see below); rows of tiles; passes of plan.block_channels channel blocks (0:
-# all), whose input rows and weights stay in L1 along the row; tiles (depthwise_tiles.pxi); channel blocks.
+# Loops, outermost first: images; phases (see below), those of columns in turn after plan.block_rows rows (0: all);
+# rows of tiles; passes of plan.block_channels channel blocks (0: all), whose input rows and weights stay in L1 along
+# the row; tiles (depthwise_tiles.pxi); channel blocks.
 #
 # Dilation. With g = gcd(stride, dilation), output o = a + (dilation / g) * t reads the inputs at a * stride - pad +
 # dilation * ((stride / g) * t + k): for each phase a an undilated convolution of stride stride / g on every
@@ -45,6 +46,11 @@ cdef inline void phase_of(
     phase.first = base + dilation * phase.pad
     phase.inputs = larger(ceil_div(size - phase.first, dilation), 0)
     phase.outputs = larger(ceil_div(outputs - number, phases), 0)
+
+
+cdef inline void column_phase(Phase *phase, const Plan *plan, i64 number, i64 phases) noexcept nogil:
+    phase_of(
+        phase, number, phases, plan.stride_w, plan.dilation_w, plan.pad_left, plan.width, plan.out_width)
 
 
 cdef void compute(
@@ -205,9 +211,14 @@ cdef void compute_window(
     cdef i64 width = plan.out_width
     cdef i64 row_phases = plan.dilation_h // gcd(plan.stride_h, plan.dilation_h)
     cdef i64 column_phases = plan.dilation_w // gcd(plan.stride_w, plan.dilation_w)
-    cdef i64 row = row_begin, image, begin, end, a, c, place
+    cdef i64 row = row_begin, image, begin, end, a, c, place, first, last, t, t_end
+    cdef i64 step = plan.block_rows if plan.block_rows > 0 else plan.out_height
     cdef Job job
-    cdef Phase rows, columns
+    cdef Phase rows
+    cdef Phase phases[MOST_PHASES]
+    cdef Phase *columns
+    for c in range(smaller(smaller(column_phases, width), MOST_PHASES)):
+        column_phase(&phases[c], plan, c, column_phases)
     job.weights = <const real *> plan.weights
     job.bias = <const real *> plan.bias
     job.last = plan.in_channels - LANES
@@ -224,15 +235,20 @@ cdef void compute_window(
         for a in range(smaller(row_phases, plan.out_height)):
             phase_of(
                 &rows, a, row_phases, plan.stride_h, plan.dilation_h, plan.pad_top, plan.height, plan.out_height)
-            for c in range(smaller(column_phases, width)):
-                phase_of(
-                    &columns, c, column_phases, plan.stride_w, plan.dilation_w, plan.pad_left, plan.width, width)
-                place = ((image * plan.out_height + a) * width + c) * plan.out_step
-                phase_rows(
-                    window, plan, &job, &rows, &columns,
-                    x + ((image * plan.height + rows.first) * plan.width + columns.first) * plan.x_step,
-                    moved(residual, place), out + place,
-                    ceil_div(begin - a, row_phases), ceil_div(end - a, row_phases), block_begin, block_end)
+            first, last = ceil_div(begin - a, row_phases), ceil_div(end - a, row_phases)
+            t = first
+            while t < last:
+                t_end = smaller(t + step, last)
+                for c in range(smaller(column_phases, width)):
+                    columns = &phases[c % MOST_PHASES]
+                    if column_phases > MOST_PHASES:
+                        column_phase(columns, plan, c, column_phases)
+                    place = ((image * plan.out_height + a) * width + c) * plan.out_step
+                    phase_rows(
+                        window, plan, &job, &rows, columns,
+                        x + ((image * plan.height + rows.first) * plan.width + columns.first) * plan.x_step,
+                        moved(residual, place), out + place, t, t_end, block_begin, block_end)
+                t = t_end
 
 
 cdef void depthwise_3x3s1(

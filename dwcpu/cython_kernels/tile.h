@@ -99,6 +99,7 @@ typedef real vec_in_memory __attribute__((vector_size(DWCPU_VECTOR_BYTES), align
     ((((rows) * TURN > (vectors) * LANES ? (rows) * TURN : (vectors) * LANES) + LINE - 1) / LINE)
 #define WINDOW_ROWS 2
 #define WINDOW_COLUMNS 4
+#define MOST_PHASES 16 /* of the columns of a dilated window: of more, each is computed anew */
 #define MOST_PATCH_COLUMNS 13 /* inputs side by side of a tile: 7x7, stride 2 */
 #define PAIRED (DWCPU_VECTOR_BYTES < 64) /* whether vectors share cache lines */
 #define COPY_VECTORS (COPY_BYTES / DWCPU_VECTOR_BYTES)

@@ -34,6 +34,7 @@ cdef extern from "tile.h" nogil:
         WINDOW_ROWS
         WINDOW_COLUMNS
         MOST_PATCH_COLUMNS
+        MOST_PHASES
         COPY_VECTORS
         PAIRED
     int AHEAD_LINES(int rows, int vectors) noexcept
