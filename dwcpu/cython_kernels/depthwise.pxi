@@ -117,7 +117,6 @@ cdef void tile_row(
                     tile.column_mask = mask_of(left, phase.inputs, size)
             tile.x = start.x + left * job.x_column
             tile.out = start.out + at * job.out_column
-            tile.residual = moved(start.residual, at * job.out_column)
             compute(micro, plan, job, &tile, block, end)
             column = at + tile.count * tile.columns
         block = end
@@ -154,10 +153,9 @@ cdef void copy_rows(
 
 cdef void phase_rows(
     const Window *window, const Plan *plan, Job *job, const Phase *rows, const Phase *columns,
-    const real *x, const real *residual, real *out,
-    i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
+    const real *x, real *out, i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
-    """Output rows of one phase of one image; x, residual and out are at the phase's first input and output.
+    """Output rows of one phase of one image; x and out are at the phase's first input and output.
 
     With plan.copy_rows, so many at a time, for one pass of channel blocks after the other, from copies of their inputs;
     what the next ones need too moves to the copy's start.
@@ -198,7 +196,6 @@ cdef void phase_rows(
                 tile.row_mask = mask_of(top, rows.inputs, (tile.rows - 1) * stride + size)
                 tile.x = origin + top * job.x_row
                 tile.out = out + t * job.out_row
-                tile.residual = moved(residual, t * job.out_row)
                 tile_row(window, plan, job, columns, &tile, block, end)
                 t += WINDOW_ROWS
         block = end
@@ -225,6 +222,9 @@ cdef void compute_window(
     job.out_row = row_phases * width * plan.out_step
     job.out_column = column_phases * plan.out_step
     job.hardswish = plan.hardswish
+    job.adds = residual != NULL
+    job.added = (<i64> residual - <i64> out) // <i64> sizeof(real) if job.adds else 0
+    job.special = job.adds or job.hardswish
     job.bounds[0] = <real> plan.low
     job.bounds[1] = <real> plan.high
     while row < row_end:
@@ -247,7 +247,7 @@ cdef void compute_window(
                     phase_rows(
                         window, plan, &job, &rows, columns,
                         x + ((image * plan.height + rows.first) * plan.width + columns.first) * plan.x_step,
-                        moved(residual, place), out + place, t, t_end, block_begin, block_end)
+                        out + place, t, t_end, block_begin, block_end)
                 t = t_end
 
 

@@ -14,12 +14,14 @@ cdef struct Job:      # distances in elements
     i64 out_row
     i64 out_column
     real bounds[2]    # of the clamp
+    bint special      # a residual or hardswish: one test a block for both
+    bint adds         # a residual, which lies `added` behind the outputs
+    i64 added
     i64 hardswish
 
 
 cdef struct Tile:
     const real *x     # first tap of the first output, channel 0; may lie outside the image
-    const real *residual
     real *out
     i64 count         # inner tiles in a row
     i64 rows          # outputs to store
@@ -34,7 +36,6 @@ ctypedef void (*Micro)(const Job *job, const Tile *tile, i64 block_begin, i64 bl
 
 cdef struct Block:    # where a tile meets a channel block, and what is left to do
     const real *x
-    const real *residual
     real *out
     const real *weights
     const real *bias
@@ -46,7 +47,6 @@ cdef inline void first_block(
     Block *block, const int taps, const Job *job, const Tile *tile, i64 block_begin, i64 block_end
 ) noexcept nogil:
     block.x = tile.x + block_begin * LANES
-    block.residual = moved(tile.residual, block_begin * LANES)
     block.out = tile.out + block_begin * LANES
     block.weights = job.weights + block_begin * taps * LANES
     block.bias = job.bias + block_begin * LANES
@@ -61,12 +61,9 @@ cdef inline void next_block(Block *block, const int taps) noexcept nogil:
     block.out += LANES
     block.weights += taps * LANES
     block.bias += LANES
-    if block.residual != NULL:
-        block.residual += LANES
     if block.left == 1 and block.slide > 0:
         block.x -= block.slide
         block.out -= block.slide
-        block.residual = moved(block.residual, -block.slide)
 
 
 cdef inline void steps_of(i64 column, i64 *steps) noexcept nogil:
@@ -82,30 +79,32 @@ cdef inline void steps_of(i64 column, i64 *steps) noexcept nogil:
 
 
 cdef inline void finish(
-    const int columns, const Job *job, i64 out_row, i64 out_column, i64 rows, vec *acc,
-    const real *residual, real *out
+    const int columns, const Job *job, i64 out_row, i64 out_column, i64 rows, vec *acc, real *out
 ) noexcept nogil:
     """Epilogue and store of the first `rows` rows of a tile."""
     cdef const real *bounds
+    cdef const real *residual
     cdef vec low, high, six
     cdef i64 steps[4]
     cdef int i, j
-    if residual != NULL:
+    if job.special:
         steps_of(out_column, steps)
-        for i in range(WINDOW_ROWS):
-            if i < rows:
-                for j in range(columns):
-                    acc[i * columns + j] = v_add(acc[i * columns + j], v_load(v_beside(residual, j, steps)))
-                residual = v_anew(residual + out_row)
+        if job.adds:
+            residual = out + job.added
+            for i in range(WINDOW_ROWS):
+                if i < rows:
+                    for j in range(columns):
+                        acc[i * columns + j] = v_add(acc[i * columns + j], v_load(v_beside(residual, j, steps)))
+                    residual = v_anew(residual + out_row)
+        if job.hardswish:  # with stores of its own: joined to the others, sums are spilled in the loop
+            six = v_load(v_anew(HARDSWISH_NUMBERS) + LANES)
+            for i in range(WINDOW_ROWS):
+                if i < rows:
+                    for j in range(columns):
+                        v_store(v_beside_out(out, j, steps), hardswish_of(acc[i * columns + j], six))
+                    out = v_anew_out(out + out_row)
+            return
     steps_of(out_column, steps)
-    if job.hardswish:  # with stores of its own: joined to the others, sums are spilled in the loop
-        six = v_load(v_anew(HARDSWISH_NUMBERS) + LANES)
-        for i in range(WINDOW_ROWS):
-            if i < rows:
-                for j in range(columns):
-                    v_store(v_beside_out(out, j, steps), hardswish_of(acc[i * columns + j], six))
-                out = v_anew_out(out + out_row)
-        return
     bounds = v_anew(job.bounds)
     low = v_splat(bounds[0])
     high = v_splat(bounds[1])
@@ -172,12 +171,10 @@ cdef inline void inner_tiles(
                             line[k + j * stride] = v_load(v_beside(x, k + j * stride, steps))
                         multiply(size, stride, r, line[k + j * stride], w, acc + j, WINDOW_COLUMNS)
                 x += x_row
-            finish(
-                WINDOW_COLUMNS, job, out_row, out_column, WINDOW_ROWS, acc, block.residual, block.out)
+            finish(WINDOW_COLUMNS, job, out_row, out_column, WINDOW_ROWS, acc, block.out)
             next_block(&block, size * size)
         tile.x += WINDOW_COLUMNS * stride * x_column
         tile.out += WINDOW_COLUMNS * out_column
-        tile.residual = moved(tile.residual, WINDOW_COLUMNS * out_column)
 
 
 cdef inline void half_row(
@@ -209,7 +206,6 @@ cdef inline void wide_tiles(
     cdef i64 steps[4]
     cdef const real *x
     cdef const real *weights
-    cdef const real *residual
     cdef Tile tile = start[0]
     cdef int r, i
     for t in range(start.count):
@@ -224,15 +220,11 @@ cdef inline void wide_tiles(
                 half_row(size, stride, r, v_anew(x), weights, first, steps)
                 half_row(size, stride, r, v_anew(x + LANES), weights + size * size * LANES, second, steps)
                 x += job.x_row
-            residual = moved(tile.residual, block * LANES)
-            finish(HALF, job, out_row, out_column, WINDOW_ROWS, first, residual, tile.out + block * LANES)
-            finish(
-                HALF, job, out_row, out_column, WINDOW_ROWS, second, moved(residual, LANES),
-                tile.out + (block + 1) * LANES)
+            finish(HALF, job, out_row, out_column, WINDOW_ROWS, first, tile.out + block * LANES)
+            finish(HALF, job, out_row, out_column, WINDOW_ROWS, second, tile.out + (block + 1) * LANES)
             weights += 2 * size * size * LANES
         tile.x += HALF * stride * job.x_column
         tile.out += HALF * out_column
-        tile.residual = moved(tile.residual, HALF * out_column)
 
 
 cdef inline void border_tile(
@@ -278,7 +270,7 @@ cdef inline void border_tile(
                                 line[q] = v_load(v_beside(x, q, steps))
                             multiply(size, stride, r, line[q], w, acc + j, columns)
             x += x_row
-        finish(columns, job, out_row, out_column, rows, acc, block.residual, block.out)
+        finish(columns, job, out_row, out_column, rows, acc, block.out)
         next_block(&block, size * size)
 
 
