@@ -119,13 +119,18 @@ def plan_of(geometry: ConvGeometry) -> tuple[int, int, int]:
         (depthwise(28, 512, 5, 2), (2, 4)),
         (depthwise(28, 256, 3, 2), "pairs"),
         (depthwise(64, 512, 3, 2), "pairs"),
+        (depthwise(40, 512, 3, 2), (2, 4)),
+        (depthwise(56, 512, 3, 2), "pairs"),  # rather than copies that L1 does not hold
         (depthwise(56, 128, 3, 2), "pairs"),  # all rows share sets, columns do not
         (depthwise(112, 64, 3, 2), "pairs"),
         (depthwise(112, 96, 3, 2), "nothing"),
         (depthwise(14, 480, 3, 2), "nothing"),
     ],
 )
-def test_pixels_that_share_sets_of_the_cache(geometry: ConvGeometry, copy: object) -> None:
+def test_pixels_that_share_sets_of_the_cache(
+    geometry: ConvGeometry, copy: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "cache_sizes", lambda: runtime.Memory(32 << 10, 512 << 10, 32 << 20))
     rows, vectors, columns = plan_of(geometry)
     found = (rows, vectors) if rows else "pairs" if columns == abi.HALF_COLUMNS else "nothing"
     assert found == copy

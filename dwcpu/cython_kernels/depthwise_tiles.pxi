@@ -151,11 +151,11 @@ cdef inline void inner_tiles(
     cdef i64 x_row = job.x_row, x_column = job.x_column, out_row = job.out_row, out_column = job.out_column, t
     cdef i64 steps[4]
     cdef const real *x
-    cdef Tile tile = start[0]
-    cdef Block block
+    cdef Block first, block
     cdef int r, i, j, k
+    first_block(&first, size * size, job, start, block_begin, block_end)
     for t in range(start.count):
-        first_block(&block, size * size, job, &tile, block_begin, block_end)
+        block = first
         while block.left > 0:
             w[0] = v_load(block.bias)
             for i in range(WINDOW_ROWS * WINDOW_COLUMNS):
@@ -173,8 +173,8 @@ cdef inline void inner_tiles(
                 x += x_row
             finish(WINDOW_COLUMNS, job, out_row, out_column, WINDOW_ROWS, acc, block.out)
             next_block(&block, size * size)
-        tile.x += WINDOW_COLUMNS * stride * x_column
-        tile.out += WINDOW_COLUMNS * out_column
+        first.x += WINDOW_COLUMNS * stride * x_column
+        first.out += WINDOW_COLUMNS * out_column
 
 
 cdef inline void half_row(
