@@ -337,9 +337,9 @@ def inverted_residual(
     project : (C * M, Cout) ndarray
     expand_bias, dw_bias, project_bias : (C,), (C * M,) and (Cout,) ndarray, optional
     stride, padding
-        Of the depthwise step, as in `depthwise_conv2d`.
+        Of the depthwise step, as in `depthwise_conv2d`, but "same" padding if none is given.
     expand_activation, dw_activation
-        After the first and after the second step. The third has none.
+        After the first and after the second step, relu6 if none is given. The third has none.
     residual : ndarray of the shape of the result, optional
         Added to the result. Give `x` for the connection that names the block.
     layout, out, backend, num_threads
@@ -540,10 +540,14 @@ def dwconv2d(
             f"channels; groups must divide both; choose a common divisor"
         )
     if per_group * parts != channels:
+        hint, last = "", image.shape[-1]
+        if per_group == parts == 1 and out_channels % channels == 0:
+            hint = f"; for a depthwise convolution give groups={channels}"
+        elif per_group * parts == last or (per_group == parts == 1 and out_channels % last == 0):
+            hint = "; if the channels of input are last, give np.moveaxis(input, -1, -3)"
         raise ValueError(
             f"{operation}: weight has {per_group} input channels but input has {channels} and groups is {parts}; the "
-            f"second axis of weight must equal the channels of input divided by groups, {channels // parts}"
-            + (f"; for a depthwise convolution give groups={channels}" if per_group == 1 and parts == 1 else "")
+            f"second axis of weight must equal the channels of input divided by groups, {channels // parts}" + hint
         )
     options = {"stride": _expanded(stride), "padding": _expanded(padding), "dilation": _expanded(dilation)}
     if isinstance(padding, (tuple, list)):

@@ -374,6 +374,15 @@ MISTAKES = {
             "equal the channels of input divided by groups, 3; for a depthwise convolution give groups=3"
         ),
     ),
+    "dwconv2d channels last": (
+        lambda: ops.dwconv2d(ones(14, 14, 8), ones(8, 1, 3, 3)),
+        ValueError,
+        (
+            "dwconv2d: weight has 1 input channels but input has 14 and groups is 1; the second axis of weight must "
+            "equal the channels of input divided by groups, 14; if the channels of input are last, give "
+            "np.moveaxis(input, -1, -3)"
+        ),
+    ),
     "dwconv2d same": (
         lambda: ops.dwconv2d(ones(3, 8, 8), ones(3, 1, 3, 3), stride=2, padding="same", groups=3),
         ValueError,
