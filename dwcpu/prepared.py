@@ -227,7 +227,8 @@ class PreparedSingle(Prepared):
             # Columns of a dilated window that are not of its phase lie between those that are, and are fetched too.
             # Where images come from L3 or memory, phases that take turns after every row of tiles take 0.92 to 1.0 of
             # the time of one that goes through all rows; from L2 up to 1.03.
-            if geometry.dilation_w > 1 and not plan["copy_rows"][0] and prod(geometry.x_shape) > l2:
+            phases = geometry.dilation_w // gcd(geometry.stride_w, geometry.dilation_w)
+            if kernel.copies and phases > 1 and not plan["copy_rows"][0] and prod(geometry.x_shape[1:]) > l2:
                 plan["block_rows"] = kernel.tile_rows
         self._address = kernel.address()
         self._table: np.ndarray | None = None
@@ -323,7 +324,8 @@ class PreparedSingle(Prepared):
         """How many lines of a depthwise tile's patch, at most, share a set of the cache.
 
         Lines that lie a multiple of 4096 bytes apart do. Those that are more than the set holds are gone before all
-        vectors of theirs had a turn; where a line is one vector nothing is lost by that, and this is 0.
+        vectors of theirs had a turn; where a line is one vector nothing is lost by that, and this is 0, as it is where
+        the kernel could do nothing about it.
         """
         kernel, geometry = self.kernel, self.geometry
         vector = kernel.lanes * kernel.dtype.itemsize

@@ -240,6 +240,15 @@ def test_compiled_depthwise(isa: str, size: int, real: str, window: str) -> None
     check(found, OUTPUTS * COMPILED_WINDOWS[window], size, 0, MOST_WINDOW_INSTRUCTIONS[window])
 
 
+@pytest.mark.parametrize("real", ["f32", "f64"])
+def test_weights_of_wide_tiles_are_read_once(real: str) -> None:
+    """72 multiply-adds, 50 inputs, 36 weights: GCC would read weights with each multiply-add, 72 of them."""
+    body = [instruction for _, instruction in disassembly("x86_64_v3", real)["wide_3x3s2"]]
+    adds = [place for place, instruction in enumerate(body) if FMA.match(instruction)]
+    loads = [each for each in body[adds[0] : adds[-1] + 1] if re.match(r"v\w+\s.*\(%.*\).*,%ymm\d+$", each)]
+    assert 80 < len(loads) <= 104
+
+
 @pytest.mark.parametrize("name", ["gemm_whole", "gemm_one_2", *COMPILED_WINDOWS])
 @pytest.mark.parametrize(("isa", "size", "real"), TARGETS)
 def test_stores_take_turns(isa: str, size: int, real: str, name: str) -> None:

@@ -7,10 +7,12 @@ arrays lie against pages that end the process when they are touched (`guarded`).
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import zlib
 from collections.abc import Iterator
 from functools import cache
+from itertools import pairwise
 
 import hypothesis
 import numpy as np
@@ -31,6 +33,7 @@ from guarded import ENDS, Room, guard_weights
 from nightly import COMPILE_ONCE, is_nightly, reduced
 
 from dwcpu import dispatch, grid, runtime
+from dwcpu.abi import HALF_COLUMNS
 from dwcpu.dispatch import Kernel
 from dwcpu.epilogue import Activation, parse_activation
 from dwcpu.geometry import ConvGeometry
@@ -447,27 +450,70 @@ def test_window_of_expanded_rows_slides(backend: str, threads: int, monkeypatch:
         assert prepared._block_rows < case.geometry.out_shape[1] // 2, f"{case}: nothing slides"
 
 
+def test_short_blocks_of_depthwise_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a window does not hold all rows, the block beside it is short, and both stay within their share of L2."""
+    if runtime.cython_kernels() is None:
+        pytest.skip("the Cython kernels were not built")
+    l2 = 96 << 10
+    monkeypatch.setattr(runtime, "cache_sizes", lambda: runtime.Memory(4096, l2, 1 << 20))
+    fused = [k for k in dispatch.kernels("float32", "cython") if k.label == "fused"]
+    kernel = next(k for k in fused if k.op == "inverted_residual")
+    for stride, dilation in (((1, 1), (1, 1)), ((2, 2), (1, 1)), ((1, 1), (2, 2))):
+        case = Case("inverted_residual", (2, 43, 50, 6), 10, (3, 3), stride, dilation, padding="same")
+        prepared = kernel.prepare(case.geometry, *make_data(case, np.float32, "integers").kernel_weights())
+        assert prepared.separable._block_rows < prepared._block_rows < case.geometry.out_shape[1]
+        assert prepared._scratch <= 0.75 * l2 + 128
+        assert not prepared.separable.depthwise.plan["block_rows"][0]
+        for threads in 1, 2:
+            result = compute(kernel, case, "integers", "relu", True, True, threads)
+            np.testing.assert_array_equal(result, expected(case, np.float32, "integers", "relu", True, True), str(case))
+
+
 @pytest.mark.parametrize("size", [3, 5, 7])
 @pytest.mark.parametrize("dilation", [2, 3, 20])  # 20: more phases than the kernel keeps
 def test_phases_of_columns_take_turns(size: int, dilation: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Images that L2 does not hold: a dilated window's columns of all phases after each row of tiles."""
     if runtime.cython_kernels() is None:
         pytest.skip("the Cython kernels were not built")
-    case = Case("depthwise", (2, 13, 50, 24), 24, (size, size), (1, 2), (dilation, dilation), padding="same")
+    case = Case("depthwise", (2, 13, 50, 24), 24, (size, size), (1, 1), (dilation, dilation), padding="same")
     kernel = dispatch.choose(case.geometry, np.float32, 1, "cython")
+    assert kernel.window[0] == size
     turns = []
     for l2 in 4096, 1 << 22:
         monkeypatch.setattr(runtime, "cache_sizes", lambda l2=l2: runtime.Memory(2048, l2, 1 << 23))
-        turns.append(
-            int(
-                kernel.prepare(case.geometry, *make_data(case, np.float32, "integers").kernel_weights()).plan[
-                    "block_rows"
-                ][0]
-            )
-        )
+        prepared = kernel.prepare(case.geometry, *make_data(case, np.float32, "integers").kernel_weights())
+        turns.append(int(prepared.plan["block_rows"][0]))
         result = compute(kernel, case, "integers", "relu", True, True, 2)
         np.testing.assert_array_equal(result, expected(case, np.float32, "integers", "relu", True, True))
     assert turns == [kernel.tile_rows, 0]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_pairs_of_vectors_in_pieces(dtype: type) -> None:
+    """Tiles of two vectors at a time, forced: of odd numbers of blocks, and of one that slides back, single vectors."""
+    if runtime.cython_kernels() is None:
+        pytest.skip("the Cython kernels were not built")
+    call = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 5, *[ctypes.c_int64] * 4)
+    lanes = next(k for k in dispatch.kernels(dtype, "cython") if k.op == "depthwise" and k.window[0] == 3).lanes
+    for channels in (lanes, 3 * lanes, 4 * lanes, 2 * lanes - 1, 4 * lanes - 1):
+        case = Case("depthwise", (1, 11, 23, channels), channels, (3, 3), (2, 2), padding="same")
+        kernel = dispatch.choose(case.geometry, dtype, 1, "cython")
+        data = make_data(case, dtype, "normal")
+        prepared = kernel.prepare(case.geometry, *data.kernel_weights())
+        right = np.empty(case.geometry.out_shape, dtype)
+        prepared.run(data.x, None, right, 1)
+        prepared.plan["tile_columns"] = HALF_COLUMNS
+        cuts = [0, 1, 2, 3] if channels % lanes == 0 else [0, 2]  # a block that slides back has its neighbour
+        for step in 0, 1, 2, 3, 8:
+            prepared.plan["block_channels"] = step
+            out = np.full_like(right, np.nan)
+            bounds = [cut for cut in cuts if cut < prepared.blocks] + [prepared.blocks]
+            for begin, end in reversed(list(pairwise(bounds))):  # so that nothing hides what is written beyond the end
+                call(prepared._address)(
+                    prepared.plan.ctypes.data, data.x.ctypes.data, None, out.ctypes.data, None, 0, right.shape[1],
+                    begin, end,
+                )  # fmt: skip
+            np.testing.assert_array_equal(out, right, f"{case}, passes of {step}")
 
 
 #: Pictures of three colours: borders on every side, narrow ones, padding beyond, outputs and columns without taps.
