@@ -541,9 +541,9 @@ def dwconv2d(
         )
     if per_group * parts != channels:
         hint, last = "", image.shape[-1]
-        if per_group == parts == 1 and out_channels % channels == 0:
+        if per_group == parts == 1 and channels > 0 and out_channels % channels == 0:
             hint = f"; for a depthwise convolution give groups={channels}"
-        elif per_group * parts == last or (per_group == parts == 1 and out_channels % last == 0):
+        elif last > 0 and (per_group * parts == last or (per_group == parts == 1 and out_channels % last == 0)):
             hint = "; if the channels of input are last, give np.moveaxis(input, -1, -3)"
         raise ValueError(
             f"{operation}: weight has {per_group} input channels but input has {channels} and groups is {parts}; the "

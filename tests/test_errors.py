@@ -383,6 +383,11 @@ MISTAKES = {
             "np.moveaxis(input, -1, -3)"
         ),
     ),
+    "dwconv2d without channels": (
+        lambda: ops.dwconv2d(ones(0, 8, 0), ones(4, 1, 3, 3)),
+        ValueError,
+        "the second axis of weight must equal the channels of input divided by groups, 0",
+    ),
     "dwconv2d same": (
         lambda: ops.dwconv2d(ones(3, 8, 8), ones(3, 1, 3, 3), stride=2, padding="same", groups=3),
         ValueError,
