@@ -93,7 +93,7 @@ class Call:
             return None
         if residual is not None and not self._fits(residual, shape, _READY):
             return None
-        target: np.ndarray = arrays.empty(shape, self._dtype) if out is None else out
+        target: np.ndarray = arrays.empty(shape, self._dtype, x) if out is None else out
         if out is not None:
             if not self._fits(out, shape, _READY_OUT) or np.may_share_memory(out, x):
                 return None

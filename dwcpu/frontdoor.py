@@ -441,7 +441,7 @@ class Program:
                 )
             added = arrays.as_nhwc(added, "residual", layout, operation, spatial)
         if out is None:
-            result = out = arrays.empty(shape, self.dtype)
+            result = out = arrays.empty(shape, self.dtype, image)
         else:
             result = arrays.output(out, shape, self.dtype, operation)
         target = destination = arrays.as_nhwc(result, "out", layout, operation, spatial)
@@ -452,7 +452,7 @@ class Program:
         if not arrays.is_native(target) or arrays.overlaps(target, image, added, *self._weights()):
             # Kernels write some elements twice and read inputs in between: an output that is also an input, or that
             # they could not write directly, is computed aside.
-            target = arrays.empty(out_shape, self.dtype)
+            target = arrays.empty(out_shape, self.dtype, image)
         ready.run(arrays.native(image), None if added is None else arrays.native(added), target, threads)
         if target is not destination:
             arrays.copy(destination, target)

@@ -75,6 +75,8 @@ cdef enum:
     MOST_THREADS = 1 << 20  # far beyond what is allowed: anything larger is an error that the front door explains
     LINE = 64               # as in arrays.py: bytes of a cache line, and of the smallest array that starts on one
     WORTH_ALIGNING = 4096
+    APART = 768             # and where outputs lie, seen from inputs
+    TURN = 1024
     TILE = 16
 
 
@@ -137,19 +139,22 @@ cdef inline bint apart(object one, object other) noexcept:
     return first + PyArray_NBYTES(as_array(one)) <= second or second + PyArray_NBYTES(as_array(other)) <= first
 
 
-cdef object empty(Shape *shape, int type_number, i64 itemsize):
+cdef object empty(Shape *shape, int type_number, i64 itemsize, object x):
     """`arrays.empty`."""
     cdef npy_intp size = itemsize
     cdef int axis
+    cdef i64 turn = LINE, place = 0
     cdef char *start
     for axis in range(shape.axes):
         size *= shape.sizes[axis]
     if size < WORTH_ALIGNING:
         return PyArray_SimpleNew(shape.axes, shape.sizes, type_number)
-    size += LINE
+    if x is not None:
+        turn, place = TURN, <i64> PyArray_DATA(as_array(x)) // LINE * LINE + APART
+    size += turn
     raw = PyArray_SimpleNew(1, &size, NPY_UINT8)
     start = <char *> PyArray_DATA(as_array(raw))
-    start += <uint64_t> -<i64> start % LINE
+    start += <uint64_t> (place - <i64> start) % <uint64_t> turn
     result = PyArray_SimpleNewFromData(shape.axes, shape.sizes, type_number, start)
     Py_INCREF(raw)
     PyArray_SetBaseObject(as_array(result), <PyObject *> raw)
@@ -339,14 +344,14 @@ cdef class Call:
             return None
         elif out is not None and not apart(out, residual):
             return None
-        result = empty(&self.out_shape, self.type_number, self.itemsize) if out is None else out
+        result = empty(&self.out_shape, self.type_number, self.itemsize, x) if out is None else out
 
         inner_x, inner_residual, inner_out = x, residual, result
         if self.turned:
-            inner_x = empty(&self.x_image, self.type_number, self.itemsize)
-            inner_out = empty(&self.out_image, self.type_number, self.itemsize)
+            inner_x = empty(&self.x_image, self.type_number, self.itemsize, None)
+            inner_out = empty(&self.out_image, self.type_number, self.itemsize, inner_x)
             if residual is not None:
-                inner_residual = empty(&self.out_image, self.type_number, self.itemsize)
+                inner_residual = empty(&self.out_image, self.type_number, self.itemsize, None)
 
         x_data, out_data = PyArray_DATA(as_array(inner_x)), PyArray_DATA(as_array(inner_out))
         if residual is not None:
