@@ -35,8 +35,8 @@ cdef struct Panel:
 
 
 cdef inline i64 tallest(i64 vectors) noexcept nogil:
-    """Most rows of a tile of that many vectors: one alone needs twice as many to keep the arithmetic busy, and beside
-    three of a last panel registers hold fewer."""
+    """Most rows of a tile of that many vectors: one alone needs more to keep the arithmetic busy, and beside three of a
+    last panel registers hold fewer."""
     if vectors == 1:
         return MOST_ROWS
     return WIDE_ROWS if vectors > GEMM_VECTORS else GEMM_ROWS
