@@ -108,13 +108,14 @@ KERNEL = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 5, *[ctypes.c_int64] * 4)
 
 @pytest.mark.parametrize("backend", ["cython", "numba"])
 @pytest.mark.parametrize(("stride", "padding"), [(1, 1), (2, 0), (2, ((0, 1), (0, 1)))])
+@pytest.mark.parametrize("l2", [50_000, 12_000], ids=["room", "no room"])
 def test_a_block_asks_for_the_inputs_of_the_next(
-    backend: str, stride: int, padding: object, monkeypatch: pytest.MonkeyPatch
+    backend: str, stride: int, padding: object, l2: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of all images, line by line, from those that the first block has read on."""
+    """Of all images, line by line, from those that the first block has read on; even if L2 cannot hold them too."""
     if backend == "cython" and runtime.cython_kernels() is None:
         pytest.skip("the Cython kernels were not built")
-    monkeypatch.setattr(runtime, "cache_sizes", lambda: runtime.Memory(2048, 50_000, 1 << 20))
+    monkeypatch.setattr(runtime, "cache_sizes", lambda: runtime.Memory(2048, l2, 1 << 20))
     rng = np.random.default_rng(0)
     x, dw, pw = (rng.integers(-3, 4, shape).astype(np.float32) for shape in ((2, 13, 40, 16), (3, 3, 16), (16, 24)))
     kernels = dispatch.kernels(np.float32, backend)
@@ -150,10 +151,10 @@ def test_a_block_asks_for_the_inputs_of_the_next(
 def test_who_does_not_ask_for_inputs() -> None:
     rng = np.random.default_rng(0)
 
-    def asks(height: int, channels: int, dilation: int = 1) -> bool:
+    def asks(height: int, channels: int, dilation: int = 1, width: int = 56) -> bool:
         weights = [rng.standard_normal(shape).astype(np.float32) for shape in ((3, 3, channels), (channels, 16))]
         layer = dwcpu.SeparableConv2d(*weights, padding=dilation, dilation=dilation, backend=kernel)
-        (node,) = layer.nodes((1, height, 56, channels), 1)
+        (node,) = layer.nodes((1, height, width, channels), 1)
         return bool(node.operation.plan["asks_ahead"][0])
 
     (kernel,) = (k.name for k in dispatch.kernels(np.float32, "numba") if (k.op, k.label) == ("separable", "fused"))
@@ -161,3 +162,4 @@ def test_who_does_not_ask_for_inputs() -> None:
     assert asks(pixels // 56 + 1, 128)
     assert not asks(pixels // 56 // 4, 128), "it is in L2 anyway"
     assert not asks(pixels // 56 + 1, 128, 2), "its rows are no neighbours"
+    assert not asks(9, 128, width=pixels), "its blocks have parts of rows"
