@@ -66,7 +66,7 @@ def floating(array: ArrayLike, what: str, operation: str) -> np.ndarray:
     Raises
     ------
     TypeError
-        If it is a masked array, no array at all, or of another type.
+        If it is a masked array, no array at all, a single number, or of another type.
     """
     fix = f"{what}.astype(np.float32)"
     if type(array) is not np.ndarray:
@@ -84,6 +84,10 @@ def floating(array: ArrayLike, what: str, operation: str) -> np.ndarray:
                 f"{operation}: {what} of type {given} is no array ({error}); it must be a NumPy array of float32 or "
                 f"float64; convert it"
             ) from error
+        if array.ndim == 0 and array.dtype.kind in "biu":
+            raise TypeError(
+                f"{operation}: {what} is {array}; it must be an array of float32 or float64; give the array itself"
+            )
         if array.dtype.kind in "OSU":
             raise TypeError(
                 f"{operation}: {what} is of type {given}; it must be a NumPy array of float32 or float64; give one"

@@ -174,7 +174,7 @@ class ConvGeometry:
         if w_shape[1] != channels:
             raise ValueError(
                 f"{operation}: {w} has {w_shape[1]} channels but {x} has {channels}; "
-                f"the second axis of {w} must equal the channels of {x}" + shapes.signal(w_shape, channels, w)
+                f"the second axis of {w} must equal the channels of {x}" + shapes.signal(w_shape, x_shape, names)
             )
         step = normalise_int(stride, "stride", operation)
         spread = normalise_int(dilation, "dilation", operation)
@@ -223,7 +223,7 @@ class ConvGeometry:
         if w_shape[0] != channels:
             raise ValueError(
                 f"{operation}: {w} has {w_shape[0]} input channels but {x} has {channels}; "
-                f"the first axis of {w} must equal the channels of {x}" + shapes.turned(w_shape, channels, w)
+                f"the first axis of {w} must equal the channels of {x}" + shapes.turned(w_shape, x_shape, names)
             )
         return cls._windowed(
             "pointwise", (batch, height, width, channels), w_shape[1], (1, 1), (1, 1), 0, (1, 1), 1, operation
@@ -308,6 +308,7 @@ class ConvGeometry:
             raise ValueError(
                 f"{operation}: {w} has {per_group} input channels but {x} has {channels} and groups is {parts}; "
                 f"the third axis of {w} must equal the channels of {x} divided by groups, {channels // parts}"
+                + shapes.elsewhere(per_group * parts, x_shape, x)
             )
         return cls._windowed(
             "conv", (batch, height, width, channels), out_channels, (kernel_h, kernel_w),

@@ -407,6 +407,13 @@ class Conv2d(Layer):
         )  # fmt: skip
 
 
+class _Choices(list[Any]):
+    """What `Layer.explain` says of layer after layer."""
+
+    def __str__(self) -> str:
+        return "\n\n".join(map(str, self))
+
+
 class Sequential:
     """Layers one after the other.
 
@@ -473,8 +480,8 @@ class Sequential:
         return x if last is None else last(x)
 
     def explain(self, shape: tuple[int, ...], num_threads: int | None = None) -> list[Any]:
-        """The choices of all layers for an input of `shape`; all of them must be dwcpu layers."""
-        choices: list[Any] = []
+        """The choices of all layers, which must be dwcpu layers, for an input of `shape`; printed, one a paragraph."""
+        choices: list[Any] = _Choices()
         for position, layer in enumerate(self._own_layers("explain")):
             try:
                 chosen = layer.explain(shape, num_threads)

@@ -113,7 +113,10 @@ def prepare_run(
     with suppress(ValueError):  # of what the model cannot take, the call tells more: it knows the values
         warm(model, shapes, threads)
     call = partial(model, inputs, num_threads=threads)
-    outputs = _named(model, call())
+    try:
+        outputs = _named(model, call())
+    except ValueError as error:  # which tells the way out for Python
+        raise ValueError(str(error).replace("pass layout='NHWC', or ", "save ")) from error
     if options.profile:
         try:
             model.explain(shapes, threads)
@@ -146,9 +149,9 @@ def _named(model: Model, results: Any) -> dict[str, np.ndarray]:
 
 
 def _is_saved(path: Path) -> bool:
-    """Whether a model is a file of ours, and not of ONNX: by its content."""
+    """Whether a model is a file of ours, and not of ONNX: by its content, or, where it is damaged, its ending."""
     with path.open("rb") as file:
-        return file.read(2) == b"PK"
+        return file.read(2) == b"PK" or path.suffix == ".dwcpu"
 
 
 def _load(options: argparse.Namespace) -> Model:

@@ -203,21 +203,26 @@ def _read_picture(file: _File, spec: Spec, options: argparse.Namespace) -> tuple
         )
     height, width = options.size or _declared_size(spec) or (None, None)
     with opened_picture(file.path) as image:
-        label = f"{file.path.name} ({image.width} x {image.height})"
+        label = f"{file.path.name}, {image.height}x{image.width} (height x width)"
         picture = pictures.to_rgb(image)
         if height is None:
             done = "at its own size"
         else:
             picture = picture.resize((width, height), pictures.import_pillow().Resampling.BILINEAR)
-            done = f"resized to {width} x {height}"
-        pixels: np.ndarray = np.asarray(picture, np.float32) / np.float32(255)
-    if not options.raw:
-        pixels = (pixels - np.asarray(_MEAN, np.float32)) / np.asarray(_STD, np.float32)
+            done = f"resized to {height}x{width}"
+        pixels: np.ndarray = np.asarray(picture, np.uint8)
+    if spec.dtype == np.uint8:
+        scaled = "as it is"
+    else:
+        pixels = np.asarray(pixels, np.float32) / np.float32(255)
+        scaled = "scaled to 0..1"
+        if not options.raw:
+            pixels = (pixels - np.asarray(_MEAN, np.float32)) / np.asarray(_STD, np.float32)
+            scaled += ", less ImageNet's mean, divided by its deviation"
     array = np.ascontiguousarray(pixels[None] if last else pixels.transpose(2, 0, 1)[None])
-    scaled = "scaled to 0..1" if options.raw else "scaled to 0..1, less ImageNet's mean, divided by its deviation"
     return array, (
-        f"{label}: RGB, {done}, {scaled}, as float32 {array.shape} for {spec.name!r}; the model may have been trained "
-        f"with other preprocessing"
+        f"{label}: RGB, {done}, {scaled}, as {array.dtype} {array.shape} for {spec.name!r}; the model may have been "
+        f"trained with other preprocessing"
     )
 
 

@@ -6,7 +6,7 @@ turns them: reshaping them would mix up their values.
 
 from __future__ import annotations
 
-__all__ = ["filters", "image", "matrix", "nonempty_weights", "signal", "turned", "windows"]
+__all__ = ["elsewhere", "filters", "image", "matrix", "nonempty_weights", "signal", "turned", "windows"]
 
 
 def image(x_shape: tuple[int, ...], operation: str, x: str) -> tuple[int, int, int, int]:
@@ -37,16 +37,22 @@ def windows(w_shape: tuple[int, ...], x_shape: tuple[int, ...], names: tuple[str
     x, w = names
     if len(w_shape) == 4 and w_shape[1] == 1 and w_shape[0] == x_shape[-1]:
         return f"; if these are PyTorch's weights, (C, 1, KH, KW), pass {w}[:, 0].transpose(1, 2, 0)"
-    if w_shape[2] in x_shape[1:-1]:
-        return f"; if {x} has its channels on another axis, say so with layout='NCHW' or 'NHWC'"
-    return ""
+    return elsewhere(w_shape[2], x_shape, x)
 
 
-def signal(w_shape: tuple[int, ...], channels: int, w: str) -> str:
+def signal(w_shape: tuple[int, ...], x_shape: tuple[int, ...], names: tuple[str, str]) -> str:
     """The same for the weights of signals."""
-    if len(w_shape) == 3 and w_shape[1] == 1 and w_shape[0] == channels:
+    x, w = names
+    if len(w_shape) == 3 and w_shape[1] == 1 and w_shape[0] == x_shape[-1]:
         return f"; if these are PyTorch's weights, (C, 1, K), pass {w}[:, 0].T"
-    return ""
+    return elsewhere(w_shape[1], x_shape, x)
+
+
+def elsewhere(channels: int, x_shape: tuple[int, ...], x: str) -> str:
+    """Whether an image with so many channels has them on another axis; not what comes out of an operation before."""
+    if channels not in x_shape[1:-1] or x.startswith("the output"):
+        return ""
+    return f"; if {x} has its channels on another axis, say so with layout='NCHW' or 'NHWC'"
 
 
 def matrix(w_shape: tuple[int, ...], w: str) -> str:
@@ -58,9 +64,12 @@ def matrix(w_shape: tuple[int, ...], w: str) -> str:
     return f"give {w} two axes"
 
 
-def turned(w_shape: tuple[int, ...], channels: int, w: str) -> str:
+def turned(w_shape: tuple[int, ...], x_shape: tuple[int, ...], names: tuple[str, str]) -> str:
     """What probably happened where the first axis of pointwise weights is not the image's channels."""
-    return f"; if these are weights (Cout, Cin), as PyTorch's are, pass {w}.T" if w_shape[1] == channels else ""
+    x, w = names
+    if w_shape[1] == x_shape[-1]:
+        return f"; if these are weights (Cout, Cin), as PyTorch's are, pass {w}.T"
+    return elsewhere(w_shape[0], x_shape, x)
 
 
 def filters(w: str) -> str:

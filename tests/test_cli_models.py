@@ -263,7 +263,7 @@ def test_picture(file, photo, folder, tmp_path, capsys):
     wanted = wanted if file == "last.onnx" else wanted.transpose(0, 3, 1, 2)
     np.testing.assert_allclose(outputs["y"], wanted, atol=1e-5)
     line = out.splitlines()[0]
-    assert line.startswith("photo.png (8 x 6): RGB, ")
+    assert line.startswith("photo.png, 6x8 (height x width): RGB, ")
     assert ("at its own size" in line) == (file in ("open.onnx", "any.onnx"))
     assert "ImageNet's mean" in line
     assert f"float32 {wanted.shape} for 'x'" in line
@@ -278,8 +278,18 @@ def test_picture_of_a_given_size(file, photo, folder, tmp_path, capsys):
     far_from_the_edge = np.r_[0:6, 10:16]
     wanted = red_and_blue(12, 16).transpose(0, 3, 1, 2)[..., far_from_the_edge]
     np.testing.assert_allclose(outputs["y"][..., far_from_the_edge], wanted, atol=1e-6)
-    assert "resized to 16 x 12, scaled to 0..1, as" in out
+    assert "resized to 12x16, scaled to 0..1, as" in out
     assert "ImageNet" not in out
+
+
+@pytest.mark.parametrize("options", [[], ["--raw"]])
+def test_picture_for_a_model_of_bytes(options, photo, folder, tmp_path, capsys):
+    """It takes the picture's own numbers."""
+    outputs, out = outputs_of(["run", folder / "bytes.onnx", "--input", photo, *options], tmp_path, capsys)
+    wanted = (255 * red_and_blue()).astype(np.uint8).transpose(0, 3, 1, 2)
+    assert outputs["y"].dtype == np.uint8
+    np.testing.assert_array_equal(outputs["y"], wanted)
+    assert "as it is, as uint8 (1, 3, 6, 8) for 'x'" in out
 
 
 def test_pictures_of_any_mode(photo, folder, tmp_path, capsys):

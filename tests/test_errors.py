@@ -20,6 +20,8 @@ X = ones(1, 8, 8, 16)
 DW, PW, CONV = ones(3, 3, 16), ones(16, 24), ones(3, 3, 16, 24)
 MASKED = np.ma.masked_array(np.ones((3, 3, 16), F32), mask=False)
 
+ELSEWHERE = "if x has its channels on another axis, say so with layout='NCHW' or 'NHWC'"
+
 #: Call, error, and a part of its text.
 MISTAKES = {
     # shapes
@@ -32,6 +34,31 @@ MISTAKES = {
         lambda: ops.depthwise_conv2d(X, DW, layout="NCHW"),
         ValueError,
         "depthwise_conv2d: w has 16 channels but x has 8; the third axis of w must equal the channels of x",
+    ),
+    "channels on another axis": (
+        lambda: ops.depthwise_conv2d(ones(1, 16, 8, 8), DW),
+        ValueError,
+        f"w has 16 channels but x has 8; the third axis of w must equal the channels of x; {ELSEWHERE}",
+    ),
+    "channels on another axis, pointwise": (
+        lambda: ops.pointwise_conv2d(ones(16, 8, 8), PW),
+        ValueError,
+        f"w has 16 input channels but x has 8; the first axis of w must equal the channels of x; {ELSEWHERE}",
+    ),
+    "channels on another axis, conv2d": (
+        lambda: ops.conv2d(ones(1, 8, 8, 16), CONV, layout="NCHW"),
+        ValueError,
+        f"the third axis of w must equal the channels of x divided by groups, 8; {ELSEWHERE}",
+    ),
+    "channels on another axis, signal": (
+        lambda: ops.depthwise_conv1d(ones(2, 16, 40), ones(3, 16)),
+        ValueError,
+        f"w has 16 channels but x has 40; the second axis of w must equal the channels of x; {ELSEWHERE}",
+    ),
+    "channels on another axis, inverted residual": (
+        lambda: ops.inverted_residual(ones(1, 16, 8, 8), ones(16, 32), ones(3, 3, 32), ones(32, 16)),
+        ValueError,
+        f"the first axis of expand must equal the channels of x; {ELSEWHERE}",
     ),
     "x dimensions": (
         lambda: ops.depthwise_conv2d(ones(8, 16), DW),
@@ -490,6 +517,16 @@ MISTAKES = {
         TypeError,
         "Sequential: layer 0, Sequential: layer 0, DepthwiseConv2d: x has dtype float64 but w has float32",
     ),
+    "a number for weights": (
+        lambda: layers.DepthwiseConv2d(8, 3),
+        TypeError,
+        "DepthwiseConv2d: w is 8; it must be an array of float32 or float64; give the array itself",
+    ),
+    "True for a residual": (
+        lambda: ops.depthwise_conv2d(X, DW, padding=1, residual=True),
+        TypeError,
+        "depthwise_conv2d: residual is True; it must be an array of float32 or float64; give the array itself",
+    ),
     "Sequential explain mismatch": (
         lambda: layers.Sequential(layers.DepthwiseConv2d(DW), layers.PointwiseConv2d(ones(8, 8))).explain((8, 8, 16)),
         ValueError,
@@ -603,3 +640,9 @@ def test_nothing_is_written_before_all_is_checked(mistake) -> None:
     with pytest.raises(ValueError):
         ops.depthwise_conv2d(X, DW, padding=1, out=out, **mistake)
     assert np.isnan(out).all()
+
+
+def test_no_advice_on_layout_for_what_comes_from_another_step() -> None:
+    with pytest.raises(ValueError, match="pw has 8 input channels but the output of dw has 16") as caught:
+        ops.separable_conv2d(X, DW, ones(8, 24), padding=1)
+    assert "layout" not in str(caught.value)

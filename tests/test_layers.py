@@ -281,6 +281,7 @@ def test_explain_asks_the_dispatcher(monkeypatch) -> None:
     make, _, arrays, options = KINDS["inverted"]
     net = layers.Sequential(make(*arrays, **options), layers.PointwiseConv2d(np.ones((6, 3), F32), backend="numba"))
     assert net.explain((1, 9, 8, 6)) == ["inverted_residual", "pointwise"]
+    assert str(net.explain((1, 9, 8, 6))) == "inverted_residual\n\npointwise"
     assert seen[-1] == ("pointwise", (1, 9, 8, 6), np.dtype(F32), runtime.get_num_threads(), "numba")
     with pytest.raises(ValueError, match="DepthwiseConv2d: w has 6 channels but x has 5"):
         layer.explain((5, 9, 8))

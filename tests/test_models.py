@@ -206,6 +206,16 @@ def test_wrong_inputs(small, x, error, words):
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("call", ["run", "explain"])
+def test_pictures_that_are_too_small(call):
+    """Lite0 pads less in front than behind, as TensorFlow does on even sizes."""
+    net = models.efficientnet_lite0(seed=0)
+    with pytest.raises(ValueError) as caught:
+        net(np.zeros((1, 8, 9, 3), np.float32)) if call == "run" else net.explain((1, 8, 9, 3))
+    assert "efficientnet_lite0: x has 8 x 9 pixels, of which block6" in str(caught.value)
+    assert "gets 1 x 1, which it cannot take; the network was trained on 224 x 224" in str(caught.value)
+
+
 def test_explain_and_profile(small, batch):
     table = small.explain(batch.shape)
     assert [row.name for row in table.rows] == [name for name, _ in small.layers]

@@ -237,7 +237,12 @@ HOSTILE = {
     ("shape", "options", "advice"),
     [
         ((1, 6, 5, 3), {}, "pass layout='NHWC'"),
-        ((1, 3, 6, 5), {"layout": "NHWC"}, "leave layout out"),
+        ((1, 3, 6, 5), {"layout": "NHWC"}, "x is as the file declares it: leave layout out$"),
+        (
+            (1, 2, 6, 5),
+            {},
+            r"x \(1, 2, 6, 5\); the file declares: .*; node .* \(Conv\) cannot run on .*: images of shape .*",
+        ),
         ((1, 2, 6, 5), {}, r"have 2 channels, but weights of shape \(4, 3, 3, 3\) with group 1 take 3"),
         ((3, 6, 5), {}, r"x\[None\]"),
         ((1, 1, 3, 6, 5), {}, "has 5 axes, not 4"),

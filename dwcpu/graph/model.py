@@ -242,9 +242,12 @@ class Model:
         except ValueError as error:
             pairs = list(zip(self.inputs, given, strict=True))
             shapes = ", ".join(f"{spec.name} {array.shape}" for spec, array in pairs)
-            hints = "".join(f"{hint}; " for spec, array in pairs if (hint := advice(spec, array, last)))
+            hints = "; ".join(hint for spec, array in pairs if (hint := advice(spec, array, last)))
             declared = "; ".join(map(str, self.inputs))
-            raise ValueError(f"{self.name}: {hints}given: {shapes}; the file declares: {declared}; {error}") from error
+            # Where it is plain what is wrong, which node found it does not help.
+            raise ValueError(
+                f"{self.name}: given: {shapes}; the file declares: {declared}; {hints or error}"
+            ) from error
 
     # --- plans --------------------------------------------------------------------------------------------------------
 

@@ -340,9 +340,9 @@ class Planner:
                 for each in operands
                 if each is not None
             ]
+            problem = (str(error).splitlines() or [""])[0].removeprefix(f"{node.op} {node.name!r}: ")
             raise ValueError(
-                f"node {node.name!r} ({node.op}) cannot run on tensors of shapes {shapes}: "
-                f"{(str(error).splitlines() or [''])[0]:.200}"
+                f"node {node.name!r} ({node.op}) cannot run on tensors of shapes {shapes}: {problem:.200}"
             ) from error
         if len(results) < len(node.outputs):
             raise ValueError(f"node {node.name!r} ({node.op}) names {len(node.outputs)} results and has {len(results)}")

@@ -185,7 +185,7 @@ class Network:
         threads = self._threads(num_threads)
         rows = []
         for step in self._steps:
-            out = step.layer.out_shape(at)
+            out = self._out_shape(step, at, shape)
             rows.append(_describe(step, at, out, threads))
             at = out
         with background.waiting():
@@ -271,6 +271,16 @@ class Network:
         self._check(x)
         return self._plan(x.shape, self._threads(num_threads), progress)
 
+    def _out_shape(self, step: Step, at: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Of what the step makes of `at`, which pictures of `shape` have come to."""
+        try:
+            return step.layer.out_shape(at)
+        except ValueError as error:
+            raise ValueError(
+                f"{self.name}: x has {shape[1]} x {shape[2]} pixels, of which {step.name} gets {at[1]} x {at[2]}, "
+                f"which it cannot take; the network was trained on 224 x 224; give pictures of about that size"
+            ) from error
+
     def _plan(
         self, shape: tuple[int, ...], threads: int, progress: Callable[[int, int, str], None] | None = None
     ) -> _Plan:
@@ -289,13 +299,13 @@ class Network:
                 if progress is not None:
                     progress(index, total, step.name)
                 first_nodes.append(len(nodes))
+                out_shapes.append(self._out_shape(step, at, shape))
                 own = step.layer.nodes(at, threads)
                 if own and step.residual_from is not None:
                     own[-1] = own[-1]._replace(residual=first_nodes[step.residual_from])
                 nodes += own
                 layers += [index] * len(own)
-                at = step.layer.out_shape(at)
-                out_shapes.append(at)
+                at = out_shapes[-1]
             pipeline = chain(nodes, shape, np.dtype(np.float32), threads, self._arenas)
             plan = _Plan(pipeline, out_shapes, layers, [node.job for node in nodes if node.job is not None])
             self._plans = dict([*list(self._plans.items())[1 - _MAX_PLANS :], ((shape, threads), plan)])
