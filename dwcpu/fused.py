@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["PreparedInverted", "PreparedSeparable", "PreparedSplit", "threads_used"]
 
 #: The same for the window of expanded rows and the block of depthwise rows of an inverted residual together.
-_L2_SHARE_INVERTED = 0.75
+_L2_SHARE_INVERTED = 0.65
 #: Times `L2_SHARE` that the rows of a dilated window's tiles may take: 33x33x256 at dilation 6 takes 5 % longer with
 #: blocks of six rows, which fit, than with 12 or 24.
 _MOST_APART = 4
@@ -181,9 +181,7 @@ class PreparedInverted(Prepared):
         assert isinstance(expand, PreparedSingle)
         plan, middle, itemsize = self.plan, geometry.separable.depthwise, kernel.dtype.itemsize
         fill(plan, middle)
-        # A share of L2 holds the window of expanded rows and a block of depthwise rows that comes from it: a short one
-        # where not all fit, so that the window has room for more rows and fewer have to move in it. 56x56x24 to 144 to
-        # 24 takes 0.976 of the time, at stride 2 0.984; smaller images 0.99 to 1.0.
+        # A share of L2 holds the window of expanded rows and the block of depthwise rows that comes from it.
         row, between = middle.width * middle.in_channels, middle.out_width * middle.out_channels
         reach = (middle.kernel_h - 1) * middle.dilation_h + 1
         budget = int(_L2_SHARE_INVERTED * runtime.cache_sizes().l2) // itemsize - (reach - middle.stride_h) * row
@@ -191,19 +189,16 @@ class PreparedInverted(Prepared):
         rows = budget // (middle.stride_h * row + between)
         if tile_rows * row_phases(middle) <= rows:
             tile_rows *= row_phases(middle)
-        short = -(-_HIDING_PIXELS // (tile_rows * middle.out_width)) * tile_rows
-        if short < rows < middle.out_height:
-            rows = (budget - short * between) // (middle.stride_h * row)
-        else:
-            short = 0
         self._block_rows = max(1, min(max(tile_rows, rows // tile_rows * tile_rows), middle.out_height))
         self.expand = expand
         depthwise.plan["block_rows"] = 0  # no phases in turn: what it reads is in L2
+        # What the next block needs too stays where it is, if the depthwise kernel finds it there. To move it instead
+        # takes 5 % longer where rows are long, or blocks share many: 96x96x24 to 144, 5x5 at stride 2 on 56x56.
+        if depthwise.kernel.copies and middle.dilation_h == 1 and not depthwise.plan["copy_rows"][0]:
+            depthwise.plan["ring_rows"] = plan["ring_rows"] = (self._block_rows - 1) * middle.stride_h + reach
         # What a window takes at a time stays in L2: one block of pixels.
         expand.plan["block_rows"] = self._most_expanded * middle.width
-        self.separable = PreparedSeparable(
-            separable, geometry.separable, depthwise, pointwise, short or self._block_rows
-        )
+        self.separable = PreparedSeparable(separable, geometry.separable, depthwise, pointwise, self._block_rows)
         window = _whole_lines(((self._block_rows - 1) * middle.stride_h + reach) * row * itemsize)
         plan["block_rows"], plan["window_size"] = self._block_rows, window // itemsize
         plan["expand_kernel"], plan["expand_plan"] = expand._address, expand._plan_address

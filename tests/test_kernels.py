@@ -450,21 +450,31 @@ def test_window_of_expanded_rows_slides(backend: str, threads: int, monkeypatch:
         assert prepared._block_rows < case.geometry.out_shape[1] // 2, f"{case}: nothing slides"
 
 
-def test_short_blocks_of_depthwise_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a window does not hold all rows, the block beside it is short, and both stay within their share of L2."""
+@pytest.mark.parametrize("size", [3, 5, 7])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_window_of_expanded_rows_is_a_ring(size: int, stride: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that the next block needs too stay where they are, in a window within its share of L2."""
     if runtime.cython_kernels() is None:
         pytest.skip("the Cython kernels were not built")
     l2 = 96 << 10
     monkeypatch.setattr(runtime, "cache_sizes", lambda: runtime.Memory(4096, l2, 1 << 20))
     fused = [k for k in dispatch.kernels("float32", "cython") if k.label == "fused"]
     kernel = next(k for k in fused if k.op == "inverted_residual")
-    for stride, dilation in (((1, 1), (1, 1)), ((2, 2), (1, 1)), ((1, 1), (2, 2))):
-        case = Case("inverted_residual", (2, 43, 50, 6), 10, (3, 3), stride, dilation, padding="same")
+    for padding, dilation in (
+        ("same", (1, 1)),
+        (((0, 0), (0, 0)), (1, 1)),
+        (((size, 1), (1, 0)), (1, 3)),
+        ("same", (2, 1)),
+    ):
+        case = Case("inverted_residual", (2, 57, 30, 6), 10, (size, size), (stride, stride), dilation, padding=padding)
         prepared = kernel.prepare(case.geometry, *make_data(case, np.float32, "integers").kernel_weights())
-        assert prepared.separable._block_rows < prepared._block_rows < case.geometry.out_shape[1]
-        assert prepared._scratch <= 0.75 * l2 + 128
+        rows, reach = prepared._block_rows, (size - 1) * dilation[0] + 1
+        assert rows < case.geometry.out_shape[1]
+        assert prepared._scratch <= 0.65 * l2 + 128
         assert not prepared.separable.depthwise.plan["block_rows"][0]
-        for threads in 1, 2:
+        ring = (rows - 1) * stride + reach if dilation[0] == 1 else 0  # dilated rows are no neighbours
+        assert prepared.plan["ring_rows"][0] == prepared.separable._stretches["ring_rows"][0] == ring
+        for threads in 1, 2, 3:
             result = compute(kernel, case, "integers", "relu", True, True, threads)
             np.testing.assert_array_equal(result, expected(case, np.float32, "integers", "relu", True, True), str(case))
 

@@ -26,6 +26,7 @@ cdef struct Window:   # of the menu, and what computes its tiles
     i64 size
     i64 stride
     Micro inner       # whole tiles side by side
+    Micro ring        # the same where rows of their patch wrap
     Micro wide        # the same of HALF columns and pairs of blocks, or null; where the plan wants that
     Micro border      # a whole tile, size / 2 of whose patch's columns may be outside on each side
     Micro half        # the same of HALF columns
@@ -76,8 +77,8 @@ cdef void tile_row(
     cdef i64 step = plan.block_channels if plan.block_channels > 0 else block_end - block_begin
     cdef i64 block = block_begin, end, column, at, left, patch, sure
     cdef bint paired = (
-        plan.tile_columns == HALF and window.wide != NULL and (block_end - block_begin) % 2 == 0 and step % 2 == 0
-        and job.last % LANES == 0)
+        plan.tile_columns == HALF and window.wide != NULL and not job.wraps and (block_end - block_begin) % 2 == 0
+        and step % 2 == 0 and job.last % LANES == 0)
     cdef i64 wanted = HALF if paired else WINDOW_COLUMNS, shift = 1 if paired else 2
     cdef bint whole = start.row_mask == (<i64> 1 << ((WINDOW_ROWS - 1) * stride + size)) - 1
     cdef Tile tile = start[0]
@@ -93,7 +94,7 @@ cdef void tile_row(
             patch = (wanted - 1) * stride + size
             if whole and at >= 0 and left >= 0 and left + patch <= phase.inputs and (
                     paired or phase.outputs - column > HALF):
-                micro = window.wide if paired else window.inner
+                micro = window.wide if paired else window.ring if job.wraps else window.inner
                 tile.columns = wanted
                 tile.count = smaller(  # without a division, which takes as long as half a tile
                     ((phase.inputs - left - patch) >> (stride // 2 + shift)) + 1, (phase.outputs - at) >> shift)
@@ -151,6 +152,30 @@ cdef void copy_rows(
                     target += LANES
 
 
+cdef inline const real *placed_rows(
+    const Window *window, Job *job, const real *origin, i64 top, i64 row, i64 ring
+) noexcept nogil:
+    """Where row `top` of a patch begins, which may lie before the image; in job, how far its rows are from each other.
+
+    They lie `row` apart; with `ring`, row r where r modulo `ring` does.
+    """
+    cdef i64 r
+    job.x_row = row
+    job.wraps = False
+    for r in range(MOST_PATCH_ROWS):
+        job.x_rows[r] = row * <i64> sizeof(real)
+    if ring > 0:
+        top %= ring
+        if top < 0:
+            top += ring
+        r = ring - 1 - top
+        while r < (WINDOW_ROWS - 1) * window.stride + window.size - 1:
+            job.x_rows[r] -= ring * row * <i64> sizeof(real)
+            job.wraps = True
+            r += ring
+    return origin + top * row
+
+
 cdef void phase_rows(
     const Window *window, const Plan *plan, Job *job, const Phase *rows, const Phase *columns,
     const real *x, real *out, i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
@@ -163,13 +188,12 @@ cdef void phase_rows(
     cdef vec buffer[COPY_VECTORS]
     cdef real *copy = <real *> buffer
     cdef i64 size = window.size, stride = window.stride, block, end, t, t_end, top, first, last, held, held_last
-    cdef i64 x_row = plan.dilation_h * plan.width * plan.x_step, x_column = plan.dilation_w * plan.x_step
+    cdef i64 x_row = plan.dilation_h * plan.width * plan.x_step, x_column = plan.dilation_w * plan.x_step, row = x_row
     cdef const real *origin = x
     cdef Tile tile
     block = block_begin
     while block < block_end:
         end = smaller(block + plan.block_channels, block_end) if plan.copy_rows > 0 else block_end
-        job.x_row = x_row
         job.x_column = x_column
         held = held_last = 0  # rows that the copy is of
         t = row_begin
@@ -180,21 +204,21 @@ cdef void phase_rows(
                 first = larger(t * stride - rows.pad, 0)
                 last = smaller((t_end - 1) * stride - rows.pad + size, rows.inputs)
                 job.x_column = (end - block) * LANES
-                job.x_row = columns.inputs * job.x_column
+                row = columns.inputs * job.x_column
                 if held_last > first:
-                    memmove(copy, copy + (first - held) * job.x_row, (held_last - first) * job.x_row * sizeof(real))
+                    memmove(copy, copy + (first - held) * row, (held_last - first) * row * sizeof(real))
                 held = first
                 held_last = larger(held_last, first)
                 copy_rows(
                     x + held_last * x_row + block * LANES, x_row, x_column, last - held_last, columns.inputs,
-                    end - block, copy + (held_last - first) * job.x_row)
+                    end - block, copy + (held_last - first) * row)
                 held_last = larger(held_last, last)
-                origin = copy - first * job.x_row - block * LANES
+                origin = copy - first * row - block * LANES
             while t < t_end:
                 top = t * stride - rows.pad
                 tile.rows = smaller(WINDOW_ROWS, t_end - t)
                 tile.row_mask = mask_of(top, rows.inputs, (tile.rows - 1) * stride + size)
-                tile.x = origin + top * job.x_row
+                tile.x = placed_rows(window, job, origin, top, row, plan.ring_rows)
                 tile.out = out + t * job.out_row
                 tile_row(window, plan, job, columns, &tile, block, end)
                 t += WINDOW_ROWS
@@ -214,6 +238,7 @@ cdef void compute_window(
     cdef Phase rows
     cdef Phase phases[MOST_PHASES]
     cdef Phase *columns
+    cdef const real *origin
     for c in range(smaller(smaller(column_phases, width), MOST_PHASES)):
         column_phase(&phases[c], plan, c, column_phases)
     job.weights = <const real *> plan.weights
@@ -244,10 +269,11 @@ cdef void compute_window(
                     if column_phases > MOST_PHASES:
                         column_phase(columns, plan, c, column_phases)
                     place = ((image * plan.out_height + a) * width + c) * plan.out_step
+                    origin = x + columns.first * plan.x_step
+                    if plan.ring_rows == 0:
+                        origin += (image * plan.height + rows.first) * plan.width * plan.x_step
                     phase_rows(
-                        window, plan, &job, &rows, columns,
-                        x + ((image * plan.height + rows.first) * plan.width + columns.first) * plan.x_step,
-                        out + place, t, t_end, block_begin, block_end)
+                        window, plan, &job, &rows, columns, origin, out + place, t, t_end, block_begin, block_end)
                 t = t_end
 
 
@@ -255,7 +281,7 @@ cdef void depthwise_3x3s1(
     const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
-    cdef Window window = [3, 1, inner_3x3s1, NULL, border_3x3s1, half_3x3s1, single_3x3s1]
+    cdef Window window = [3, 1, inner_3x3s1, ring_3x3s1, NULL, border_3x3s1, half_3x3s1, single_3x3s1]
     compute_window(&window, plan, x, residual, out, row_begin, row_end, block_begin, block_end)
 
 
@@ -263,7 +289,7 @@ cdef void depthwise_3x3s2(
     const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
-    cdef Window window = [3, 2, inner_3x3s2, NULL, border_3x3s2, half_3x3s2, single_3x3s2]
+    cdef Window window = [3, 2, inner_3x3s2, ring_3x3s2, NULL, border_3x3s2, half_3x3s2, single_3x3s2]
     if PAIRED:
         window.wide = wide_3x3s2
     compute_window(&window, plan, x, residual, out, row_begin, row_end, block_begin, block_end)
@@ -273,7 +299,7 @@ cdef void depthwise_5x5s1(
     const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
-    cdef Window window = [5, 1, inner_5x5s1, NULL, border_5x5s1, half_5x5s1, single_5x5s1]
+    cdef Window window = [5, 1, inner_5x5s1, ring_5x5s1, NULL, border_5x5s1, half_5x5s1, single_5x5s1]
     compute_window(&window, plan, x, residual, out, row_begin, row_end, block_begin, block_end)
 
 
@@ -281,7 +307,7 @@ cdef void depthwise_5x5s2(
     const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
-    cdef Window window = [5, 2, inner_5x5s2, NULL, border_5x5s2, half_5x5s2, single_5x5s2]
+    cdef Window window = [5, 2, inner_5x5s2, ring_5x5s2, NULL, border_5x5s2, half_5x5s2, single_5x5s2]
     compute_window(&window, plan, x, residual, out, row_begin, row_end, block_begin, block_end)
 
 
@@ -289,7 +315,7 @@ cdef void depthwise_7x7s1(
     const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
-    cdef Window window = [7, 1, inner_7x7s1, NULL, border_7x7s1, half_7x7s1, single_7x7s1]
+    cdef Window window = [7, 1, inner_7x7s1, ring_7x7s1, NULL, border_7x7s1, half_7x7s1, single_7x7s1]
     compute_window(&window, plan, x, residual, out, row_begin, row_end, block_begin, block_end)
 
 
@@ -297,5 +323,5 @@ cdef void depthwise_7x7s2(
     const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
-    cdef Window window = [7, 2, inner_7x7s2, NULL, border_7x7s2, half_7x7s2, single_7x7s2]
+    cdef Window window = [7, 2, inner_7x7s2, ring_7x7s2, NULL, border_7x7s2, half_7x7s2, single_7x7s2]
     compute_window(&window, plan, x, residual, out, row_begin, row_end, block_begin, block_end)

@@ -103,7 +103,8 @@ typedef real vec_in_memory __attribute__((vector_size(DWCPU_VECTOR_BYTES), align
 #define WINDOW_ROWS 2
 #define WINDOW_COLUMNS 4
 #define MOST_PHASES 16 /* of the columns of a dilated window: of more, each is computed anew */
-#define MOST_PATCH_COLUMNS 13 /* inputs side by side of a tile: 7x7, stride 2 */
+#define MOST_PATCH_ROWS 9 /* of the inputs of a tile: 7x7, stride 2 */
+#define MOST_PATCH_COLUMNS 13 /* inputs side by side of one */
 #define PAIRED (DWCPU_VECTOR_BYTES < 64) /* whether vectors share cache lines */
 #define COPY_VECTORS (COPY_BYTES / DWCPU_VECTOR_BYTES)
 

@@ -33,6 +33,7 @@ cdef extern from "tile.h" nogil:
         LINE
         WINDOW_ROWS
         WINDOW_COLUMNS
+        MOST_PATCH_ROWS
         MOST_PATCH_COLUMNS
         MOST_PHASES
         COPY_VECTORS
