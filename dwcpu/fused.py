@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PreparedInverted", "PreparedSeparable", "PreparedSplit", "threads_used"]
 
-#: The same for the window of expanded rows and the block of depthwise rows of an inverted residual together.
+#: What `L2_SHARE` is for other blocks, for the window of expanded rows and the block of depthwise rows of an inverted
+#: residual together.
 _L2_SHARE_INVERTED = 0.65
 #: Times `L2_SHARE` that the rows of a dilated window's tiles may take: 33x33x256 at dilation 6 takes 5 % longer with
 #: blocks of six rows, which fit, than with 12 or 24.

@@ -28,30 +28,37 @@ cdef inline vec exp_domain(vec v) noexcept nogil:
     return v_at_least(v_neg_abs(v), v_splat(EXP_LOWEST))
 
 
-cdef inline void exp_parts(const int count, const real shift, vec *v, const vec *rest, vec *shifted) noexcept nogil:
-    """exp(v + rest) for v <= 0 as a number near 1 times a power of two, whose exponent plus `shift` is in `shifted`.
+cdef inline void exp_parts(
+    const int count, const real shift, const real scale, vec *v, const vec *rest, vec *shifted
+) noexcept nogil:
+    """exp(scale * (v + rest)) <= 1 as a number near 1 times a power of two, whose exponent plus `shift` is in `shifted`.
 
-    `rest`: what rounding took from v, or NULL.
+    `scale` is 1 or minus one half, which constants take in without a rounding. `rest`: what rounding took from v, or NULL.
     """
     cdef vec r[TOGETHER]
+    cdef real power
     cdef int i, k
     for i in range(count):
-        shifted[i] = v_fma(v[i], v_splat(INVERSE_LN2), v_splat(shift))
+        shifted[i] = v_fma(v[i], v_splat(scale * INVERSE_LN2), v_splat(shift))
     for i in range(count):
         r[i] = v[i]
         v[i] = v_sub(v_splat(shift), shifted[i])
     for i in range(count):
-        r[i] = v_fma(v[i], v_splat(LN2_HEAD), r[i])
+        r[i] = v_fma(v[i], v_splat(LN2_HEAD / scale), r[i])
     for i in range(count):
-        r[i] = v_fma(v[i], v_splat(LN2_TAIL), r[i])
+        r[i] = v_fma(v[i], v_splat(LN2_TAIL / scale), r[i])
     if rest != NULL:
         for i in range(count):
             r[i] = v_add(r[i], rest[i])
-    for i in range(count):
-        v[i] = v_splat(EXP_SERIES[EXP_COUNT - 1])
+    power = 1
     for k in range(EXP_COUNT - 1):
+        power *= scale
+    for i in range(count):
+        v[i] = v_splat(EXP_SERIES[EXP_COUNT - 1] * power)
+    for k in range(EXP_COUNT - 1):
+        power /= scale
         for i in range(count):
-            v[i] = v_fma_over(v[i], r[i], v_splat(EXP_SERIES[EXP_COUNT - 2 - k]))
+            v[i] = v_fma_over(v[i], r[i], v_splat(EXP_SERIES[EXP_COUNT - 2 - k] * power))
 
 
 cdef inline void exp_of(const int count, vec *v) noexcept nogil:
@@ -61,7 +68,7 @@ cdef inline void exp_of(const int count, vec *v) noexcept nogil:
     cdef int i
     for i in range(1, count):
         lowest = v_more_bits(lowest, v[i])
-    exp_parts(count, EXP_SHIFT, v, NULL, shifted)
+    exp_parts(count, EXP_SHIFT, 1, v, NULL, shifted)
     if v_any_more_bits(lowest, v_splat(EXP_NORMAL)):
         for i in range(count):
             v[i] = v_scale(shifted[i], v[i])
@@ -89,17 +96,16 @@ cdef inline void half_erfc_of(const int count, const vec *v, vec *half) noexcept
     cdef vec inverse[TOGETHER]
     cdef vec t[TOGETHER]
     cdef vec y[TOGETHER]
-    cdef vec w, square
-    cdef vec one = v_splat(1), minus_half = v_splat(-0.5)
+    cdef vec w
+    cdef vec one = v_splat(1)
     cdef int i, k
     for i in range(count):  # exp is computed while the divisions go on
         inverse[i] = v_div(one, v_add(gelu_size(v[i]), v_splat(ERFC_CENTRE)))
     for i in range(count):
         w = gelu_size(v[i])
-        square = v_mul(w, w)
-        e[i] = v_mul(minus_half, square)
-        rest[i] = v_mul(minus_half, v_square_rest(w, square))  # exp would magnify it
-    exp_parts(count, GELU_SHIFT, e, rest, shifted)
+        e[i] = v_mul(w, w)
+        rest[i] = v_square_rest(w, e[i])  # exp would magnify it
+    exp_parts(count, GELU_SHIFT, -0.5, e, rest, shifted)
     for i in range(count):
         e[i] = v_scale_normal(shifted[i], e[i])
         t[i] = v_fma(v_splat(-2 * ERFC_CENTRE), inverse[i], one)
