@@ -5,9 +5,8 @@ the expanded one, that is the separable kernel's input; `scratch` holds plan.win
 that plan.block_rows output rows need, and the scratch of the separable kernel behind them. Guarantees: the bits of the
 two kernels run one after the other over the whole tensor.
 
-Loops: images, blocks of `plan.block_rows` output rows. Rows that the next block needs too stay where they are if the
-window is a ring of plan.ring_rows; else they move to the window's start, which in the L2 cache costs less than
-expanding them again.
+Loops: images, blocks of `plan.block_rows` output rows. Rows that the next block needs too move to the window's start:
+in the L2 cache that costs less than expanding them again.
 """
 
 from __future__ import annotations
@@ -44,26 +43,18 @@ def _build(dtype: np.dtype) -> tuple[Callable, Any]:
                 stop = min(begin + plan.block_rows, end)
                 first = max(0, min(begin * plan.stride_h - plan.pad_top, plan.height))
                 last = max(first, min((stop - 1) * plan.stride_h - plan.pad_top + reach, plan.height))
+                kept = held_last - first
+                if kept > 0:
+                    move(window, offset(window, (first - held) * length), kept * length)
                 start = max(first, held_last)
-                if plan.ring_rows > 0:
-                    place, rows = start % plan.ring_rows, window
-                else:
-                    if held_last > first:
-                        move(window, offset(window, (first - held) * length), (held_last - first) * length)
-                    # The kernel addresses whole tensors: the pointer is moved so that rows lie where it looks for them.
-                    place, rows = start - first, offset(window, -(top + first) * length)
-                while start < last:
-                    count = last - start
-                    if plan.ring_rows > 0:
-                        count = min(count, plan.ring_rows - place)
-                    target = offset(window, (place - top - start) * length)
-                    pixel, end_pixel = (top + start) * plan.width, (top + start + count) * plan.width
+                # Both kernels address whole tensors: the pointer is moved so that rows lie where they look for them.
+                rows = offset(window, -(top + first) * length)
+                if start < last:
+                    pixel, end_pixel = (top + start) * plan.width, (top + last) * plan.width
                     call(
                         plan.expand_kernel,
-                        (plan.expand_plan, x, nothing, target, 0, pixel, end_pixel, 0, plan.expand_blocks),
+                        (plan.expand_plan, x, nothing, rows, 0, pixel, end_pixel, 0, plan.expand_blocks),
                     )
-                    start += count
-                    place = 0
                 out_row = image * plan.out_height
                 call(
                     plan.separable_kernel,
