@@ -84,7 +84,7 @@ def floating(array: ArrayLike, what: str, operation: str) -> np.ndarray:
                 f"{operation}: {what} of type {given} is no array ({error}); it must be a NumPy array of float32 or "
                 f"float64; convert it"
             ) from error
-        if array.ndim == 0 and array.dtype.kind in "biu":
+        if array.ndim == 0 and array.dtype.kind in "biuf" and not what.endswith("bias"):  # of which more is told later
             raise TypeError(
                 f"{operation}: {what} is {array}; it must be an array of float32 or float64; give the array itself"
             )

@@ -79,7 +79,7 @@ def fold_batchnorm(
             wanted += f", or {weights.shape[2] * weights.shape[3]} for depthwise weights with a multiplier"
         raise ValueError(
             f"{operation}: mean has {outputs} entries but w has shape {weights.shape}; there must be one for each "
-            f"output channel; give {wanted}"
+            f"output channel; give {wanted}{_turned(weights.shape, outputs)}"
         )
     var64 = _vector(var, "var", operation, outputs)
     gamma64, beta64, bias64 = (
@@ -95,6 +95,16 @@ def fold_batchnorm(
     dtype = arrays.native_dtype(weights)
     folded = np.ascontiguousarray((weights * scale.reshape(shape)).astype(dtype))
     return folded, ((bias64 - mean64) * scale + beta64).astype(dtype)
+
+
+def _turned(shape: tuple[int, ...], outputs: int) -> str:
+    """What probably happened where the first axis of weights is that of their outputs."""
+    if shape[0] != outputs:
+        return ""
+    if len(shape) == 4 and shape[1] == 1:
+        return "; if these are PyTorch's depthwise weights, (C, 1, KH, KW), pass w[:, 0].transpose(1, 2, 0)"
+    axes = {2: "(Cout, Cin), pass w.T", 3: "(C, KH, KW), pass w.transpose(1, 2, 0)"}
+    return f"; if these are weights {axes.get(len(shape), '(Cout, Cin, KH, KW), pass w.transpose(2, 3, 1, 0)')}"
 
 
 def _vector(values: ArrayLike, what: str, operation: str, length: int | None = None) -> np.ndarray:

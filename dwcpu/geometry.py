@@ -303,6 +303,7 @@ class ConvGeometry:
             raise ValueError(
                 f"{operation}: groups is {parts} but {x} has {channels} channels and {w} has {out_channels} output "
                 f"channels; groups must divide both; choose a common divisor"
+                + shapes.elsewhere(per_group * parts, x_shape, x)
             )
         if per_group * parts != channels:
             raise ValueError(

@@ -55,6 +55,10 @@ Pair = int | tuple[int, int]
 Padding1d = int | str | tuple[int, int]
 
 
+#: What probably happened where the channels of `dwconv2d` are not where PyTorch has them.
+_LAST = "; if the channels of input are last, give np.moveaxis(input, -1, -3)"
+
+
 def depthwise_conv2d(
     x: ArrayLike,
     w: ArrayLike,
@@ -538,13 +542,14 @@ def dwconv2d(
         raise ValueError(
             f"{operation}: groups is {parts} but input has {channels} channels and weight has {out_channels} output "
             f"channels; groups must divide both; choose a common divisor"
+            + (_LAST if per_group * parts == image.shape[-1] else "")
         )
     if per_group * parts != channels:
         hint, last = "", image.shape[-1]
         if per_group == parts == 1 and channels > 0 and out_channels % channels == 0:
             hint = f"; for a depthwise convolution give groups={channels}"
         elif last > 0 and (per_group * parts == last or (per_group == parts == 1 and out_channels % last == 0)):
-            hint = "; if the channels of input are last, give np.moveaxis(input, -1, -3)"
+            hint = _LAST
         raise ValueError(
             f"{operation}: weight has {per_group} input channels but input has {channels} and groups is {parts}; the "
             f"second axis of weight must equal the channels of input divided by groups, {channels // parts}" + hint

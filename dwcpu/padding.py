@@ -60,7 +60,7 @@ def normalise_int(value: object, what: str, operation: str, minimum: int = 1) ->
             value = operator.index(value)  # type: ignore[arg-type]
         except TypeError:
             several = hasattr(value, "__len__") and not isinstance(value, (str, bytes))
-            advice = "give one number, or a tuple where several are taken" if several else "convert it with int()"
+            advice = "give one number, or a tuple where several are taken" if several else "give one"
             raise TypeError(
                 f"{operation}: {what} is {_shown(value)} of type {type(value).__name__}; it must be an integer; "
                 f"{advice}"

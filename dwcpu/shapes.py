@@ -52,7 +52,9 @@ def elsewhere(channels: int, x_shape: tuple[int, ...], x: str) -> str:
     """Whether an image with so many channels has them on another axis; not what comes out of an operation before."""
     if channels not in x_shape[1:-1] or x.startswith("the output"):
         return ""
-    return f"; if {x} has its channels on another axis, say so with layout='NCHW' or 'NHWC'"
+    return (
+        f"; if {x} has its channels on another axis, say so with layout='NCHW' or 'NHWC' (layers, when they are made)"
+    )
 
 
 def matrix(w_shape: tuple[int, ...], w: str) -> str:

@@ -68,6 +68,9 @@ def write_models(folder) -> None:
 
     (folder / "text.onnx").write_text("not a model")
     (folder / "text.dwcpu").write_text("not a model")
+    (folder / "empty.dwcpu").write_bytes(b"")
+    (folder / "page.onnx").write_text("<!DOCTYPE html><html>not found</html>")
+    (folder / "pointer.onnx").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
     (folder / "empty.onnx").write_bytes(b"")
     (folder / "zip.onnx").write_bytes(b"PK and so on")
     random = np.random.default_rng(0)

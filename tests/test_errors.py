@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from dwcpu import layers, ops
+from dwcpu import fold_batchnorm, layers, models, ops
 
 F32 = np.float32
 
@@ -20,7 +20,7 @@ X = ones(1, 8, 8, 16)
 DW, PW, CONV = ones(3, 3, 16), ones(16, 24), ones(3, 3, 16, 24)
 MASKED = np.ma.masked_array(np.ones((3, 3, 16), F32), mask=False)
 
-ELSEWHERE = "if x has its channels on another axis, say so with layout='NCHW' or 'NHWC'"
+ELSEWHERE = "if x has its channels on another axis, say so with layout='NCHW' or 'NHWC' (layers, when they are made)"
 
 #: Call, error, and a part of its text.
 MISTAKES = {
@@ -442,7 +442,7 @@ MISTAKES = {
     "layer dilation": (lambda: layers.Conv2d(CONV, dilation=0), ValueError, "Conv2d: dilation is 0"),
     "layer groups": (lambda: layers.Conv2d(CONV, groups=5), ValueError, "Conv2d: groups is 5"),
     "layer empty w": (lambda: layers.PointwiseConv2d(ones(0, 4)), ValueError, "PointwiseConv2d: w has shape (0, 4)"),
-    "layer scalar w": (lambda: layers.Conv2d(F32(1)), ValueError, "Conv2d: w has shape ()"),
+    "layer scalar w": (lambda: layers.Conv2d(F32(1)), TypeError, "Conv2d: w is 1.0; it must be an array"),
     "layer pw": (lambda: layers.SeparableConv2d(DW, ones(8, 8)), ValueError, "pw has 8 input channels but the output"),
     "layer project": (
         lambda: layers.InvertedResidual(None, DW, ones(8, 8)),
@@ -516,6 +516,46 @@ MISTAKES = {
         lambda: layers.Sequential(layers.Sequential(layers.DepthwiseConv2d(DW)))(X.astype(np.float64)),
         TypeError,
         "Sequential: layer 0, Sequential: layer 0, DepthwiseConv2d: x has dtype float64 but w has float32",
+    ),
+    "groups, channels on another axis": (
+        lambda: ops.conv2d(ones(1, 4, 9, 9), ones(3, 3, 1, 8), groups=4),
+        ValueError,
+        f"x has 9 channels and w has 8 output channels; groups must divide both; choose a common divisor; {ELSEWHERE}",
+    ),
+    "dwconv2d, groups, channels last": (
+        lambda: ops.dwconv2d(ones(1, 9, 9, 4), ones(4, 1, 3, 3), groups=4),
+        ValueError,
+        "choose a common divisor; if the channels of input are last, give np.moveaxis(input, -1, -3)",
+    ),
+    "None for padding": (
+        lambda: ops.depthwise_conv2d(X, DW, padding=None),
+        TypeError,
+        "depthwise_conv2d: padding is None of type NoneType; it must be an integer; give one",
+    ),
+    "a float for x": (
+        lambda: ops.pointwise_conv2d(3.0, PW),
+        TypeError,
+        "pointwise_conv2d: x is 3.0; it must be an array of float32 or float64; give the array itself",
+    ),
+    "fold_batchnorm, PyTorch's depthwise weights": (
+        lambda: fold_batchnorm(ones(16, 1, 3, 3), None, *[ones(16)] * 4),
+        ValueError,
+        "; if these are PyTorch's depthwise weights, (C, 1, KH, KW), pass w[:, 0].transpose(1, 2, 0)",
+    ),
+    "fold_batchnorm, PyTorch's weights": (
+        lambda: fold_batchnorm(ones(16, 8, 3, 3), None, *[ones(16)] * 4),
+        ValueError,
+        "; if these are weights (Cout, Cin, KH, KW), pass w.transpose(2, 3, 1, 0)",
+    ),
+    "fold_batchnorm, a matrix": (
+        lambda: fold_batchnorm(ones(16, 8), None, *[ones(16)] * 4),
+        ValueError,
+        "; if these are weights (Cout, Cin), pass w.T",
+    ),
+    "no path": (
+        lambda: models.mobilenet_v2(weights=3),
+        TypeError,
+        "the path is of type int; weights are read from a file; give its name",
     ),
     "a number for weights": (
         lambda: layers.DepthwiseConv2d(8, 3),

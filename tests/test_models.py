@@ -194,7 +194,15 @@ def test_pool():
         (np.zeros((1, 32, 32, 3), np.uint8), TypeError, "uint8; float32 is needed; network.preprocess"),
         (np.zeros((1, 32, 32, 3)), TypeError, "float64; float32 is needed"),
         (np.zeros((32, 32, 3), np.float32), ValueError, "(32, 32, 3); (N, H, W, 3) is needed"),
-        (np.zeros((1, 3, 32, 32), np.float32), ValueError, "(1, 3, 32, 32); (N, H, W, 3) is needed"),
+        (np.zeros((32, 32, 3), np.float32), ValueError, "add the batch axis with x[None]"),
+        (
+            np.zeros((1, 3, 32, 32), np.float32),
+            ValueError,
+            "(N, H, W, 3) is needed; give channels last: x.transpose(",
+        ),
+        (np.zeros((1, 32, 32, 1), np.float32), ValueError, "give three colours: np.repeat(x, 3, -1)"),
+        (np.zeros((1, 32, 32, 4), np.float32), ValueError, "give three colours: x[..., :3]"),
+        (np.zeros((1, 1, 32, 32, 3), np.float32), ValueError, "give pictures as network.preprocess makes them"),
     ],
 )
 def test_wrong_inputs(small, x, error, words):

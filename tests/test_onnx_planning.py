@@ -255,6 +255,29 @@ def test_wrong_shapes_come_with_advice(shape, options, advice) -> None:
         dwcpu.load_onnx(model(text, w=random(4, 3, 3, 3)))(random(*shape), **options)
 
 
+@pytest.mark.parametrize(
+    ("element", "given", "words"),
+    [
+        (
+            "uint8",
+            np.zeros((1, 3), np.float32),
+            r"from 0 to 1 become bytes by np\.round\(255 \* x\)\.astype",
+        ),
+        ("float", np.zeros((1, 3), np.uint8), r"np\.asarray\(x, np\.float32\), and if these are pixels, scale them"),
+        ("float", np.zeros((1, 3), np.complex64), "give real numbers$"),
+        ("float", np.zeros((1, 3)), r"convert it with np\.asarray\(x, np\.float32\)$"),
+        ("float", 3, r"x is 3; it must be an array, x: float32 \(N, 3\); give one$"),
+        ("float", 2.5, r"x is 2\.5; it must be an array"),
+        ("float", [[1.0], [1.0, 2.0]], r"x of type list is no array .*; stack arrays of one shape"),
+        ("float", None, "files and pictures are not opened here$"),
+    ],
+)
+def test_inputs_of_another_type(element, given, words) -> None:
+    """None is converted, and no advice would make other numbers of them."""
+    with pytest.raises(TypeError, match=words):
+        dwcpu.load_onnx(model(f"g ({element}[N,3] x) => ({element}[N,3] y) {{ y = Identity(x) }}"))(given)
+
+
 @pytest.mark.parametrize(("shape", "turn"), [((2, 3, 6, 6), True), ((2, 3, 7, 5), True), ((2, 6, 6, 4), False)])
 def test_channels_first_for_a_file_that_has_them_last(shape, turn) -> None:
     text = "g (float[N,6,6,3] x) => (float[N,4,A,B] y) { t = Transpose<perm=[0,3,1,2]>(x) y = Conv(t, w) }"

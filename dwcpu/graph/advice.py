@@ -8,7 +8,7 @@ import numpy as np
 
 from .ir import Spec
 
-__all__ = ["advice"]
+__all__ = ["advice", "conversion"]
 
 
 def advice(spec: Spec, array: np.ndarray, last: bool) -> str:
@@ -44,6 +44,20 @@ def advice(spec: Spec, array: np.ndarray, last: bool) -> str:
     if not last and isinstance(first, int) and first == array.shape[3] and array.shape[1] != first:
         return f"if the channels of {spec.name} are last, pass layout='NHWC', or {spec.name}.transpose(0, 3, 1, 2)"
     return ""
+
+
+def conversion(name: str, given: np.dtype, wanted: np.dtype) -> str:
+    """How an array of one type becomes what a model takes, without its numbers becoming others."""
+    if given.kind in "USO":
+        return "give an array of numbers: files and pictures are not opened here"
+    if given.kind == "c":
+        return "give real numbers"
+    way_out = f"convert it with np.asarray({name}, np.{wanted.name})"
+    if given.kind == "f" and wanted.kind in "iu":
+        return f"whole numbers are wanted: pixels from 0 to 1 become bytes by np.round(255 * {name}).astype(np.uint8)"
+    if given == np.uint8 and wanted.kind == "f":
+        way_out += ", and if these are pixels, scale them as the network was trained"
+    return way_out
 
 
 def _rolled(array: np.ndarray, by: int) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from ..padding import normalise_int
 from ..pipeline import Arenas
 from ..report import Report
 from . import eager, reader, store
-from .advice import advice
+from .advice import advice, conversion
 from .ir import Graph, Spec
 from .lowering import LOWERINGS
 from .passes import PLANNED, optimise
@@ -183,13 +183,20 @@ class Model:
         if type(value) is not np.ndarray:
             if isinstance(value, np.ma.MaskedArray):
                 raise TypeError(f"{self.name}: {spec.name} is a masked array; fill it with {spec.name}.filled(value)")
-            value = np.asarray(value)
+            given = value
+            try:
+                value = np.asarray(value)
+            except Exception as error:  # whatever an object's __array__ raises, and lists of unequal arrays
+                raise TypeError(
+                    f"{self.name}: {spec.name} of type {type(given).__name__} is no array ({error}); it must be one, "
+                    f"{spec}; stack arrays of one shape with np.stack"
+                ) from error
+            if value.ndim == 0 and spec.shape != () and value.dtype.kind not in "USO":
+                raise TypeError(f"{self.name}: {spec.name} is {given}; it must be an array, {spec}; give one")
         if spec.dtype is not None and value.dtype.type != spec.dtype.type:
-            way_out = f"convert it with np.asarray({spec.name}, np.{spec.dtype.name})"
-            if value.dtype.kind in "USO":
-                way_out = "give an array of numbers: files and pictures are not opened here"
             raise TypeError(
-                f"{self.name}: {spec.name} has dtype {value.dtype}; the network takes {spec.dtype}; {way_out}"
+                f"{self.name}: {spec.name} has dtype {value.dtype}; the network takes {spec.dtype}; "
+                f"{conversion(spec.name, value.dtype, spec.dtype)}"
             )
         return value if value.dtype.isnative else value.astype(value.dtype.newbyteorder("="))
 

@@ -78,7 +78,10 @@ def read(source: str | os.PathLike[str] | bytes, external_data_dir: str | os.Pat
     try:
         model.ParseFromString(content)
     except Exception as error:  # protobuf's own class, which differs among its versions
-        raise ValueError(f"load_onnx: {name} is damaged or no ONNX model: {_first_line(error)}") from None
+        raise ValueError(
+            f"load_onnx: {name} is damaged or no ONNX model{_looks_like(content)}: {_first_line(error)}; export, "
+            f"download or copy it again"
+        ) from None
     if not model.graph.node and not model.graph.output:
         raise ValueError(f"load_onnx: {name} holds no graph; an ONNX model has nodes and outputs; is it another file?")
     if model.functions:
@@ -117,6 +120,13 @@ def _check_expansion(model: Any, name: str) -> None:
 
     if len(bodies) > _MOST_FUNCTIONS or cost(model.graph.node, 0) > _MOST_NODES:
         raise ValueError(f"load_onnx: functions of {name} stand for more than {_MOST_NODES} nodes, which is too many")
+
+
+def _looks_like(content: bytes) -> str:
+    """What is often downloaded in place of a model."""
+    if content.startswith(b"version https://git-lfs"):
+        return " but a pointer of Git LFS"
+    return " but a web page" if content[:256].lstrip()[:1] == b"<" else ""
 
 
 def _first_line(error: Exception) -> str:

@@ -91,6 +91,8 @@ def read(path: str | os.PathLike[str]) -> Graph:
 
 def parse(content: bytes, what: str = "the model") -> Graph:
     """The graph in the contents of such a file; everything in it is checked, since anybody can have written it."""
+    if not content:
+        raise ValueError(f"load_model: {what} is empty; a saved model is needed; was it written to the end?")
     if content[:2] != b"PK":
         raise ValueError(f"load_model: {what} was not written by Model.save; dwcpu.load_onnx reads ONNX models")
     try:
@@ -101,7 +103,9 @@ def parse(content: bytes, what: str = "the model") -> Graph:
         return _graph(json.loads(text.tobytes()), arrays)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, IndexError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else (str(error).splitlines() or ["damaged"])[0]
-        raise ValueError(f"load_model: {what} is damaged or no saved model: {reason:.160}") from None
+        raise ValueError(
+            f"load_model: {what} is damaged or no saved model: {reason:.160}; save or copy it again"
+        ) from None
 
 
 def _graph(head: dict[str, Any], arrays: dict[str, np.ndarray]) -> Graph:

@@ -170,12 +170,12 @@ def mobilenet_v1(
 
 
 def mobilenet_v2(weights: Weights | None = None, *, seed: int | None = None, backend: str = "auto") -> Network:
-    """MobileNetV2; the parameters are those of `mobilenet_v1`."""
+    """MobileNetV2; `weights`, `seed` and `backend` are as for `mobilenet_v1`, and there are 1000 classes."""
     return _make(architectures.mobilenet_v2(), _arrays("mobilenet_v2", weights, seed), seed, backend)
 
 
 def efficientnet_lite0(weights: Weights | None = None, *, seed: int | None = None, backend: str = "auto") -> Network:
-    """EfficientNet-Lite0; the parameters are those of `mobilenet_v1`."""
+    """EfficientNet-Lite0; `weights`, `seed` and `backend` are as for `mobilenet_v1`, and there are 1000 classes."""
     return _make(architectures.efficientnet_lite0(), _arrays("efficientnet_lite0", weights, seed), seed, backend)
 
 

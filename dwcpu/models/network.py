@@ -247,9 +247,15 @@ class Network:
             )
         sizes = tuple(normalise_int(size, f"shape[{axis}]", self.name, 0) for axis, size in enumerate(shape))
         if len(sizes) != 4 or sizes[3] != 3:
-            advice = "add the batch axis with x[None]"
-            if len(sizes) == 4:
-                advice = "give channels last" + (": x.transpose(0, 2, 3, 1)" if sizes[1] == 3 else "")
+            advice = "give pictures as network.preprocess makes them"
+            if len(sizes) == 3 and sizes[2] == 3:
+                advice = "add the batch axis with x[None]"
+            elif len(sizes) == 4 and sizes[1] == 3:
+                advice = "give channels last: x.transpose(0, 2, 3, 1)"
+            elif len(sizes) == 4 and sizes[3] == 1:
+                advice = "give three colours: np.repeat(x, 3, -1)"
+            elif len(sizes) == 4 and sizes[3] == 4:
+                advice = "give three colours: x[..., :3]"
             raise ValueError(f"{self.name}: x has shape {sizes}; (N, H, W, 3) is needed; {advice}")
         return sizes
 

@@ -102,9 +102,15 @@ def read_file(path: str | os.PathLike[str], operation: str, what: str) -> bytes:
 
     Raises
     ------
+    TypeError
+        It is no path.
     OSError
         Of the class and with the errno that opening it raises; the text names the file and says what to do.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(
+            f"{operation}: the path is of type {type(path).__name__}; {what} are read from a file; give its name"
+        )
     try:
         return Path(path).read_bytes()
     except OSError as error:
