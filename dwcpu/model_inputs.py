@@ -157,8 +157,9 @@ def _checked(
             advice = f"write the file again with array.astype(np.{dtype.name})"
             if array.dtype == np.uint8 and dtype.kind == "f":
                 advice += ", and if these are pixels, scaled as the model expects it (a picture's file is, by itself)"
+        source = "a picture gives" if file.kind == "picture" else "its dtype is"
         raise ValueError(
-            f"--input {file.text}: its dtype is {array.dtype}; the model's input {name!r} takes {dtype}; {advice}"
+            f"--input {file.text}: {source} {array.dtype}; the model's input {name!r} takes {dtype}; {advice}"
         )
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
@@ -290,8 +291,8 @@ def fill_all(options: argparse.Namespace, model: Model) -> tuple[dict[str, tuple
             f"{'; '.join(map(str, model.inputs)) or 'none'}; {way_out}"
         )
     notes = [
-        f"{spec} leaves sizes open; {shapes[spec.name]} is taken: "
-        f"{f'--size or {SIDE} along space or time, 1 for others' if _spatial(spec.shape or ()) else 'ones'}"
+        f"{spec} leaves sizes open; {shapes[spec.name]} is taken"
+        f"{'; --size chooses height and width, or length' if _spatial(spec.shape or ()) else ''}"
         for spec in model.inputs
         if not all(isinstance(side, int) for side in spec.shape or ())
     ]

@@ -90,7 +90,7 @@ def test_random_signal(folder, tmp_path, capsys):
     assert status == 0
     assert "x: random standard normal numbers, float32 (1, 40, 224)" in out.splitlines()
     status, out, _ = run(["inspect", tmp_path / "audio.onnx", "--size", "98"], capsys)
-    assert (status, "(1, 40, 98) is taken: --size or 224" in out, "input 1x40x98" in out) == (0, True, True)
+    assert (status, "(1, 40, 98) is taken; --size chooses" in out, "input 1x40x98" in out) == (0, True, True)
     x, y = [("x", FLOAT, ["n", "t", 8])], [("y", FLOAT, None)]
     written(tmp_path / "tokens.onnx", [("Relu", ["x"], ["y"], {})], x, y)
     status, out, _ = run(["run", tmp_path / "tokens.onnx", "--size", "30"], capsys)
