@@ -103,7 +103,8 @@ FIELDS: dict[str, str] = {
     # lines of a tile's patch would drive each other out of the L1 cache; 0: none. A copy takes at most `COPY_BYTES`.
     "copy_rows": "i",
     # compiled inverted residual, and the fixed window inside of one: rows of the expanded image that there is memory
-    # for. Row r lies where r modulo this says, and x is where row 0 does. 0: rows lie one after the other
+    # for. x is where row 0 lies, and row r lies r modulo this rows behind it; dilation_h is 1 and copy_rows 0.
+    # 0: rows lie one after the other
     "ring_rows": "i",
     # depthwise, but for compiled fixed windows: output columns that a row of the grid stands for where images have a
     # single row (the last takes what is left), so that threads share long signals; 0: rows of the grid are rows

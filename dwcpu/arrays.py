@@ -46,11 +46,11 @@ _TILED_CHANNELS = 16
 _LINE = 64
 _WORTH_ALIGNING = 4096
 
-#: Outputs begin so many bytes behind inputs, modulo `_TURN`. A load waits for a store before it whose address has the
-#: same lower twelve bits. Depthwise windows on pixels of 1024 bytes load 32 to 96 bytes ahead of what they have just
-#: stored, modulo 1024; outputs that lie so far behind inputs, as those on a cache line do behind NumPy's large arrays,
-#: take up to 1.27 times as long.
-_APART, _TURN = 768, 1024
+#: Outputs begin so many bytes behind inputs, modulo `_APART_TURN`. A load waits for a store before it whose address has
+#: the same lower twelve bits. Depthwise windows on pixels of 1024 bytes load 32 to 96 bytes ahead of what they have
+#: just stored, modulo 1024; outputs that lie so far behind inputs, as those on a cache line do behind NumPy's large
+#: arrays, take up to 1.27 times as long.
+_APART, _APART_TURN = 768, 1024
 
 
 def floating(array: ArrayLike, what: str, operation: str) -> np.ndarray:
@@ -234,7 +234,7 @@ def empty(shape: tuple[int, ...] | int, dtype: np.dtype, x: np.ndarray | None = 
 def aligned(shape: tuple[int, ...] | int, dtype: np.dtype, x: np.ndarray | None = None) -> np.ndarray:
     """As `empty`, however small: for what is made once and read often."""
     size = (prod(shape) if isinstance(shape, tuple) else shape) * dtype.itemsize
-    turn, place = (_LINE, 0) if x is None else (_TURN, x.ctypes.data // _LINE * _LINE + _APART)
+    turn, place = (_LINE, 0) if x is None else (_APART_TURN, x.ctypes.data // _LINE * _LINE + _APART)
     raw = np.empty(size + turn, np.uint8)
     start = (place - raw.ctypes.data) % turn
     return np.ndarray(shape, dtype, raw, start)

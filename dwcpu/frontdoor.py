@@ -440,10 +440,10 @@ class Program:
                     f"reshape or crop it"
                 )
             added = arrays.as_nhwc(added, "residual", layout, operation, spatial)
-        if out is None:
-            result = out = arrays.empty(shape, self.dtype, image)
-        else:
-            result = arrays.output(out, shape, self.dtype, operation)
+        result = None if out is None else arrays.output(out, shape, self.dtype, operation)
+        read = arrays.native(image)
+        if result is None:
+            result = out = arrays.empty(shape, self.dtype, read)
         target = destination = arrays.as_nhwc(result, "out", layout, operation, spatial)
         if ready is None:
             packed: dict[Any, Any] = {}
@@ -452,8 +452,8 @@ class Program:
         if not arrays.is_native(target) or arrays.overlaps(target, image, added, *self._weights()):
             # Kernels write some elements twice and read inputs in between: an output that is also an input, or that
             # they could not write directly, is computed aside.
-            target = arrays.empty(out_shape, self.dtype, image)
-        ready.run(arrays.native(image), None if added is None else arrays.native(added), target, threads)
+            target = arrays.empty(out_shape, self.dtype, read)
+        ready.run(read, None if added is None else arrays.native(added), target, threads)
         if target is not destination:
             arrays.copy(destination, target)
         return out

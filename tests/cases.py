@@ -59,6 +59,7 @@ class Case:
     padding: Pads | str = "same"
     groups: int = 1
     multiplier: int = 1
+    expanded: int = 0  # of an inverted residual; 0: an odd number
 
     @property
     def w_shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -72,7 +73,8 @@ class Case:
             return ((*self.window, channels // self.groups, self.out_channels),)
         expand: tuple[tuple[int, ...], ...] = ()
         if self.op == "inverted_residual":
-            expand, channels = ((channels, 2 * channels + 1),), 2 * channels + 1
+            expanded = self.expanded or 2 * channels + 1
+            expand, channels = ((channels, expanded),), expanded
         return *expand, (*self.window, channels, self.multiplier), (channels * self.multiplier, self.out_channels)
 
     @property
@@ -98,6 +100,7 @@ class Case:
                 text += "-p" + ".".join(str(side) for pair in self.padding for side in pair)
             text += "" if self.groups == 1 else f"-g{self.groups}"
             text += "" if self.multiplier == 1 else f"-m{self.multiplier}"
+            text += f"-e{self.expanded}" if self.expanded else ""
         return text
 
 

@@ -351,7 +351,8 @@ def check_layer(layout: str, close_door: Callable[[], None]) -> None:
         assert result is more.get("out", result)
         assert np.array_equal(result, right)
         assert result.flags.c_contiguous and result.flags.writeable
-        assert "out" in more or is_apart(result, given)
+        # of an image that is turned first, kernels read another array
+        assert "out" in more or (is_apart(result, given) if layout == "NHWC" else result.ctypes.data % 64 == 0)
 
 
 @compiled_only

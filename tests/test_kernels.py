@@ -428,57 +428,6 @@ def test_rows_longer_than_the_cache(backend: str, threads: int, monkeypatch: pyt
         assert prepared._scratch <= max(l2, tile * case.geometry.pointwise.in_channels * 4 + 64)
 
 
-@pytest.mark.parametrize("backend", ["numba", "cython"])
-@pytest.mark.parametrize("threads", [1, 2])
-def test_window_of_expanded_rows_slides(backend: str, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks of few rows: rows that the next block needs too are kept, skipped ones are not expanded."""
-    if backend == "cython" and runtime.cython_kernels() is None:
-        pytest.skip("the Cython kernels were not built")
-    monkeypatch.setattr(runtime, "cache_sizes", lambda: runtime.Memory(2048, 8192, 1 << 20))
-    kernel = next(k for k in dispatch.kernels("float32", backend) if k.op == "inverted_residual" and k.label == "fused")
-    for window, stride, padding in (
-        ((3, 3), (1, 1), "same"),
-        ((3, 3), (2, 2), ((0, 1), (0, 1))),
-        ((7, 3), (1, 1), ((3, 3), (0, 2))),  # windows overlap over several blocks
-        ((3, 3), (5, 1), ((1, 0), (1, 1))),  # rows between windows are never needed
-        ((5, 1), (2, 1), ((6, 7), (0, 0))),  # blocks that lie in the padding altogether
-    ):
-        case = Case("inverted_residual", (2, 43, 9, 6), 10, window, stride, padding=padding)
-        result = compute(kernel, case, "integers", "relu", True, True, threads)
-        np.testing.assert_array_equal(result, expected(case, np.float32, "integers", "relu", True, True), str(case))
-        prepared = kernel.prepare(case.geometry, *make_data(case, np.float32, "integers").kernel_weights())
-        assert prepared._block_rows < case.geometry.out_shape[1] // 2, f"{case}: nothing slides"
-
-
-@pytest.mark.parametrize("size", [3, 5, 7])
-@pytest.mark.parametrize("stride", [1, 2])
-def test_window_of_expanded_rows_is_a_ring(size: int, stride: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows that the next block needs too stay where they are, in a window within its share of L2."""
-    if runtime.cython_kernels() is None:
-        pytest.skip("the Cython kernels were not built")
-    l2 = 96 << 10
-    monkeypatch.setattr(runtime, "cache_sizes", lambda: runtime.Memory(4096, l2, 1 << 20))
-    fused = [k for k in dispatch.kernels("float32", "cython") if k.label == "fused"]
-    kernel = next(k for k in fused if k.op == "inverted_residual")
-    for padding, dilation in (
-        ("same", (1, 1)),
-        (((0, 0), (0, 0)), (1, 1)),
-        (((size, 1), (1, 0)), (1, 3)),
-        ("same", (2, 1)),
-    ):
-        case = Case("inverted_residual", (2, 57, 30, 6), 10, (size, size), (stride, stride), dilation, padding=padding)
-        prepared = kernel.prepare(case.geometry, *make_data(case, np.float32, "integers").kernel_weights())
-        rows, reach = prepared._block_rows, (size - 1) * dilation[0] + 1
-        assert rows < case.geometry.out_shape[1]
-        assert prepared._scratch <= 0.65 * l2 + 128
-        assert not prepared.separable.depthwise.plan["block_rows"][0]
-        ring = (rows - 1) * stride + reach if dilation[0] == 1 else 0  # dilated rows are no neighbours
-        assert prepared.plan["ring_rows"][0] == prepared.separable._stretches["ring_rows"][0] == ring
-        for threads in 1, 2, 3:
-            result = compute(kernel, case, "integers", "relu", True, True, threads)
-            np.testing.assert_array_equal(result, expected(case, np.float32, "integers", "relu", True, True), str(case))
-
-
 @pytest.mark.parametrize("size", [3, 5, 7])
 @pytest.mark.parametrize("dilation", [2, 3, 20])  # 20: more phases than the kernel keeps
 def test_phases_of_columns_take_turns(size: int, dilation: int, monkeypatch: pytest.MonkeyPatch) -> None:

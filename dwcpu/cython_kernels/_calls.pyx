@@ -76,7 +76,7 @@ cdef enum:
     LINE = 64               # as in arrays.py: bytes of a cache line, and of the smallest array that starts on one
     WORTH_ALIGNING = 4096
     APART = 768             # and where outputs lie, seen from inputs
-    TURN = 1024
+    APART_TURN = 1024
     TILE = 16
 
 
@@ -150,7 +150,7 @@ cdef object empty(Shape *shape, int type_number, i64 itemsize, object x):
     if size < WORTH_ALIGNING:
         return PyArray_SimpleNew(shape.axes, shape.sizes, type_number)
     if x is not None:
-        turn, place = TURN, <i64> PyArray_DATA(as_array(x)) // LINE * LINE + APART
+        turn, place = APART_TURN, <i64> PyArray_DATA(as_array(x)) // LINE * LINE + APART
     size += turn
     raw = PyArray_SimpleNew(1, &size, NPY_UINT8)
     start = <char *> PyArray_DATA(as_array(raw))

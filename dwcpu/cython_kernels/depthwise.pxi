@@ -7,6 +7,8 @@
 # Guarantees: each output has one accumulator, from the bias, taps by row and column, taps in the padding left out.
 # What the last block and the last tile of a row share with their neighbours, having slid back over them, is computed
 # and stored twice: whole vectors and tiles are several times as fast as parts of them.
+# Ring. With plan.ring_rows, row r of the image lies r modulo that rows behind x, whatever image it is of; there are no
+# phases of rows then, and no copies (see abi.py).
 # Loops, outermost first: images; phases (see below), those of columns in turn after plan.block_rows rows (0: all);
 # rows of tiles; passes of plan.block_channels channel blocks (0: all), whose input rows and weights stay in L1 along
 # the row; tiles (depthwise_tiles.pxi); channel blocks.
@@ -168,11 +170,10 @@ cdef inline const real *placed_rows(
         top %= ring
         if top < 0:
             top += ring
-        r = ring - 1 - top
-        while r < (WINDOW_ROWS - 1) * window.stride + window.size - 1:
+        r = ring - 1 - top  # the last before the end; a ring is no shorter than what is read of a patch
+        if r < (WINDOW_ROWS - 1) * window.stride + window.size - 1:
             job.x_rows[r] -= ring * row * <i64> sizeof(real)
             job.wraps = True
-            r += ring
     return origin + top * row
 
 

@@ -29,7 +29,7 @@ def advice(spec: Spec, array: np.ndarray, last: bool) -> str:
         return ""
     first, final = declared[1], declared[3]
     known = [(size, given) for size, given in zip(declared[1:], array.shape[1:], strict=True) if isinstance(size, int)]
-    if last and known and array.shape[1] != array.shape[3] and all(size == given for size, given in known):
+    if last and isinstance(first, int) and first != array.shape[3] and all(size == given for size, given in known):
         return f"{spec.name} is as the file declares it: leave layout out"
     if last and isinstance(final, int) and final == array.shape[3] and array.shape[3] != first:
         return "the file has its channels last already: leave layout out"

@@ -251,10 +251,9 @@ class Model:
             shapes = ", ".join(f"{spec.name} {array.shape}" for spec, array in pairs)
             hints = "; ".join(hint for spec, array in pairs if (hint := advice(spec, array, last)))
             declared = "; ".join(map(str, self.inputs))
-            # Where it is plain what is wrong, which node found it does not help.
-            raise ValueError(
-                f"{self.name}: given: {shapes}; the file declares: {declared}; {hints or error}"
-            ) from error
+            # Where it is plain what is wrong with the only input, which node found it does not help.
+            text = hints if hints and len(pairs) == 1 else "; ".join(filter(None, (hints, str(error))))
+            raise ValueError(f"{self.name}: given: {shapes}; the file declares: {declared}; {text}") from error
 
     # --- plans --------------------------------------------------------------------------------------------------------
 
