@@ -440,9 +440,10 @@ class Program:
                     f"reshape or crop it"
                 )
             added = arrays.as_nhwc(added, "residual", layout, operation, spatial)
-        result = None if out is None else arrays.output(out, shape, self.dtype, operation)
+        if out is not None:
+            result = arrays.output(out, shape, self.dtype, operation)
         read = arrays.native(image)
-        if result is None:
+        if out is None:
             result = out = arrays.empty(shape, self.dtype, read)
         target = destination = arrays.as_nhwc(result, "out", layout, operation, spatial)
         if ready is None:
