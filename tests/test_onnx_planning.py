@@ -263,7 +263,7 @@ def test_wrong_shapes_come_with_advice(shape, options, advice) -> None:
         (
             "uint8",
             np.zeros((1, 3), np.float32),
-            r"from 0 to 1 become bytes by np\.round\(255 \* x\)\.astype",
+            r"cuts off fractions; pixels from 0 to 1 become bytes by np\.round\(255 \* x\)\.astype",
         ),
         ("float", np.zeros((1, 3), np.uint8), r"np\.asarray\(x, np\.float32\), and if these are pixels, scale them"),
         ("float", np.zeros((1, 3), np.complex64), "give real numbers$"),

@@ -53,8 +53,10 @@ def conversion(name: str, given: np.dtype, wanted: np.dtype) -> str:
     if given.kind == "c":
         return "give real numbers"
     way_out = f"convert it with np.asarray({name}, np.{wanted.name})"
-    if given.kind == "f" and wanted.kind in "iu":
-        return f"whole numbers are wanted: pixels from 0 to 1 become bytes by np.round(255 * {name}).astype(np.uint8)"
+    if given.kind == "f" and wanted == np.uint8:
+        way_out += (
+            f", which cuts off fractions; pixels from 0 to 1 become bytes by np.round(255 * {name}).astype(np.uint8)"
+        )
     if given == np.uint8 and wanted.kind == "f":
         way_out += ", and if these are pixels, scale them as the network was trained"
     return way_out
