@@ -6,9 +6,13 @@ import re
 
 import numpy as np
 import pytest
-from mistakes import DW, F32, MISTAKES, X, ones
+from layer_mistakes import LAYER_MISTAKES
+from mistakes import DW, F32, X, ones
+from mistakes import MISTAKES as FUNCTION_MISTAKES
 
 from dwcpu import ops
+
+MISTAKES = FUNCTION_MISTAKES | LAYER_MISTAKES
 
 
 @pytest.mark.parametrize("name", MISTAKES)

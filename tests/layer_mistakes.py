@@ -1,0 +1,222 @@
+"""As `mistakes`: of layers, of networks of them, and of what prepares their weights."""
+
+from __future__ import annotations
+
+import numpy as np
+from mistakes import CONV, DW, ELSEWHERE, F32, PW, X, ones
+
+from dwcpu import fold_batchnorm, layers, models, ops
+
+LAYER_MISTAKES = {
+    # layers
+    "layer w": (
+        lambda: layers.DepthwiseConv2d(ones(3, 16)),
+        ValueError,
+        "DepthwiseConv2d: w has shape (3, 16); it must be (KH, KW, C) or (KH, KW, C, M); reshape w",
+    ),
+    "layer bias": (lambda: layers.PointwiseConv2d(PW, ones(16)), ValueError, "PointwiseConv2d: bias has shape (16,)"),
+    "layer stride": (lambda: layers.DepthwiseConv2d(DW, stride=0), ValueError, "DepthwiseConv2d: stride is 0"),
+    "layer padding": (lambda: layers.Conv2d(CONV, padding="full"), ValueError, "Conv2d: padding is 'full'"),
+    "layer dilation": (lambda: layers.Conv2d(CONV, dilation=0), ValueError, "Conv2d: dilation is 0"),
+    "layer groups": (lambda: layers.Conv2d(CONV, groups=5), ValueError, "Conv2d: groups is 5"),
+    "layer empty w": (lambda: layers.PointwiseConv2d(ones(0, 4)), ValueError, "PointwiseConv2d: w has shape (0, 4)"),
+    "layer scalar w": (lambda: layers.Conv2d(F32(1)), TypeError, "Conv2d: w is 1.0; it must be an array"),
+    "layer pw": (lambda: layers.SeparableConv2d(DW, ones(8, 8)), ValueError, "pw has 8 input channels but the output"),
+    "layer project": (
+        lambda: layers.InvertedResidual(None, DW, ones(8, 8)),
+        ValueError,
+        "InvertedResidual: project has 8 input channels but the output of dw has 16",
+    ),
+    "layer activation": (lambda: layers.Conv2d(CONV, activation="x"), ValueError, "Conv2d: activation is 'x'"),
+    "layer backend": (lambda: layers.Conv2d(CONV, backend="x"), ValueError, "Conv2d: backend is 'x'"),
+    "layer padding array": (
+        lambda: layers.DepthwiseConv2d(DW, padding=np.array([1, 1])),
+        TypeError,
+        "DepthwiseConv2d: padding is array([1, 1]) of type ndarray; it must be an integer",
+    ),
+    "layer stride array": (
+        lambda: layers.Conv2d(CONV, stride=np.array([1, 1])),
+        TypeError,
+        "Conv2d: stride is array([1, 1]) of type ndarray",
+    ),
+    "layer activation array": (
+        lambda: layers.Conv2d(CONV, activation=np.array(["relu", "relu"])),
+        TypeError,
+        "Conv2d: activation is of type ndarray",
+    ),
+    "slope beyond float64": (
+        lambda: ops.depthwise_conv2d(X, DW, activation=("leaky_relu", 10**400)),
+        ValueError,
+        "depthwise_conv2d: activation[1] is beyond float64; it must fit",
+    ),
+    "clip beyond float64": (
+        lambda: layers.Conv2d(CONV, activation=("clip", 0, 10**400)),
+        ValueError,
+        "Conv2d: activation[2] is beyond float64; it must fit",
+    ),
+    "layer x": (
+        lambda: layers.DepthwiseConv2d(DW)(ones(8, 8, 4)),
+        ValueError,
+        "DepthwiseConv2d: w has 16 channels but x has 4",
+    ),
+    "layer x type": (
+        lambda: layers.DepthwiseConv2d(DW)(X.astype(np.float64)),
+        TypeError,
+        "DepthwiseConv2d: x has dtype float64 but w has float32",
+    ),
+    "Sequential": (lambda: layers.Sequential([1]), TypeError, "Sequential: layer 0 is of type list; every layer must"),
+    "Sequential out": (
+        lambda: layers.Sequential(np.abs)(X, out=X.copy()),
+        TypeError,
+        "Sequential: out or residual is given but the last layer is of type ufunc",
+    ),
+    "Sequential explain": (
+        lambda: layers.Sequential(layers.DepthwiseConv2d(DW), np.abs).explain((8, 8, 16)),
+        TypeError,
+        "Sequential: layer 1 is of type ufunc; explain needs dwcpu layers throughout",
+    ),
+    "Sequential out_shape": (
+        lambda: layers.Sequential(np.abs).out_shape((8, 8, 16)),
+        TypeError,
+        "Sequential: layer 0 is of type ufunc; out_shape needs dwcpu layers throughout",
+    ),
+    "Sequential mismatch": (
+        lambda: layers.Sequential(layers.DepthwiseConv2d(DW), layers.PointwiseConv2d(ones(8, 8)))(X),
+        ValueError,
+        "Sequential: layer 1, PointwiseConv2d: w has 8 input channels but x has 16; the first axis of w must equal",
+    ),
+    "Sequential mismatch before the last": (
+        lambda: layers.Sequential(np.abs, layers.DepthwiseConv2d(ones(3, 3, 8)), layers.PointwiseConv2d(PW))(X),
+        ValueError,
+        "Sequential: layer 1, DepthwiseConv2d: w has 8 channels but x has 16",
+    ),
+    "Sequential mismatch of types": (
+        lambda: layers.Sequential(layers.Sequential(layers.DepthwiseConv2d(DW)))(X.astype(np.float64)),
+        TypeError,
+        "Sequential: layer 0, Sequential: layer 0, DepthwiseConv2d: x has dtype float64 but w has float32",
+    ),
+    "groups, channels on another axis": (
+        lambda: ops.conv2d(ones(1, 4, 9, 9), ones(3, 3, 1, 8), groups=4),
+        ValueError,
+        f"x has 9 channels and w has 8 output channels; groups must divide both; choose a common divisor; {ELSEWHERE}",
+    ),
+    "dwconv2d, groups, channels last": (
+        lambda: ops.dwconv2d(ones(1, 9, 9, 4), ones(4, 1, 3, 3), groups=4),
+        ValueError,
+        "choose a common divisor; if the channels of input are last, give np.moveaxis(input, -1, -3)",
+    ),
+    "None for padding": (
+        lambda: ops.depthwise_conv2d(X, DW, padding=None),
+        TypeError,
+        "depthwise_conv2d: padding is None of type NoneType; it must be an integer; give one",
+    ),
+    "a float for x": (
+        lambda: ops.pointwise_conv2d(3.0, PW),
+        TypeError,
+        "pointwise_conv2d: x is 3.0; it must be an array of float32 or float64; give the array itself",
+    ),
+    "fold_batchnorm, PyTorch's depthwise weights": (
+        lambda: fold_batchnorm(ones(16, 1, 3, 3), None, *[ones(16)] * 4),
+        ValueError,
+        "; if these are PyTorch's depthwise weights, (C, 1, KH, KW), pass w[:, 0].transpose(1, 2, 0)",
+    ),
+    "fold_batchnorm, PyTorch's weights": (
+        lambda: fold_batchnorm(ones(16, 8, 3, 3), None, *[ones(16)] * 4),
+        ValueError,
+        "; if these are weights (Cout, Cin, KH, KW), pass w.transpose(2, 3, 1, 0)",
+    ),
+    "fold_batchnorm, a matrix": (
+        lambda: fold_batchnorm(ones(16, 8), None, *[ones(16)] * 4),
+        ValueError,
+        "; if these are weights (Cout, Cin), pass w.T",
+    ),
+    "no path": (
+        lambda: models.mobilenet_v2(weights=3),
+        TypeError,
+        "the path is of type int; weights are read from a file; give its name",
+    ),
+    "a number for weights": (
+        lambda: layers.DepthwiseConv2d(8, 3),
+        TypeError,
+        "DepthwiseConv2d: w is 8; it must be an array of float32 or float64; give the array itself",
+    ),
+    "True for a residual": (
+        lambda: ops.depthwise_conv2d(X, DW, padding=1, residual=True),
+        TypeError,
+        "depthwise_conv2d: residual is True; it must be an array of float32 or float64; give the array itself",
+    ),
+    "Sequential explain mismatch": (
+        lambda: layers.Sequential(layers.DepthwiseConv2d(DW), layers.PointwiseConv2d(ones(8, 8))).explain((8, 8, 16)),
+        ValueError,
+        "Sequential: layer 1, PointwiseConv2d: w has 8 input channels",
+    ),
+    "Sequential out_shape mismatch": (
+        lambda: layers.Sequential(layers.DepthwiseConv2d(DW), layers.PointwiseConv2d(ones(8, 8))).out_shape((8, 8, 16)),
+        ValueError,
+        "Sequential: layer 1, PointwiseConv2d: w has 8 input channels",
+    ),
+    # fold_batchnorm
+    "fold length": (
+        lambda: layers.fold_batchnorm(DW, None, ones(8), ones(8), ones(8), ones(8)),
+        ValueError,
+        (
+            "fold_batchnorm: mean has 8 entries but w has shape (3, 3, 16); there must be one for each output channel; "
+            "give 16"
+        ),
+    ),
+    "fold length, columns x channels": (
+        lambda: layers.fold_batchnorm(DW, None, None, None, ones(48), ones(48)),
+        ValueError,
+        "fold_batchnorm: mean has 48 entries but w has shape (3, 3, 16)",
+    ),
+    "fold length, pointwise": (
+        lambda: layers.fold_batchnorm(PW, None, None, None, ones(16 * 24), ones(16 * 24)),
+        ValueError,
+        "fold_batchnorm: mean has 384 entries but w has shape (16, 24)",
+    ),
+    "fold length, four axes": (
+        lambda: layers.fold_batchnorm(CONV, None, None, None, ones(16), ones(16)),
+        ValueError,
+        "give 24, or 384 for depthwise weights with a multiplier",
+    ),
+    "fold var None": (
+        lambda: layers.fold_batchnorm(DW, None, None, None, ones(16), None),
+        TypeError,
+        "fold_batchnorm: var is of type NoneType",
+    ),
+    "fold eps": (
+        lambda: layers.fold_batchnorm(DW, None, None, None, ones(16), ones(16), eps="a"),
+        TypeError,
+        "fold_batchnorm: eps is of type str; it must be a real number",
+    ),
+    "fold eps infinite": (
+        lambda: layers.fold_batchnorm(DW, None, None, None, ones(16), ones(16), eps=np.inf),
+        ValueError,
+        "fold_batchnorm: eps is inf; it must be finite",
+    ),
+    "fold gamma": (
+        lambda: layers.fold_batchnorm(DW, None, ones(8), ones(16), ones(16), ones(16)),
+        ValueError,
+        "fold_batchnorm: gamma has shape (8,); it must have shape (16,), like mean",
+    ),
+    "fold var": (
+        lambda: layers.fold_batchnorm(DW, None, ones(16), ones(16), ones(16), -ones(16)),
+        ValueError,
+        "fold_batchnorm: var + eps is not positive everywhere",
+    ),
+    "fold var NaN": (
+        lambda: layers.fold_batchnorm(DW, None, None, None, ones(16), ones(16) * np.nan),
+        ValueError,
+        "var + eps is not positive everywhere",
+    ),
+    "fold w": (
+        lambda: layers.fold_batchnorm(ones(16), None, None, None, ones(16), ones(16)),
+        ValueError,
+        "fold_batchnorm: w has shape (16,); it must have 2, 3 or 4 axes",
+    ),
+    "fold mean": (
+        lambda: layers.fold_batchnorm(DW, None, None, None, ones(16, 1), ones(16)),
+        ValueError,
+        "fold_batchnorm: mean has shape (16, 1); it must have one axis",
+    ),
+}
