@@ -106,6 +106,9 @@ FIELDS: dict[str, str] = {
     # for. x is where row 0 lies, and row r lies r modulo this rows behind it; dilation_h is 1 and copy_rows 0.
     # 0: rows lie one after the other
     "ring_rows": "i",
+    # compiled inverted residual: output rows whose windows a panel of the expanded image computes at a time; 0: all
+    # panels together
+    "panel_rows": "i",
     # depthwise, but for compiled fixed windows: output columns that a row of the grid stands for where images have a
     # single row (the last takes what is left), so that threads share long signals; 0: rows of the grid are rows
     "segment": "i",

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 __all__ = [
+    "LINE",
     "as_nhwc",
     "copy",
     "empty",
@@ -43,7 +44,7 @@ _TILED_ELEMENTS = 2**15
 _TILED_CHANNELS = 16
 
 #: Bytes of a cache line, and of the smallest array that `empty` aligns to it.
-_LINE = 64
+LINE = 64
 _WORTH_ALIGNING = 4096
 
 #: Outputs begin so many bytes behind inputs, modulo `_APART_TURN`. A load waits for a store before it whose address has
@@ -234,7 +235,7 @@ def empty(shape: tuple[int, ...] | int, dtype: np.dtype, x: np.ndarray | None = 
 def aligned(shape: tuple[int, ...] | int, dtype: np.dtype, x: np.ndarray | None = None) -> np.ndarray:
     """As `empty`, however small: for what is made once and read often."""
     size = (prod(shape) if isinstance(shape, tuple) else shape) * dtype.itemsize
-    turn, place = (_LINE, 0) if x is None else (_APART_TURN, x.ctypes.data // _LINE * _LINE + _APART)
+    turn, place = (LINE, 0) if x is None else (_APART_TURN, x.ctypes.data // LINE * LINE + _APART)
     raw = np.empty(size + turn, np.uint8)
     start = (place - raw.ctypes.data) % turn
     return np.ndarray(shape, dtype, raw, start)

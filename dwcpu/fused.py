@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import runtime
+from .arrays import LINE
 from .fused_geometry import Geometry, InvertedResidualGeometry, SeparableGeometry
 from .geometry import ConvGeometry
 from .grid import Grid, cut, worth_threads, worth_waking
@@ -23,6 +24,8 @@ __all__ = ["PreparedInverted", "PreparedSeparable", "PreparedSplit", "threads_us
 #: residual together: where what blocks share stays in place, and where it moves and blocks should be larger. Of rings
 #: 0.45 to 0.75 are the same within 1 %, in the mean 0.65 is best.
 _L2_SHARE_RING, _L2_SHARE_MOVING = 0.65, 0.75
+#: Pixels, times the stride, of the narrowest rows of expanded images whose panels have windows of their own.
+_PANEL_WIDTH = 96
 #: Times `L2_SHARE` that the rows of a dilated window's tiles may take: 33x33x256 at dilation 6 takes 5 % longer with
 #: blocks of six rows, which fit, than with 12 or 24.
 _MOST_APART = 4
@@ -208,13 +211,38 @@ class PreparedInverted(Prepared):
         plan["expand_kernel"], plan["expand_plan"] = expand._address, expand._plan_address
         plan["expand_blocks"] = expand.blocks
         plan["separable_kernel"], plan["separable_plan"] = self.separable._address, self.separable._plan_address
+        if is_ring and middle.width * middle.stride_h >= _PANEL_WIDTH:
+            self._by_panels()
         self._scratch = window + self.separable._scratch
         self._address = kernel.address()
 
+    def _by_panels(self) -> None:
+        """Windows of one panel of expanded channels after the other, from a ring of its own, where there can be any.
+
+        What is expanded is read from L1 then, and pixels lie side by side: 112x112x16 to 96 at stride 2 takes 0.95 of
+        the time, rows of 56 pixels 0.98, at stride 1 those of 160 0.97 and those of 96 1.0. Where rows are shorter,
+        what stands around a call counts: up to 1.02, at stride 1 1.05. Panels of half a cache line gain nothing.
+        """
+        middle, kernel, stretches = self.geometry.separable.depthwise, self.expand.kernel, self.separable._stretches
+        panel = kernel.lanes * kernel.tile_columns
+        if middle.in_channels % panel or panel * self.kernel.dtype.itemsize < LINE or len(stretches) > 1:
+            return
+        depthwise = self.separable.depthwise
+        held = runtime.cache_sizes().l1 // (panel * middle.width * self.kernel.dtype.itemsize)
+        rows, tile_rows = (held - middle.kernel_h) // middle.stride_h + 1, depthwise.kernel.tile_rows
+        self.plan["panel_rows"] = max(tile_rows, rows // tile_rows * tile_rows)
+        self.expand.plan["out_step"] = stretches["x_step"] = panel
+        stretches["tile_columns"] = depthwise.kernel.tile_columns  # nothing crowds
+
+    @property
+    def _expanded_step(self) -> int:
+        """From one expanded pixel to the next, in elements."""
+        return int(self.expand.plan["out_step"][0])
+
     def stepped(self, x_step: int, out_step: int) -> PreparedInverted | None:
         """As `Prepared.stepped`."""
-        channels = self.geometry.separable.depthwise.in_channels
-        expand, separable = self.expand.stepped(x_step, channels), self.separable.stepped(channels, out_step)
+        step = self._expanded_step
+        expand, separable = self.expand.stepped(x_step, step), self.separable.stepped(step, out_step)
         if expand is None or separable is None:
             return None
         other = self._with(expand_plan=expand._plan_address, separable_plan=separable._plan_address)
@@ -242,7 +270,7 @@ class PreparedInverted(Prepared):
 
 def _whole_lines(size: int) -> int:
     """`size` bytes, rounded up to whole cache lines."""
-    return -(-size // 64) * 64
+    return -(-size // LINE) * LINE
 
 
 class PreparedSplit(Prepared):

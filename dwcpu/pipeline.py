@@ -19,6 +19,7 @@ import numpy as np
 from . import runtime
 from .abi import STEP_FIELDS
 from .ahead import asking
+from .arrays import LINE
 from .grid import Grid
 
 if TYPE_CHECKING:
@@ -34,8 +35,6 @@ GIVEN = -1
 
 #: What addresses of `abi.STEP_FIELDS` count from.
 _NONE, _ARENA, _X, _RESIDUAL, _OUT = range(5)
-#: Places begin on a cache line. Spreading them over the 4096 bytes of a page besides was measured to gain nothing.
-_LINE = 64
 #: Arenas begin on a page.
 _PAGE = 4096
 #: Bytes from which an arena is given up where a run needs only one part in `_MUCH` of it.
@@ -485,8 +484,8 @@ def places(wanted: Sequence[tuple[int, int, int]]) -> tuple[list[int], int]:
         for begin, end in others:
             if at + size <= begin:
                 break
-            at = max(at, -(-end // _LINE) * _LINE)
+            at = max(at, -(-end // LINE) * LINE)
         offsets[index] = at
         placed.append(index)
     end = max((offsets[index] + wanted[index][0] for index in placed), default=0)
-    return offsets, -(-end // _LINE) * _LINE
+    return offsets, -(-end // LINE) * LINE

@@ -14,6 +14,7 @@ import numpy as np
 
 from . import arrays, packing, runtime
 from .abi import ACTIVATION_CODES, AHEAD_TILES, COPY_BYTES, FIELDS, HALF_COLUMNS, TURN, panel_widths, plan_dtype
+from .arrays import LINE
 from .epilogue import Activation
 from .fused_geometry import Geometry
 from .geometry import ConvGeometry
@@ -29,8 +30,8 @@ __all__ = ["L2_SHARE", "Prepared", "PreparedSingle", "fill", "grid_of", "row_pha
 #: L1 caches that the patches and weights of a depthwise pass may take. Far more than one: what is read again comes from
 #: L2 in time, and long runs of channels suit the prefetchers. Of 0.5 to 16, 4 and more are 2 to 5 % faster than less.
 _L1_CACHES = 8
-#: L1 caches of today: ways, and bytes of a line; sets are at least as many as a page has lines.
-_WAYS, _LINE, _PAGE = 8, 64, 4096
+#: Ways of L1 caches of today; sets are at least as many as a page has lines.
+_WAYS, _PAGE = 8, 4096
 #: Channel vectors that are copied aside at a time: as many as fit.
 _COPIED = 8, 4
 #: Share of the L2 cache for what passes stay in: pixels of a GEMM block, rows of a fused block.
@@ -329,11 +330,11 @@ class PreparedSingle(Prepared):
         """
         kernel, geometry = self.kernel, self.geometry
         vector = kernel.lanes * kernel.dtype.itemsize
-        if not kernel.copies or vector >= _LINE or geometry.in_channels % kernel.lanes:
+        if not kernel.copies or vector >= LINE or geometry.in_channels % kernel.lanes:
             return 0
         rows, columns = self._patch
         column = geometry.dilation_w * self._pixel
-        sets = [(r * self._row + q * column) % _PAGE // _LINE for r in range(rows) for q in range(columns)]
+        sets = [(r * self._row + q * column) % _PAGE // LINE for r in range(rows) for q in range(columns)]
         return max(map(sets.count, sets))
 
     def _shape_crowded(self) -> None:
@@ -412,7 +413,7 @@ class PreparedSingle(Prepared):
         """
         last = (rows - 1) % int(self.plan["block_rows"][0]) + 1
         tiles = max(0, -(-last // self.kernel.tile_rows) - AHEAD_TILES)
-        return tiles * (self.geometry.in_channels // TURN) * max(0, self.blocks - parts) * _LINE
+        return tiles * (self.geometry.in_channels // TURN) * max(0, self.blocks - parts) * LINE
 
     def asking(self, own: Pass, address: int, size: int) -> Pass:
         """The pass `own` with a plan that asks for `size` bytes from `address` on, `room` at most."""

@@ -54,7 +54,7 @@ ALLOWED: dict[str, set[str]] = {
     "dispatch": BELOW_DISPATCH | {"choices", "fused", "interrupts", "prepared"},
     "calls": {"arrays", "geometry", "pipeline", "pixels", "prepared", "runtime"},
     "ahead": {"pipeline"},
-    "pipeline": {"abi", "ahead", "background", "grid", "runtime"},
+    "pipeline": {"abi", "ahead", "arrays", "background", "grid", "runtime"},
     "prepared": BELOW_DISPATCH | {"interrupts", "pipeline"},
     "fused": BELOW_DISPATCH | {"pipeline", "prepared"},
     "frontdoor": BELOW_DISPATCH | {"background", "dispatch", "pipeline", "prepared"},

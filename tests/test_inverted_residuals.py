@@ -7,7 +7,7 @@ import pytest
 from cases import Case, make_data
 from test_kernels import compute, expected
 
-from dwcpu import dispatch, runtime
+from dwcpu import arrays, dispatch, runtime
 from dwcpu.abi import HALF_COLUMNS
 
 
@@ -82,3 +82,58 @@ def test_rings_with_pairs_and_windows_with_copies(monkeypatch: pytest.MonkeyPatc
             np.testing.assert_array_equal(result, expected(case, np.float32, "integers", "relu", True, True), str(case))
     if kernel.lanes == 8:  # as wide as half a cache line
         assert {(True, False, True), (False, True, False)} <= seen
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("size", "stride"), [(3, 1), (3, 2), (5, 2), (7, 1)])
+def test_windows_of_one_panel_after_the_other(
+    dtype: str, size: int, stride: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of wide images and whole panels: rings of their own, from which a tile's rows, some or a block's are computed."""
+    if runtime.cython_kernels() is None:
+        pytest.skip("the Cython kernels were not built")
+    fused = [k for k in dispatch.kernels(dtype, "cython") if k.label == "fused"]
+    kernel = next(k for k in fused if k.op == "inverted_residual")
+    product = next(k for k in dispatch.kernels(dtype, "cython") if k.op == "pointwise")
+    panel = product.lanes * product.tile_columns
+    if panel * kernel.dtype.itemsize < arrays.LINE:
+        pytest.skip("a panel is less than a cache line")
+    pixel = 3 * panel * kernel.dtype.itemsize
+    seen = set()
+    for width, held, padding in (
+        (100, 1, "same"),
+        (97, 9, ((size, 1), (0, size // 2))),
+        (99, 90, ((0, 0), (0, 0))),
+    ):
+        caches = runtime.Memory(held * 100 * pixel // 3, 40 * 100 * pixel, 1 << 24)
+        monkeypatch.setattr(runtime, "cache_sizes", lambda caches=caches: caches)
+        case = Case(
+            "inverted_residual", (2, 61, width, 5), 9, (size, size), (stride, stride), padding=padding,
+            expanded=3 * panel,
+        )  # fmt: skip
+        data = make_data(case, kernel.dtype.type, "integers")
+        prepared = kernel.prepare(case.geometry, *data.kernel_weights())
+        rows, block = int(prepared.plan["panel_rows"][0]), prepared._block_rows
+        assert rows > 0
+        assert block < case.geometry.out_shape[1]
+        tile = prepared.separable.depthwise.kernel.tile_rows
+        seen.add("a tile's" if rows == tile else "some" if rows < block else "a block's")
+        right = expected(case, kernel.dtype, "integers", "relu", True, True)
+        for threads in 1, 2, 3:
+            result = compute(kernel, case, "integers", "relu", True, True, threads)
+            np.testing.assert_array_equal(result, right, str(case))
+        apart = prepared.stepped(5 + 3, 9 + 4)
+        assert apart is not None
+        x, out = (
+            np.full((*shape[:3], shape[3] + gap), 7, dtype) for shape, gap in ((data.x.shape, 3), (right.shape, 4))
+        )
+        x[..., :5] = data.x
+        apart.run(x, None, out, 2)
+        assert (out[..., 9:] == 7).all()
+        np.testing.assert_array_equal(out[..., :9], expected(case, kernel.dtype, "integers", None, True, False))
+    assert {"a tile's", "a block's"} <= seen and ("some" in seen or size > 3)
+    narrow = Case("inverted_residual", (1, 41, 95 // stride, 5), 9, (size, size), (stride, stride), expanded=3 * panel)
+    odd = Case("inverted_residual", (1, 41, 99, 5), 9, (size, size), (stride, stride), expanded=3 * panel + 1)
+    for case in narrow, odd:
+        prepared = kernel.prepare(case.geometry, *make_data(case, kernel.dtype.type, "integers").kernel_weights())
+        assert prepared.plan["panel_rows"][0] == 0
