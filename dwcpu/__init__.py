@@ -30,7 +30,6 @@ from .layers import (
     InvertedResidual,
     PointwiseConv2d,
     SeparableConv2d,
-    Sequential,
     fold_batchnorm,
 )
 from .ops import (
@@ -44,6 +43,7 @@ from .ops import (
     separable_conv2d,
 )
 from .runtime import get_num_threads, num_threads, set_num_threads, show_config
+from .sequential import Sequential
 from .tuning import autotune
 
 __version__ = "0.1.0"

@@ -26,7 +26,7 @@ from .prepared import Prepared
 if TYPE_CHECKING:
     from .frontdoor import Compiled, Program
 
-__all__ = ["Call", "Caller", "again", "call_of", "first", "forget"]
+__all__ = ["Call", "Caller", "again", "call_between", "call_of", "first", "forget"]
 
 #: Kinds of calls that functions remember, spare calls of one kind (for threads that make it at once), and bytes of
 #: packed weights in all of them.
@@ -152,8 +152,22 @@ class Caller:
 
 def call_of(program: Program, compiled: Compiled, x_shape: tuple[int, ...], threads: int, packings: tuple = ()) -> Any:
     """The `Call` of a compiled program for `x` of that shape, as the user sees it."""
-    operation = compiled.operation
-    x_image, out_image = compiled.geometry.x_shape, compiled.geometry.out_shape
+    operation, geometry = compiled.operation, compiled.geometry
+    launch = operation.launch(threads) if isinstance(operation, Prepared) else None
+    return call_between(program, geometry.x_shape, geometry.out_shape, x_shape, threads, compiled.run, launch, packings)
+
+
+def call_between(
+    program: Program,
+    x_image: tuple[int, ...],
+    out_image: tuple[int, ...],
+    x_shape: tuple[int, ...],
+    threads: int,
+    runner: Callable[..., object],
+    launch: tuple[int, ...] | None,
+    packings: tuple = (),
+) -> Any:
+    """The `Call` from images of one shape to those of another, of the program's type and layout; see `Call`."""
     turns: list[Pass | None] = []
     if program.layout == "NCHW":
         directions = (x_image, True), (out_image, True), (out_image, False)
@@ -166,9 +180,9 @@ def call_of(program: Program, compiled: Compiled, x_shape: tuple[int, ...], thre
         out_image,
         program.layout == "NCHW",
         program.dtype,
-        compiled.run,
+        runner,
         threads,
-        operation.launch(threads) if isinstance(operation, Prepared) else None,
+        launch,
         runtime.driver_addresses(),
         runtime.scratch,
         packings,

@@ -8,7 +8,6 @@ from does not change them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from inspect import signature
 from typing import Any
 
@@ -30,7 +29,6 @@ __all__ = [
     "Layer",
     "PointwiseConv2d",
     "SeparableConv2d",
-    "Sequential",
     "fold_batchnorm",
 ]
 
@@ -405,125 +403,3 @@ class Conv2d(Layer):
                 activation=(activation, None), layout=(layout, "NHWC"), backend=(backend, "auto"),
             ),
         )  # fmt: skip
-
-
-class _Choices(list[Any]):
-    """What `Layer.explain` says of layer after layer."""
-
-    def __str__(self) -> str:
-        return "\n\n".join(map(str, self))
-
-
-class Sequential:
-    """Layers one after the other.
-
-    Parameters
-    ----------
-    *layers : callable
-        Layers, or functions of one array that give one. The last must be a layer if `out` or `residual` is used.
-
-    Raises
-    ------
-    TypeError
-        If something cannot be called.
-
-    Errors of a dwcpu layer, when the whole is called or asked about a shape, begin with its place, counted from 0.
-
-    Examples
-    --------
-    >>> import numpy as np, dwcpu
-    >>> net = dwcpu.Sequential(
-    ...     dwcpu.DepthwiseConv2d(np.ones((3, 3, 8), np.float32), padding="same"),
-    ...     dwcpu.PointwiseConv2d(np.ones((8, 16), np.float32)),
-    ... )
-    >>> net(np.ones((5, 5, 8), np.float32)).shape
-    (5, 5, 16)
-    """
-
-    def __init__(self, *layers: Any) -> None:
-        for position, layer in enumerate(layers):
-            if not callable(layer):
-                raise TypeError(
-                    f"Sequential: layer {position} is of type {type(layer).__name__}; every layer must be callable; "
-                    f"give the layers one by one, as in Sequential(first, second)"
-                )
-        self.layers = layers
-
-    def __call__(
-        self,
-        x: ArrayLike,
-        *,
-        out: np.ndarray | None = None,
-        residual: ArrayLike | None = None,
-        num_threads: int | None = None,
-    ) -> Any:
-        """Apply the layers; `out` and `residual` belong to the last."""
-        *first, last = self.layers or (None,)
-        if (out is not None or residual is not None) and not isinstance(last, (Layer, Sequential)):
-            raise TypeError(
-                f"Sequential: out or residual is given but the last layer is of type {type(last).__name__}; "
-                f"only a dwcpu layer can take them; leave them out"
-            )
-        for position, layer in enumerate(first):
-            if not isinstance(layer, (Layer, Sequential)):
-                x = layer(x)
-                continue
-            try:
-                x = layer(x, num_threads=num_threads)
-            except (TypeError, ValueError) as error:
-                raise _placed(error, position) from None
-        if isinstance(last, (Layer, Sequential)):
-            try:
-                return last(x, out=out, residual=residual, num_threads=num_threads)
-            except (TypeError, ValueError) as error:
-                raise _placed(error, len(first)) from None
-        return x if last is None else last(x)
-
-    def explain(self, shape: tuple[int, ...], num_threads: int | None = None) -> list[Any]:
-        """The choices of all layers, which must be dwcpu layers, for an input of `shape`; printed, one a paragraph."""
-        choices: list[Any] = _Choices()
-        for position, layer in enumerate(self._own_layers("explain")):
-            try:
-                chosen = layer.explain(shape, num_threads)
-                shape = layer.out_shape(shape)
-            except (TypeError, ValueError) as error:
-                raise _placed(error, position) from None
-            choices.extend(chosen if isinstance(chosen, list) else [chosen])
-        return choices
-
-    def out_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Shape of the result for an input of `shape`; all layers must be dwcpu layers."""
-        for position, layer in enumerate(self._own_layers("out_shape")):
-            try:
-                shape = layer.out_shape(shape)
-            except (TypeError, ValueError) as error:
-                raise _placed(error, position) from None
-        return shape
-
-    def _own_layers(self, method: str) -> tuple[Any, ...]:
-        """The layers, if all of them know shapes."""
-        for position, layer in enumerate(self.layers):
-            if not isinstance(layer, (Layer, Sequential)):
-                raise TypeError(
-                    f"Sequential: layer {position} is of type {type(layer).__name__}; {method} needs dwcpu layers "
-                    f"throughout; ask the layers one by one"
-                )
-        return self.layers
-
-    def __len__(self) -> int:
-        return len(self.layers)
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.layers)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.layers[index]
-
-    def __repr__(self) -> str:
-        return "Sequential(\n" + "".join(f"    {layer!r},\n" for layer in self.layers) + ")"
-
-
-def _placed(error: TypeError | ValueError, position: int) -> TypeError | ValueError:
-    """An error of one of our layers, which names its class, with its place in the row."""
-    kind = TypeError if isinstance(error, TypeError) else ValueError
-    return kind(f"Sequential: layer {position}, {error}")

@@ -14,8 +14,9 @@ from . import calls, choices, dispatch
 from .frontdoor import Program
 from .fused_geometry import Geometry
 from .geometry import ConvGeometry
-from .layers import Layer, Sequential
+from .layers import Layer
 from .prepared import Prepared
+from .sequential import Sequential
 
 __all__ = ["TunedRow", "Tuning", "autotune"]
 
@@ -175,6 +176,7 @@ def _remembering(thing: Any) -> Iterator[Any]:
     if isinstance(thing, Sequential):
         for layer in thing.layers:
             yield from _remembering(layer)
+        yield thing
         return
     for _, layer in () if isinstance(thing, Layer) else thing.layers:
         if isinstance(layer, Layer):

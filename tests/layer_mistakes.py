@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from mistakes import CONV, DW, ELSEWHERE, F32, PW, X, ones
 
-from dwcpu import fold_batchnorm, layers, models, ops
+from dwcpu import fold_batchnorm, layers, models, ops, sequential
 
 LAYER_MISTAKES = {
     # layers
@@ -64,34 +64,40 @@ LAYER_MISTAKES = {
         TypeError,
         "DepthwiseConv2d: x has dtype float64 but w has float32",
     ),
-    "Sequential": (lambda: layers.Sequential([1]), TypeError, "Sequential: layer 0 is of type list; every layer must"),
+    "Sequential": (
+        lambda: sequential.Sequential([1]),
+        TypeError,
+        "Sequential: layer 0 is of type list; every layer must",
+    ),
     "Sequential out": (
-        lambda: layers.Sequential(np.abs)(X, out=X.copy()),
+        lambda: sequential.Sequential(np.abs)(X, out=X.copy()),
         TypeError,
         "Sequential: out or residual is given but the last layer is of type ufunc",
     ),
     "Sequential explain": (
-        lambda: layers.Sequential(layers.DepthwiseConv2d(DW), np.abs).explain((8, 8, 16)),
+        lambda: sequential.Sequential(layers.DepthwiseConv2d(DW), np.abs).explain((8, 8, 16)),
         TypeError,
         "Sequential: layer 1 is of type ufunc; explain needs dwcpu layers throughout",
     ),
     "Sequential out_shape": (
-        lambda: layers.Sequential(np.abs).out_shape((8, 8, 16)),
+        lambda: sequential.Sequential(np.abs).out_shape((8, 8, 16)),
         TypeError,
         "Sequential: layer 0 is of type ufunc; out_shape needs dwcpu layers throughout",
     ),
     "Sequential mismatch": (
-        lambda: layers.Sequential(layers.DepthwiseConv2d(DW), layers.PointwiseConv2d(ones(8, 8)))(X),
+        lambda: sequential.Sequential(layers.DepthwiseConv2d(DW), layers.PointwiseConv2d(ones(8, 8))),
         ValueError,
         "Sequential: layer 1, PointwiseConv2d: w has 8 input channels but x has 16; the first axis of w must equal",
     ),
     "Sequential mismatch before the last": (
-        lambda: layers.Sequential(np.abs, layers.DepthwiseConv2d(ones(3, 3, 8)), layers.PointwiseConv2d(PW))(X),
+        lambda: sequential.Sequential(
+            np.abs, layers.DepthwiseConv2d(ones(3, 3, 8)), layers.PointwiseConv2d(ones(8, 4))
+        )(X),
         ValueError,
         "Sequential: layer 1, DepthwiseConv2d: w has 8 channels but x has 16",
     ),
     "Sequential mismatch of types": (
-        lambda: layers.Sequential(layers.Sequential(layers.DepthwiseConv2d(DW)))(X.astype(np.float64)),
+        lambda: sequential.Sequential(sequential.Sequential(layers.DepthwiseConv2d(DW)))(X.astype(np.float64)),
         TypeError,
         "Sequential: layer 0, Sequential: layer 0, DepthwiseConv2d: x has dtype float64 but w has float32",
     ),
@@ -145,15 +151,41 @@ LAYER_MISTAKES = {
         TypeError,
         "depthwise_conv2d: residual is True; it must be an array of float32 or float64; give the array itself",
     ),
-    "Sequential explain mismatch": (
-        lambda: layers.Sequential(layers.DepthwiseConv2d(DW), layers.PointwiseConv2d(ones(8, 8))).explain((8, 8, 16)),
+    "Sequential small image": (
+        lambda: sequential.Sequential(layers.PointwiseConv2d(PW), layers.DepthwiseConv2d(ones(9, 9, 24)))(X),
         ValueError,
-        "Sequential: layer 1, PointwiseConv2d: w has 8 input channels",
+        "Sequential: layer 1, DepthwiseConv2d: ",
     ),
-    "Sequential out_shape mismatch": (
-        lambda: layers.Sequential(layers.DepthwiseConv2d(DW), layers.PointwiseConv2d(ones(8, 8))).out_shape((8, 8, 16)),
+    "Sequential explain small image": (
+        lambda: sequential.Sequential(layers.PointwiseConv2d(PW), layers.DepthwiseConv2d(ones(9, 9, 24))).explain(
+            (8, 8, 16)
+        ),
         ValueError,
-        "Sequential: layer 1, PointwiseConv2d: w has 8 input channels",
+        "Sequential: layer 1, DepthwiseConv2d: ",
+    ),
+    "Sequential out_shape small image": (
+        lambda: sequential.Sequential(layers.PointwiseConv2d(PW), layers.DepthwiseConv2d(ones(9, 9, 24))).out_shape(
+            (8, 8, 16)
+        ),
+        ValueError,
+        "Sequential: layer 1, DepthwiseConv2d: ",
+    ),
+    "Sequential neighbours of two types": (
+        lambda: sequential.Sequential(layers.DepthwiseConv2d(DW), layers.PointwiseConv2d(PW.astype(np.float64))),
+        TypeError,
+        "Sequential: layer 1, PointwiseConv2d: x has dtype float32 but w has float64; all arrays must share one dtype",
+    ),
+    "Sequential neighbours of two layouts": (
+        lambda: sequential.Sequential(layers.DepthwiseConv2d(DW, layout="NCHW"), layers.PointwiseConv2d(PW)),
+        ValueError,
+        "Sequential: layer 1, PointwiseConv2d: layout is 'NHWC' but the layer before gives 'NCHW'; neighbours must",
+    ),
+    "Sequential neighbours, one of them a Sequential": (
+        lambda: sequential.Sequential(
+            np.abs, layers.DepthwiseConv2d(DW), sequential.Sequential(layers.DepthwiseConv2d(ones(3, 3, 3)))
+        ),
+        ValueError,
+        "Sequential: layer 2, DepthwiseConv2d: w has 3 channels but x has 16; the third axis of w must",
     ),
     # fold_batchnorm
     "fold length": (

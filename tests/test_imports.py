@@ -60,7 +60,8 @@ ALLOWED: dict[str, set[str]] = {
     "frontdoor": BELOW_DISPATCH | {"background", "dispatch", "pipeline", "prepared"},
     "ops": FRONT_DOOR,
     "layers": FRONT_DOOR,
-    "tuning": FRONT_DOOR | {"choices"},
+    "sequential": FRONT_DOOR | {"report"},
+    "tuning": FRONT_DOOR | {"choices", "sequential"},
     "pixels": {"abi", "epilogue", "grid", "pipeline", "runtime"},
     "elementwise": {"epilogue", "pipeline", "pixels", "runtime"},
     "products": {"abi", "dispatch", "epilogue", "geometry", "pixels", "runtime"},
@@ -91,7 +92,7 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {"models", "ops", "layers", "runtime", "bench_command", "model_commands", "model_inputs"},
     "__main__": {"cli"},
     "benchmarks": FRONT_DOOR | {"models", "__init__"},  # there in an installed copy only
-    "__init__": FRONT_DOOR | {"graph", "models", "tuning"},
+    "__init__": FRONT_DOOR | {"graph", "models", "sequential", "tuning"},
 }
 
 #: What they may import besides, inside functions only: `warmup` and `show_config` look at everything.

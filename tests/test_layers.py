@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from dwcpu import background, dispatch, layers, ops, packing, runtime
+from dwcpu.sequential import Sequential
 
 F32 = np.float32
 BACKEND = "reference"
@@ -278,41 +279,12 @@ def test_explain_asks_the_dispatcher(monkeypatch) -> None:
     layer = layers.DepthwiseConv2d(np.ones((3, 3, 6), F32), layout="NCHW")
     assert layer.explain((6, 9, 8), num_threads=2) == "depthwise"
     assert seen == [("depthwise", (1, 9, 8, 6), np.dtype(F32), 2, "auto")]
-    make, _, arrays, options = KINDS["inverted"]
-    net = layers.Sequential(make(*arrays, **options), layers.PointwiseConv2d(np.ones((6, 3), F32), backend="numba"))
-    assert net.explain((1, 9, 8, 6)) == ["inverted_residual", "pointwise"]
-    assert str(net.explain((1, 9, 8, 6))) == "inverted_residual\n\npointwise"
-    assert seen[-1] == ("pointwise", (1, 9, 8, 6), np.dtype(F32), runtime.get_num_threads(), "numba")
+    second = layers.PointwiseConv2d(np.ones((4, 3), F32), backend="numba")
+    net = Sequential(layers.Conv2d(np.ones((3, 3, 6, 4), F32)), second)
+    assert net.explain((1, 9, 8, 6)) == ["conv", "pointwise"]
+    assert seen[-1] == ("pointwise", (1, 7, 6, 4), np.dtype(F32), runtime.get_num_threads(), "numba")
     with pytest.raises(ValueError, match="DepthwiseConv2d: w has 6 channels but x has 5"):
         layer.explain((5, 9, 8))
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Sequential
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def test_sequential(x) -> None:
-    first, second = build("inverted")[0], build("pointwise")[0]
-    net = layers.Sequential(first, second)
-    wanted = second(first(x))
-    assert np.array_equal(net(x), wanted)
-    out, residual = np.empty_like(wanted), np.ones_like(wanted)
-    assert net(x, out=out) is out
-    assert np.array_equal(out, wanted)
-    assert np.array_equal(net(x, residual=residual, num_threads=1), second(first(x), residual=residual))
-    assert net.out_shape(x.shape) == wanted.shape
-    assert (len(net), list(net), net[1]) == (2, [first, second], second)
-    assert np.array_equal(pickle.loads(pickle.dumps(net))(x), wanted)
-    assert repr(net) == f"Sequential(\n    {first!r},\n    {second!r},\n)"
-
-
-def test_sequential_takes_any_callable_and_nests(x) -> None:
-    first, second = build("inverted")[0], build("pointwise")[0]
-    net = layers.Sequential(np.abs, layers.Sequential(first), lambda image: image + 1, second)
-    assert np.array_equal(net(x), second(first(np.abs(x)) + 1))
-    assert np.array_equal(layers.Sequential(first, np.abs)(x), np.abs(first(x)))
-    assert layers.Sequential()(x) is x
 
 
 # ---------------------------------------------------------------------------------------------------------------------
