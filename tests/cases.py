@@ -275,6 +275,9 @@ def _odd_conv() -> Iterator[Case]:
     yield Case("conv", (1, 1, 1, 4), 5, (3, 3), padding=((1, 1), (1, 1)))
     yield Case("conv", (1, 3, 4, 6), 7, (1, 1), (2, 2), padding=((0, 0), (0, 0)))
     yield Case("conv", (1, 5, 5, 100), 20, (1, 1))
+    for stride in (2, 2), (1, 3), (5, 1):  # pixels that may be gathered
+        yield Case("conv", (2, 9, 7, 17), 40, (1, 1), stride, padding=((0, 0), (0, 0)))
+    yield Case("conv", (1, 9, 7, 16), 3, (1, 1), (2, 2), padding=((0, 2), (1, 0)))
     yield Case("conv", (1, 2, 3, 5), 4, (7, 7), padding=((3, 3), (3, 3)))
     for outputs in (3, 20):
         yield Case("conv", (1, 3, 3, 2), outputs, (2, 2), padding=((3, 4), (5, 2)))

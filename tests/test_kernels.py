@@ -515,6 +515,35 @@ def test_colours_one_after_the_other(kernel: Kernel) -> None:
             assert found.tobytes() == right.tobytes(), f"{case} on {threads}"
 
 
+@pytest.mark.parametrize(
+    "kernel",
+    [kernel for kernel in KERNELS if (kernel.op, kernel.backend) == ("conv", "cython")],
+    ids=lambda kernel: kernel.name,
+)
+def test_pixels_that_strides_leave_are_gathered(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some rows of them at a time, across images too; not where some lie outside, or channels are few."""
+    line = 64 // kernel.dtype.itemsize
+    for l2, rows in (256, 1), (3 << 10, 3), (1 << 20, 24):
+        monkeypatch.setattr(runtime, "cache_sizes", lambda l2=l2: runtime.Memory(2048, l2, 1 << 22))
+        for channels, stride, activation in (line, (2, 2), "silu"), (line + 1, (2, 2), "relu"), (line, (1, 3), "gelu"):
+            case = Case("conv", (3, 15, 13, channels), 3 * line + 1, (1, 1), stride, padding=((0, 0), (0, 0)))
+            prepared = kernel.prepare(case.geometry, *make_data(case, kernel.dtype.type, "normal").kernel_weights())
+            assert prepared.plan["gathers"]
+            assert min(prepared.plan["block_rows"][0], 24) == rows or stride != (2, 2)
+            for threads, end in zip((1, 2), ENDS, strict=True):
+                result = compute(kernel, case, "normal", activation, True, True, threads, end)
+                with monkeypatch.context() as patch:
+                    patch.setattr(PreparedSingle, "_gathers", False)
+                    right = compute(kernel, case, "normal", activation, True, True, 1, end)
+                assert result.tobytes() == right.tobytes(), f"{case} on {threads}"
+    for channels, padding, groups in (line - 1, (0, 0), 1), (line, (1, 0), 1), (line, (0, 1), 1), (2 * line, (0, 0), 2):
+        case = Case(
+            "conv", (1, 9, 9, channels), 8, (1, 1), (2, 2), padding=(padding[:1] * 2, padding[1:] * 2), groups=groups
+        )
+        prepared = kernel.prepare(case.geometry, *make_data(case, kernel.dtype.type, "normal").kernel_weights())
+        assert not prepared.plan["gathers"]
+
+
 @pytest.mark.parametrize("backend", ["auto", "numba"])
 @pytest.mark.parametrize(("channels", "multiplier"), [(1, 64), (8, 9), (3, 100)])
 def test_many_outputs_a_channel_compile_nothing_of_their_own(channels: int, multiplier: int, backend: str) -> None:

@@ -9,6 +9,10 @@
 # padding are left out.
 # Loops, outermost first: blocks of output rows; panels; runs of output pixels with the same valid taps. The inner
 # pixels of a row are such a run; so are the pixels of a border column, top to bottom.
+#
+# With plan.gathers the window is one pixel, all outputs lie inside, and there is one group: the pixels that strides leave
+# are copied into scratch, which holds those of plan.block_rows rows, and the pointwise kernel takes them as they lie
+# there, without the short tiles at each row's end.
 
 cdef inline i64 first_tap(i64 position, i64 dilation, i64 taps) noexcept nogil:
     """First tap k with position + k * dilation >= 0, or `taps`."""
@@ -100,6 +104,32 @@ cdef void conv_panel(
         row = stop
 
 
+cdef void gathered_conv(
+    const Plan *plan, const real *x, const real *residual, real *out, real *pixels,
+    i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
+) noexcept nogil:
+    """With plan.gathers."""
+    cdef Plan own = plan[0]
+    cdef i64 row = row_begin, end, at, image, column, pixel, channels = plan.in_channels
+    cdef const real *line
+    cdef real *target
+    own.x_step = channels
+    own.block_rows = plan.block_rows * plan.out_width
+    while row < row_end:
+        end = smaller(row + plan.block_rows, row_end)
+        target = pixels
+        for at in range(row, end):
+            image = at // plan.out_height
+            line = x + (image * plan.height + (at - image * plan.out_height) * plan.stride_h) * plan.width * channels
+            for column in range(plan.out_width):
+                memmove(target, line + column * plan.stride_w * channels, channels * sizeof(real))
+                target += channels
+        pixel = row * plan.out_width
+        pointwise(
+            &own, pixels - pixel * channels, residual, out, NULL, pixel, end * plan.out_width, block_begin, block_end)
+        row = end
+
+
 cdef void conv(
     const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
@@ -112,6 +142,9 @@ cdef void conv(
     cdef i64 image_size = plan.height * plan.width * plan.in_channels
     cdef i64 out_size = plan.out_height * plan.out_width * plan.out_step
     cdef i64 row = row_begin, rows, begin, image, block, group, column
+    if plan.gathers:
+        gathered_conv(plan, x, residual, out, <real *> scratch, row_begin, row_end, block_begin, block_end)
+        return
     while row < row_end:
         image = row // plan.out_height
         begin = row - image * plan.out_height
