@@ -107,7 +107,8 @@ FIELDS: dict[str, str] = {
     "copy_rows": "i",
     # compiled inverted residual, and the fixed window inside of one: rows of the expanded image that there is memory
     # for. x is where row 0 lies, and row r lies r modulo this rows behind it; dilation_h is 1 and copy_rows 0.
-    # 0: rows lie one after the other
+    # 0: rows lie one after the other. Compiled conv: input rows that scratch holds as planes, where few outputs are
+    # computed with pixels as lanes; 0: it does not
     "ring_rows": "i",
     # compiled inverted residual: output rows whose windows a panel of the expanded image computes at a time; 0: all
     # panels together
@@ -282,7 +283,7 @@ ERFC_TERMS: dict[str, tuple[float, ...]] = {
 
 
 #: Counts changes of what this file does not hold: arguments of compiled functions, and how weights are packed.
-_OTHER_CHANGES = 9
+_OTHER_CHANGES = 10
 
 #: A number for all that compiled modules and Python must agree on. Modules that were compiled for another one are left
 #: alone: they would take one field for another, or compute other bits than Numba's kernels.

@@ -275,6 +275,11 @@ def _odd_conv() -> Iterator[Case]:
     yield Case("conv", (1, 1, 1, 4), 5, (3, 3), padding=((1, 1), (1, 1)))
     yield Case("conv", (1, 3, 4, 6), 7, (1, 1), (2, 2), padding=((0, 0), (0, 0)))
     yield Case("conv", (1, 5, 5, 100), 20, (1, 1))
+    for outputs in range(1, 7):  # lanes that may be pixels
+        yield Case("conv", (1, 6, 34 + 7 * outputs, 3), outputs, (3, 3))
+    yield Case("conv", (2, 9, 47, 9), 3, (4, 2), (2, 1), (2, 3), ((3, 1), (0, 5)))
+    yield Case("conv", (1, 2, 41, 2), 2, (5, 5), padding=((6, 5), (1, 3)))  # rows that see nothing
+    yield Case("conv", (1, 1, 70, 8), 1, (1, 4), padding=((0, 0), (3, 0)))
     for stride in (2, 2), (1, 3), (5, 1):  # pixels that may be gathered
         yield Case("conv", (2, 9, 7, 17), 40, (1, 1), stride, padding=((0, 0), (0, 0)))
     yield Case("conv", (1, 9, 7, 16), 3, (1, 1), (2, 2), padding=((0, 2), (1, 0)))

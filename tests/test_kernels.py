@@ -544,6 +544,44 @@ def test_pixels_that_strides_leave_are_gathered(kernel: Kernel, monkeypatch: pyt
         assert not prepared.plan["gathers"]
 
 
+@pytest.mark.parametrize(
+    "kernel",
+    [kernel for kernel in KERNELS if (kernel.op, kernel.backend) == ("conv", "cython")],
+    ids=lambda kernel: kernel.name,
+)
+@pytest.mark.parametrize("outputs", range(1, 7))
+def test_few_outputs_with_pixels_as_lanes(kernel: Kernel, outputs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same bits as with outputs as lanes, for rows of any length, of which tiles take more or less."""
+    lanes = kernel.lanes
+    for width in [2 * lanes, 2 * lanes + 3, 4 * lanes, *range(5 * lanes - 1, 11 * lanes, lanes // 2 + 1)]:
+        number = width + outputs
+        activation = (None, "hardswish", "relu6", "silu", "gelu")[number % 5]
+        case = Case(
+            "conv", (1 + number % 2, 5, width, 3 + number % 4), outputs, (3, 1 + number % 3), (1 + number % 2, 1),
+            padding=((1, number % 3), (number % 2, 0)),
+        )  # fmt: skip
+        if case.geometry.width - case.geometry.kernel_w + 1 < 2 * lanes:
+            continue
+        threads, end = 1 + number % 2, ENDS[number % 2]
+        with monkeypatch.context() as patch:
+            patch.setattr(PreparedSingle, "_few_outputs", False)
+            right = compute(kernel, case, "normal", activation, True, number % 3 > 0, threads, end)
+        prepared = kernel.prepare(case.geometry, *make_data(case, kernel.dtype.type, "normal").kernel_weights())
+        assert prepared.plan["ring_rows"] == 3
+        found = compute(kernel, case, "normal", activation, True, number % 3 > 0, threads, end)
+        assert found.tobytes() == right.tobytes(), f"{case} {activation}"
+    for other in (
+        Case("conv", (1, 9, 64, 3), 7, (3, 3)),
+        Case("conv", (1, 9, 64, 3), outputs, (1, 2)),
+        Case("conv", (1, 9, 64, 3), outputs, (3, 3), (1, 2)),
+        Case("conv", (1, 9, 2 * lanes + 1, 3), outputs, (3, 3)),
+        Case("conv", (1, 9, 64, 6), 6, (3, 3), groups=3),
+        Case("conv", (1, 9, 64, 10_000), outputs, (3, 3)),
+    ):
+        prepared = kernel.prepare(other.geometry, *make_data(other, kernel.dtype.type, "normal").kernel_weights())
+        assert prepared.plan["ring_rows"] == 0, str(other)
+
+
 @pytest.mark.parametrize("backend", ["auto", "numba"])
 @pytest.mark.parametrize(("channels", "multiplier"), [(1, 64), (8, 9), (3, 100)])
 def test_many_outputs_a_channel_compile_nothing_of_their_own(channels: int, multiplier: int, backend: str) -> None:

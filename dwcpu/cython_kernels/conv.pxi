@@ -10,6 +10,8 @@
 # Loops, outermost first: blocks of output rows; panels; runs of output pixels with the same valid taps. The inner
 # pixels of a row are such a run; so are the pixels of a border column, top to bottom.
 #
+# With plan.ring_rows the inner pixels of rows are left to few_outputs.pxi.
+#
 # With plan.gathers the window is one pixel, all outputs lie inside, and there is one group: the pixels that strides leave
 # are copied into scratch, which holds those of plan.block_rows rows, and the pointwise kernel takes them as they lie
 # there, without the short tiles at each row's end.
@@ -74,7 +76,8 @@ cdef void conv_run(
 
 
 cdef void conv_panel(
-    const Plan *plan, const Panel *panel, const real *image, const real *residual, real *out, i64 begin, i64 end
+    const Plan *plan, const Panel *panel, const real *image, const real *residual, real *out, void *scratch,
+    i64 begin, i64 end
 ) noexcept nogil:
     """Output rows `begin` to `end` of one image and one panel."""
     cdef i64 row, column, stop, kh, taps
@@ -84,7 +87,9 @@ cdef void conv_panel(
     cdef i64 first = inner_begin(plan.out_width, plan.stride_w, plan.pad_left)
     cdef i64 last = inner_end(
         first, plan.out_width, plan.stride_w, plan.pad_left, plan.dilation_w, plan.kernel_w, plan.width)
-    if first < last:
+    if plan.ring_rows > 0:
+        few_outputs(plan, panel, image, residual, out, <real *> scratch, begin, end, first, last)
+    elif first < last:
         for row in range(begin, end):
             conv_run(plan, panel, image, residual, out, row, first, last - first, step, plan.out_step)
     if last - first == plan.out_width:
@@ -157,5 +162,5 @@ cdef void conv(
             column = group * out_channels + (block - group * panels) * GEMM_VECTORS * LANES
             conv_panel(
                 plan, &panel, x + image * image_size + group * in_channels,
-                moved(residual, image * out_size + column), out + image * out_size + column, begin, begin + rows)
+                moved(residual, image * out_size + column), out + image * out_size + column, scratch, begin, begin + rows)
         row += rows
