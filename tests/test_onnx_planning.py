@@ -336,6 +336,38 @@ def test_pictures_are_read_as_they_are_given(stride, threads, monkeypatch) -> No
         assert network(x).tobytes() == np.ascontiguousarray(turned.transpose(0, 3, 1, 2)).tobytes()
 
 
+@pytest.mark.parametrize("mode", ["linear", "cubic"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_maps_that_grow_at_the_end_are_made_as_planes(mode, threads, monkeypatch) -> None:
+    """As segmentation ends: what is small is turned, not what is large; unless somebody else reads it."""
+    if runtime.cython_kernels() is None:
+        pytest.skip("the Cython kernels were not built")
+    turned, matrix = [], Planner.matrix
+    monkeypatch.setattr(Planner, "matrix", lambda *arguments: turned.append(1) or matrix(*arguments))
+    for scales, more, planes in (
+        ((1, 1, 3, 2.5), "", True),
+        ((1, 1, 1, 4), "", True),
+        ((1, 1, 0.5, 1.5), "", False),  # less comes out than went in
+        ((1, 1, 3, 2.5), "z = Conv(y, v)", False),
+    ):
+        results = ", float[N,7,C,D] z" if more else ""
+        text = f"""g (float[N,5,H,W] x) => (float[N,7,A,B] y{results}) {{
+            a = Conv(x, w) y = Resize<mode="{mode}">(a, none, scales) {more}
+        }}"""
+        given = {"w": random(7, 5, 2, 1), "none": np.zeros(0, np.float32), "scales": np.float32(scales)}
+        given |= {"v": random(7, 7, 1, 1)} if more else {}
+        network = dwcpu.load_onnx(model(text, **given), threads=threads)
+        for size in ((1, 5, 7, 6), (3, 5, 3, 11), (2, 5, 9, 1)):
+            x = random(*size)
+            turned.clear()
+            first = network(x)[0] if more else network(x)
+            assert len(turned) == planes
+            last = network(np.ascontiguousarray(x.transpose(0, 2, 3, 1)), layout="NHWC")
+            last = last[0] if more else last
+            assert first.tobytes() == np.ascontiguousarray(last.transpose(0, 3, 1, 2)).tobytes()
+            assert len(turned) == planes  # channels last are as they are
+
+
 def test_advice_on_signals_and_on_a_missing_channel() -> None:
     signal = dwcpu.load_onnx(model("g (float[N,1,T] x) => (float[N,4,S] y) { y = Conv(x, w) }", w=random(4, 1, 3)))
     with pytest.raises(ValueError, match=r"channels and time are exchanged: give x\.transpose\(0, 2, 1\)"):

@@ -145,6 +145,17 @@ cdef inline void resize_pixel(
         at += LANES
 
 
+cdef inline void resize_element(
+    i64 taps, const i64 *columns, const real *across, const real *row, real *target
+) noexcept nogil:
+    """As `resize_pixel`, for one channel."""
+    cdef vec acc = v_zero()
+    cdef i64 w
+    for w in range(taps):
+        acc = v_fma(v_splat(row[columns[w]]), v_splat(across[w]), acc)
+    v_store(target, acc)
+
+
 cdef struct Resized:  # rows of another width
     const Plan *plan
     const real *x
@@ -165,7 +176,10 @@ cdef const real *resized_row(const Resized *resized, i64 number) noexcept nogil:
         return target
     resized.numbers[place] = number
     for column in range(plan.out_width):
-        if taps == 2:
+        if channels == 1:
+            resize_element(
+                taps, columns + taps * column, across + taps * column, resized.x + number * line, target + column)
+        elif taps == 2:
             resize_pixel(
                 2, columns + 2 * column, across + 2 * column, channels, resized.x + number * line,
                 (resized.end - number) * line, target + column * channels)

@@ -155,13 +155,14 @@ def _resize(planner: Planner, node: Node, operands: list[Operand]) -> list[Opera
     tables = tables_of(node, *arrays)
     if x.array.ndim != 4 or x.array.dtype.char not in "fd" or tables is None or made.shape[:2] != shape[:2]:
         return None
-    image = planner.image(x)
+    if planner.wants_planes(node.outputs[0]) and made.size >= x.array.size:  # to turn what comes in is less
+        image = planner.matrix(x)
+        image = image._replace(shape=(shape[0] * shape[1], *shape[2:], 1))
+        target = np.empty(made.shape, made.dtype)
+    else:
+        image, target = planner.image(x), channel_last(made.shape, made.dtype)
     kernel = pixels.resize(image.shape, tables[2], tables[3], image.dtype)
-    return (
-        None
-        if kernel is None
-        else [planner.run_kernel("resize", kernel, image, None, channel_last(made.shape, made.dtype))]
-    )
+    return None if kernel is None else [planner.run_kernel("resize", kernel, image, None, target)]
 
 
 MOVES: dict[str, Callable[[Planner, Node, list[Operand]], list[Operand] | None]] = {

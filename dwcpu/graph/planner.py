@@ -157,6 +157,8 @@ class Planner:
     threads : int
     lowerings : mapping of str to callable
         What plans nodes of an operator on kernels: `lowering.LOWERINGS`.
+    channels_last : bool
+        Whether images are given with their channels last.
 
     Attributes
     ----------
@@ -165,9 +167,15 @@ class Planner:
     """
 
     def __init__(
-        self, graph: Graph, layers: dict[Any, Any], threads: int, lowerings: Mapping[str, Callable[..., Any]]
+        self,
+        graph: Graph,
+        layers: dict[Any, Any],
+        threads: int,
+        lowerings: Mapping[str, Callable[..., Any]],
+        channels_last: bool,
     ) -> None:
         self.graph, self.threads, self._lowerings = graph, threads, lowerings
+        self._channels_last = channels_last
         self._layers = layers
         self._own_layers: dict[Any, Any] = {}
         self.builder = Builder()
@@ -198,6 +206,11 @@ class Planner:
         if array.dtype.hasobject:
             raise Dynamic  # strings are objects, which cannot lie in the arena
         return Symbol(array, self.builder.buffer(array.nbytes), _address(array), array)
+
+    def wants_planes(self, name: str) -> bool:
+        """Whether a tensor is an output of the graph, given with its channels first, and nobody else reads it."""
+        given_out = not self._channels_last and any(spec.name == name for spec in self.graph.outputs)
+        return given_out and not any(name in node.inputs for node in self.graph.nodes)
 
     def call(self, function: Callable[..., object], reads: Sequence[Value], writes: Sequence[Value]) -> None:
         """Add a call to the plan, for the node at hand, which an exception will name."""
@@ -485,7 +498,7 @@ class Planner:
         buffer = given(0) if number == 0 else given(2 + number)
         self.operands[name] = Symbol(array, buffer, _address(array), array)
 
-    def give(self, number: int, inputs: int, name: str, channels_last: bool) -> tuple[np.ndarray, bool]:
+    def give(self, number: int, inputs: int, name: str) -> tuple[np.ndarray, bool]:
         """An output of the graph: an array of its shape, dtype and order of memory; whether its contents are known."""
         operand = self.operands[name]
         if not isinstance(operand, Symbol):
@@ -494,7 +507,7 @@ class Planner:
         source = operand.array
         check_size(source.shape, source.dtype)
         wanted = np.empty(source.shape, source.dtype)
-        if channels_last and source.ndim == 4:
+        if self._channels_last and source.ndim == 4:
             wanted = channel_last(source.shape, source.dtype)
         buffer = given(2) if number == 0 else given(2 + max(inputs - 1, 0) + number)
         target = Symbol(wanted, buffer, _address(wanted), wanted)
@@ -542,14 +555,14 @@ def make_plan(
     ValueError
         Shapes or types do not fit; the text names the node.
     """
-    planner = Planner(graph, layers, threads, lowerings)
+    planner = Planner(graph, layers, threads, lowerings, channels_last)
     for number, (spec, array) in enumerate(zip(graph.inputs, inputs, strict=True)):
         planner.take(spec.name, number, np.empty_like(array))
     for number, node in enumerate(graph.nodes):
         if progress is not None:
             progress(number, len(graph.nodes), node.name)
         planner.add(number, node)
-    outputs = [planner.give(at, len(inputs), spec.name, channels_last) for at, spec in enumerate(graph.outputs)]
+    outputs = [planner.give(at, len(inputs), spec.name) for at, spec in enumerate(graph.outputs)]
     pipeline = Pipeline(planner.builder, max(len(graph.nodes), 1), arenas)
     return Plan(
         pipeline, [array for array, _ in outputs], [known for _, known in outputs], planner.entries, planner.jobs
