@@ -40,6 +40,8 @@ LINE = 16
 _COPY_AXES = 5
 #: Elements that a row of the grid of `copy` has, about.
 _COPIED = 8192
+#: Elements of a run that is copied one by one.
+_SHORT = 8
 #: As in `reductions.pxi` and `norms.pxi`.
 _REDUCE_RUN = 64
 _STRETCH = 256
@@ -194,11 +196,12 @@ def copy(
     """
     if dtype.itemsize not in (4, 8) or dtype.hasobject:
         return None
-    kind = np.dtype(np.float32 if dtype.itemsize == 4 else np.float64)
-    axes: list[list[int]] = []  # size, steps of source and target, the innermost in the target last
     order = sorted((axis for axis, size in enumerate(shape) if size > 1), key=lambda axis: -abs(target[axis]))
-    for axis in order:
-        size, step, other = shape[axis], source[axis] // dtype.itemsize, target[axis] // dtype.itemsize
+    apart, itemsize = _in_pairs([(shape[axis], source[axis], target[axis]) for axis in order], dtype.itemsize)
+    kind = np.dtype(np.float32 if itemsize == 4 else np.float64)
+    axes: list[list[int]] = []  # size, steps of source and target, the innermost in the target last
+    for size, *distances in apart:
+        step, other = (each // itemsize for each in distances)
         if axes and axes[-1][1] == step * size and axes[-1][2] == other * size:
             axes[-1] = [axes[-1][0] * size, step, other]
         else:
@@ -224,6 +227,41 @@ def copy(
 
         kernel.remade = remade
     return kernel
+
+
+def order_between(
+    shape: tuple[int, ...], dtype: np.dtype, source: tuple[int, ...], target: tuple[int, ...]
+) -> tuple[int, ...] | None:
+    """An order of memory, its axes from the outermost on, by way of which a copy takes two fast steps; mostly None.
+
+    Where few elements are neighbours on one side, but with the next axis many, and others are neighbours on the other
+    side, one step turns both axes at once, and the other moves runs.
+    """
+    axes = [axis for axis, size in enumerate(shape) if size > 1]
+    first, last = (next((axis for axis in axes if steps[axis] == dtype.itemsize), -1) for steps in (source, target))
+    if first < 0 or last < 0 or min(source[axis] for axis in axes) <= 0:  # repeated or mirrored: nothing is known
+        return None
+    for few, many, steps, others in ((first, last, source, target), (last, first, target, source)):
+        beyond = (axis for axis in axes if axis != many and steps[axis] == shape[few] * steps[few])
+        apart = (
+            axis for axis in beyond if others[axis] != shape[few] * others[few]
+        )  # else it is one axis with the few
+        if shape[few] < _SHORT <= shape[many] and any(shape[few] * shape[axis] >= _SHORT for axis in apart):
+            rest = [axis for axis in range(len(shape)) if axis != many]
+            return *sorted(rest, key=lambda axis: -steps[axis]), many
+    return None
+
+
+def _in_pairs(axes: list[tuple[int, int, int]], itemsize: int) -> tuple[list[tuple[int, int, int]], int]:
+    """Axes (size, bytes from entry to entry in source and target) of a copy, and the size of its elements.
+
+    Pairs of 4 bytes that stay together are elements of 8: runs of two, such as of 2x2 patches, are then turned in
+    registers, in place of being copied one by one.
+    """
+    *outer, (size, *steps) = axes or [(1, 0, 0)]
+    if itemsize != 4 or steps != [4, 4] or size % 2 or any(s % 8 or t % 8 for _, s, t in outer):
+        return axes, itemsize
+    return [*outer, (size // 2, 8, 8)] if size > 2 else outer, 8
 
 
 def reduced(kind: str, shape: tuple[int, ...], dtype: np.dtype) -> PixelKernel | None:

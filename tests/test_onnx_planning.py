@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import dwcpu
-from dwcpu import runtime
+from dwcpu import pixels, runtime
 from dwcpu.graph.advice import advice
 from dwcpu.graph.ir import Spec
 from dwcpu.graph.planner import Planner
@@ -366,6 +366,28 @@ def test_maps_that_grow_at_the_end_are_made_as_planes(mode, threads, monkeypatch
             last = last[0] if more else last
             assert first.tobytes() == np.ascontiguousarray(last.transpose(0, 3, 1, 2)).tobytes()
             assert len(turned) == planes  # channels last are as they are
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_patches_take_two_steps(threads, monkeypatch) -> None:
+    """As networks of convolutions and attention take images apart: few neighbours here, others there."""
+    text = """g (float[N,16,H,W] x) => (float[A,B,C] y, float[D,E,F] z) {
+        a = Relu(x) b = Reshape(a, apart) c = Transpose<perm=[2, 1, 0]>(b) y = Relu(c)
+        d = Transpose<perm=[2, 1, 0]>(y) z = Relu(d)
+    }"""
+    file = model(text, apart=np.int64([16, -1, 4]))
+    x, moves, move = random(2, 16, 6, 10), [], Planner.move
+    monkeypatch.setattr(Planner, "move", lambda *arguments: moves.append(1) or move(*arguments))
+    with monkeypatch.context() as patch:
+        patch.setattr(pixels, "order_between", lambda *arguments: None)
+        once = dwcpu.load_onnx(file, threads=threads)(x)
+    few = len(moves)
+    y, z = dwcpu.load_onnx(file, threads=threads)(x)
+    if runtime.cython_kernels() is not None:
+        assert len(moves) - few > few
+    assert [each.tobytes() for each in (y, z)] == [each.tobytes() for each in once]
+    np.testing.assert_array_equal(y, np.maximum(x.reshape(16, -1, 4), 0).transpose(2, 1, 0))
+    np.testing.assert_array_equal(z, y.transpose(2, 1, 0))
 
 
 def test_advice_on_signals_and_on_a_missing_channel() -> None:

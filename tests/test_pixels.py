@@ -372,6 +372,39 @@ def test_channels_are_shuffled(groups) -> None:
     np.testing.assert_array_equal(out, seen)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.int32], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("inner", [1, 2, 4, 6, 9])
+@pytest.mark.parametrize("gap", [0, 1, 2])
+def test_neighbours_that_stay_together_are_copied_in_pairs(inner, gap, dtype) -> None:
+    """Where they are two, and everything else lies at even distances."""
+    base = np.arange(5 * 2 * 17 * (inner + gap), dtype=np.int32).view(dtype).reshape(5, 2, 17, inner + gap)
+    seen, out = base[..., :inner].transpose(0, 2, 1, 3), np.zeros((5, 17, 2, inner), dtype)
+    run(pixels.copy(seen.shape, out.dtype, seen.strides, out.strides), base, out)
+    assert out.tobytes() == np.ascontiguousarray(seen).tobytes()
+    axes = [(size, step, other) for size, step, other in zip(seen.shape, seen.strides, out.strides, strict=True)]
+    assert pixels._in_pairs(axes, 4)[1] == (8 if inner % 2 == 0 and gap % 2 == 0 else 4)
+
+
+def test_which_copies_take_two_steps() -> None:
+    """Patches of 2x2 pixels, to where each pixel of theirs has its place in a batch, and back; no others."""
+    patches = np.zeros((16, 9, 4), np.float32)  # channels, patches, pixels
+    batch = patches.transpose(2, 1, 0)
+
+    def between(source: np.ndarray, target: np.ndarray) -> tuple[int, ...] | None:
+        return pixels.order_between(source.shape, source.dtype, source.strides, target.strides)
+
+    there, back = np.zeros((4, 9, 16), np.float32), np.zeros((16, 9, 4), np.float32).transpose(2, 1, 0)
+    assert between(batch, there) == (1, 0, 2)
+    assert between(there, back) == (1, 0, 2)
+    aside = np.zeros((9, 4, 16), np.float32).transpose(1, 0, 2)
+    assert between(batch, aside) is between(aside, there) is None  # each step is one
+    assert between(there, there) is between(batch[:, :, :7], there[:, :, :7]) is None  # too few
+    assert between(batch[:, :1], there[:, :1]) is None
+    assert between(np.zeros((16, 9, 12), np.float32).transpose(2, 1, 0), np.zeros((12, 9, 16), np.float32)) is None
+    assert between(np.broadcast_to(batch[:, :1], batch.shape), there) is None
+    assert between(batch[:, ::-1], there) is None
+
+
 def test_copies_of_other_sizes_of_elements_are_left_to_numpy() -> None:
     assert pixels.copy((3,), np.dtype(np.int16), (2,), (2,)) is None
     assert pixels.copy((3,), np.dtype(object), (8,), (8,)) is None

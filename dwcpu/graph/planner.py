@@ -269,6 +269,13 @@ class Planner:
         if not seen.size:
             return
         if self.readable(source) and (target.buffer >= 0 or target.buffer == given(2)):
+            between = pixels.order_between(seen.shape, seen.dtype, seen.strides, place.strides)
+            if between is not None:
+                aside = np.empty([seen.shape[axis] for axis in between], seen.dtype).transpose(np.argsort(between))
+                helper = self.symbol(aside)
+                self.move(source, seen, helper, aside)
+                self.move(helper, aside, target, place)
+                return
             kernel = pixels.copy(seen.shape, seen.dtype, seen.strides, place.strides)
         if kernel is None:
             self.call(copy_array, [source.value(seen)], [target.value(place)])
