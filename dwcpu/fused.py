@@ -221,11 +221,16 @@ class PreparedInverted(Prepared):
 
         What is expanded is read from L1 then, and pixels lie side by side: 112x112x16 to 96 at stride 2 takes 0.95 of
         the time, rows of 56 pixels 0.98, at stride 1 those of 160 0.97 and those of 96 1.0. Where rows are shorter,
-        what stands around a call counts: up to 1.02, at stride 1 1.05. Panels of half a cache line gain nothing.
+        what stands around a call counts: up to 1.02, at stride 1 1.08. Panels of half a cache line gain nothing.
         """
         middle, kernel, stretches = self.geometry.separable.depthwise, self.expand.kernel, self.separable._stretches
         panel = kernel.lanes * kernel.tile_columns
-        if middle.in_channels % panel or panel * self.kernel.dtype.itemsize < LINE or len(stretches) > 1:
+        if (
+            self.expand.blocks == 1
+            or middle.in_channels % panel
+            or panel * self.kernel.dtype.itemsize < LINE
+            or len(stretches) > 1
+        ):
             return
         depthwise = self.separable.depthwise
         held = runtime.cache_sizes().l1 // (panel * middle.width * self.kernel.dtype.itemsize)

@@ -65,7 +65,7 @@ class Layer(calls.Caller):
 
     def _forget(self) -> None:
         # Both maps are replaced, never changed in place, so that reading them needs no lock. Two threads that add an
-        # entry at once may lose one of the two; it is then made again.
+        # entry at once may lose one of the two; it is then made again, or not remembered by `Caller`.
         self._compiled: dict[tuple[tuple[int, ...], int], Compiled] = {}
         #: By the shape of `x` as the user sees it: what `Caller` knows.
         self._short: dict[tuple[tuple[int, ...], int], Any] = {}

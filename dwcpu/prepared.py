@@ -34,6 +34,8 @@ _L1_CACHES = 8
 _WAYS, _PAGE = 8, 4096
 #: Channel vectors that are copied aside at a time: as many as fit.
 _COPIED = 8, 4
+#: Outputs from which on it pays to gather the pixels that they are made of.
+_MANY_OUTPUTS = 64
 #: Most outputs for which few_outputs.pxi has tiles, and the fewest taps for which it pays to turn the inputs.
 _FEW_OUTPUTS, _FEW_TAPS = 6, 3
 #: Share of the L2 cache for what passes stay in: pixels of a GEMM block, rows of a fused block.
@@ -318,8 +320,8 @@ class PreparedSingle(Prepared):
     def _gathers(self) -> bool:
         """Whether the pixels that a 1x1 window reads are copied to lie side by side, as for a matrix product.
 
-        12x14x32 to 128 at stride 2 takes 0.74 of the time, 14x14x256 to 288 0.85, 56x56x64 to 128 0.98; less than a
-        cache line of channels gain nothing.
+        12x14x32 to 128 at stride 2 takes 0.74 of the time, 14x14x64 to 64 0.85, 56x56x64 to 128 0.97, 28x28x128 to 64
+        1.0. Fewer outputs take up to 1.5, and less than a cache line of channels gain nothing.
         """
         geometry = self.geometry
         inside = (
@@ -327,8 +329,9 @@ class PreparedSingle(Prepared):
             and (geometry.out_height - 1) * geometry.stride_h < geometry.height
             and (geometry.out_width - 1) * geometry.stride_w < geometry.width
         )
-        single = geometry.groups == geometry.taps == 1 and geometry.in_channels * self.kernel.dtype.itemsize >= LINE
-        return self.kernel.op == "conv" and self.kernel.backend == "cython" and single and inside
+        large = geometry.in_channels * self.kernel.dtype.itemsize >= LINE and geometry.out_channels >= _MANY_OUTPUTS
+        compiled = self.kernel.op == "conv" and self.kernel.backend == "cython"
+        return compiled and geometry.groups == geometry.taps == 1 and large and inside
 
     @property
     def _streams_out(self) -> bool:

@@ -22,8 +22,8 @@ __all__ = ["Sequential"]
 
 #: Input shapes (with thread counts) that a row remembers.
 _REMEMBERED = 16
-#: Height and width of an image that nobody has: no mistake of one axis for another explains such a size.
-_NOBODYS = 1_000_003
+#: For all of them: those that do not run hold no memory.
+_arenas = Arenas()
 
 
 class _Choices(list[Any]):
@@ -32,13 +32,15 @@ class _Choices(list[Any]):
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
         self.shape = shape
-        #: Of each: its name, and its input and output.
-        self.places: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = []
+        #: Each with its name, and its input and output.
+        self.places: list[tuple[Any, str, tuple[int, ...], tuple[int, ...]]] = []
 
     def __str__(self) -> str:
+        if [id(choice) for choice in self] != [id(place[0]) for place in self.places]:  # somebody has changed it
+            return "\n\n".join(map(str, self))
         rows = [
             LayerRow(name, choice.kernel, _batch(x), _batch(out), choice.flops, choice.bytes, choice.bound_us)
-            for choice, (name, x, out) in zip(self, self.places, strict=True)
+            for choice, name, x, out in self.places
         ]
         return str(Report(f"Sequential, input {'x'.join(map(str, self.shape))}", tuple(rows)))
 
@@ -55,7 +57,6 @@ class _Row(calls.Caller):
         """Forget all plans: the next call of each shape chooses kernels anew."""
         # Replaced, never changed in place: see `Layer`.
         self._calls: dict[tuple[tuple[int, ...], int], Any] = {}
-        self._arenas = Arenas()
         self._remember((), runtime.get_num_threads)
 
     def _long_way(self, x: Any, residual: Any, out: Any, num_threads: Any) -> np.ndarray:
@@ -75,7 +76,7 @@ class _Row(calls.Caller):
 
     def _plan(self, shape: tuple[int, ...], threads: int) -> None:
         """Remember the short way for inputs of `shape`, which the layers take; not before all kernels are compiled."""
-        if (shape, threads) in self._calls:
+        if self._calls.get((shape, threads)) in self.known:  # not so if another thread remembered something just then
             return
         program = self.own[0]._program
         first = at = program._nhwc_shape(shape)
@@ -86,9 +87,13 @@ class _Row(calls.Caller):
         if not nodes or any(node.job is not None for node in nodes):
             return
         nodes[-1] = nodes[-1]._replace(residual=GIVEN)
-        pipeline = chain(nodes, first, program.dtype, threads, self._arenas)
+        pipeline = chain(nodes, first, program.dtype, threads, _arenas)
+
+        def run(x: np.ndarray, residual: np.ndarray | None, out: np.ndarray, threads: int) -> None:
+            pipeline.run(x, residual, out)
+
         launch = pipeline.launch() if pipeline.arena_bytes <= runtime.MOST_SCRATCH else None
-        call = calls.call_between(program, first, at, shape, threads, pipeline.run, launch)
+        call = calls.call_between(program, first, at, shape, threads, run, launch)
         kept = dict([*list(self._calls.items())[1 - _REMEMBERED :], ((shape, threads), call)])
         self._remember(tuple(reversed(kept.values())), runtime.get_num_threads)
         self._calls = kept  # last: an interrupt before that leaves all of this to the next call
@@ -113,8 +118,9 @@ class Sequential:
     -----
     Errors of a dwcpu layer, when all are joined, called or asked about a shape, begin with its place, counted from 0.
 
-    Between neighbours nothing is turned or allocated: a call takes as long as their kernels. It can be pickled, copied,
-    and called from many threads at once.
+    The first call of a shape goes layer by layer. From the second on nothing is turned or allocated between neighbours,
+    if `x` and `out` are C-contiguous arrays that do not share memory. It can be pickled, copied, and called from many
+    threads at once.
 
     Examples
     --------
@@ -159,11 +165,20 @@ class Sequential:
             _Row(row, first) if isinstance(row[0], (Layer, Sequential)) else row[0]
             for row, first in zip(rows, starts, strict=True)
         ]
+        #: What mostly is all of it.
+        self._only = self._pieces[0] if len(self._pieces) == 1 and isinstance(self._pieces[0], _Row) else None
 
     @property
     def layers(self) -> tuple[Any, ...]:
         """What it was made of."""
         return self._layers
+
+    @layers.setter
+    def layers(self, layers: object) -> None:
+        raise AttributeError(
+            "Sequential: layers is assigned to; a Sequential keeps what it was made of; make a new one, as in "
+            "Sequential(*layers)"
+        )
 
     def _forget(self) -> None:
         for piece in self._pieces:
@@ -179,6 +194,8 @@ class Sequential:
         num_threads: int | None = None,
     ) -> Any:
         """Apply the layers; `out` and `residual` belong to the last."""
+        if self._only is not None:
+            return self._only(x, out=out, residual=residual, num_threads=num_threads)
         last = self._pieces[-1] if self._pieces else None
         if (out is not None or residual is not None) and not isinstance(last, _Row):
             kind = type(self._layers[-1] if self._layers else None).__name__
@@ -206,10 +223,10 @@ class Sequential:
                 raise _placed(error, position) from None
             if isinstance(chosen, _Choices):
                 choices.extend(chosen)
-                choices.places += [(f"{position}.{name}", x, y) for name, x, y in chosen.places]
+                choices.places += [(each, f"{position}.{name}", *places) for each, name, *places in chosen.places]
             else:
                 choices.append(chosen)
-                choices.places.append((f"{position} {type(layer).__name__}", shape, out))
+                choices.places.append((chosen, f"{position} {type(layer).__name__}", shape, out))
             shape = out
         return choices
 
@@ -246,7 +263,7 @@ class Sequential:
 
     def __getstate__(self) -> dict[str, Any]:
         kept = self.__dict__.copy()
-        del kept["_pieces"]
+        del kept["_pieces"], kept["_only"]
         return kept
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -273,8 +290,11 @@ def _check_neighbours(before: Layer, layer: Layer) -> None:
             f"{taker.operation}: layout is {taker.layout!r} but the layer before gives {giver.layout!r}; neighbours "
             f"must share one layout; make both with the same"
         )
-    channels = giver.step.geometry(giver.step.smallest_input()).out_shape[3]
-    step.geometry((1, _NOBODYS, _NOBODYS, channels))
+    given = giver.step.geometry(giver.step.smallest_input()).out_shape[3]
+    batch, height, width, channels = step.smallest_input()
+    if given != channels:
+        # It says so itself, of an image none of whose sizes it could take for the one that it misses.
+        step.geometry((batch, height + channels, width + channels, given))
 
 
 def _batch(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -131,8 +131,8 @@ def autotune(
     Notes
     -----
     `layer_or_model`, functions, and all layers and networks that are made later use the new choices at once. Other
-    layers and networks keep, for input shapes that they have seen, the kernels that they remember. Results are the same
-    bits in any case.
+    layers and networks, such as a `Sequential` of the layer, keep the kernels that they remember for input shapes that
+    they have seen. Results are the same bits in any case.
 
     Examples
     --------

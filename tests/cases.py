@@ -281,8 +281,8 @@ def _odd_conv() -> Iterator[Case]:
     yield Case("conv", (1, 2, 41, 2), 2, (5, 5), padding=((6, 5), (1, 3)))  # rows that see nothing
     yield Case("conv", (1, 1, 70, 8), 1, (1, 4), padding=((0, 0), (3, 0)))
     for stride in (2, 2), (1, 3), (5, 1):  # pixels that may be gathered
-        yield Case("conv", (2, 9, 7, 17), 40, (1, 1), stride, padding=((0, 0), (0, 0)))
-    yield Case("conv", (1, 9, 7, 16), 3, (1, 1), (2, 2), padding=((0, 2), (1, 0)))
+        yield Case("conv", (2, 9, 7, 17), 70, (1, 1), stride, padding=((0, 0), (0, 0)))
+    yield Case("conv", (1, 9, 7, 16), 64, (1, 1), (2, 2), padding=((0, 2), (1, 0)))
     yield Case("conv", (1, 2, 3, 5), 4, (7, 7), padding=((3, 3), (3, 3)))
     for outputs in (3, 20):
         yield Case("conv", (1, 3, 3, 2), outputs, (2, 2), padding=((3, 4), (5, 2)))

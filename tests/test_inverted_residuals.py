@@ -122,18 +122,27 @@ def test_windows_of_one_panel_after_the_other(
         for threads in 1, 2, 3:
             result = compute(kernel, case, "integers", "relu", True, True, threads)
             np.testing.assert_array_equal(result, right, str(case))
-        apart = prepared.stepped(5 + 3, 9 + 4)
-        assert apart is not None
+        gaps = prepared.stepped(5 + 3, 9 + 4)
+        assert gaps is not None
         x, out = (
             np.full((*shape[:3], shape[3] + gap), 7, dtype) for shape, gap in ((data.x.shape, 3), (right.shape, 4))
         )
         x[..., :5] = data.x
-        apart.run(x, None, out, 2)
+        gaps.run(x, None, out, 2)
         assert (out[..., 9:] == 7).all()
         np.testing.assert_array_equal(out[..., :9], expected(case, kernel.dtype, "integers", None, True, False))
     assert {"a tile's", "a block's"} <= seen and ("some" in seen or size > 3)
     narrow = Case("inverted_residual", (1, 41, 95 // stride, 5), 9, (size, size), (stride, stride), expanded=3 * panel)
     odd = Case("inverted_residual", (1, 41, 99, 5), 9, (size, size), (stride, stride), expanded=3 * panel + 1)
-    for case in narrow, odd:
+    single = Case("inverted_residual", (1, 41, 99, 5), 9, (size, size), (stride, stride), expanded=panel)
+    apart = Case("inverted_residual", (1, 41, 99, 5), 9, (size, size), (stride, stride), (2, 1), expanded=3 * panel)
+    # a tile's rows of the intermediate are more than L2 should hold: parts of its width, one after the other
+    parts = Case("inverted_residual", (1, 41, 99, 5), 9, (size, size), (stride, stride), expanded=3 * panel)
+    for case, l2 in (narrow, 1 << 20), (odd, 1 << 20), (single, 1 << 20), (apart, 1 << 20), (parts, 30 * pixel):
+        caches = runtime.Memory(1024, l2, 1 << 24)
+        monkeypatch.setattr(runtime, "cache_sizes", lambda caches=caches: caches)
         prepared = kernel.prepare(case.geometry, *make_data(case, kernel.dtype.type, "integers").kernel_weights())
         assert prepared.plan["panel_rows"][0] == 0
+        assert (len(prepared.separable._stretches) > 1) == (case is parts)
+        result = compute(kernel, case, "integers", "relu", True, True, 2)
+        np.testing.assert_array_equal(result, expected(case, kernel.dtype, "integers", "relu", True, True), str(case))

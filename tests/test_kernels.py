@@ -526,7 +526,7 @@ def test_pixels_that_strides_leave_are_gathered(kernel: Kernel, monkeypatch: pyt
     for l2, rows in (256, 1), (3 << 10, 3), (1 << 20, 24):
         monkeypatch.setattr(runtime, "cache_sizes", lambda l2=l2: runtime.Memory(2048, l2, 1 << 22))
         for channels, stride, activation in (line, (2, 2), "silu"), (line + 1, (2, 2), "relu"), (line, (1, 3), "gelu"):
-            case = Case("conv", (3, 15, 13, channels), 3 * line + 1, (1, 1), stride, padding=((0, 0), (0, 0)))
+            case = Case("conv", (3, 15, 13, channels), 65, (1, 1), stride, padding=((0, 0), (0, 0)))
             prepared = kernel.prepare(case.geometry, *make_data(case, kernel.dtype.type, "normal").kernel_weights())
             assert prepared.plan["gathers"]
             assert min(prepared.plan["block_rows"][0], 24) == rows or stride != (2, 2)
@@ -536,12 +536,21 @@ def test_pixels_that_strides_leave_are_gathered(kernel: Kernel, monkeypatch: pyt
                     patch.setattr(PreparedSingle, "_gathers", False)
                     right = compute(kernel, case, "normal", activation, True, True, 1, end)
                 assert result.tobytes() == right.tobytes(), f"{case} on {threads}"
-    for channels, padding, groups in (line - 1, (0, 0), 1), (line, (1, 0), 1), (line, (0, 1), 1), (2 * line, (0, 0), 2):
-        case = Case(
-            "conv", (1, 9, 9, channels), 8, (1, 1), (2, 2), padding=(padding[:1] * 2, padding[1:] * 2), groups=groups
-        )
+    line *= 2
+    for channels, outputs, groups, sizes, padding in (
+        (line // 2 - 1, 64, 1, (9, 9), ((0, 0), (0, 0))),
+        (line, 63, 1, (9, 9), ((0, 0), (0, 0))),
+        (line, 64, 2, (9, 9), ((0, 0), (0, 0))),
+        (line, 64, 1, (8, 9), ((0, 1), (0, 0))),  # the last row lies outside
+        (line, 64, 1, (9, 8), ((0, 0), (0, 1))),
+        (line, 64, 1, (8, 9), ((1, 0), (0, 0))),  # the first one
+        (line, 64, 1, (9, 8), ((0, 0), (1, 0))),
+    ):
+        case = Case("conv", (1, *sizes, channels), outputs, (1, 1), (2, 2), padding=padding, groups=groups)
         prepared = kernel.prepare(case.geometry, *make_data(case, kernel.dtype.type, "normal").kernel_weights())
-        assert not prepared.plan["gathers"]
+        assert not prepared.plan["gathers"], str(case)
+        result = compute(kernel, case, "integers", "relu", True, True)
+        np.testing.assert_array_equal(result, expected(case, kernel.dtype, "integers", "relu", True, True), str(case))
 
 
 @pytest.mark.parametrize(

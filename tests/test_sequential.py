@@ -184,9 +184,10 @@ def test_layers_that_are_called_another_way() -> None:
 
     plain = dwcpu.PointwiseConv2d(normal(5, 5))
     x = image(1, 6, 7)
-    for _ in range(2):
-        assert np.array_equal(Sequential(plain, Doubled(normal(5, 5)), plain)(x), plain(2 * plain(plain(x))))
-        assert np.array_equal(Sequential(plain, Twice(plain))(x), plain(plain(plain(x))))
+    doubled, twice = Sequential(plain, Doubled(normal(5, 5)), plain), Sequential(plain, Twice(plain))
+    for _ in range(3):
+        assert np.array_equal(doubled(x), plain(2 * plain(plain(x))))
+        assert np.array_equal(twice(x), plain(plain(plain(x))))
 
 
 def test_errors_of_calls_name_the_layer_before_and_after() -> None:
@@ -205,6 +206,28 @@ def test_errors_of_calls_name_the_layer_before_and_after() -> None:
             net(image(1, 9, 9), out=np.zeros((1, 3, 3, 4), F32))
         with pytest.raises(ValueError, match="Sequential: layer 0, PointwiseConv2d: num_threads is 0"):
             net(image(1, 9, 9), num_threads=0)
+
+
+def test_large_layers_and_windows_fit_their_neighbours() -> None:
+    """Channels alone are looked at: no image is large enough for all windows, or small enough for all layers."""
+    Sequential(dwcpu.PointwiseConv2d(np.zeros((1, 2048), F32)), dwcpu.PointwiseConv2d(np.zeros((2048, 2304), F32)))
+    far = dwcpu.DepthwiseConv2d(normal(1, 3, 5), dilation=(1, 600_000))
+    assert Sequential(dwcpu.PointwiseConv2d(normal(5, 5)), far).out_shape((1, 1_300_000, 5)) == (1, 100_000, 5)
+
+
+def test_the_number_of_threads_is_that_of_all_layers() -> None:
+    net = Sequential(dwcpu.PointwiseConv2d(normal(5, 8)), np.abs, dwcpu.PointwiseConv2d(normal(8, 3)), np.abs)
+    net(image(1, 6, 7), num_threads=3)
+    assert [[threads for _, threads in row._calls] for row in rows(net)] == [[3], [3]]
+
+
+def test_a_shape_that_another_thread_overwrote_is_planned_again() -> None:
+    net = Sequential(dwcpu.PointwiseConv2d(normal(5, 8)), dwcpu.PointwiseConv2d(normal(8, 3)))
+    [row] = rows(net)
+    net(image(1, 3, 3))
+    row._remember((), runtime.get_num_threads)
+    net(image(1, 3, 3))
+    assert len(row.known) == 1
 
 
 def test_few_shapes_are_remembered() -> None:
@@ -267,3 +290,11 @@ def test_explain_is_a_table() -> None:
     ]
     for line, choice in zip(lines[3:6], choices, strict=True):
         assert choice.kernel in line
+    choices.reverse()  # a list like others
+    assert str(choices) == "\n\n".join(map(str, choices))
+
+
+def test_what_it_is_made_of_is_not_assigned_to() -> None:
+    net = Sequential(np.abs)
+    with pytest.raises(AttributeError, match="Sequential: layers is assigned to; a Sequential keeps"):
+        net.layers = ()

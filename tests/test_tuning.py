@@ -132,6 +132,11 @@ def test_sequential_and_what_is_left_out(monkeypatch: pytest.MonkeyPatch) -> Non
     tuned = dwcpu.autotune(dwcpu.Sequential(inner, plain), (9, 9, 32))
     assert [row.geometry for row in tuned.rows] == [GEOMETRY]  # the others were told what to use
     assert len(seen) == 1
+    whole = dwcpu.Sequential(inner, plain)
+    whole(np.zeros((9, 9, 32), np.float32))
+    assert all(piece.known for piece in whole._pieces)
+    dwcpu.autotune(whole, (9, 9, 32))
+    assert not any(piece.known for piece in whole._pieces)
     assert dwcpu.autotune(dwcpu.Sequential(), (9, 9, 32)).rows == ()
     assert dwcpu.autotune(layer(), (0, 9, 9, 32)).rows == ()
 

@@ -113,12 +113,11 @@ cdef void gathered_conv(
     const Plan *plan, const real *x, const real *residual, real *out, real *pixels,
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
-    """With plan.gathers."""
+    """A 1x1 window: the pixels that it reads, some rows' at a time, side by side, and then the pointwise kernel."""
     cdef Plan own = plan[0]
     cdef i64 row = row_begin, end, at, image, column, pixel, channels = plan.in_channels
     cdef const real *line
     cdef real *target
-    own.x_step = channels
     own.block_rows = plan.block_rows * plan.out_width
     while row < row_end:
         end = smaller(row + plan.block_rows, row_end)

@@ -55,13 +55,14 @@ cdef void block_by_panels(
     cdef const Plan *separable = <const Plan *> plan.separable_plan
     cdef Kernel depthwise = <Kernel> separable.depthwise_kernel
     cdef Kernel pointwise = <Kernel> separable.pointwise_kernel
-    cdef i64 width = (<const Plan *> plan.expand_plan).out_step, channels = plan.in_channels
+    cdef i64 panel_channels = (<const Plan *> plan.expand_plan).out_step, panel_blocks = panel_channels // LANES
+    cdef i64 step = (<const Plan *> separable.depthwise_plan).out_step
     cdef i64 first = image * plan.out_height, pixel = (first + begin) * plan.out_width
     cdef i64 panel, row, row_end, start, stop
     cdef real *between = window + plan.window_size
     cdef real *own
     for panel in range(plan.expand_blocks):
-        own = window + panel * (plan.ring_rows * plan.width - 1) * width  # both kernels add the panel's first channel
+        own = window + panel * (plan.ring_rows * plan.width - 1) * panel_channels  # both kernels add the panel's first channel
         start = held
         row = begin
         while row < end:
@@ -70,12 +71,12 @@ cdef void block_by_panels(
             stop = larger(start, end_read(plan, row_end - 1))
             expand_rows(plan, x, own, image, start, stop, start % plan.ring_rows, panel, panel + 1)
             depthwise(
-                <const Plan *> separable.depthwise_plan, own, NULL, between - pixel * channels, NULL, first + row,
-                first + row_end, panel * (width // LANES), (panel + 1) * (width // LANES))
+                <const Plan *> separable.depthwise_plan, own, NULL, between - pixel * step, NULL, first + row,
+                first + row_end, panel * panel_blocks, (panel + 1) * panel_blocks)
             start = stop
             row = row_end
     pointwise(
-        <const Plan *> separable.pointwise_plan, between - pixel * channels, residual, out, NULL, pixel,
+        <const Plan *> separable.pointwise_plan, between - pixel * step, residual, out, NULL, pixel,
         (first + end) * plan.out_width, 0, separable.pointwise_blocks)
 
 
