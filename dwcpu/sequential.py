@@ -8,14 +8,16 @@ the short way from then on (see `calls`); channel-first images are turned at bot
 from __future__ import annotations
 
 from collections.abc import Iterator
+from statistics import median
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import arrays, calls, runtime
+from . import arrays, background, calls, runtime
 from .layers import Layer
-from .pipeline import GIVEN, Arenas, chain
+from .padding import normalise_int
+from .pipeline import GIVEN, Arenas, Node, chain
 from .report import LayerRow, Report
 
 __all__ = ["Sequential"]
@@ -38,11 +40,14 @@ class _Choices(list[Any]):
     def __str__(self) -> str:
         if [id(choice) for choice in self] != [id(place[0]) for place in self.places]:  # somebody has changed it
             return "\n\n".join(map(str, self))
-        rows = [
+        return str(Report(f"Sequential, input {'x'.join(map(str, self.shape))}", tuple(self.rows())))
+
+    def rows(self) -> list[LayerRow]:
+        """Those of the table."""
+        return [
             LayerRow(name, choice.kernel, _batch(x), _batch(out), choice.flops, choice.bytes, choice.bound_us)
             for choice, name, x, out in self.places
         ]
-        return str(Report(f"Sequential, input {'x'.join(map(str, self.shape))}", tuple(rows)))
 
 
 class _Row(calls.Caller):
@@ -79,24 +84,41 @@ class _Row(calls.Caller):
         if self._calls.get((shape, threads)) in self.known:  # not so if another thread remembered something just then
             return
         program = self.own[0]._program
-        first = at = program._nhwc_shape(shape)
-        nodes = []
-        for layer in self.own:
-            nodes += layer.nodes(at, threads)
-            at = layer._program.step.geometry(at).out_shape
+        first = program._nhwc_shape(shape)
+        nodes = self._nodes(first, threads)
         if not nodes or any(node.job is not None for node in nodes):
             return
-        nodes[-1] = nodes[-1]._replace(residual=GIVEN)
         pipeline = chain(nodes, first, program.dtype, threads, _arenas)
 
         def run(x: np.ndarray, residual: np.ndarray | None, out: np.ndarray, threads: int) -> None:
             pipeline.run(x, residual, out)
 
         launch = pipeline.launch() if pipeline.arena_bytes <= runtime.MOST_SCRATCH else None
-        call = calls.call_between(program, first, at, shape, threads, run, launch)
+        call = calls.call_between(program, first, nodes[-1].out_shape, shape, threads, run, launch)
         kept = dict([*list(self._calls.items())[1 - _REMEMBERED :], ((shape, threads), call)])
         self._remember(tuple(reversed(kept.values())), runtime.get_num_threads)
         self._calls = kept  # last: an interrupt before that leaves all of this to the next call
+
+    def _nodes(self, x_shape: tuple[int, ...], threads: int) -> list[Node]:
+        """What a pipeline runs for inputs (N, H, W, C): a node a layer; none for an empty batch."""
+        nodes: list[Node] = []
+        for layer in self.own:
+            nodes += layer.nodes(x_shape, threads)
+            x_shape = layer._program.step.geometry(x_shape).out_shape
+        if nodes:
+            nodes[-1] = nodes[-1]._replace(residual=GIVEN)
+        return nodes
+
+    def timed(self, x: np.ndarray, threads: int, runs: int) -> list[float]:
+        """Median seconds of each layer on `x`, which the layers take, after one run that warms it up."""
+        program = self.own[0]._program
+        image = arrays.native(arrays.as_nhwc(x, "x", program.layout, "profile", program.spatial))
+        with background.waiting():
+            nodes = self._nodes(image.shape, threads)
+        pipeline = chain(nodes, image.shape, program.dtype, threads, _arenas)
+        out = arrays.empty(nodes[-1].out_shape, program.dtype, image)
+        pipeline.run(image, None, out)
+        return [median(each) for each in zip(*(pipeline.timed(image, None, out) for _ in range(runs)), strict=True)]
 
 
 class Sequential:
@@ -211,6 +233,41 @@ class Sequential:
             else:
                 x = piece(x, num_threads=num_threads)
         return x
+
+    def profile(self, x: ArrayLike, *, num_threads: int | None = None, runs: int = 15) -> Report:
+        """Time every layer, which must be dwcpu layers, while all of them run on `x`.
+
+        Parameters
+        ----------
+        x : ndarray
+            An input, as in a call.
+        num_threads : int, optional
+            As in a call.
+        runs : int
+            How often they run, after one run that warms them up. Times are medians.
+
+        Returns
+        -------
+        Report
+            Prints as a table; `rows` holds its numbers.
+        """
+        self._own_layers("profile")
+        runs = normalise_int(runs, "runs", "profile")
+        self(x, num_threads=num_threads)  # every check
+        only, image = self._only, np.asarray(x)
+        if only is None or not only.own or not image.size:
+            raise ValueError(
+                f"Sequential: there is nothing to time in {len(self)} layers on x of shape {image.shape}; profile "
+                f"needs layers that are called as they are and an image; give these"
+            )
+        threads = only.own[0].threads(num_threads)
+        times = only.timed(image, threads, runs)
+        peak = runtime.fma_peak(image.dtype, threads)
+        choices = self.explain(image.shape, num_threads)
+        assert isinstance(choices, _Choices)
+        rows = [row.timed(seconds, peak) for row, seconds in zip(choices.rows(), times, strict=True)]
+        title = f"Sequential, input {'x'.join(map(str, image.shape))}, {threads} thread{'s' * (threads != 1)}"
+        return Report(f"{title}, median of {runs} runs", tuple(rows), peak)
 
     def explain(self, shape: tuple[int, ...], num_threads: int | None = None) -> list[Any]:
         """The choices of all layers, which must be dwcpu layers, for an input of `shape`; printed as a table."""

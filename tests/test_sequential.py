@@ -294,6 +294,34 @@ def test_explain_is_a_table() -> None:
     assert str(choices) == "\n\n".join(map(str, choices))
 
 
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+def test_profile_times_every_layer(backend: str, layout: str) -> None:
+    first, *others = network(backend, layout)
+    net = Sequential(first, Sequential(*others))
+    x = image(2, 19, 17, layout=layout)
+    report = net.profile(x, num_threads=1, runs=2)
+    names = [row.name for row in report.rows]
+    assert names[:2] == ["0 Conv2d", "1.0 SeparableConv2d"]
+    assert len(names) == 5
+    assert all(row.microseconds > 0 for row in report.rows)
+    assert [row.kernel for row in report.rows] == [choice.kernel for choice in net.explain(x.shape, 1)]
+    assert str(report).startswith(f"Sequential, input {'x'.join(map(str, x.shape))}, 1 thread, median of 2 runs")
+
+
+def test_what_cannot_be_timed() -> None:
+    layer = dwcpu.PointwiseConv2d(normal(5, 8))
+    with pytest.raises(TypeError, match="Sequential: layer 1 is of type ufunc; profile needs dwcpu layers throughout"):
+        Sequential(layer, np.abs).profile(image(1, 3, 3))
+    with pytest.raises(ValueError, match="Sequential: there is nothing to time in 0 layers on x of shape"):
+        Sequential().profile(image(1, 3, 3))
+    with pytest.raises(ValueError, match="Sequential: there is nothing to time in 1 layers on x of shape"):
+        Sequential(layer).profile(np.zeros((0, 3, 3, 5), F32))
+    with pytest.raises(ValueError, match="Sequential: layer 0, PointwiseConv2d: w has 5 input channels but x has 4"):
+        Sequential(layer).profile(image(1, 3, 3)[..., :4])
+    with pytest.raises(ValueError, match="profile: runs is 0"):
+        Sequential(layer).profile(image(1, 3, 3), runs=0)
+
+
 def test_what_it_is_made_of_is_not_assigned_to() -> None:
     net = Sequential(np.abs)
     with pytest.raises(AttributeError, match="Sequential: layers is assigned to; a Sequential keeps"):
