@@ -103,6 +103,20 @@ def test_wrong_inputs_are_refused_with_what_was_got_the_rule_and_the_fix(differe
     assert all(word in str(caught.value) for word in ["g: ", *words])
 
 
+def test_models_are_called_as_their_files_are(tmp_path) -> None:
+    """And only those that are given as bytes as their graphs, which exporters all call alike."""
+    content = write([node("Relu", ["x"], ["y"])], {"x": A})
+    file = tmp_path / "mine.v2.onnx"
+    file.write_bytes(content)
+    assert dwcpu.load_onnx(content).name == "g"
+    model = dwcpu.load_onnx(file)
+    assert model.name == "mine.v2"
+    with pytest.raises(TypeError, match=r"^mine\.v2: 'x' "):
+        model(A, x=A)
+    model.save(tmp_path / "saved.dwcpu")
+    assert dwcpu.load_model(tmp_path / "saved.dwcpu").name == "mine.v2"
+
+
 def test_advice_on_dtypes_can_be_followed() -> None:
     for dtype in (np.float32, np.int64, np.uint8, np.bool_):
         x = np.ones(3, dtype)

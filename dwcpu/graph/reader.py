@@ -24,6 +24,8 @@ __all__ = ["read"]
 #: Largest number of axes that arrays have here; NumPy allows 64.
 _MOST_AXES = 32
 _OURS = ("", "ai.onnx")
+#: What error texts call a model that was given as bytes.
+_NAMELESS = "the model"
 #: Nodes, once functions are written out, and functions at most.
 _MOST_NODES, _MOST_FUNCTIONS = 1_000_000, 500
 #: Values of this attribute that all operators with windows know.
@@ -59,7 +61,7 @@ def read(source: str | os.PathLike[str] | bytes, external_data_dir: str | os.Pat
         import onnx
     except ImportError as error:
         raise ImportError(f"load_onnx needs the onnx package ({error}): pip install onnx") from error
-    name = "the model"
+    name = _NAMELESS
     if isinstance(source, (str, os.PathLike)):
         name = Path(source).name
         content = read_file(source, "load_onnx", "models")
@@ -158,7 +160,9 @@ class _Reader:
             nodes += self._nodes(proto, number, opset)
         if self._problems:
             raise UnsupportedOperator(self._name, self._problems)
-        result = Graph(graph.name or Path(self._name).stem, inputs, outputs, nodes, self._constants)
+        # Exporters call all graphs alike: a file's own name says more.
+        name = graph.name if graph.name and self._name == _NAMELESS else Path(self._name).stem
+        result = Graph(name, inputs, outputs, nodes, self._constants)
         result.check()
         result.sort()
         return result
