@@ -3,8 +3,8 @@
 ========================  ==============================================================================================
 on arrays                 depthwise_conv2d, depthwise_conv1d, pointwise_conv2d, separable_conv2d, inverted_residual,
                           conv2d, and dwconv2d with the signature of ``torch.nn.functional.conv2d``
-as layers                 DepthwiseConv2d, PointwiseConv2d, SeparableConv2d, InvertedResidual, Conv2d, Sequential:
-                          weights packed once, called many times
+as layers                 DepthwiseConv2d, PointwiseConv2d, SeparableConv2d, InvertedResidual, Conv2d: weights packed
+                          once, called many times; Sequential and Residual, networks of them
 helpers                   fold_batchnorm, compare_cost
 networks                  load_onnx(file) and load_model(file) give a Model, or raise UnsupportedOperator;
                           models.load(name): MobileNetV1, MobileNetV2, EfficientNet-Lite0
@@ -43,7 +43,7 @@ from .ops import (
     separable_conv2d,
 )
 from .runtime import get_num_threads, num_threads, set_num_threads, show_config
-from .sequential import Sequential
+from .sequential import Residual, Sequential
 from .tuning import autotune
 
 __version__ = "0.1.0"
@@ -57,6 +57,7 @@ __all__ = [
     "InvertedResidual",
     "Model",
     "PointwiseConv2d",
+    "Residual",
     "SeparableConv2d",
     "Sequential",
     "UnsupportedOperator",

@@ -430,18 +430,11 @@ class Program:
         geometry = self.step.geometry(image.shape) if ready is None else ready.geometry
         out_shape = geometry.out_shape
         shape = arrays.user_shape(out_shape, layout, spatial, dimensions)
-        added = None
-        if residual is not None:
-            added = arrays.floating(residual, "residual", operation)
-            arrays.same_dtype(added, "residual", self.dtype, operation, what)
-            if added.shape != shape:
-                raise ValueError(
-                    f"{operation}: residual has shape {added.shape}; it must have the shape of the result, {shape}; "
-                    f"reshape or crop it"
-                )
+        added, given = self.fitting(residual, out, shape)
+        if added is not None:
             added = arrays.as_nhwc(added, "residual", layout, operation, spatial)
-        if out is not None:
-            result = arrays.output(out, shape, self.dtype, operation)
+        if given is not None:
+            result = given
         read = arrays.native(image)
         if out is None:
             result = out = arrays.empty(shape, self.dtype, read)
@@ -458,6 +451,21 @@ class Program:
         if target is not destination:
             arrays.copy(destination, target)
         return out
+
+    def fitting(
+        self, residual: ArrayLike | None, out: object, shape: tuple[int, ...]
+    ) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """A residual and an output for a result of `shape`, as users give and see them, checked."""
+        added = None
+        if residual is not None:
+            added = arrays.floating(residual, "residual", self.operation)
+            arrays.same_dtype(added, "residual", self.dtype, self.operation, self.step.image)
+            if added.shape != shape:
+                raise ValueError(
+                    f"{self.operation}: residual has shape {added.shape}; it must have the shape of the result, "
+                    f"{shape}; reshape or crop it"
+                )
+        return added, None if out is None else arrays.output(out, shape, self.dtype, self.operation)
 
     def _weights(self) -> list[np.ndarray | None]:
         return [array for part in self.step.parts for array in (part.weights, part.bias)]

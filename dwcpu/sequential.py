@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from statistics import median
+from textwrap import indent
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from .padding import normalise_int
 from .pipeline import GIVEN, Arenas, Node, chain
 from .report import LayerRow, Report
 
-__all__ = ["Sequential"]
+__all__ = ["Residual", "Sequential"]
 
 #: Input shapes (with thread counts) that a row remembers.
 _REMEMBERED = 16
@@ -51,11 +52,20 @@ class _Choices(list[Any]):
 
 
 class _Row(calls.Caller):
-    """Neighbouring layers of a `Sequential`, the first of which is its layer number `first`."""
+    """Neighbouring layers of a `Sequential`, the first of which is its layer number `first`.
 
-    def __init__(self, layers: list[Layer | Sequential], first: int) -> None:
-        self.layers, self.first = layers, first
+    Attributes
+    ----------
+    own : list of (Layer, int or None)
+        All layers, and how many before each the one is whose input it adds; empty if some are called another way.
+    _adds : bool
+        Whether the last one adds such an input, and no residual.
+    """
+
+    def __init__(self, title: str, layers: list[Layer | Sequential], first: int) -> None:
+        self._title, self._layers, self._first = title, layers, first
         self.own = [each for layer in layers for each in _layers(layer)]
+        self._adds = isinstance(layers[-1], Sequential) and layers[-1]._adds
         self.forget()
 
     def forget(self) -> None:
@@ -65,25 +75,38 @@ class _Row(calls.Caller):
         self._remember((), runtime.get_num_threads)
 
     def _long_way(self, x: Any, residual: Any, out: Any, num_threads: Any) -> np.ndarray:
-        shape, last = x.shape if type(x) is np.ndarray else None, len(self.layers) - 1
-        for number, layer in enumerate(self.layers):
+        shape, last = x.shape if type(x) is np.ndarray else None, len(self._layers) - 1
+        if self.own and (residual is not None or out is not None):
+            self._check(np.shape(x), residual, out)
+        for number, layer in enumerate(self._layers):
+            options = {"num_threads": num_threads}
+            if number == last:
+                options |= {"out": out, "residual": residual}
             try:
-                if number < last:
-                    x = layer(x, num_threads=num_threads)
-                else:
-                    x = layer(x, out=out, residual=residual, num_threads=num_threads)
+                # What somebody derived from a layer may know none of these.
+                x = layer(x, **{name: value for name, value in options.items() if value is not None})
             except (TypeError, ValueError) as error:
-                raise _placed(error, self.first + number) from None
+                raise _placed(self._title, error, self._first + number) from None
         if shape is not None and self.own:
-            self._plan(shape, self.own[0].threads(num_threads))
+            self._plan(shape, self.own[0][0].threads(num_threads))
         result: np.ndarray = x
         return result
+
+    def _check(self, shape: tuple[int, ...], residual: Any, out: Any) -> None:
+        """Check what belongs to the last layer before the first one runs."""
+        for number, layer in enumerate(self._layers):
+            try:
+                shape = layer.out_shape(shape)
+                if number == len(self._layers) - 1:
+                    self.own[-1][0]._program.fitting(residual, out, shape)
+            except (TypeError, ValueError) as error:
+                raise _placed(self._title, error, self._first + number) from None
 
     def _plan(self, shape: tuple[int, ...], threads: int) -> None:
         """Remember the short way for inputs of `shape`, which the layers take; not before all kernels are compiled."""
         if self._calls.get((shape, threads)) in self.known:  # not so if another thread remembered something just then
             return
-        program = self.own[0]._program
+        program = self.own[0][0]._program
         first = program._nhwc_shape(shape)
         nodes = self._nodes(first, threads)
         if not nodes or any(node.job is not None for node in nodes):
@@ -102,16 +125,15 @@ class _Row(calls.Caller):
     def _nodes(self, x_shape: tuple[int, ...], threads: int) -> list[Node]:
         """What a pipeline runs for inputs (N, H, W, C): a node a layer; none for an empty batch."""
         nodes: list[Node] = []
-        for layer in self.own:
-            nodes += layer.nodes(x_shape, threads)
+        for number, (layer, back) in enumerate(self.own):
+            residual = number - back if back is not None else GIVEN if number == len(self.own) - 1 else None
+            nodes += [node._replace(residual=residual) for node in layer.nodes(x_shape, threads)]
             x_shape = layer._program.step.geometry(x_shape).out_shape
-        if nodes:
-            nodes[-1] = nodes[-1]._replace(residual=GIVEN)
         return nodes
 
     def timed(self, x: np.ndarray, threads: int, runs: int) -> list[float]:
         """Median seconds of each layer on `x`, which the layers take, after one run that warms it up."""
-        program = self.own[0]._program
+        program = self.own[0][0]._program
         image = arrays.native(arrays.as_nhwc(x, "x", program.layout, "profile", program.spatial))
         with background.waiting():
             nodes = self._nodes(image.shape, threads)
@@ -127,7 +149,8 @@ class Sequential:
     Parameters
     ----------
     *layers : callable
-        Layers, or functions of one array that give one. The last must be a layer if `out` or `residual` is used.
+        Layers, `Residual` and other `Sequential` blocks, or functions of one array that give one. The last must be a
+        layer if `out` or `residual` is used.
 
     Raises
     ------
@@ -138,11 +161,13 @@ class Sequential:
 
     Notes
     -----
-    Errors of a dwcpu layer, when all are joined, called or asked about a shape, begin with its place, counted from 0.
+    The first call of a shape goes layer by layer. From the second on neighbours are one call, with the same bits:
+    nothing is allocated between them, and images with their channels first are transposed at both ends of a row alone,
+    where `x` and `out` are C-contiguous arrays that do not share memory; others go the first way. A function ends a
+    row; `explain`, `profile`, `out_shape` and `dwcpu.autotune` want layers throughout.
 
-    The first call of a shape goes layer by layer. From the second on nothing is turned or allocated between neighbours,
-    if `x` and `out` are C-contiguous arrays that do not share memory. It can be pickled, copied, and called from many
-    threads at once.
+    Errors from a dwcpu layer begin with its position, 0 for the first. A Sequential can be called from many threads at
+    once, copied, and pickled if its functions can.
 
     Examples
     --------
@@ -155,12 +180,19 @@ class Sequential:
     (5, 5, 16)
     """
 
+    _title = "Sequential"
+
     def __init__(self, *layers: Any) -> None:
         for position, layer in enumerate(layers):
             if not callable(layer):
                 raise TypeError(
-                    f"Sequential: layer {position} is of type {type(layer).__name__}; every layer must be callable; "
-                    f"give the layers one by one, as in Sequential(first, second)"
+                    f"{self._title}: layer {position} is of type {type(layer).__name__}; every layer must be callable; "
+                    f"give the layers one by one, as in {self._title}(*layers)"
+                )
+            if isinstance(layer, type) and issubclass(layer, (Layer, Sequential)):
+                raise TypeError(
+                    f"{self._title}: layer {position} is the class {layer.__name__}; every layer must be one that was "
+                    f"made; make it, as in {layer.__name__}(...)"
                 )
         self._layers = layers
         self._arrange()
@@ -169,14 +201,14 @@ class Sequential:
         """Find what runs together."""
         rows: list[list[Any]] = []
         starts: list[int] = []
-        before: list[Layer] = []
+        before: list[tuple[Layer, int | None]] = []
         for position, layer in enumerate(self._layers):
             own = _layers(layer)
             if own and before:
                 try:
-                    _check_neighbours(before[-1], own[0])
+                    _check_neighbours(before[-1][0], own[0][0], position - 1)
                 except (TypeError, ValueError) as error:
-                    raise _placed(error, position) from None
+                    raise _placed(self._title, error, position) from None
                 rows[-1].append(layer)
             else:
                 rows.append([layer])
@@ -184,11 +216,16 @@ class Sequential:
             before = own
         #: Rows of neighbours, and functions.
         self._pieces = [
-            _Row(row, first) if isinstance(row[0], (Layer, Sequential)) else row[0]
+            _Row(self._title, row, first) if isinstance(row[0], (Layer, Sequential)) else row[0]
             for row, first in zip(rows, starts, strict=True)
         ]
         #: What mostly is all of it.
         self._only = self._pieces[0] if len(self._pieces) == 1 and isinstance(self._pieces[0], _Row) else None
+
+    @property
+    def _adds(self) -> bool:
+        """Whether its last layer adds an input of its own, and no residual."""
+        return bool(self._pieces) and isinstance(self._pieces[-1], _Row) and self._pieces[-1]._adds
 
     @property
     def layers(self) -> tuple[Any, ...]:
@@ -198,8 +235,8 @@ class Sequential:
     @layers.setter
     def layers(self, layers: object) -> None:
         raise AttributeError(
-            "Sequential: layers is assigned to; a Sequential keeps what it was made of; make a new one, as in "
-            "Sequential(*layers)"
+            f"{self._title}: layers is assigned to; it keeps what it was made of; make a new one, as in "
+            f"{self._title}(*layers)"
         )
 
     def _forget(self) -> None:
@@ -215,19 +252,43 @@ class Sequential:
         residual: ArrayLike | None = None,
         num_threads: int | None = None,
     ) -> Any:
-        """Apply the layers; `out` and `residual` belong to the last."""
+        """Apply the layers.
+
+        Parameters
+        ----------
+        x : ndarray
+            What the first one takes.
+        out : ndarray, optional
+            Where the last one writes; it is returned.
+        residual : ndarray, optional
+            What the last one adds to its sums, before its activation.
+        num_threads : int, optional
+            For each layer; by default the setting of `dwcpu.set_num_threads`.
+        """
+        if residual is not None and self._adds:
+            raise TypeError(
+                f"{self._title}: residual is given but the last layer is a Residual, which adds its own input; leave "
+                f"residual out"
+            )
+        return self._apply(x, out, residual, num_threads)
+
+    def _apply(self, x: Any, out: Any, residual: Any, num_threads: Any) -> Any:
         if self._only is not None:
             return self._only(x, out=out, residual=residual, num_threads=num_threads)
         last = self._pieces[-1] if self._pieces else None
         if (out is not None or residual is not None) and not isinstance(last, _Row):
-            kind = type(self._layers[-1] if self._layers else None).__name__
+            what = f"the last layer is of type {type(last).__name__}" if self._layers else "there are no layers"
             raise TypeError(
-                f"Sequential: out or residual is given but the last layer is of type {kind}; "
-                f"only a dwcpu layer can take them; leave them out"
+                f"{self._title}: out or residual is given but {what}; only a dwcpu layer can take them; leave them out"
             )
         for piece in self._pieces:
             if not isinstance(piece, _Row):
-                x = piece(x)
+                try:
+                    x = piece(x)
+                except Exception as error:
+                    if hasattr(error, "add_note"):  # of Python 3.11
+                        error.add_note(f"{self._title}: in its function {self._layers.index(piece)}, {piece!r}")
+                    raise
             elif piece is last:
                 x = piece(x, out=out, residual=residual, num_threads=num_threads)
             else:
@@ -257,10 +318,10 @@ class Sequential:
         only, image = self._only, np.asarray(x)
         if only is None or not only.own or not image.size:
             raise ValueError(
-                f"Sequential: there is nothing to time in {len(self)} layers on x of shape {image.shape}; profile "
+                f"{self._title}: there is nothing to time in {len(self)} layers on x of shape {image.shape}; profile "
                 f"needs layers that are called as they are and an image; give these"
             )
-        threads = only.own[0].threads(num_threads)
+        threads = only.own[0][0].threads(num_threads)
         times = only.timed(image, threads, runs)
         peak = runtime.fma_peak(image.dtype, threads)
         choices = self.explain(image.shape, num_threads)
@@ -277,7 +338,7 @@ class Sequential:
                 chosen = layer.explain(shape, num_threads)
                 out = layer.out_shape(shape)
             except (TypeError, ValueError) as error:
-                raise _placed(error, position) from None
+                raise _placed(self._title, error, position) from None
             if isinstance(chosen, _Choices):
                 choices.extend(chosen)
                 choices.places += [(each, f"{position}.{name}", *places) for each, name, *places in chosen.places]
@@ -293,7 +354,7 @@ class Sequential:
             try:
                 shape = layer.out_shape(shape)
             except (TypeError, ValueError) as error:
-                raise _placed(error, position) from None
+                raise _placed(self._title, error, position) from None
         return shape
 
     def _own_layers(self, method: str) -> tuple[Any, ...]:
@@ -301,7 +362,7 @@ class Sequential:
         for position, layer in enumerate(self._layers):
             if not isinstance(layer, (Layer, Sequential)):
                 raise TypeError(
-                    f"Sequential: layer {position} is of type {type(layer).__name__}; {method} needs dwcpu layers "
+                    f"{self._title}: layer {position} is of type {type(layer).__name__}; {method} needs dwcpu layers "
                     f"throughout; ask the layers one by one"
                 )
         return self._layers
@@ -312,11 +373,11 @@ class Sequential:
     def __iter__(self) -> Iterator[Any]:
         return iter(self._layers)
 
-    def __getitem__(self, index: int) -> Any:
-        return self._layers[index]
+    def __getitem__(self, index: int | slice) -> Any:
+        return Sequential(*self._layers[index]) if isinstance(index, slice) else self._layers[index]
 
     def __repr__(self) -> str:
-        return "Sequential(\n" + "".join(f"    {layer!r},\n" for layer in self._layers) + ")"
+        return f"{type(self).__name__}(\n" + "".join(indent(f"{layer!r},\n", "    ") for layer in self._layers) + ")"
 
     def __getstate__(self) -> dict[str, Any]:
         kept = self.__dict__.copy()
@@ -328,30 +389,107 @@ class Sequential:
         self._arrange()
 
 
-def _layers(thing: Any) -> list[Layer]:
-    """The layers of something that is made of nothing else; or none, also where a subclass is called another way."""
+class Residual(Sequential):
+    """Layers whose input is added to the sums of the last one, before its activation: a skip connection.
+
+    Parameters
+    ----------
+    *layers : callable
+        As of a `Sequential`. The last is a layer, and gives what has the shape of the input.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As of a `Sequential`; if the last is no layer, or gives another number of channels than the first one takes.
+
+    Examples
+    --------
+    >>> import numpy as np, dwcpu
+    >>> expand, window, project = (np.ones(shape, np.float32) for shape in ((8, 48), (3, 3, 48), (48, 8)))
+    >>> block = dwcpu.InvertedResidual(expand, window, project)
+    >>> net = dwcpu.Sequential(dwcpu.Residual(block), dwcpu.PointwiseConv2d(np.ones((8, 16), np.float32)))
+    >>> net(np.ones((5, 5, 8), np.float32)).shape
+    (5, 5, 16)
+    """
+
+    _title = "Residual"
+
+    def __init__(self, *layers: Any) -> None:
+        super().__init__(*layers)
+        last = layers[-1] if layers else None
+        if not isinstance(last, (Layer, Sequential)) or (
+            isinstance(last, Sequential) and (last._adds or not len(last))
+        ):
+            kind = "there are no layers" if not layers else f"the last layer is of type {type(last).__name__}"
+            raise TypeError(
+                f"Residual: {kind}; it must be a dwcpu layer that adds nothing else; end with one, such as a "
+                f"PointwiseConv2d"
+            )
+        own = _layers(self)
+        if own:
+            taken = own[0][0]._program.step.smallest_input()[3]
+            step = own[-1][0]._program.step
+            given = step.geometry(step.smallest_input()).out_shape[3]
+            if taken != given:
+                raise ValueError(
+                    f"Residual: its layers take {taken} channels and give {given}; what is added must have as many as "
+                    f"what it is added to; use a Sequential, or layers that give {taken}"
+                )
+
+    @property
+    def _adds(self) -> bool:
+        """As of `Sequential`."""
+        return True
+
+    def __call__(
+        self,
+        x: ArrayLike,
+        *,
+        out: np.ndarray | None = None,
+        residual: ArrayLike | None = None,
+        num_threads: int | None = None,
+    ) -> Any:
+        """Apply the layers, the last of which adds `x`; `residual` is refused."""
+        if residual is not None:
+            raise TypeError("Residual: residual is given; what is added is its own input; leave residual out")
+        return self._apply(x, out, x, num_threads)
+
+
+def _layers(thing: Any) -> list[tuple[Layer, int | None]]:
+    """The layers of something that is made of nothing else; or none, also where a subclass is called another way.
+
+    Each with how many before it the one is whose input it adds, if it does.
+    """
     if isinstance(thing, Layer):
-        return [thing] if type(thing).__call__ is Layer.__call__ else []
-    plain = isinstance(thing, Sequential) and type(thing).__call__ is Sequential.__call__
-    found = [_layers(each) for each in thing.layers] if plain else []
-    return [layer for each in found for layer in each] if all(found) else []
+        return [(thing, None)] if type(thing).__call__ is Layer.__call__ else []
+    plain = isinstance(thing, Sequential) and type(thing).__call__ in (Sequential.__call__, Residual.__call__)
+    rows = [_layers(each) for each in thing.layers] if plain else []
+    own = [each for row in rows for each in row] if all(rows) else []
+    if own and isinstance(thing, Residual):
+        own[-1] = own[-1][0], len(own) - 1
+    return own
 
 
-def _check_neighbours(before: Layer, layer: Layer) -> None:
-    """Check that a layer can take what the one before it gives: whatever the image, it could not otherwise."""
+def _check_neighbours(before: Layer, layer: Layer, position: int) -> None:
+    """Check that a layer can take what the one before it, at that position, gives, whatever the image."""
     giver, taker = before._program, layer._program
-    step = taker.step
-    arrays.same_dtype(np.empty(0, giver.dtype), step.image, taker.dtype, taker.operation, step.parts[0].name)
+    part, what = taker.step.parts[0], f"layer {position}, {giver.operation},"
+    if giver.dtype != taker.dtype:
+        raise TypeError(
+            f"{taker.operation}: {part.name} has dtype {taker.dtype} but {what} gives {giver.dtype}; neighbours must "
+            f"share one dtype; convert the weights of one of them with np.asarray({part.name}, np.{giver.dtype.name})"
+        )
     if giver.layout != taker.layout:
         raise ValueError(
-            f"{taker.operation}: layout is {taker.layout!r} but the layer before gives {giver.layout!r}; neighbours "
-            f"must share one layout; make both with the same"
+            f"{taker.operation}: layout is {taker.layout!r} but {what} gives {giver.layout!r}; neighbours must share "
+            f"one layout; make both with layout={giver.layout!r}"
         )
-    given = giver.step.geometry(giver.step.smallest_input()).out_shape[3]
-    batch, height, width, channels = step.smallest_input()
-    if given != channels:
-        # It says so itself, of an image none of whose sizes it could take for the one that it misses.
-        step.geometry((batch, height + channels, width + channels, given))
+    given, taken = giver.step.geometry(giver.step.smallest_input()).out_shape[3], taker.step.smallest_input()[3]
+    if given != taken:
+        raise ValueError(
+            f"{taker.operation}: {part.name} takes {taken} channels but {what} gives {given}; neighbours must fit; "
+            f"give it weights for {given} channels, or put a layer between"
+        )
 
 
 def _batch(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -359,7 +497,7 @@ def _batch(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape if len(shape) == 4 else (1, *shape)
 
 
-def _placed(error: TypeError | ValueError, position: int) -> TypeError | ValueError:
+def _placed(title: str, error: TypeError | ValueError, position: int) -> TypeError | ValueError:
     """An error of one of our layers, which names its class, with its place in the row."""
     kind = TypeError if isinstance(error, TypeError) else ValueError
-    return kind(f"Sequential: layer {position}, {error}")
+    return kind(f"{title}: layer {position}, {error}")

@@ -69,6 +69,49 @@ LAYER_MISTAKES = {
         TypeError,
         "Sequential: layer 0 is of type list; every layer must",
     ),
+    "Sequential of a class": (
+        lambda: sequential.Sequential(layers.DepthwiseConv2d(DW), layers.PointwiseConv2d),
+        TypeError,
+        "Sequential: layer 1 is the class PointwiseConv2d; every layer must be one that was made; make it, as in",
+    ),
+    "Sequential of nothing, out": (
+        lambda: sequential.Sequential()(X, out=X.copy()),
+        TypeError,
+        "Sequential: out or residual is given but there are no layers; only a dwcpu layer can take them; leave",
+    ),
+    "Residual of nothing": (lambda: sequential.Residual(), TypeError, "Residual: there are no layers; it must be"),
+    "Residual of a function": (
+        lambda: sequential.Residual(layers.DepthwiseConv2d(DW), np.abs),
+        TypeError,
+        "Residual: the last layer is of type ufunc; it must be a dwcpu layer that adds nothing else; end with one",
+    ),
+    "Residual of a Residual": (
+        lambda: sequential.Residual(sequential.Sequential(sequential.Residual(layers.DepthwiseConv2d(DW)))),
+        TypeError,
+        "Residual: the last layer is of type Sequential; it must be a dwcpu layer that adds nothing else",
+    ),
+    "Residual of other channels": (
+        lambda: sequential.Residual(layers.DepthwiseConv2d(DW), layers.PointwiseConv2d(PW)),
+        ValueError,
+        "Residual: its layers take 16 channels and give 24; what is added must have as many as what it is added",
+    ),
+    "Residual of a smaller image": (
+        lambda: sequential.Sequential(sequential.Residual(layers.DepthwiseConv2d(DW)))(X),
+        ValueError,
+        "Sequential: layer 0, Residual: layer 0, DepthwiseConv2d: residual has shape (1, 8, 8, 16); it must have the",
+    ),
+    "Residual and residual": (
+        lambda: sequential.Residual(layers.DepthwiseConv2d(DW, padding=1))(X, residual=X),
+        TypeError,
+        "Residual: residual is given; what is added is its own input; leave residual out",
+    ),
+    "Sequential with a Residual and residual": (
+        lambda: sequential.Sequential(np.abs, sequential.Residual(layers.DepthwiseConv2d(DW, padding=1)))(
+            X, residual=X
+        ),
+        TypeError,
+        "Sequential: residual is given but the last layer is a Residual, which adds its own input; leave residual out",
+    ),
     "Sequential out": (
         lambda: sequential.Sequential(np.abs)(X, out=X.copy()),
         TypeError,
@@ -87,7 +130,7 @@ LAYER_MISTAKES = {
     "Sequential mismatch": (
         lambda: sequential.Sequential(layers.DepthwiseConv2d(DW), layers.PointwiseConv2d(ones(8, 8))),
         ValueError,
-        "Sequential: layer 1, PointwiseConv2d: w has 8 input channels but x has 16; the first axis of w must equal",
+        "Sequential: layer 1, PointwiseConv2d: w takes 8 channels but layer 0, DepthwiseConv2d, gives 16; neighbours",
     ),
     "Sequential mismatch before the last": (
         lambda: sequential.Sequential(
@@ -173,19 +216,19 @@ LAYER_MISTAKES = {
     "Sequential neighbours of two types": (
         lambda: sequential.Sequential(layers.DepthwiseConv2d(DW), layers.PointwiseConv2d(PW.astype(np.float64))),
         TypeError,
-        "Sequential: layer 1, PointwiseConv2d: x has dtype float32 but w has float64; all arrays must share one dtype",
+        "Sequential: layer 1, PointwiseConv2d: w has dtype float64 but layer 0, DepthwiseConv2d, gives float32; neigh",
     ),
     "Sequential neighbours of two layouts": (
         lambda: sequential.Sequential(layers.DepthwiseConv2d(DW, layout="NCHW"), layers.PointwiseConv2d(PW)),
         ValueError,
-        "Sequential: layer 1, PointwiseConv2d: layout is 'NHWC' but the layer before gives 'NCHW'; neighbours must",
+        "Sequential: layer 1, PointwiseConv2d: layout is 'NHWC' but layer 0, DepthwiseConv2d, gives 'NCHW'; neighbours",
     ),
     "Sequential neighbours, one of them a Sequential": (
         lambda: sequential.Sequential(
             np.abs, layers.DepthwiseConv2d(DW), sequential.Sequential(layers.DepthwiseConv2d(ones(3, 3, 3)))
         ),
         ValueError,
-        "Sequential: layer 2, DepthwiseConv2d: w has 3 channels but x has 16; the third axis of w must",
+        "Sequential: layer 2, DepthwiseConv2d: w takes 3 channels but layer 1, DepthwiseConv2d, gives 16; neighbours",
     ),
     # fold_batchnorm
     "fold length": (

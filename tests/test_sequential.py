@@ -13,7 +13,7 @@ import pytest
 
 import dwcpu
 from dwcpu import background, runtime
-from dwcpu.sequential import Sequential, _Row
+from dwcpu.sequential import Residual, Sequential, _Row
 
 F32 = np.float32
 BACKENDS = ["reference", "numba", "cython"]
@@ -163,12 +163,80 @@ def test_it_takes_any_callable_and_nests(backend: str) -> None:
         assert flat(x).tobytes() == fifth(fourth(third(second(first(x))))).tobytes()
         assert np.array_equal(Sequential(first, np.abs)(x), np.abs(first(x)))
     assert [len(row.own) for row in rows(net)] == [3, 2]
+    assert list(net[1:3]) == [net[1], third]
+    assert isinstance(net[1:3], Sequential)
     assert [len(row.own) for row in rows(flat)] == [5]
     inside = Sequential(first, Sequential(second, np.abs, third), fourth)  # which runs its layers itself
     out = np.empty_like(fourth(third(np.abs(second(first(x))))))
     for _ in range(2):
         assert inside(x, out=out) is out
         assert out.tobytes() == fourth(third(np.abs(second(first(x))))).tobytes()
+
+
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_residual_adds_its_input_to_the_sums_of_the_last_layer(backend: str, layout: str, threads: int) -> None:
+    common = {"backend": backend, "layout": layout}
+    first = dwcpu.Conv2d(normal(3, 3, 5, 8), stride=2, padding=1, **common)
+    block = dwcpu.InvertedResidual(normal(8, 48), normal(3, 3, 48), normal(48, 8), **common)
+    window = dwcpu.DepthwiseConv2d(normal(3, 3, 8), padding=1, activation="relu", **common)
+    product = dwcpu.PointwiseConv2d(normal(8, 8), activation="relu6", **common)
+    last = dwcpu.PointwiseConv2d(normal(8, 3), **common)
+    x = image(2, 13, 11, layout=layout)
+
+    def by_hand(x: np.ndarray) -> tuple[np.ndarray, ...]:
+        start = first(x, num_threads=threads)
+        once = block(start, residual=start, num_threads=threads)
+        inner = window(once, residual=once, num_threads=threads)
+        twice = product(inner, residual=once, num_threads=threads)
+        return start, once, twice, last(twice, num_threads=threads)
+
+    start, once, twice, wanted = by_hand(x)
+    deep = Residual(Residual(window), product)
+    net = Sequential(first, Residual(block), deep, last)
+    ending = Sequential(first, Sequential(Residual(block)))
+    for _ in range(3):
+        assert net(x, num_threads=threads).tobytes() == wanted.tobytes()
+        assert ending(x, num_threads=threads).tobytes() == once.tobytes()
+        assert Residual(block)(start, num_threads=threads).tobytes() == once.tobytes()
+        assert deep(once, num_threads=threads).tobytes() == twice.tobytes()
+        place = once.copy()
+        assert deep(place, out=place, num_threads=threads) is place
+        assert place.tobytes() == twice.tobytes()
+        assert pickle.loads(pickle.dumps(net))(x, num_threads=threads).tobytes() == wanted.tobytes()
+    assert [back for _, back in rows(net)[0].own] == [None, 0, 0, 1, None]
+    assert [len(row.known) for each in (net, ending, deep) for row in rows(each)] == [1, 1, 1]
+    assert [row.name for row in net.profile(x, runs=1).rows] == [
+        "0 Conv2d", "1.0 InvertedResidual", "2.0.0 DepthwiseConv2d", "2.1 PointwiseConv2d", "3 PointwiseConv2d",
+    ]  # fmt: skip
+    assert repr(deep).startswith("Residual(\n    Residual(\n        DepthwiseConv2d(")
+    assert net.out_shape(x.shape) == wanted.shape
+
+
+def test_residual_takes_functions_before_its_last_layer() -> None:
+    layer = dwcpu.PointwiseConv2d(normal(5, 5))
+    net = Residual(np.abs, layer)
+    x = image(1, 6, 7)
+    for _ in range(2):
+        assert np.array_equal(net(x), layer(np.abs(x), residual=x))
+
+
+def test_what_belongs_to_the_last_layer_is_checked_before_the_first_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, last = dwcpu.PointwiseConv2d(normal(5, 8)), dwcpu.PointwiseConv2d(normal(8, 3))
+    net = Sequential(first, last)
+    ran = []
+    monkeypatch.setattr(type(first._program), "compile", lambda *arguments: ran.append(1))
+    for options in ({"out": np.zeros((1, 2, 2, 3), F32)}, {"residual": np.zeros((1, 3, 3, 4), F32)}, {"out": [1]}):
+        with pytest.raises((TypeError, ValueError), match=r"Sequential: layer 1, PointwiseConv2d: (out|residual) "):
+            net(image(1, 3, 3), **options)
+    assert ran == []
+
+
+def test_errors_in_functions_say_where() -> None:
+    net = Sequential(dwcpu.PointwiseConv2d(normal(5, 8)), lambda image: image @ np.ones((3, 3), F32))
+    with pytest.raises(ValueError, match="matmul") as caught:
+        net(image(1, 3, 3))
+    assert not hasattr(caught.value, "add_note") or "Sequential: in its function 1" in caught.value.__notes__[0]
 
 
 def test_layers_that_are_called_another_way() -> None:
@@ -184,6 +252,13 @@ def test_layers_that_are_called_another_way() -> None:
 
     plain = dwcpu.PointwiseConv2d(normal(5, 5))
     x = image(1, 6, 7)
+
+    class Bare(dwcpu.PointwiseConv2d):
+        def __call__(self, x: np.ndarray) -> np.ndarray:
+            return 3 * super().__call__(x)
+
+    bare = Sequential(plain, Bare(normal(5, 5)), np.abs, Bare(normal(5, 5)))
+    assert np.array_equal(bare(x), 3 * plain(np.abs(3 * plain(plain(x)))))
     doubled, twice = Sequential(plain, Doubled(normal(5, 5)), plain), Sequential(plain, Twice(plain))
     for _ in range(3):
         assert np.array_equal(doubled(x), plain(2 * plain(plain(x))))
@@ -324,5 +399,5 @@ def test_what_cannot_be_timed() -> None:
 
 def test_what_it_is_made_of_is_not_assigned_to() -> None:
     net = Sequential(np.abs)
-    with pytest.raises(AttributeError, match="Sequential: layers is assigned to; a Sequential keeps"):
+    with pytest.raises(AttributeError, match="Sequential: layers is assigned to; it keeps what it was made of"):
         net.layers = ()
