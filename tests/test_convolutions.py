@@ -1,0 +1,93 @@
+"""Standard convolutions that compiled kernels compute in ways of their own, with the same bits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from cases import Case, make_data
+from test_kernels import (
+    ENDS,
+    KERNELS,
+    compute,
+    expected,
+    guarded_scratch,  # noqa: F401
+    share_even_the_smallest_work,  # noqa: F401
+)
+
+from dwcpu import runtime
+from dwcpu.dispatch import Kernel
+from dwcpu.prepared import PreparedSingle
+
+EVERY_KERNEL = pytest.mark.parametrize(
+    "kernel",
+    [kernel for kernel in KERNELS if (kernel.op, kernel.backend) == ("conv", "cython")],
+    ids=lambda kernel: kernel.name,
+)
+
+
+@EVERY_KERNEL
+def test_pixels_that_strides_leave_are_gathered(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some rows of them at a time, across images too; not where some lie outside, or channels are few."""
+    line = 64 // kernel.dtype.itemsize
+    for l2, rows in (256, 1), (3 << 10, 3), (1 << 20, 24):
+        monkeypatch.setattr(runtime, "cache_sizes", lambda l2=l2: runtime.Memory(2048, l2, 1 << 22))
+        for channels, stride, activation in (line, (2, 2), "silu"), (line + 1, (2, 2), "relu"), (line, (1, 3), "gelu"):
+            case = Case("conv", (3, 15, 13, channels), 65, (1, 1), stride, padding=((0, 0), (0, 0)))
+            prepared = kernel.prepare(case.geometry, *make_data(case, kernel.dtype.type, "normal").kernel_weights())
+            assert prepared.plan["gathers"]
+            assert min(prepared.plan["block_rows"][0], 24) == rows or stride != (2, 2)
+            for threads, end in zip((1, 2), ENDS, strict=True):
+                result = compute(kernel, case, "normal", activation, True, True, threads, end)
+                with monkeypatch.context() as patch:
+                    patch.setattr(PreparedSingle, "_gathers", False)
+                    right = compute(kernel, case, "normal", activation, True, True, 1, end)
+                assert result.tobytes() == right.tobytes(), f"{case} on {threads}"
+    line *= 2
+    for channels, outputs, groups, sizes, padding in (
+        (line // 2 - 1, 64, 1, (9, 9), ((0, 0), (0, 0))),
+        (line, 63, 1, (9, 9), ((0, 0), (0, 0))),
+        (line, 64, 2, (9, 9), ((0, 0), (0, 0))),
+        (line, 64, 1, (8, 9), ((0, 1), (0, 0))),  # the last row lies outside
+        (line, 64, 1, (9, 8), ((0, 0), (0, 1))),
+        (line, 64, 1, (8, 9), ((1, 0), (0, 0))),  # the first one
+        (line, 64, 1, (9, 8), ((0, 0), (1, 0))),
+    ):
+        case = Case("conv", (1, *sizes, channels), outputs, (1, 1), (2, 2), padding=padding, groups=groups)
+        prepared = kernel.prepare(case.geometry, *make_data(case, kernel.dtype.type, "normal").kernel_weights())
+        assert not prepared.plan["gathers"], str(case)
+        result = compute(kernel, case, "integers", "relu", True, True)
+        np.testing.assert_array_equal(result, expected(case, kernel.dtype, "integers", "relu", True, True), str(case))
+
+
+@EVERY_KERNEL
+@pytest.mark.parametrize("outputs", range(1, 7))
+def test_few_outputs_with_pixels_as_lanes(kernel: Kernel, outputs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same bits as with outputs as lanes, for rows of any length, of which tiles take more or less."""
+    lanes = kernel.lanes
+    for width in [2 * lanes, 2 * lanes + 3, 4 * lanes, *range(5 * lanes - 1, 11 * lanes, lanes // 2 + 1)]:
+        number = width + outputs
+        activation = (None, "hardswish", "relu6", "silu", "gelu")[number % 5]
+        case = Case(
+            "conv", (1 + number % 2, 5, width, 3 + number % 4), outputs, (3, 1 + number % 3), (1 + number % 2, 1),
+            padding=((1, number % 3), (number % 2, 0)),
+        )  # fmt: skip
+        if case.geometry.width - case.geometry.kernel_w + 1 < 2 * lanes:
+            continue
+        threads, end = 1 + number % 2, ENDS[number % 2]
+        with monkeypatch.context() as patch:
+            patch.setattr(PreparedSingle, "_few_outputs", False)
+            right = compute(kernel, case, "normal", activation, True, number % 3 > 0, threads, end)
+        prepared = kernel.prepare(case.geometry, *make_data(case, kernel.dtype.type, "normal").kernel_weights())
+        assert prepared.plan["ring_rows"] == 3
+        found = compute(kernel, case, "normal", activation, True, number % 3 > 0, threads, end)
+        assert found.tobytes() == right.tobytes(), f"{case} {activation}"
+    for other in (
+        Case("conv", (1, 9, 64, 3), 7, (3, 3)),
+        Case("conv", (1, 9, 64, 3), outputs, (1, 2)),
+        Case("conv", (1, 9, 64, 3), outputs, (3, 3), (1, 2)),
+        Case("conv", (1, 9, 2 * lanes + 1, 3), outputs, (3, 3)),
+        Case("conv", (1, 9, 64, 6), 6, (3, 3), groups=3),
+        Case("conv", (1, 9, 64, 10_000), outputs, (3, 3)),
+    ):
+        prepared = kernel.prepare(other.geometry, *make_data(other, kernel.dtype.type, "normal").kernel_weights())
+        assert prepared.plan["ring_rows"] == 0, str(other)
