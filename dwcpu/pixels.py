@@ -243,9 +243,8 @@ def order_between(
         return None
     for few, many, steps, others in ((first, last, source, target), (last, first, target, source)):
         beyond = (axis for axis in axes if axis != many and steps[axis] == shape[few] * steps[few])
-        apart = (
-            axis for axis in beyond if others[axis] != shape[few] * others[few]
-        )  # else it is one axis with the few
+        # where both are one axis on the other side too, they turn together anyway
+        apart = (axis for axis in beyond if others[axis] != shape[few] * others[few])
         if shape[few] < _SHORT <= shape[many] and any(shape[few] * shape[axis] >= _SHORT for axis in apart):
             rest = [axis for axis in range(len(shape)) if axis != many]
             return *sorted(rest, key=lambda axis: -steps[axis]), many

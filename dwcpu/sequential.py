@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from . import arrays, background, calls, runtime
+from .frontdoor import thread_count
 from .layers import Layer
 from .padding import normalise_int
 from .pipeline import GIVEN, Arenas, Node, chain
@@ -263,12 +264,12 @@ class Sequential:
         residual : ndarray, optional
             What the last one adds to its sums, before its activation.
         num_threads : int, optional
-            For each layer; by default the setting of `dwcpu.set_num_threads`.
+            For each layer, also those that functions call; by default the setting of `dwcpu.set_num_threads`.
         """
         if residual is not None and self._adds:
             raise TypeError(
-                f"{self._title}: residual is given but the last layer is a Residual, which adds its own input; leave "
-                f"residual out"
+                f"{self._title}: residual is given but the last layer adds the input of a Residual; it can add one "
+                f"thing; leave residual out"
             )
         return self._apply(x, out, residual, num_threads)
 
@@ -281,10 +282,12 @@ class Sequential:
             raise TypeError(
                 f"{self._title}: out or residual is given but {what}; only a dwcpu layer can take them; leave them out"
             )
+        count = thread_count(num_threads, self._title)
         for piece in self._pieces:
             if not isinstance(piece, _Row):
                 try:
-                    x = piece(x)
+                    with runtime.num_threads(count):  # for layers that it calls
+                        x = piece(x)
                 except Exception as error:
                     if hasattr(error, "add_note"):  # of Python 3.11
                         error.add_note(f"{self._title}: in its function {self._layers.index(piece)}, {piece!r}")
@@ -441,18 +444,8 @@ class Residual(Sequential):
         """As of `Sequential`."""
         return True
 
-    def __call__(
-        self,
-        x: ArrayLike,
-        *,
-        out: np.ndarray | None = None,
-        residual: ArrayLike | None = None,
-        num_threads: int | None = None,
-    ) -> Any:
-        """Apply the layers, the last of which adds `x`; `residual` is refused."""
-        if residual is not None:
-            raise TypeError("Residual: residual is given; what is added is its own input; leave residual out")
-        return self._apply(x, out, x, num_threads)
+    def _apply(self, x: Any, out: Any, residual: Any, num_threads: Any) -> Any:
+        return super()._apply(x, out, x, num_threads)
 
 
 def _layers(thing: Any) -> list[tuple[Layer, int | None]]:
@@ -462,7 +455,7 @@ def _layers(thing: Any) -> list[tuple[Layer, int | None]]:
     """
     if isinstance(thing, Layer):
         return [(thing, None)] if type(thing).__call__ is Layer.__call__ else []
-    plain = isinstance(thing, Sequential) and type(thing).__call__ in (Sequential.__call__, Residual.__call__)
+    plain = isinstance(thing, Sequential) and type(thing).__call__ is Sequential.__call__
     rows = [_layers(each) for each in thing.layers] if plain else []
     own = [each for row in rows for each in row] if all(rows) else []
     if own and isinstance(thing, Residual):

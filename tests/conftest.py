@@ -15,8 +15,10 @@ import hypothesis
 import nightly
 import numpy as np
 import pytest
+from running import ROOM
 
-from dwcpu import choices, dispatch
+from dwcpu import choices, dispatch, grid, runtime
+from dwcpu.arrays import LINE
 
 # Tests are about the kernels that are chosen, not about those that stand in for them: test_background sees to these.
 os.environ["DWCPU_BACKGROUND_COMPILE"] = "0"
@@ -104,6 +106,23 @@ def own_choices(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
     yield folder
     choices.reset()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def guarded_scratch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scratch memory, whole cache lines, against a forbidden page too, at the end where the arrays are."""
+
+    def scratch(size: int) -> tuple[int, np.ndarray]:
+        memory = ROOM.empty("scratch", (-(-size // LINE) * LINE,), np.uint8, ROOM.end)
+        return memory.ctypes.data if size else 0, memory
+
+    monkeypatch.setattr(runtime, "scratch", scratch)
+
+
+@pytest.fixture
+def share_even_the_smallest_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small cases would stay on one thread: tests on two threads must be that."""
+    monkeypatch.setattr(grid, "_WORTH_US", -1.0)
 
 
 @pytest.fixture

@@ -74,6 +74,11 @@ LAYER_MISTAKES = {
         TypeError,
         "Sequential: layer 1 is the class PointwiseConv2d; every layer must be one that was made; make it, as in",
     ),
+    "Sequential of functions, threads": (
+        lambda: sequential.Sequential(np.abs)(X, num_threads=-5),
+        ValueError,
+        "Sequential: num_threads is -5; it must be at least 1",
+    ),
     "Sequential of nothing, out": (
         lambda: sequential.Sequential()(X, out=X.copy()),
         TypeError,
@@ -103,14 +108,14 @@ LAYER_MISTAKES = {
     "Residual and residual": (
         lambda: sequential.Residual(layers.DepthwiseConv2d(DW, padding=1))(X, residual=X),
         TypeError,
-        "Residual: residual is given; what is added is its own input; leave residual out",
+        "Residual: residual is given but the last layer adds the input of a Residual; it can add one thing; leave",
     ),
     "Sequential with a Residual and residual": (
         lambda: sequential.Sequential(np.abs, sequential.Residual(layers.DepthwiseConv2d(DW, padding=1)))(
             X, residual=X
         ),
         TypeError,
-        "Sequential: residual is given but the last layer is a Residual, which adds its own input; leave residual out",
+        "Sequential: residual is given but the last layer adds the input of a Residual; it can add one thing; leave",
     ),
     "Sequential out": (
         lambda: sequential.Sequential(np.abs)(X, out=X.copy()),

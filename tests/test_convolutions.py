@@ -5,18 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from cases import Case, make_data
-from test_kernels import (
-    ENDS,
-    KERNELS,
-    compute,
-    expected,
-    guarded_scratch,  # noqa: F401
-    share_even_the_smallest_work,  # noqa: F401
-)
+from test_kernels import ENDS, KERNELS, compute, expected
 
 from dwcpu import runtime
 from dwcpu.dispatch import Kernel
 from dwcpu.prepared import PreparedSingle
+
+pytestmark = pytest.mark.usefixtures("guarded_scratch", "share_even_the_smallest_work")
 
 EVERY_KERNEL = pytest.mark.parametrize(
     "kernel",

@@ -5,15 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from cases import Case, make_data
-from test_kernels import (
-    compute,
-    expected,
-    guarded_scratch,  # noqa: F401
-    share_even_the_smallest_work,  # noqa: F401
-)
+from test_kernels import compute, expected
 
 from dwcpu import arrays, dispatch, runtime
 from dwcpu.abi import HALF_COLUMNS
+
+pytestmark = pytest.mark.usefixtures("guarded_scratch", "share_even_the_smallest_work")
 
 
 @pytest.mark.parametrize("backend", ["numba", "cython"])

@@ -29,10 +29,11 @@ from cases import (
     fused_error_bound,
     make_data,
 )
-from guarded import ENDS, Room, guard_weights
+from guarded import ENDS, guard_weights
 from nightly import COMPILE_ONCE, is_nightly, reduced
+from running import ROOM
 
-from dwcpu import dispatch, grid, runtime
+from dwcpu import dispatch, runtime
 from dwcpu.abi import HALF_COLUMNS
 from dwcpu.dispatch import Kernel
 from dwcpu.epilogue import Activation, parse_activation
@@ -60,25 +61,7 @@ QUICK_SHARE = 16
 #: float32 lanes of the CPU's vectors: Numba's kernels of matrix products have no others.
 WIDEST = max((kernel.lanes for kernel in KERNELS if kernel.backend == "numba" and kernel.op == "pointwise"), default=0)
 
-#: Where the arrays of kernels are.
-ROOM = Room()
-
-
-@pytest.fixture(autouse=True)
-def guarded_scratch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scratch memory, whole cache lines, against a forbidden page too, at the end where the arrays are."""
-
-    def scratch(size: int) -> tuple[int, np.ndarray]:
-        memory = ROOM.empty("scratch", (-(-size // 64) * 64,), np.uint8, ROOM.end)
-        return memory.ctypes.data if size else 0, memory
-
-    monkeypatch.setattr(runtime, "scratch", scratch)
-
-
-@pytest.fixture(autouse=True)
-def share_even_the_smallest_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The cases are small, and small work would stay on one thread: tests on two threads must be that."""
-    monkeypatch.setattr(grid, "_WORTH_US", -1.0)
+pytestmark = pytest.mark.usefixtures("guarded_scratch", "share_even_the_smallest_work")
 
 
 def takes(kernel: Kernel, case: Case) -> bool:

@@ -291,9 +291,19 @@ def test_large_layers_and_windows_fit_their_neighbours() -> None:
 
 
 def test_the_number_of_threads_is_that_of_all_layers() -> None:
-    net = Sequential(dwcpu.PointwiseConv2d(normal(5, 8)), np.abs, dwcpu.PointwiseConv2d(normal(8, 3)), np.abs)
+    seen = []
+
+    def function(image: np.ndarray) -> np.ndarray:
+        seen.append(dwcpu.get_num_threads())
+        return image
+
+    net = Sequential(dwcpu.PointwiseConv2d(normal(5, 8)), function, dwcpu.PointwiseConv2d(normal(8, 3)), np.abs)
+    before = dwcpu.get_num_threads()
     net(image(1, 6, 7), num_threads=3)
     assert [[threads for _, threads in row._calls] for row in rows(net)] == [[3], [3]]
+    net(image(1, 6, 7))
+    assert seen == [3, before]
+    assert dwcpu.get_num_threads() == before
 
 
 def test_a_shape_that_another_thread_overwrote_is_planned_again() -> None:
