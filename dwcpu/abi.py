@@ -37,6 +37,7 @@ __all__ = [
     "ACTIVATION_CODES",
     "AHEAD_TILES",
     "COPY_BYTES",
+    "FEW_OUTPUTS",
     "ERFC_CENTRE",
     "ERFC_TERMS",
     "EXP_LOWEST",
@@ -108,7 +109,7 @@ FIELDS: dict[str, str] = {
     # compiled inverted residual, and the fixed window inside of one: rows of the expanded image that there is memory
     # for. x is where row 0 lies, and row r lies r modulo this rows behind it; dilation_h is 1 and copy_rows 0.
     # 0: rows lie one after the other. Compiled conv: input rows that scratch holds as planes, where few outputs are
-    # computed with pixels as lanes; 0: it does not
+    # computed with pixels as lanes, a plane's row `window_size` elements from the next; 0: it does not
     "ring_rows": "i",
     # compiled inverted residual: output rows whose windows a panel of the expanded image computes at a time; 0: all
     # panels together
@@ -173,6 +174,9 @@ AHEAD_TILES, TURN = 4, 4
 
 #: Columns of half a depthwise tile; a plan that has them as `tile_columns` wants two vectors of channels at a time.
 HALF_COLUMNS = 2
+
+#: Outputs at most of convolutions that are computed with pixels as lanes: see few_outputs.pxi, which has their tiles.
+FEW_OUTPUTS = 6
 
 #: Taps of the largest window that Numba unrolls, and most outputs a channel of depthwise kernels, whose vectors
 #: unrolled code interleaves: both together fit the instruction cache and compile in about a second. With more outputs a
@@ -290,8 +294,8 @@ _OTHER_CHANGES = 10
 ABI: int = crc32(
     repr(
         (
-            _OTHER_CHANGES, FIELDS, STEP_FIELDS, COPY_BYTES, AHEAD_TILES, TURN, HALF_COLUMNS, ACTIVATION_CODES,
-            EXP_TERMS, LN2, EXP_LOWEST, EXP_NORMAL, GELU_FARTHEST, GELU_SCALE, ERFC_CENTRE,
+            _OTHER_CHANGES, FIELDS, STEP_FIELDS, COPY_BYTES, AHEAD_TILES, TURN, HALF_COLUMNS, FEW_OUTPUTS,
+            ACTIVATION_CODES, EXP_TERMS, LN2, EXP_LOWEST, EXP_NORMAL, GELU_FARTHEST, GELU_SCALE, ERFC_CENTRE,
             ERFC_TERMS,
         )
     ).encode()

@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import arrays, packing, runtime
-from .abi import ACTIVATION_CODES, AHEAD_TILES, COPY_BYTES, FIELDS, HALF_COLUMNS, TURN, panel_widths, plan_dtype
+from .abi import (
+    ACTIVATION_CODES,
+    AHEAD_TILES,
+    COPY_BYTES,
+    FEW_OUTPUTS,
+    FIELDS,
+    HALF_COLUMNS,
+    TURN,
+    panel_widths,
+    plan_dtype,
+)  # fmt: skip
 from .arrays import LINE
 from .epilogue import Activation
 from .fused_geometry import Geometry
@@ -36,8 +46,8 @@ _WAYS, _PAGE = 8, 4096
 _COPIED = 8, 4
 #: Outputs from which on it pays to gather the pixels that they are made of.
 _MANY_OUTPUTS = 64
-#: Most outputs for which few_outputs.pxi has tiles, and the fewest taps for which it pays to turn the inputs.
-_FEW_OUTPUTS, _FEW_TAPS = 6, 3
+#: Fewest taps for which it pays to turn the inputs of few outputs.
+_FEW_TAPS = 3
 #: Share of the L2 cache for what passes stay in: pixels of a GEMM block, rows of a fused block.
 L2_SHARE = 0.5
 #: Weights of a GEMM that take no more of it are read again for each block of pixels without harm.
@@ -228,6 +238,7 @@ class PreparedSingle(Prepared):
             plan["block_rows"] = max(1, rows_in_l2 // (geometry.stride_h * geometry.width * geometry.in_channels))
             if self._few_outputs:
                 plan["ring_rows"], plan["block_rows"] = self._reach, geometry.out_height
+                plan["window_size"] = self._plane_row
                 self._scratch = self._planes
             elif self._gathers:
                 row = geometry.out_width * geometry.in_channels
@@ -298,10 +309,14 @@ class PreparedSingle(Prepared):
         return (self.geometry.kernel_h - 1) * self.geometry.dilation_h + 1
 
     @property
+    def _plane_row(self) -> int:
+        """Elements of an input row of one channel: an odd number of vectors, lest channels share sets of the cache."""
+        return (-(-self.geometry.width // self.kernel.lanes) | 1) * self.kernel.lanes
+
+    @property
     def _planes(self) -> int:
-        """Bytes of so many input rows as planes: see few_outputs.pxi."""
-        line = (-(-self.geometry.width // self.kernel.lanes) | 1) * self.kernel.lanes
-        return self._reach * self.geometry.in_channels * line * self.kernel.dtype.itemsize
+        """Bytes of the input rows that a window spans, as planes: see few_outputs.pxi."""
+        return self._reach * self.geometry.in_channels * self._plane_row * self.kernel.dtype.itemsize
 
     @property
     def _few_outputs(self) -> bool:
@@ -310,7 +325,7 @@ class PreparedSingle(Prepared):
         9x9 windows on 224x224x16 to 3 take 0.37 of the time, 3x3 on 64x64x64 to 1 0.40, to 3 0.51, to 6 0.78.
         """
         geometry = self.geometry
-        few = geometry.out_channels <= _FEW_OUTPUTS and geometry.taps >= _FEW_TAPS
+        few = geometry.out_channels <= FEW_OUTPUTS and geometry.taps >= _FEW_TAPS
         inner = (geometry.width - (geometry.kernel_w - 1) * geometry.dilation_w) >= 2 * self.kernel.lanes
         plain = geometry.groups == geometry.stride_w == 1
         compiled = self.kernel.op == "conv" and self.kernel.backend == "cython"

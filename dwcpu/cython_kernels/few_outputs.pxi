@@ -1,20 +1,24 @@
 # Standard convolution with few outputs, such as colours or a mask: lanes are pixels of a row, not outputs, of which
 # there are fewer than lanes.
 #
-# Assumes: stride_w is 1, there is one group of at most 6 outputs, and scratch holds plan.ring_rows input rows, as many as
-# a window spans, each as its channels' planes of `few_line` elements; a panel as for gemm.pxi, all in one. Where a row is
-# to be computed, all columns of the window are valid, and there are 2 * LANES pixels at least.
+# Assumes: stride_w is 1, there is one group of at most FEW_OUTPUTS outputs, and scratch holds plan.ring_rows input rows,
+# as many as a window spans, each as its channels' planes of plan.window_size elements; one panel as for gemm.pxi. What is
+# to be computed of a row are 2 * LANES pixels at least, for which all columns of the window are valid.
 # Guarantees: each output has one accumulator, which starts from the bias and takes the inputs in the order kernel row,
 # kernel column, input channel. Outputs may be computed twice, where the last tile of a row slides back over the one
 # before it.
 # Loops, outermost first: output rows, each after the input rows that it is the first to read have been turned into the
 # ring; tiles of `vectors` vectors of pixels and all outputs, in registers; kernel rows, kernel columns, input channels.
 
+cdef enum:
+    FEW_VECTORS = 8   # of pixels in a tile, at most
+    FEW_TILE = 12     # vectors of outputs in a tile, at most
+
+
 cdef struct Few:
     const Plan *plan
     const Panel *panel
     const real *ring
-    i64 line          # from one plane of a row to the next
     i64 top           # first kernel row's input row
     i64 first_tap     # valid kernel rows
     i64 taps
@@ -23,19 +27,15 @@ cdef struct Few:
     real *out         # of the first pixel
 
 
-cdef inline i64 few_line(i64 width) noexcept nogil:
-    """Elements of a plane's row: an odd number of vectors, so that planes do not share sets of the cache."""
-    return (ceil_div(width, LANES) | 1) * LANES
-
-
 cdef inline void few_tile(const int outputs, const int vectors, const Few *few, i64 at) noexcept nogil:
     """All outputs of `vectors` vectors of pixels, from pixel `at` of the row on."""
     cdef const Plan *plan = few.plan
-    cdef vec acc[6][8]
-    cdef vec side[8]
+    cdef vec acc[FEW_OUTPUTS][FEW_VECTORS]
+    cdef vec side[FEW_VECTORS]
     cdef vec v, low = v_splat(few.panel.low), high = v_splat(few.panel.high)
-    cdef real apart[48 * LANES_LIMIT]
-    cdef i64 channels = plan.in_channels, line = few.line, width = few.panel.vectors * LANES, step = plan.out_step, h, g, c
+    cdef real apart[FEW_TILE * LANES_LIMIT]
+    cdef i64 channels = plan.in_channels, line = plan.window_size, width = few.panel.vectors * LANES, step = plan.out_step
+    cdef i64 h, g, c
     cdef const real *w = few.panel.weights + few.first_tap * plan.kernel_w * channels * width
     cdef const real *row
     cdef const real *p
@@ -130,15 +130,14 @@ cdef void few_outputs(
     """Columns `first` to `last` of output rows `begin` to `end` of an image."""
     cdef Few few
     cdef i64 row, stop, ready = 0, pixels = last - first, place
-    cdef i64 line = few_line(plan.width), reach = (plan.kernel_h - 1) * plan.dilation_h + 1
+    cdef i64 line = plan.window_size
     few.plan = plan
     few.panel = panel
     few.ring = ring
-    few.line = line
     few.left = first * plan.stride_w - plan.pad_left
     for row in range(begin, end):
         few.top = row * plan.stride_h - plan.pad_top
-        stop = smaller(few.top + reach, plan.height)
+        stop = smaller(few.top + plan.ring_rows, plan.height)
         ready = larger(ready, few.top)
         while ready < stop:
             turn_plane(
