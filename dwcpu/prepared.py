@@ -23,7 +23,7 @@ from .abi import (
     TURN,
     panel_widths,
     plan_dtype,
-)  # fmt: skip
+)
 from .arrays import LINE
 from .epilogue import Activation
 from .fused_geometry import Geometry
