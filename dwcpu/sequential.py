@@ -33,16 +33,18 @@ _arenas = Arenas()
 class _Choices(list[Any]):
     """What `explain` says of layer after layer, as one table."""
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
+    def __init__(self, title: str, shape: tuple[int, ...]) -> None:
         super().__init__()
-        self.shape = shape
+        self.title = f"{title}, input {'x'.join(map(str, shape))}"
         #: Each with its name, and its input and output.
         self.places: list[tuple[Any, str, tuple[int, ...], tuple[int, ...]]] = []
 
     def __str__(self) -> str:
         if [id(choice) for choice in self] != [id(place[0]) for place in self.places]:  # somebody has changed it
             return "\n\n".join(map(str, self))
-        return str(Report(f"Sequential, input {'x'.join(map(str, self.shape))}", tuple(self.rows())))
+        return str(Report(self.title, tuple(self.rows())))
+
+    __repr__ = __str__
 
     def rows(self) -> list[LayerRow]:
         """Those of the table."""
@@ -53,20 +55,17 @@ class _Choices(list[Any]):
 
 
 class _Row(calls.Caller):
-    """Neighbouring layers of a `Sequential`, the first of which is its layer number `first`.
+    """Neighbouring layers of a `Sequential`, each with its position there.
 
     Attributes
     ----------
     own : list of (Layer, int or None)
         All layers, and how many before each the one is whose input it adds; empty if some are called another way.
-    _adds : bool
-        Whether the last one adds such an input, and no residual.
     """
 
-    def __init__(self, title: str, layers: list[Layer | Sequential], first: int) -> None:
-        self._title, self._layers, self._first = title, layers, first
-        self.own = [each for layer in layers for each in _layers(layer)]
-        self._adds = isinstance(layers[-1], Sequential) and layers[-1]._adds
+    def __init__(self, title: str, numbered: list[tuple[int, Layer | Sequential]]) -> None:
+        self._title, self._numbered = title, numbered
+        self.own = [each for _, layer in numbered for each in _layers(layer)]
         self.forget()
 
     def forget(self) -> None:
@@ -76,32 +75,38 @@ class _Row(calls.Caller):
         self._remember((), runtime.get_num_threads)
 
     def _long_way(self, x: Any, residual: Any, out: Any, num_threads: Any) -> np.ndarray:
-        shape, last = x.shape if type(x) is np.ndarray else None, len(self._layers) - 1
-        if self.own and (residual is not None or out is not None):
-            self._check(np.shape(x), residual, out)
-        for number, layer in enumerate(self._layers):
+        # Of anything else the first layer says what is wrong with it.
+        shape = x.shape if self.own and type(x) is np.ndarray and x.dtype == self.own[0][0].dtype else None
+        if shape is not None and (residual is not None or out is not None):
+            self._check(shape, residual, out)
+        last = self._numbered[-1][0]
+        for position, layer in self._numbered:
             options = {"num_threads": num_threads}
-            if number == last:
+            if position == last:
                 options |= {"out": out, "residual": residual}
             try:
                 # What somebody derived from a layer may know none of these.
                 x = layer(x, **{name: value for name, value in options.items() if value is not None})
             except (TypeError, ValueError) as error:
-                raise _placed(self._title, error, self._first + number) from None
-        if shape is not None and self.own:
+                raise _placed(self._title, error, position) from None
+        if shape is not None:
             self._plan(shape, self.own[0][0].threads(num_threads))
         result: np.ndarray = x
         return result
 
     def _check(self, shape: tuple[int, ...], residual: Any, out: Any) -> None:
         """Check what belongs to the last layer before the first one runs."""
-        for number, layer in enumerate(self._layers):
+        last = self._numbered[-1][0]
+        for position, layer in self._numbered:
             try:
-                shape = layer.out_shape(shape)
-                if number == len(self._layers) - 1:
-                    self.own[-1][0]._program.fitting(residual, out, shape)
+                if position != last:
+                    shape = layer.out_shape(shape)
+                elif isinstance(layer, Layer):
+                    layer._program.fitting(residual, out, layer.out_shape(shape))
+                elif layer._only is not None:  # it never is, where all layers are ours
+                    layer._only._check(shape, residual, out)
             except (TypeError, ValueError) as error:
-                raise _placed(self._title, error, self._first + number) from None
+                raise _placed(self._title, error, position) from None
 
     def _plan(self, shape: tuple[int, ...], threads: int) -> None:
         """Remember the short way for inputs of `shape`, which the layers take; not before all kernels are compiled."""
@@ -200,25 +205,24 @@ class Sequential:
 
     def _arrange(self) -> None:
         """Find what runs together."""
-        rows: list[list[Any]] = []
-        starts: list[int] = []
+        rows: list[list[tuple[int, Any]]] = []
         before: list[tuple[Layer, int | None]] = []
         for position, layer in enumerate(self._layers):
+            if _empty(layer):
+                continue
             own = _layers(layer)
             if own and before:
                 try:
-                    _check_neighbours(before[-1][0], own[0][0], position - 1)
+                    _check_neighbours(before[-1][0], own[0][0], rows[-1][-1][0])
                 except (TypeError, ValueError) as error:
                     raise _placed(self._title, error, position) from None
-                rows[-1].append(layer)
+                rows[-1].append((position, layer))
             else:
-                rows.append([layer])
-                starts.append(position)
+                rows.append([(position, layer)])
             before = own
         #: Rows of neighbours, and functions.
         self._pieces = [
-            _Row(self._title, row, first) if isinstance(row[0], (Layer, Sequential)) else row[0]
-            for row, first in zip(rows, starts, strict=True)
+            _Row(self._title, row) if isinstance(row[0][1], (Layer, Sequential)) else row[0][1] for row in rows
         ]
         #: What mostly is all of it.
         self._only = self._pieces[0] if len(self._pieces) == 1 and isinstance(self._pieces[0], _Row) else None
@@ -226,7 +230,7 @@ class Sequential:
     @property
     def _adds(self) -> bool:
         """Whether its last layer adds an input of its own, and no residual."""
-        return bool(self._pieces) and isinstance(self._pieces[-1], _Row) and self._pieces[-1]._adds
+        return isinstance(_last(self), Residual)
 
     @property
     def layers(self) -> tuple[Any, ...]:
@@ -278,7 +282,7 @@ class Sequential:
             return self._only(x, out=out, residual=residual, num_threads=num_threads)
         last = self._pieces[-1] if self._pieces else None
         if (out is not None or residual is not None) and not isinstance(last, _Row):
-            what = f"the last layer is of type {type(last).__name__}" if self._layers else "there are no layers"
+            what = f"the last layer is of type {type(last).__name__}" if self._pieces else "there are no layers"
             raise TypeError(
                 f"{self._title}: out or residual is given but {what}; only a dwcpu layer can take them; leave them out"
             )
@@ -318,30 +322,32 @@ class Sequential:
         self._own_layers("profile")
         runs = normalise_int(runs, "runs", "profile")
         self(x, num_threads=num_threads)  # every check
-        only, image = self._only, np.asarray(x)
-        if only is None or not only.own or not image.size:
+        row, image = _Row(self._title, [(0, self)]), np.asarray(x)
+        if not row.own or not image.size:
             raise ValueError(
                 f"{self._title}: there is nothing to time in {len(self)} layers on x of shape {image.shape}; profile "
                 f"needs layers that are called as they are and an image; give these"
             )
-        threads = only.own[0][0].threads(num_threads)
-        times = only.timed(image, threads, runs)
+        threads = row.own[0][0].threads(num_threads)
+        times = row.timed(image, threads, runs)
         peak = runtime.fma_peak(image.dtype, threads)
         choices = self.explain(image.shape, num_threads)
         assert isinstance(choices, _Choices)
-        rows = [row.timed(seconds, peak) for row, seconds in zip(choices.rows(), times, strict=True)]
-        title = f"Sequential, input {'x'.join(map(str, image.shape))}, {threads} thread{'s' * (threads != 1)}"
-        return Report(f"{title}, median of {runs} runs", tuple(rows), peak)
+        rows = [each.timed(seconds, peak) for each, seconds in zip(choices.rows(), times, strict=True)]
+        title = f"{choices.title}, {threads} thread{'s' * (threads != 1)}, median of {runs} runs"
+        return Report(title, tuple(rows), peak)
 
     def explain(self, shape: tuple[int, ...], num_threads: int | None = None) -> list[Any]:
         """The choices of all layers, which must be dwcpu layers, for an input of `shape`; printed as a table."""
-        choices = _Choices(shape)
-        for position, layer in enumerate(self._own_layers("explain")):
+        layers = self._own_layers("explain")
+        self.out_shape(shape)  # every check
+        choices = _Choices(self._title, shape)
+        for position, layer in enumerate(layers):
             try:
                 chosen = layer.explain(shape, num_threads)
-                out = layer.out_shape(shape)
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError) as error:  # of threads
                 raise _placed(self._title, error, position) from None
+            out = layer.out_shape(shape)
             if isinstance(chosen, _Choices):
                 choices.extend(chosen)
                 choices.places += [(each, f"{position}.{name}", *places) for each, name, *places in chosen.places]
@@ -419,11 +425,9 @@ class Residual(Sequential):
 
     def __init__(self, *layers: Any) -> None:
         super().__init__(*layers)
-        last = layers[-1] if layers else None
-        if not isinstance(last, (Layer, Sequential)) or (
-            isinstance(last, Sequential) and (last._adds or not len(last))
-        ):
-            kind = "there are no layers" if not layers else f"the last layer is of type {type(last).__name__}"
+        last = _last(Sequential(*layers))
+        if not isinstance(last, Layer):
+            kind = "there are no layers" if last is None else f"the last layer is of type {type(last).__name__}"
             raise TypeError(
                 f"Residual: {kind}; it must be a dwcpu layer that adds nothing else; end with one, such as a "
                 f"PointwiseConv2d"
@@ -439,13 +443,35 @@ class Residual(Sequential):
                     f"what it is added to; use a Sequential, or layers that give {taken}"
                 )
 
-    @property
-    def _adds(self) -> bool:
-        """As of `Sequential`."""
-        return True
-
     def _apply(self, x: Any, out: Any, residual: Any, num_threads: Any) -> Any:
-        return super()._apply(x, out, x, num_threads)
+        try:
+            return super()._apply(x, out, x, num_threads)
+        except ValueError:
+            if type(x) is np.ndarray and _layers(self):
+                self.out_shape(x.shape)  # which says it better where sizes differ
+            raise
+
+    def out_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of the result for an input of `shape`, which is the same; all layers must be dwcpu layers."""
+        out = super().out_shape(shape)
+        if out != tuple(shape):
+            raise ValueError(
+                f"Residual: its layers turn {tuple(shape)} into {out}; what is added must have the shape of what it is "
+                f"added to; use stride 1 and padding='same' throughout, or a Sequential"
+            ) from None
+        return out
+
+
+def _empty(thing: Any) -> bool:
+    """Whether something is a `Sequential` without anything in it, which changes nothing."""
+    return isinstance(thing, Sequential) and type(thing).__call__ is Sequential.__call__ and not thing._pieces
+
+
+def _last(thing: Any) -> Any:
+    """What takes `out` and `residual` in the end: a layer, a `Residual`, a function, or None."""
+    while isinstance(thing, Sequential) and not isinstance(thing, Residual):
+        thing = next((layer for layer in reversed(thing.layers) if not _empty(layer)), None)
+    return thing
 
 
 def _layers(thing: Any) -> list[tuple[Layer, int | None]]:
@@ -456,7 +482,7 @@ def _layers(thing: Any) -> list[tuple[Layer, int | None]]:
     if isinstance(thing, Layer):
         return [(thing, None)] if type(thing).__call__ is Layer.__call__ else []
     plain = isinstance(thing, Sequential) and type(thing).__call__ is Sequential.__call__
-    rows = [_layers(each) for each in thing.layers] if plain else []
+    rows = [_layers(each) for each in thing.layers if not _empty(each)] if plain else []
     own = [each for row in rows for each in row] if all(rows) else []
     if own and isinstance(thing, Residual):
         own[-1] = own[-1][0], len(own) - 1

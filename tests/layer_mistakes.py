@@ -93,7 +93,17 @@ LAYER_MISTAKES = {
     "Residual of a Residual": (
         lambda: sequential.Residual(sequential.Sequential(sequential.Residual(layers.DepthwiseConv2d(DW)))),
         TypeError,
-        "Residual: the last layer is of type Sequential; it must be a dwcpu layer that adds nothing else",
+        "Residual: the last layer is of type Residual; it must be a dwcpu layer that adds nothing else",
+    ),
+    "Residual of a row that ends with a function": (
+        lambda: sequential.Residual(sequential.Sequential(layers.DepthwiseConv2d(DW), np.abs)),
+        TypeError,
+        "Residual: the last layer is of type ufunc; it must be a dwcpu layer that adds nothing else; end with one",
+    ),
+    "Residual of nothing inside": (
+        lambda: sequential.Residual(sequential.Sequential(sequential.Sequential())),
+        TypeError,
+        "Residual: there are no layers; it must be a dwcpu layer that adds nothing else",
     ),
     "Residual of other channels": (
         lambda: sequential.Residual(layers.DepthwiseConv2d(DW), layers.PointwiseConv2d(PW)),
@@ -103,7 +113,17 @@ LAYER_MISTAKES = {
     "Residual of a smaller image": (
         lambda: sequential.Sequential(sequential.Residual(layers.DepthwiseConv2d(DW)))(X),
         ValueError,
-        "Sequential: layer 0, Residual: layer 0, DepthwiseConv2d: residual has shape (1, 8, 8, 16); it must have the",
+        "shape of what it is added to; use stride 1 and padding='same' throughout, or a Sequential",
+    ),
+    "Residual of a smaller image, out_shape": (
+        lambda: sequential.Residual(layers.DepthwiseConv2d(DW)).out_shape((10, 10, 16)),
+        ValueError,
+        "Residual: its layers turn (10, 10, 16) into (8, 8, 16); what is added must have the shape of what it is",
+    ),
+    "Residual of a smaller image, explain": (
+        lambda: sequential.Sequential(sequential.Residual(layers.DepthwiseConv2d(DW))).explain((10, 10, 16)),
+        ValueError,
+        "Sequential: layer 0, Residual: its layers turn (10, 10, 16) into (8, 8, 16); what is added must have the",
     ),
     "Residual and residual": (
         lambda: sequential.Residual(layers.DepthwiseConv2d(DW, padding=1))(X, residual=X),

@@ -6,13 +6,15 @@ import copy
 import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter
 
 import cases
 import numpy as np
 import pytest
 
 import dwcpu
-from dwcpu import background, runtime
+from dwcpu import background, runtime, sequential
+from dwcpu.pipeline import chain
 from dwcpu.sequential import Residual, Sequential, _Row
 
 F32 = np.float32
@@ -141,6 +143,27 @@ def test_an_empty_batch_and_no_layers() -> None:
     assert Sequential().out_shape((1, 2, 3)) == (1, 2, 3)
 
 
+def test_what_holds_no_layers_changes_nothing() -> None:
+    """Wherever it stands: its neighbours are each other's, and positions count it."""
+    first, last, nothing = dwcpu.PointwiseConv2d(normal(5, 8)), dwcpu.PointwiseConv2d(normal(8, 3)), Sequential()
+    x = image(1, 6, 7)
+    wanted = last(first(x))
+    inside, residual = Sequential(nothing, nothing), normal(1, 6, 7, 3)
+    net = Sequential(inside, first, Sequential(nothing, last), inside)
+    for _ in range(2):
+        assert np.array_equal(net(x), wanted)
+        assert np.array_equal(net(x, residual=residual), last(first(x), residual=residual))
+        assert np.array_equal(Sequential(inside, np.abs, nothing)(x), np.abs(x))
+        added = Residual(nothing, Sequential(nothing, dwcpu.PointwiseConv2d(normal(5, 5))), nothing)
+        assert np.array_equal(added(x), dwcpu.PointwiseConv2d(normal(5, 5))(x, residual=x))
+    assert [len(row.own) for row in rows(net)] == [2]
+    assert [row.name for row in net.profile(x, runs=1).rows] == ["1 PointwiseConv2d", "2.1 PointwiseConv2d"]
+    with pytest.raises(ValueError, match="Sequential: layer 2, PointwiseConv2d: w takes 5 channels but layer 0, Poin"):
+        Sequential(first, nothing, first)
+    with pytest.raises(TypeError, match="Sequential: layer 0 is of type ufunc; profile"):
+        Sequential(np.abs).profile(x)
+
+
 def test_it_is_a_row_of_layers(backend: str) -> None:
     layers, x = network(backend), image(1, 19, 17)
     net = Sequential(*layers)
@@ -226,10 +249,30 @@ def test_what_belongs_to_the_last_layer_is_checked_before_the_first_runs(monkeyp
     net = Sequential(first, last)
     ran = []
     monkeypatch.setattr(type(first._program), "compile", lambda *arguments: ran.append(1))
+    deep = Sequential(first, Sequential(Sequential(last)))
+    inner = "Sequential: layer 0, Sequential: layer 0, "
     for options in ({"out": np.zeros((1, 2, 2, 3), F32)}, {"residual": np.zeros((1, 3, 3, 4), F32)}, {"out": [1]}):
-        with pytest.raises((TypeError, ValueError), match=r"Sequential: layer 1, PointwiseConv2d: (out|residual) "):
-            net(image(1, 3, 3), **options)
+        for each, where in (net, ""), (deep, inner):
+            match = rf"^Sequential: layer 1, {where}PointwiseConv2d: (out|residual) "
+            with pytest.raises((TypeError, ValueError), match=match):
+                each(image(1, 3, 3), **options)
     assert ran == []
+
+
+@pytest.mark.parametrize("wrong", ["masked", "list", "other type", "ragged"])
+def test_what_is_wrong_with_the_input_is_said_of_the_input(wrong: str) -> None:
+    x = image(1, 3, 3)
+    given = {
+        "masked": np.ma.masked_less(x, 0),
+        "list": [[["a"]]],
+        "other type": x.astype(np.float64),
+        "ragged": [[1.0], [2.0, 3.0]],
+    }[wrong]
+    layer = dwcpu.PointwiseConv2d(normal(5, 5))
+    for net in Sequential(layer), Residual(layer), Sequential(Residual(layer)):
+        for options in {}, {"out": np.empty_like(x)}:
+            with pytest.raises((TypeError, ValueError), match=r"layer 0, PointwiseConv2d: x "):
+                net(given, **options)
 
 
 def test_errors_in_functions_say_where() -> None:
@@ -377,6 +420,11 @@ def test_explain_is_a_table() -> None:
         assert choice.kernel in line
     choices.reverse()  # a list like others
     assert str(choices) == "\n\n".join(map(str, choices))
+    assert repr(net.explain((19, 17, 5), num_threads=1)).splitlines() == lines
+    block = Residual(dwcpu.PointwiseConv2d(normal(5, 5)))
+    assert str(block.explain((4, 4, 5))).startswith("Residual, input 4x4x5")
+    with pytest.raises(ValueError, match="Sequential: layer 0, PointwiseConv2d: num_threads is 0"):
+        Sequential(block[0]).explain((4, 4, 5), num_threads=0)
 
 
 @pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
@@ -384,13 +432,26 @@ def test_profile_times_every_layer(backend: str, layout: str) -> None:
     first, *others = network(backend, layout)
     net = Sequential(first, Sequential(*others))
     x = image(2, 19, 17, layout=layout)
+    start = perf_counter()
     report = net.profile(x, num_threads=1, runs=2)
+    elapsed = perf_counter() - start
     names = [row.name for row in report.rows]
     assert names[:2] == ["0 Conv2d", "1.0 SeparableConv2d"]
     assert len(names) == 5
     assert all(row.microseconds > 0 for row in report.rows)
+    assert sum(row.microseconds for row in report.rows) < elapsed * 1e6
     assert [row.kernel for row in report.rows] == [choice.kernel for choice in net.explain(x.shape, 1)]
     assert str(report).startswith(f"Sequential, input {'x'.join(map(str, x.shape))}, 1 thread, median of 2 runs")
+
+
+def test_profile_of_a_residual_times_its_addition(monkeypatch: pytest.MonkeyPatch) -> None:
+    chains = []
+    monkeypatch.setattr(sequential, "chain", lambda nodes, *others: chains.append(nodes) or chain(nodes, *others))
+    net = Residual(dwcpu.PointwiseConv2d(normal(5, 8)), dwcpu.PointwiseConv2d(normal(8, 5)))
+    report = net.profile(image(1, 6, 7), num_threads=1, runs=1)
+    assert [node.residual for node in chains[-1]] == [None, 0]
+    assert str(report).startswith("Residual, input 1x6x7x5, 1 thread, median of 1 runs")
+    assert [row.name for row in report.rows] == ["0 PointwiseConv2d", "1 PointwiseConv2d"]
 
 
 def test_what_cannot_be_timed() -> None:
