@@ -24,8 +24,6 @@ __all__ = ["read"]
 #: Largest number of axes that arrays have here; NumPy allows 64.
 _MOST_AXES = 32
 _OURS = ("", "ai.onnx")
-#: What error texts call a model that was given as bytes.
-_NAMELESS = "the model"
 #: Nodes, once functions are written out, and functions at most.
 _MOST_NODES, _MOST_FUNCTIONS = 1_000_000, 500
 #: Values of this attribute that all operators with windows know.
@@ -61,9 +59,10 @@ def read(source: str | os.PathLike[str] | bytes, external_data_dir: str | os.Pat
         import onnx
     except ImportError as error:
         raise ImportError(f"load_onnx needs the onnx package ({error}): pip install onnx") from error
-    name = _NAMELESS
+    name, file = "the model", None
     if isinstance(source, (str, os.PathLike)):
-        name = Path(source).name
+        file = Path(source)
+        name = file.name
         content = read_file(source, "load_onnx", "models")
     elif isinstance(source, (bytes, bytearray, memoryview)):
         content = bytes(source)
@@ -97,7 +96,7 @@ def read(source: str | os.PathLike[str] | bytes, external_data_dir: str | os.Pat
             raise ValueError(f"load_onnx: functions of {name} cannot be inlined: {_first_line(error)}") from None
     folder = None if external_data_dir is None else Path(external_data_dir)
     try:
-        return _Reader(onnx, model, name, folder).graph()
+        return _Reader(onnx, model, name, file, folder).graph()
     except UnsupportedOperator:
         raise
     except ValueError as error:
@@ -138,8 +137,8 @@ def _first_line(error: Exception) -> str:
 class _Reader:
     """One model on its way to a graph."""
 
-    def __init__(self, onnx: Any, model: Any, name: str, folder: Path | None) -> None:
-        self._onnx, self._model, self._name, self._folder = onnx, model, name, folder
+    def __init__(self, onnx: Any, model: Any, name: str, file: Path | None, folder: Path | None) -> None:
+        self._onnx, self._model, self._name, self._file, self._folder = onnx, model, name, file, folder
         self._problems: list[tuple[str, str]] = []
         self._constants: dict[str, np.ndarray] = {}
 
@@ -161,7 +160,7 @@ class _Reader:
         if self._problems:
             raise UnsupportedOperator(self._name, self._problems)
         # Exporters call all graphs alike: a file's own name says more.
-        name = graph.name if graph.name and self._name == _NAMELESS else Path(self._name).stem
+        name = self._file.stem if self._file else graph.name or self._name
         result = Graph(name, inputs, outputs, nodes, self._constants)
         result.check()
         result.sort()
