@@ -29,18 +29,39 @@ cdef inline void copy_runs(i64 count, i64 size, i64 x_step, i64 out_step, const 
 
 
 cdef inline void turn_tile(i64 x_step, i64 out_step, const real *x, real *out) noexcept nogil:
-    """LANES x LANES elements. To interleave each row with the one LANES / 2 below turns their numbers by one bit."""
+    """LANES x LANES elements: their square blocks of 128 bits change places, then each is turned on its own.
+
+    Of n rows, to interleave each with the one n / 2 below turns the numbers of rows and columns by one bit.
+    """
     cdef vec before[LANES_LIMIT]
     cdef vec after[LANES_LIMIT]
-    cdef int i, bit
+    cdef int i, j, half, bits
     for i in range(LANES):
         before[i] = v_load(x + i * x_step)
-    for bit in range(LANES_BITS):
-        for i in range(LANES // 2):
-            after[2 * i] = v_interleave_low(before[i], before[i + LANES // 2])
-            after[2 * i + 1] = v_interleave_high(before[i], before[i + LANES // 2])
+    bits = BLOCKS
+    while bits > 1:
+        half = BLOCKS // 2
+        for j in range(half):
+            for i in range(BLOCK_LANES):
+                after[2 * j * BLOCK_LANES + i] = v_blocks_low(
+                    before[j * BLOCK_LANES + i], before[(j + half) * BLOCK_LANES + i])
+                after[(2 * j + 1) * BLOCK_LANES + i] = v_blocks_high(
+                    before[j * BLOCK_LANES + i], before[(j + half) * BLOCK_LANES + i])
         for i in range(LANES):
             before[i] = after[i]
+        bits //= 2
+    bits = BLOCK_LANES
+    while bits > 1:
+        half = BLOCK_LANES // 2
+        for j in range(BLOCKS):
+            for i in range(half):
+                after[j * BLOCK_LANES + 2 * i] = v_in_blocks_low(
+                    before[j * BLOCK_LANES + i], before[j * BLOCK_LANES + i + half])
+                after[j * BLOCK_LANES + 2 * i + 1] = v_in_blocks_high(
+                    before[j * BLOCK_LANES + i], before[j * BLOCK_LANES + i + half])
+        for i in range(LANES):
+            before[i] = after[i]
+        bits //= 2
     for i in range(LANES):
         v_store(out + i * out_step, before[i])
 
@@ -57,13 +78,16 @@ cdef inline void turn_few(
 
 cdef void turn_plane(i64 across, i64 down, i64 x_step, i64 out_step, const real *x, real *out) noexcept nogil:
     """out[a][b] = x[b][a]: `down` rows of `across` elements, `x_step` apart, become columns."""
-    cdef i64 a, b, last_a, last_b
+    cdef i64 a, b, n, last_a, last_b
     if across >= LANES and down >= LANES:
-        for b in range(ceil_div(down, LANES)):
-            last_b = smaller(b * LANES, down - LANES)  # the last tile slides back over its neighbour
+        b = 0
+        while b < down:
             for a in range(ceil_div(across, LANES)):
                 last_a = smaller(a * LANES, across - LANES)
-                turn_tile(x_step, out_step, x + last_b * x_step + last_a, out + last_a * out_step + last_b)
+                for n in range(ceil_div(smaller(LINE, down - b), LANES)):
+                    last_b = smaller(b + n * LANES, down - LANES)  # the last tile slides back over its neighbour
+                    turn_tile(x_step, out_step, x + last_b * x_step + last_a, out + last_a * out_step + last_b)
+            b += LINE
     elif down == 2 and out_step == 2:
         for a in range(across // LANES):
             v_store(out, v_interleave_low(v_load(x), v_load(x + x_step)))

@@ -183,19 +183,15 @@ V_INLINE vec v_splat(real s) { return s - (vec){0}; } /* unlike s + 0 this keeps
 #if LANES == 16
 #define V_LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
 #define V_HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
-#define LANES_BITS 4
 #elif LANES == 8
 #define V_LOW 0, 8, 1, 9, 2, 10, 3, 11
 #define V_HIGH 4, 12, 5, 13, 6, 14, 7, 15
-#define LANES_BITS 3
 #elif LANES == 4
 #define V_LOW 0, 4, 1, 5
 #define V_HIGH 2, 6, 3, 7
-#define LANES_BITS 2
 #else
 #define V_LOW 0, 2
 #define V_HIGH 1, 3
-#define LANES_BITS 1
 #endif
 #if defined(__clang__)
 #define V_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
@@ -241,6 +237,21 @@ V_THREE(v_interleave_3_third, 2)
 
 V_INLINE vec v_interleave_low(vec a, vec b) { return V_SHUFFLE(a, b, V_LOW); }
 V_INLINE vec v_interleave_high(vec a, vec b) { return V_SHUFFLE(a, b, V_HIGH); }
+
+/* Blocks of 128 bits, which are all that most shuffles of AVX reach across: how many lanes they have, and a vector. The
+   reals of each block of two vectors in turns, and their blocks in turns. */
+#define BLOCK_LANES (16 / (int)sizeof(real))
+#define BLOCKS (LANES / BLOCK_LANES)
+#define V_TURNS(n, size, first) ((n) / (size) % 2 * LANES + (n) / (2 * (size)) * (size) + (n) % (size) + (first))
+#define V_IN(n, first) ((n) / BLOCK_LANES * BLOCK_LANES + V_TURNS((n) % BLOCK_LANES, 1, first))
+#define V_IN_LOW(n) V_IN(n, 0)
+#define V_IN_HIGH(n) V_IN(n, BLOCK_LANES / 2)
+#define V_BLOCKS_LOW(n) V_TURNS(n, BLOCK_LANES, 0)
+#define V_BLOCKS_HIGH(n) V_TURNS(n, BLOCK_LANES, LANES / 2)
+V_INLINE vec v_in_blocks_low(vec a, vec b) { return V_SHUFFLE(a, b, V_EACH(V_IN_LOW, 0)); }
+V_INLINE vec v_in_blocks_high(vec a, vec b) { return V_SHUFFLE(a, b, V_EACH(V_IN_HIGH, 0)); }
+V_INLINE vec v_blocks_low(vec a, vec b) { return V_SHUFFLE(a, b, V_EACH(V_BLOCKS_LOW, 0)); }
+V_INLINE vec v_blocks_high(vec a, vec b) { return V_SHUFFLE(a, b, V_EACH(V_BLOCKS_HIGH, 0)); }
 
 V_INLINE vec v_zero(void) { return (vec){0}; }
 V_INLINE vec v_add(vec a, vec b) { return a + b; }

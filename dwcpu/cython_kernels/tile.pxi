@@ -15,7 +15,8 @@ cdef extern from "tile.h" nogil:
         pass
     enum:
         LANES
-        LANES_BITS
+        BLOCK_LANES
+        BLOCKS
         LANES_LIMIT
         GEMM_ROWS
         GEMM_VECTORS
@@ -58,6 +59,10 @@ cdef extern from "tile.h" nogil:
     void v_store_first(real *p, vec v, int count) noexcept
     vec v_interleave_low(vec a, vec b) noexcept
     vec v_interleave_high(vec a, vec b) noexcept
+    vec v_in_blocks_low(vec a, vec b) noexcept
+    vec v_in_blocks_high(vec a, vec b) noexcept
+    vec v_blocks_low(vec a, vec b) noexcept
+    vec v_blocks_high(vec a, vec b) noexcept
     vec v_interleave_3_first(vec a, vec b, vec c) noexcept
     vec v_interleave_3_second(vec a, vec b, vec c) noexcept
     vec v_interleave_3_third(vec a, vec b, vec c) noexcept
