@@ -235,8 +235,11 @@ def order_between(
     """An order of memory, its axes from the outermost on, by way of which a copy takes two fast steps; mostly None.
 
     Where few elements are neighbours on one side, but with the next axis many, and others are neighbours on the other
-    side, one step turns both axes at once, and the other moves runs.
+    side, one step turns both axes at once, and the other moves runs. With elements of eight bytes both together take
+    1.15 to 1.4 times as long as one, and so they do where NumPy copies.
     """
+    if dtype.itemsize != 4 or dtype.hasobject or runtime.cython_kernels() is None:
+        return None
     axes = [axis for axis, size in enumerate(shape) if size > 1]
     first, last = (next((axis for axis in axes if steps[axis] == dtype.itemsize), -1) for steps in (source, target))
     if first < 0 or last < 0 or min(source[axis] for axis in axes) <= 0:  # repeated or mirrored: nothing is known
@@ -255,7 +258,8 @@ def _in_pairs(axes: list[tuple[int, int, int]], itemsize: int) -> tuple[list[tup
     """Axes (size, bytes from entry to entry in source and target) of a copy, and the size of its elements.
 
     Pairs of 4 bytes that stay together are elements of 8: runs of two, such as of 2x2 patches, are then turned in
-    registers, in place of being copied one by one.
+    registers, in place of being copied one by one. They may begin at an odd multiple of 4 bytes: kernels assume no
+    alignment beyond that of a real, and x86-64 and ARM64 load and store doubles there.
     """
     *outer, (size, *steps) = axes or [(1, 0, 0)]
     if itemsize != 4 or steps != [4, 4] or size % 2 or any(s % 8 or t % 8 for _, s, t in outer):

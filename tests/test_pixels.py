@@ -381,8 +381,10 @@ def test_neighbours_that_stay_together_are_copied_in_pairs(inner, gap, dtype) ->
     seen, out = base[..., :inner].transpose(0, 2, 1, 3), np.zeros((5, 17, 2, inner), dtype)
     run(pixels.copy(seen.shape, out.dtype, seen.strides, out.strides), base, out)
     assert out.tobytes() == np.ascontiguousarray(seen).tobytes()
-    axes = [(size, step, other) for size, step, other in zip(seen.shape, seen.strides, out.strides, strict=True)]
-    assert pixels._in_pairs(axes, 4)[1] == (8 if inner % 2 == 0 and gap % 2 == 0 else 4)
+    kind = "float64" if inner % 2 == 0 and gap % 2 == 0 else "float32"
+    kernel = pixels.copy(seen.shape, out.dtype, seen.strides, out.strides)
+    assert kernel is not None
+    assert kernel.passes(1)[0].kernel == runtime.cython_kernels().pixels(kind)["copy"]
 
 
 def test_which_copies_take_two_steps() -> None:
@@ -403,6 +405,8 @@ def test_which_copies_take_two_steps() -> None:
     assert between(np.zeros((16, 9, 12), np.float32).transpose(2, 1, 0), np.zeros((12, 9, 16), np.float32)) is None
     assert between(np.broadcast_to(batch[:, :1], batch.shape), there) is None
     assert between(batch[:, ::-1], there) is None
+    for other in (np.float64, np.float16, np.uint8):  # slower in two, or by NumPy
+        assert between(batch.astype(other), there.astype(other)) is None
 
 
 def test_copies_of_other_sizes_of_elements_are_left_to_numpy() -> None:
@@ -415,4 +419,5 @@ def test_without_compiled_kernels_there_are_none(monkeypatch) -> None:
     monkeypatch.setattr(runtime, "cython_kernels", lambda: None)
     dtype = DTYPES[0]
     assert pixels.softmax(4, 4, dtype) is None
+    assert pixels.order_between((4, 9, 16), dtype, (4, 16, 144), (576, 64, 4)) is None
     assert products(np.zeros((2, 3), dtype), np.zeros((3, 4), dtype)) is None
