@@ -69,20 +69,35 @@ def test_few_outputs_with_pixels_as_lanes(kernel: Kernel, outputs: int, monkeypa
         if case.geometry.width - case.geometry.kernel_w + 1 < 2 * lanes:
             continue
         threads, end = 1 + number % 2, ENDS[number % 2]
-        with monkeypatch.context() as patch:
-            patch.setattr(PreparedSingle, "_few_outputs", False)
-            right = compute(kernel, case, "normal", activation, True, number % 3 > 0, threads, end)
-        prepared = kernel.prepare(case.geometry, *make_data(case, kernel.dtype.type, "normal").kernel_weights())
-        assert prepared.plan["ring_rows"] == 3
-        found = compute(kernel, case, "normal", activation, True, number % 3 > 0, threads, end)
-        assert found.tobytes() == right.tobytes(), f"{case} {activation}"
-    for other in (
-        Case("conv", (1, 9, 64, 3), 7, (3, 3)),
-        Case("conv", (1, 9, 64, 3), outputs, (1, 2)),
-        Case("conv", (1, 9, 64, 3), outputs, (3, 3), (1, 2)),
-        Case("conv", (1, 9, 2 * lanes + 1, 3), outputs, (3, 3)),
-        Case("conv", (1, 9, 64, 6), 6, (3, 3), groups=3),
-        Case("conv", (1, 9, 64, 10_000), outputs, (3, 3)),
-    ):
-        prepared = kernel.prepare(other.geometry, *make_data(other, kernel.dtype.type, "normal").kernel_weights())
-        assert prepared.plan["ring_rows"] == 0, str(other)
+        found = []
+        for few in True, False:
+            with monkeypatch.context() as patch:
+                patch.setattr(PreparedSingle, "_few_outputs", few)
+                found.append(compute(kernel, case, "normal", activation, True, number % 3 > 0, threads, end).tobytes())
+        assert found[0] == found[1], f"{case} {activation}"
+
+
+@EVERY_KERNEL
+def test_where_few_outputs_have_pixels_as_lanes(kernel: Kernel) -> None:
+    """Where many taps pay for turning the rows that they read, and nothing stands against it."""
+    lanes = kernel.lanes
+
+    def ring(
+        width: int, *taps: int, channels: int = 64, outputs: int = 1, stride: tuple[int, int] = (1, 1), groups: int = 1
+    ) -> int:
+        case = Case("conv", (1, 9, width, channels), outputs, taps, stride, groups=groups)
+        data = make_data(case, kernel.dtype.type, "normal")
+        return int(kernel.prepare(case.geometry, *data.kernel_weights()).plan["ring_rows"][0])
+
+    assert ring(64, 3, 3) == ring(64, 3, 3, outputs=2) == 3
+    assert ring(64, 9, 9, outputs=6) == 9
+    assert ring(64, 9, 9, channels=2) == 9
+    assert ring(64, 1, 5) == 1
+    assert ring(64, 3, 3, outputs=7) == 0
+    assert ring(64, 3, 1, outputs=4, stride=(4, 1)) == 0  # rows that no tap reads would be turned, too
+    assert ring(64, 3, 1, channels=1, outputs=6) == 0  # little work for each output
+    assert ring(64, 3, 3, stride=(1, 2)) == 0
+    assert ring(2 * lanes + 2, 3, 3) == 3
+    assert ring(2 * lanes + 1, 3, 3) == 0
+    assert ring(64, 3, 3, channels=6, outputs=6, groups=3) == 0
+    assert ring(64, 3, 3, channels=10_000) == 0  # not within L2

@@ -134,7 +134,7 @@ cdef void few_outputs(
     few.plan = plan
     few.panel = panel
     few.ring = ring
-    few.left = first * plan.stride_w - plan.pad_left
+    few.left = first - plan.pad_left
     for row in range(begin, end):
         few.top = row * plan.stride_h - plan.pad_top
         stop = smaller(few.top + plan.ring_rows, plan.height)
