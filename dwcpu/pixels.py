@@ -23,7 +23,7 @@ __all__ = [
     "PixelKernel",
     "copy",
     "epilogue",
-    "instance_norm",
+    "group_norm",
     "layer_norm",
     "made",
     "pool",
@@ -42,11 +42,11 @@ _COPY_AXES = 5
 _COPIED = 8192
 #: Elements of a run that is copied one by one.
 _SHORT = 8
-#: As in `reductions.pxi` and `norms.pxi`.
+#: As in `reductions.pxi`.
 _REDUCE_RUN = 64
 _STRETCH = 256
 #: As in `norms.pxi`.
-_NORM_RUN = 16
+_MOMENT_RUN = 32
 #: Bytes read and written from which on a second thread gains something.
 _WORTH_BYTES = 1 << 19
 #: The same for floating-point operations.
@@ -327,24 +327,30 @@ def layer_norm(
     return made("layer_norm", dtype, (rows, channels), (rows, channels), rows, fields, kept)
 
 
-def instance_norm(
+def group_norm(
     shape: tuple[int, ...],
+    groups: int,
     scale: np.ndarray,
     bias: np.ndarray,
     epsilon: float,
     activation: Activation,
     dtype: np.dtype,
-) -> PixelKernel | None:
-    """Normalisation over the pixels of every channel of images (N, H, W, C)."""
+) -> tuple[PixelKernel, PixelKernel] | None:
+    """Normalisation over the pixels and channels of groups of channels of images (N, H, W, C).
+
+    The first kernel finds the moments of every channel, (N, 2, C), which the second takes in place of a residual.
+    """
     batch, height, width, channels = shape
     kept = np.concatenate([scale.reshape(-1), bias.reshape(-1), [epsilon]]).astype(dtype)
-    weights = kept.ctypes.data
-    fields = {
-        "height": height, "width": width, "in_channels": channels, "weights": weights,
-        "bias": weights + channels * dtype.itemsize,
-    }  # fmt: skip
+    weights, pixels = kept.ctypes.data, height * width
+    fields: dict[str, Any] = {"width": pixels, "in_channels": channels}
+    found = (batch, 2, channels)
+    first = made("moments", dtype, shape, found, batch, fields, blocks=-(-channels // _MOMENT_RUN))
+    fields |= {"groups": groups, "weights": weights, "bias": weights + channels * dtype.itemsize}
     fields |= epilogue(dtype, activation)
-    return made("instance_norm", dtype, shape, shape, batch, fields, kept, blocks=-(-channels // _NORM_RUN))
+    scratch = 2 * channels * dtype.itemsize
+    second = made("group_norm", dtype, shape, shape, batch * pixels, fields, kept, scratch=scratch)
+    return None if first is None or second is None else (first, second)
 
 
 class GlobalAveragePool:

@@ -474,6 +474,36 @@ def test_what_is_only_near_a_layer_normalisation_is_left_as_it_is() -> None:
     simplified(nodes, constants, ["y", "z"], feeds=x)
 
 
+def in_groups(read: str = "", after: str = "n", shape: str = "same") -> tuple[list[Any], dict[str, Any]]:
+    """GroupNorm as it is exported, maybe with a value that something else reads, too."""
+    nodes = [
+        node("Shape", ["x"], ["size"]), node("Reshape", ["x", "apart"], ["a"]),
+        node("InstanceNormalization", ["a", "one", "zero"], ["n"], epsilon=1e-4),
+        node("Reshape", [after, "size" if shape == "same" else "flat"], ["r"]), node("Mul", ["r", "s"], ["m"]),
+        node("Add", ["b", "m"], ["y"]),
+    ]  # fmt: skip
+    nodes += [node("Neg", [read], ["z"])] if read else []
+    constants = {
+        "apart": ints(0, 2, -1), "flat": ints(0, -1), "one": random(2), "zero": random(2, seed=1),
+        "s": random(8, 1, 1) if shape == "same" else number(2), "b": random(8, 1, 1) if shape == "same" else number(3),
+    }  # fmt: skip
+    return nodes, constants
+
+
+def test_groups_whose_normalisation_is_written_out_become_one_node() -> None:
+    for shape in ((2, 8, 3, 5), (1, 8, 40, 9)):
+        nodes, constants = in_groups()
+        assert operators(simplified(nodes, constants, feeds={"x": random(*shape)})) == ["Shape", "GroupNorm"]
+    nodes, constants = in_groups(shape="flat")  # as many numbers, but not where they were
+    simplified(nodes, constants, feeds={"x": random(2, 8, 3, 5)})
+    for read, left in (("a", 7), ("n", 7), ("r", 5), ("m", 4)):
+        nodes, constants = in_groups(read)
+        made = simplified(nodes, constants, ["y", "z"], feeds={"x": random(2, 8, 3, 5)})
+        assert len(made) == left, read
+    nodes, constants = in_groups(after="x")  # nothing comes of the normalisation
+    assert "GroupNorm" not in operators(simplified(nodes, constants, feeds={"x": random(2, 8, 3, 5)}))
+
+
 def test_a_scale_wider_than_the_axis_that_is_normalised_widens_it() -> None:
     nodes, constants = written_out(-1)
     simplified(nodes, constants, feeds={"x": random(2, 5, 1)})

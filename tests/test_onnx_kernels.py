@@ -51,6 +51,19 @@ def padded(b: Builder, x: str, mode: str, *pads: int) -> str:
     return str(b.add("Pad", b.conv(x, 3, 9), b.ints(*pads), mode=mode))
 
 
+def groups(
+    b: Builder, x: str, count: int, *, to: tuple[int, ...] = (1, 12, 10, 11), scale: bool = True, bias: bool = True,
+    act: str | None = None, turned: bool = False,
+) -> str:  # fmt: skip
+    """Groups of 12 channels normalised, as PyTorch exports it."""
+    y = b.add("Reshape", b.conv(x, 3, 12, 3), b.ints(0, count, -1))
+    y = b.add("InstanceNormalization", y, b.random(count), b.random(count), epsilon=1e-3)
+    y = b.add("Reshape", y, b.ints(*to))
+    y = b.add("Mul", *[y, b.random(12, 1, 1)][:: -1 if turned else 1]) if scale else y
+    y = b.add("Add", *[y, b.random(1, 12, 1, 1)][:: -1 if turned else 1]) if bias else y
+    return b.act(y, act)
+
+
 #: What is built on x, and the kernels that must be among those that run.
 GRAPHS: dict[str, tuple[Callable[[Builder], str], list[str]]] = {
     "a sum of views": (lambda b: b.add("Add", *halves(b, "x")), ["add"]),
@@ -131,6 +144,20 @@ GRAPHS: dict[str, tuple[Callable[[Builder], str], list[str]]] = {
     "and their activation": (
         lambda b: b.act(b.add("InstanceNormalization", b.conv("x", 3, 19), b.random(19), b.random(19)), "hardswish"),
         ["instance_norm"],
+    ),
+    "groups of channels": (lambda b: groups(b, "x", 3), ["group_norm"]),
+    "groups, and an activation": (lambda b: groups(b, "x", 4, act="silu", turned=True), ["group_norm"]),
+    "one group": (lambda b: groups(b, "x", 1, scale=False), ["group_norm"]),
+    "groups without a bias": (lambda b: groups(b, "x", 2, bias=False, act="relu"), ["group_norm"]),
+    "groups without either": (lambda b: groups(b, "x", 6, scale=False, bias=False), ["group_norm"]),
+    "groups to other axes": (
+        lambda b: groups(b, "x", 3, to=(1, 12, 11, 10), act="relu6"), ["copy, instance_norm, multiply, add, map"],
+    ),
+    "groups that are no channels": (
+        lambda b: groups(b, "x", 5, scale=False, bias=False, act="hardswish"), ["copy, instance_norm, map"],
+    ),
+    "groups of a value that is read again": (
+        lambda b: b.add("Add", y := groups(b, "x", 3, bias=False), b.add("Sigmoid", y)), ["group_norm"],
     ),
     "mirrored edges": (lambda b: padded(b, "x", "reflect", 0, 0, 2, 9, 0, 0, 9, 10), ["copy"]),
     "edges, some further than there are pixels": (lambda b: padded(b, "x", "edge", 0, 0, 20, 1, 0, 0, 0, 3), ["copy"]),

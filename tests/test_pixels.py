@@ -125,24 +125,36 @@ def test_softmax_of_nan_is_nan_wherever_it_is(channels) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("channels", CHANNELS)
 @pytest.mark.parametrize("spec", [None, "relu6", "silu", ("leaky_relu", 0.1)], ids=str)
-def test_instance_norm_is_that_of_its_definition(spec, channels, dtype) -> None:
-    x, scale, bias = (random(*shape, dtype=dtype) for shape in ((3, 5, 7, channels), (channels,), (channels,)))
-    x += 3
-    wide = x.astype(np.longdouble)
-    centred = wide - wide.mean((1, 2), keepdims=True)
-    expected = (centred / np.sqrt((centred**2).mean((1, 2), keepdims=True) + 1e-3) * scale + bias).astype(dtype)
-    activation, out = parse_activation(spec, "test"), np.empty_like(x)
-    run(elementwise.mapped(x.shape, dtype, 1.0, -0.0, activation), expected, wanted := np.empty_like(x))
-    run(pixels.instance_norm(x.shape, scale, bias, 1e-3, activation, dtype), x, out)
-    np.testing.assert_allclose(out, wanted, rtol=0, atol=2e-5 if dtype == np.float32 else 1e-13)
+@pytest.mark.parametrize("size", [(5, 7), (1, 200)], ids=str)
+def test_group_norm_is_that_of_its_definition(size, spec, channels, dtype) -> None:
+    """From one group to as many as there are channels, which is an instance normalisation."""
+    x, scale, bias = (random(*shape, dtype=dtype) for shape in ((3, *size, channels), (channels,), (channels,)))
+    x += 3 * (1 + np.arange(channels, dtype=dtype) / channels)  # channels of a group have means of their own
+    activation = parse_activation(spec, "test")
+    for groups in sorted({1, channels, *(each for each in (2, 3, 4, 8) if channels % each == 0)}):
+        wide = x.astype(np.longdouble).reshape(3, -1, groups, channels // groups)
+        centred = wide - wide.mean((1, 3), keepdims=True)
+        normal = centred / np.sqrt((centred**2).mean((1, 3), keepdims=True) + 1e-3)
+        expected = (normal.reshape(x.shape) * scale + bias).astype(dtype)
+        wanted, out, moments = np.empty_like(x), np.empty_like(x), np.empty((3, 2, channels), dtype)
+        run(elementwise.mapped(x.shape, dtype, 1.0, -0.0, activation), expected, wanted)
+        first, second = pixels.group_norm(x.shape, groups, scale, bias, 1e-3, activation, dtype)
+        run(first, x, moments)
+        run(second, x, out, moments)
+        np.testing.assert_allclose(out, wanted, rtol=0, atol=2e-5 if dtype == np.float32 else 1e-13)
 
 
-def test_instance_norm_of_long_signals_keeps_its_digits() -> None:
+def test_group_norm_of_long_signals_keeps_its_digits() -> None:
+    """Far from zero, and with single values that are further from it than all others."""
     x = np.random.default_rng(0).standard_normal((1, 1, 300_000, 3)).astype(np.float32) + 10
-    out, wide = np.empty_like(x), x.astype(np.float64)
+    x[0, 0, 0, 1] = 1e4
+    out, wide, moments = np.empty_like(x), x.astype(np.float64), np.empty((1, 2, 3), np.float32)
     one = np.ones(3, np.float32)
-    run(pixels.instance_norm(x.shape, one, 0 * one, 0.0, Activation(), x.dtype), x, out)
-    np.testing.assert_allclose(out, (wide - wide.mean(2)) / wide.std(2), rtol=0, atol=2e-5)
+    first, second = pixels.group_norm(x.shape, 3, one, 0 * one, 0.0, Activation(), x.dtype)
+    run(first, x, moments)
+    run(second, x, out, moments)
+    np.testing.assert_allclose(moments[0, 0], wide.mean((0, 1, 2)), rtol=2e-7)
+    np.testing.assert_allclose(out, (wide - wide.mean(2)) / wide.std(2), rtol=4e-6, atol=4e-6)
 
 
 #: Rows, terms and columns.

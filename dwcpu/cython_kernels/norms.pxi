@@ -1,14 +1,15 @@
 # Softmax and normalisations: statistics of elements that belong together, and then each of them once more.
 #
-# Assumes: contiguous tensors. Rows are rows of plan.in_channels elements, blocks are one; for `instance_norm` rows are
-# channel-last images, blocks runs of NORM_RUN channels.
+# Assumes: contiguous tensors. Rows are rows of plan.in_channels elements, blocks are one; for `moments` rows are
+# channel-last images, blocks runs of MOMENT_RUN channels; for `group_norm` rows are pixels.
 # Guarantees: sums are taken in an order that depends neither on vectors nor on how rows are shared. NaN passes.
 
 cdef enum:
-    SUMS = 16      # parts of a sum, of which every vector has a whole number
-    EXPS = 4       # vectors step by step
-    NORM_RUN = 16  # channels
-    STRETCH = 256  # pixels of a row that are added up by themselves: a sum of a million would lose digits
+    SUMS = 16            # parts of a sum, of which every vector has a whole number
+    EXPS = 4             # vectors step by step
+    MOMENT_RUN = 32      # channels
+    MOMENT_STRETCH = 64  # pixels that are read twice while they are in L1
+    TURN_PIXELS = 16     # that are normalised, and then activated
 
 
 cdef inline real sum_of(const real *x, i64 count, real centre, const bint squares) noexcept nogil:
@@ -158,97 +159,148 @@ cdef void layer_norm(
                 0, rest)
 
 
-cdef inline void instance_vectors(
-    const int count, const int lanes, const Plan *plan, const real *x, const real *scale, const real *bias,
-    real epsilon, real *out
+cdef inline void moment_vectors(
+    const int count, const int lanes, const Plan *plan, const real *x, real *means, real *squares
 ) noexcept nogil:
-    """`count` vectors of channels of an image; `lanes`: of one alone."""
-    cdef vec mean[NORM_RUN]
-    cdef vec inverse[NORM_RUN]
-    cdef vec part[NORM_RUN]       # of a stretch, of a row, and of the image
-    cdef vec long_part[NORM_RUN]
-    cdef vec total[NORM_RUN]
-    cdef vec v, low = v_splat(<real> plan.low), high = v_splat(<real> plan.high)
-    cdef real pixels = <real> (plan.height * plan.width)
-    cdef i64 row, column, begin, channels = plan.in_channels
+    """`count` vectors of channels of an image; `lanes`: of one alone.
+
+    Stretch after stretch: T. F. Chan, G. H. Golub and R. J. LeVeque, "Algorithms for computing the sample variance", The
+    American Statistician 37 (1983).
+    """
+    cdef vec mean[MOMENT_RUN]
+    cdef vec square[MOMENT_RUN]
+    cdef vec part[MOMENT_RUN]
+    cdef vec middle[MOMENT_RUN]
+    cdef vec lost[MOMENT_RUN]  # of a mean, when stretches were added to it: there may be many
+    cdef vec v, step, sum
+    cdef i64 channels = plan.in_channels, begin = 0, end, column
+    cdef real size, share
     cdef const real *source
-    cdef real deviations[LANES_LIMIT]
-    cdef int i, j, turn
-    for turn in range(2):  # first the means, and then squares of what is beside them
-        source = x
-        for i in range(count):
-            total[i] = v_zero()
-        for row in range(plan.height):
-            for i in range(count):
-                long_part[i] = v_zero()
-            begin = 0
-            while begin < plan.width:
-                for i in range(count):
-                    part[i] = v_zero()
-                for column in range(begin, smaller(begin + STRETCH, plan.width)):
-                    for i in range(count):
-                        v = v_load(source + i * LANES) if lanes == LANES else v_load_part(source, 0, lanes)
-                        if turn == 1:
-                            v = v_sub(v, mean[i])
-                            v = v_mul(v, v)
-                        part[i] = v_add(part[i], v)
-                    source += channels
-                for i in range(count):
-                    long_part[i] = v_add(long_part[i], part[i])
-                begin += STRETCH
-            for i in range(count):
-                total[i] = v_add(total[i], long_part[i])
-        for i in range(count):
-            if turn == 0:
-                mean[i] = v_div(total[i], v_splat(pixels))
-            else:
-                v_store(deviations, v_add(v_div(total[i], v_splat(pixels)), v_splat(epsilon)))
-                for j in range(LANES):
-                    deviations[j] = 1 / v_root(deviations[j])
-                inverse[i] = v_load(deviations)
+    cdef int i
     for i in range(count):
-        part[i] = v_load(scale + i * LANES) if lanes == LANES else v_load_part(scale, 0, lanes)
-        total[i] = v_load(bias + i * LANES) if lanes == LANES else v_load_part(bias, 0, lanes)
-    source = x
-    for row in range(plan.height * plan.width):
+        mean[i] = square[i] = lost[i] = v_zero()
+    while begin < plan.width:
+        end = smaller(begin + MOMENT_STRETCH, plan.width)
+        size = <real> (end - begin)
         for i in range(count):
-            v = v_load(source + i * LANES) if lanes == LANES else v_load_part(source, 0, lanes)
-            v = v_clamp(normal(v, mean[i], inverse[i], part[i], total[i]), low, high)
-            if lanes == LANES:
-                v_store(out + row * channels + i * LANES, v)
-            else:
-                v_store_part(out + row * channels, v, 0, lanes)
-        source += channels
+            part[i] = v_zero()
+        source = x + begin * channels
+        for column in range(begin, end):
+            for i in range(count):
+                v = v_load(source + i * LANES) if lanes == LANES else v_load_part(source, 0, lanes)
+                part[i] = v_add(part[i], v)
+            source += channels
+        for i in range(count):
+            middle[i] = v_div(part[i], v_splat(size))
+            part[i] = v_zero()
+        source = x + begin * channels
+        for column in range(begin, end):
+            for i in range(count):
+                v = v_load(source + i * LANES) if lanes == LANES else v_load_part(source, 0, lanes)
+                v = v_sub(v, middle[i])
+                part[i] = v_add(part[i], v_mul(v, v))
+            source += channels
+        share = size / <real> end
+        for i in range(count):
+            v = v_sub(middle[i], mean[i])
+            step = v_add(v_mul(v, v_splat(share)), lost[i])
+            sum = v_add(mean[i], step)
+            lost[i] = v_sub(step, v_sub(sum, mean[i]))
+            mean[i] = sum
+            square[i] = v_add(square[i], v_add(part[i], v_mul(v_mul(v, v), v_splat(<real> begin * share))))
+        begin = end
+    for i in range(count):
+        if lanes == LANES:
+            v_store(means + i * LANES, mean[i])
+            v_store(squares + i * LANES, square[i])
+        else:
+            v_store_part(means, mean[i], 0, lanes)
+            v_store_part(squares, square[i], 0, lanes)
 
 
-cdef void instance_norm(
+cdef void moments(
     const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
-    """(x - mean) / sqrt(variance + epsilon) of every channel of an image, times scale plus bias, activated.
-
-    plan.weights points to the scale of every channel, plan.bias to their biases and, after these, epsilon.
-    """
-    cdef i64 channels = plan.in_channels, size = plan.height * plan.width * channels, row, at, end
-    cdef const real *scale = <const real *> plan.weights
-    cdef const real *bias = <const real *> plan.bias
+    """Of every channel of an image of plan.width pixels its mean, and then sums of (x - mean)^2: two rows of channels."""
+    cdef i64 channels = plan.in_channels, row, at, end
     cdef const real *image
     cdef real *target
     for row in range(row_begin, row_end):
-        image = x + row * size
-        target = out + row * size
-        at = block_begin * NORM_RUN
-        end = smaller(block_end * NORM_RUN, channels)
-        while at + NORM_RUN <= end:
-            instance_vectors(
-                NORM_RUN // LANES, LANES, plan, image + at, scale + at, bias + at, bias[channels], target + at)
-            at += NORM_RUN
+        image = x + row * plan.width * channels
+        target = out + row * 2 * channels
+        at = block_begin * MOMENT_RUN
+        end = smaller(block_end * MOMENT_RUN, channels)
+        while at + MOMENT_RUN <= end:
+            moment_vectors(MOMENT_RUN // LANES, LANES, plan, image + at, target + at, target + channels + at)
+            at += MOMENT_RUN
+        while at + 2 * LANES <= end:
+            moment_vectors(2, LANES, plan, image + at, target + at, target + channels + at)
+            at += 2 * LANES
         while at < end:
-            if at + LANES <= end:
-                instance_vectors(1, LANES, plan, image + at, scale + at, bias + at, bias[channels], target + at)
-            else:
-                instance_vectors(
-                    1, <int> (end - at), plan, image + at, scale + at, bias + at, bias[channels], target + at)
+            moment_vectors(
+                1, <int> smaller(LANES, end - at), plan, image + at, target + at, target + channels + at)
             at += LANES
-        at = block_begin * NORM_RUN
-        activate(plan, target + at, plan.height * plan.width, channels, end - at)
+
+
+cdef void group_factors(const Plan *plan, const real *means, real *middles, real *factors) noexcept nogil:
+    """From the moments of each channel the mean of its group, and its scale over the group's deviation."""
+    cdef i64 channels = plan.in_channels, each = channels // plan.groups, first = 0, c
+    cdef const real *squares = means + channels
+    cdef const real *scale = <const real *> plan.weights
+    cdef real epsilon = (<const real *> plan.bias)[channels], pixels = <real> plan.width, mean, square, beside
+    while first < channels:
+        mean = square = 0
+        for c in range(first, first + each):
+            mean += means[c]
+        mean /= <real> each
+        for c in range(first, first + each):
+            beside = means[c] - mean
+            square += squares[c] + pixels * (beside * beside)
+        square = v_root(square / (pixels * <real> each) + epsilon)
+        for c in range(first, first + each):
+            middles[c] = mean
+            factors[c] = scale[c] / square
+        first += each
+
+
+cdef void group_norm(
+    const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
+    i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
+) noexcept nogil:
+    """(x - mean) / sqrt(variance + epsilon) of groups of channels, times a scale plus a bias of each channel, activated.
+
+    plan.weights points to the scale of every channel, plan.bias to their biases and, after these, epsilon; `residual`
+    is what `moments` has found, and scratch has room for as much.
+    """
+    cdef i64 channels = plan.in_channels, row = row_begin, image, end, some, pixel, at
+    cdef int rest = <int> (channels % LANES)
+    cdef real *middles = <real *> scratch
+    cdef real *factors = middles + channels
+    cdef const real *bias = <const real *> plan.bias
+    cdef const real *source
+    cdef real *target
+    cdef vec low = v_splat(<real> plan.low), high = v_splat(<real> plan.high)
+    while row < row_end:
+        image = row // plan.width
+        end = smaller(row_end, (image + 1) * plan.width)
+        group_factors(plan, residual + image * 2 * channels, middles, factors)
+        while row < end:
+            some = smaller(TURN_PIXELS, end - row)
+            source = x + row * channels
+            target = out + row * channels
+            for pixel in range(some):
+                at = 0
+                while at + LANES <= channels:
+                    v_store(target + at, v_clamp(v_add(v_mul(
+                        v_sub(v_load(source + at), v_load(middles + at)), v_load(factors + at)),
+                        v_load(bias + at)), low, high))
+                    at += LANES
+                if rest:
+                    v_store_first(target + at, v_clamp(v_add(v_mul(
+                        v_sub(v_load_part(source + at, 0, rest), v_load_part(middles + at, 0, rest)),
+                        v_load_part(factors + at, 0, rest)), v_load_part(bias + at, 0, rest)), low, high), rest)
+                source += channels
+                target += channels
+            activate(plan, out + row * channels, 1, 0, some * channels)
+            row += some

@@ -255,9 +255,10 @@ def pixels():
     return elementwise() | reductions() | {
         "average_pool": <uintptr_t> &average_pool,
         "copy": <uintptr_t> &copy_strided,
-        "instance_norm": <uintptr_t> &instance_norm,
+        "group_norm": <uintptr_t> &group_norm,
         "layer_norm": <uintptr_t> &layer_norm,
         "max_pool": <uintptr_t> &max_pool,
+        "moments": <uintptr_t> &moments,
         "padded_pool": <uintptr_t> &padded_pool,
         "products": <uintptr_t> &products,
         "resize": <uintptr_t> &resize,

@@ -12,6 +12,7 @@ cdef enum:
     SMALLEST = 2
     MOST_SUMS = 8       # vectors side by side
     REDUCE_RUN = 64     # channels
+    STRETCH = 256       # pixels of a row that are added up by themselves: a sum of a million would lose digits
     ROW_STRETCH = 4096  # elements
 
 

@@ -19,7 +19,7 @@ from .operators.convolution import both, conv_windows
 from .operators.moving import axis_of
 from .operators.pooling import window_counts, windows_of
 from .operators.reducing import axes_of
-from .operators.registry import check_size
+from .operators.registry import OPERATORS, check_size
 from .passes.matching import channel_values
 from .planner import Operand, Planner, Symbol, channel_last
 from .upsampling import conv_transpose
@@ -336,20 +336,74 @@ def _layer_norm(planner: Planner, node: Node, operands: list[Operand]) -> list[O
     return [planner.run_kernel("layer_norm", kernel, planner.matrix(x), None, np.empty(array.shape, array.dtype))]
 
 
-def _instance_norm(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
-    """InstanceNormalization of images and signals, with constants."""
+def _group_norm(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
+    """GroupNormalization and InstanceNormalization of images and signals, with constants."""
     x, scale, bias = operands
     if not _floats(x, scale) or not isinstance(bias, np.ndarray):
         return None
     assert isinstance(x, Symbol) and isinstance(scale, np.ndarray)
-    if x.array.ndim not in (3, 4) or not x.array.shape[1] == scale.size == bias.size:
+    channels = x.array.shape[1] if x.array.ndim > 1 else 0
+    groups = channels if node.op == "InstanceNormalization" else int(node.get("num_groups"))
+    if groups < 1 or channels % groups or not scale.size == bias.size in (groups, channels):
+        return None
+    scale, bias = (np.repeat(each.reshape(-1), channels // each.size) for each in (scale, bias))
+    return _grouped(planner, node, x, groups, scale, bias, float(node.get("epsilon", 1e-5)))
+
+
+def _group_pattern(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand]:
+    """GroupNorm: its parts at once, or one after the other where shapes are of something else."""
+    x, scale, bias, first, second, *others = operands
+    parts, results = node.get("parts"), None
+    if isinstance(x, Symbol) and x.array.ndim in (3, 4) and all(map(known, operands[1:])) and _floats(x, scale):
+        found = _pattern_of(parts, x.array, [each for each in operands[1:] if isinstance(each, np.ndarray)])
+        results = _grouped(planner, node, x, *found, float(parts[1].get("epsilon", 1e-5))) if found else None
+    if results is not None:
+        return results
+    results, kernels = [x], []
+    for part, more in zip(parts, [[first], [scale, bias], [second], *([each] for each in others)], strict=True):
+        inputs, lower = [*results, *more], LOWERINGS.get(part.op)
+        planner.describe()
+        results = (lower(planner, part, inputs) if lower is not None else None) or planner.apart(part, inputs)
+        kernels.append(planner.described)
+    planner.describe(*kernels)
+    return planner.finish(node, results, [])
+
+
+def _pattern_of(
+    parts: list[Node], x: np.ndarray, constants: list[np.ndarray]
+) -> tuple[int, np.ndarray, np.ndarray] | None:
+    """Groups, and scale and bias of each channel of x, if the parts of a GroupNorm are one."""
+    scale, bias, first, second, *others = constants
+    apart = OPERATORS["Reshape"](parts[0], [x, first])[0]
+    back = OPERATORS["Reshape"](parts[2], [np.empty(apart.shape, x.dtype), second])[0]
+    groups, channels = apart.shape[1] if apart.ndim > 2 else 0, x.shape[1]
+    if back.shape != x.shape or apart.shape[0] != x.shape[0] or not groups or channels % groups:
+        return None
+    if not scale.size == bias.size == groups:
+        return None
+    factor, shift = (np.repeat(each.reshape(-1), channels // groups) for each in (scale, bias))
+    for part, each in zip(parts[3:], others, strict=True):
+        values = channel_values(each, x.ndim, channels)
+        if values is None:
+            return None
+        factor, shift = (factor * values, shift * values) if part.op == "Mul" else (factor, shift + values)
+    return groups, factor, shift
+
+
+def _grouped(
+    planner: Planner, node: Node, x: Symbol, groups: int, scale: np.ndarray, bias: np.ndarray, epsilon: float
+) -> list[Operand] | None:
+    """Groups of channels of images or signals, normalised."""
+    if x.array.ndim not in (3, 4):
         return None
     image, activation = planner.image(x), parse_activation(node.get("activation"), "")
-    epsilon = float(node.get("epsilon", 1e-5))
-    kernel = pixels.instance_norm(image.shape, scale, bias, epsilon, activation, image.dtype)
-    if kernel is None:
+    kernels = pixels.group_norm(image.shape, groups, scale, bias, epsilon, activation, image.dtype)
+    if kernels is None:
         return None
-    return [planner.run_kernel("instance_norm", kernel, image, None, channel_last(x.array.shape, image.dtype))]
+    moments = planner.symbol(np.empty(kernels[0].out_shape, image.dtype)).value()
+    planner.operate(kernels[0], image, None, moments)
+    name = "instance_norm" if groups == x.array.shape[1] else "group_norm"
+    return [planner.run_kernel(name, kernels[1], image, moments, channel_last(x.array.shape, image.dtype))]
 
 
 LOWERINGS: dict[str, Lowering] = {
@@ -361,7 +415,9 @@ LOWERINGS: dict[str, Lowering] = {
     "Conv": _conv,
     "ConvTranspose": conv_transpose,
     "Gemm": _product,
-    "InstanceNormalization": _instance_norm,
+    "GroupNorm": _group_pattern,
+    "GroupNormalization": _group_norm,
+    "InstanceNormalization": _group_norm,
     "InvertedResidual": _chain,
     "LayerNormalization": _layer_norm,
     "MatMul": _product,

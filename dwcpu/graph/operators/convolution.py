@@ -6,6 +6,8 @@ Conv with an attribute `activation` and a fourth input
     The residual that is added before the activation.
 Separable, InvertedResidual
     Two or three Convs in a row: `attributes["parts"]` are their nodes, the inputs are those of all of them.
+GroupNorm
+    Reshape, InstanceNormalization, Reshape, and maybe Mul, Add or both: the same.
 Gemm and MatMul with an attribute `activation`, and MatMul with a third input
     The bias.
 Activation, Affine
@@ -210,7 +212,7 @@ def conv_transpose(node: Node, x: np.ndarray, w: np.ndarray, bias: Any = None) -
     return out
 
 
-@general("Separable", "InvertedResidual")
+@general("Separable", "InvertedResidual", "GroupNorm")
 def chain(node: Node, x: np.ndarray, *weights: Any) -> np.ndarray:
-    """Never: plans run these on layers, and other ways of running do without passes."""
+    """Never: plans run these on kernels, and other ways of running do without passes."""
     raise ValueError("only plans can run this")

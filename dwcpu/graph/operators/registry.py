@@ -76,7 +76,7 @@ class Operator:
 OPERATORS: dict[str, Operator] = {}
 
 #: Operators that passes and `versions` make, and no file may name.
-OURS = ("Activation", "Affine", "Align", "InvertedResidual", "Separable")
+OURS = ("Activation", "Affine", "Align", "GroupNorm", "InvertedResidual", "Separable")
 
 
 def view(*names: str, shaping: tuple[int, ...] = (), check: Check | None = None) -> Callable[[Function], Function]:

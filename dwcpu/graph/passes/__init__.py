@@ -13,7 +13,7 @@ from .chains import fuse_chains
 from .constants import fold_constants
 from .epilogues import fuse_activations, fuse_residuals
 from .gates import fuse_gates
-from .norms import recognise_norms
+from .norms import join_group_norms, recognise_norms
 from .pads import fold_pads
 
 __all__ = ["PASSES", "PLANNED", "optimise"]
@@ -24,6 +24,7 @@ PASSES = {
     "pads": fold_pads,
     "activations": recognise_activations,  # before a shift by 3 that is part of one goes into a bias
     "norms": recognise_norms,
+    "groups": join_group_norms,
     "affine": fold_affine,
     "residuals": fuse_residuals,
     "epilogues": fuse_activations,
@@ -33,7 +34,7 @@ PASSES = {
 
 
 #: Those whose nodes only plans can run.
-PLANNED = ("residuals", "epilogues", "gates", "chains")
+PLANNED = ("groups", "residuals", "epilogues", "gates", "chains")
 
 
 def optimise(graph: Graph, without: Collection[str] = ()) -> Graph:

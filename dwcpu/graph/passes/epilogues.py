@@ -8,7 +8,9 @@ from .matching import Links
 __all__ = ["fuse_activations", "fuse_residuals"]
 
 #: With weights, or the like, which must be known.
-_WEIGHTED = ("Affine", "Conv", "ConvTranspose", "Gemm", "InstanceNormalization", "MatMul")
+_WEIGHTED = (
+    "Affine", "Conv", "ConvTranspose", "Gemm", "GroupNorm", "GroupNormalization", "InstanceNormalization", "MatMul",
+)  # fmt: skip
 #: Of any two tensors.
 _PAIRS = ("Add", "Div", "Mul", "Sub")
 

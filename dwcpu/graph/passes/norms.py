@@ -1,7 +1,8 @@
-"""Layer normalisations that an exporter has written out become one node again.
+"""Normalisations that an exporter has written out become one node again.
 
-The pattern, as PyTorch has exported it for years: with c = x - mean(x) over the last axis, ``c / sqrt(mean(c^2) + e)``,
-times a constant, plus another.
+The patterns, as PyTorch has exported them for years. Of layers: with c = x - mean(x) over the last axis,
+``c / sqrt(mean(c^2) + e)``, times a constant, plus another. Of groups of channels: x reshaped so that each group is one
+channel, InstanceNormalization, reshaped back, times a constant, plus another.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import numpy as np
 from ..ir import Graph, Node
 from .matching import Links, scalar
 
-__all__ = ["recognise_norms"]
+__all__ = ["join_group_norms", "recognise_norms"]
 
 
 def recognise_norms(graph: Graph) -> None:
@@ -81,3 +82,43 @@ def _is_square(graph: Graph, links: Links, name: str, x: str) -> bool:
     if power.op == "Mul":
         return power.inputs[0] == power.inputs[1]
     return scalar(graph, power.inputs[1], "fiu") == 2.0
+
+
+def join_group_norms(graph: Graph) -> None:
+    """Turn the pattern into GroupNorm, whose parts are the nodes of it, and whose inputs are all of theirs.
+
+    Whether shapes are such that groups are normalised is seen when a plan is made; its parts run if they are not.
+    """
+    links = Links(graph)
+    gone = []
+    for norm in graph.nodes:
+        before = links.maker(norm.inputs[0], "Reshape") if norm.op == "InstanceNormalization" else None
+        if before is None or not _known(graph, norm.inputs[1:3]) or not links.single(norm.inputs[0]):
+            continue
+        parts = [before, norm]
+        for ops in ("Reshape",), ("Mul", "Add"), ("Add",):
+            made = parts[-1].outputs[0]
+            after = links.read[made][0] if links.single(made) else None
+            if after is None or after.op not in ops or (after.op == "Reshape" and after.inputs[0] != made):
+                break
+            if after.op != "Reshape" and not _known(graph, [name for name in after.inputs if name != made]):
+                break
+            parts.append(after)
+            if after.op == "Add":
+                break
+        if len(parts) < 3:
+            continue
+        copies = [part.copy() for part in parts]
+        last = parts[-1]
+        last.op, last.name = "GroupNorm", "+".join(part.name for part in copies)
+        inputs = [before.inputs[0], *norm.inputs[1:3], before.inputs[1]]
+        for at, part in enumerate(copies[2:], 2):
+            inputs += [name for name in part.inputs if name != copies[at - 1].outputs[0]]
+        last.inputs, last.attributes = inputs, {"parts": copies}
+        gone += parts[:-1]
+    graph.remove(gone)
+
+
+def _known(graph: Graph, names: list[str]) -> bool:
+    """Whether all of these, of which there are some, are constants."""
+    return bool(names) and all(name in graph.constants for name in names)
