@@ -26,7 +26,7 @@ from .prepared import Prepared
 if TYPE_CHECKING:
     from .frontdoor import Compiled, Program
 
-__all__ = ["Call", "Caller", "again", "call_between", "call_of", "first", "forget"]
+__all__ = ["Call", "Caller", "again", "call_between", "call_of", "call_on_arrays", "first", "forget"]
 
 #: Kinds of calls that functions remember, spare calls of one kind (for threads that make it at once), and bytes of
 #: packed weights in all of them.
@@ -173,21 +173,37 @@ def call_between(
         directions = (x_image, True), (out_image, True), (out_image, False)
         turns = [_turn(image, last, program.dtype, threads) for image, last in directions]
     found = tuple(turn for turn in turns if turn is not None)
-    return (Call if _compiled is None else _compiled.Call)(
-        x_shape,
-        arrays.user_shape(out_image, program.layout, program.spatial, len(x_shape)),
-        x_image,
-        out_image,
-        program.layout == "NCHW",
-        program.dtype,
-        runner,
-        threads,
-        launch,
-        runtime.driver_addresses(),
-        runtime.scratch,
-        packings,
-        found if len(found) == len(turns) else (),
-    )
+    out_shape = arrays.user_shape(out_image, program.layout, program.spatial, len(x_shape))
+    shapes = x_shape, out_shape, x_image, out_image
+    found = found if len(found) == len(turns) else ()
+    return _call(shapes, program.layout == "NCHW", program.dtype, runner, threads, launch, packings, found)
+
+
+def call_on_arrays(
+    x_shape: tuple[int, ...],
+    out_shape: tuple[int, ...],
+    dtype: np.dtype,
+    threads: int,
+    runner: Callable[..., object],
+    launch: tuple[int, ...] | None,
+) -> Any:
+    """The `Call` of a runner that takes and gives arrays as the user does."""
+    return _call((x_shape, out_shape) * 2, False, dtype, runner, threads, launch)
+
+
+def _call(
+    shapes: tuple[tuple[int, ...], ...],
+    turned: bool,
+    dtype: np.dtype,
+    runner: Callable[..., object],
+    threads: int,
+    launch: tuple[int, ...] | None,
+    packings: tuple = (),
+    turns: tuple = (),
+) -> Any:
+    kind: Any = Call if _compiled is None else _compiled.Call
+    drives, scratch_of = runtime.driver_addresses(), runtime.scratch
+    return kind(*shapes, turned, dtype, runner, threads, launch, drives, scratch_of, packings, turns)
 
 
 def _turn(image: tuple[int, ...], last: bool, dtype: np.dtype, threads: int) -> Pass | None:

@@ -17,6 +17,7 @@ import pytest
 from allocations import allocated
 
 import dwcpu
+from dwcpu import background, runtime
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -285,4 +286,88 @@ def test_nothing_is_read_that_the_same_run_did_not_write(name) -> None:
         assert len(model._arenas._free) == 1
         for memory, _ in model._arenas._free:
             memory[: memory.size // 4 * 4].view(np.float32)[:] = np.nan
-        assert_same_bits(model(x, num_threads=threads), wanted)
+        assert_same_bits(model._run((x,), {}, "NCHW", threads), wanted)
+
+
+# --- the short way ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def poisoned_scratch(monkeypatch) -> None:
+    """Memory between kernels that is not a number anywhere."""
+    scratch = runtime.scratch
+
+    def poisoned(size: int) -> tuple[int, np.ndarray]:
+        address, held = scratch(size)
+        held[: held.size // 4 * 4].view(np.float32)[:] = np.nan
+        return address, held
+
+    monkeypatch.setattr(runtime, "scratch", poisoned)
+
+
+@pytest.mark.skipif(runtime.cython_kernels() is None, reason="these kernels are compiled ahead of time")
+@pytest.mark.usefixtures("poisoned_scratch")
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "blazeface"])
+def test_calls_of_known_shapes_go_the_short_way(name, layout, threads, monkeypatch) -> None:
+    """With the same bits, in arrays of their own; what kernels cannot take as it is goes the long way."""
+    model = dwcpu.load_onnx(NETWORKS[name][0](), threads=threads)
+    if layout == "NHWC" and name == "audio":
+        pytest.skip("layouts are for images")
+    inputs = [network_input(name, at) for at in (0, -1)]
+    inputs = [np.ascontiguousarray(np.moveaxis(x, 1, -1)) if layout == "NHWC" else x for x in inputs]
+    with background.waiting():
+        wanted = [model(x, layout=layout) for x in inputs]
+    long_way = model._run
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "_run", lambda *arguments: pytest.fail("not the short way"))
+        for x, right in zip(inputs, wanted, strict=True):
+            before = x.copy()
+            results = [model(x, layout=layout) for _ in range(2)]
+            for result in results:
+                assert result.flags.c_contiguous
+                assert_same_bits(result, right)
+            assert not np.shares_memory(*results)
+            assert x.tobytes() == before.tobytes()
+    calls = []
+    monkeypatch.setattr(model, "_run", lambda *arguments: calls.append(arguments) or long_way(*arguments))
+    x, right = inputs[0], wanted[0]
+    wide = np.zeros((*x.shape[:-1], x.shape[-1] + 1), np.float32)
+    wide[..., :-1] = x
+    for other in (wide[..., :-1], np.asfortranarray(x), x.astype(">f4"), {model.inputs[0].name: x}):
+        assert_same_bits(model(other, layout=layout), right)
+    assert_same_bits(model(x, layout=layout, num_threads=3), right)
+    assert len(calls) == 5
+    with pytest.raises(TypeError, match="has dtype float64"):
+        model(x.astype(np.float64), layout=layout)
+
+
+def test_the_short_way_follows_the_number_of_threads() -> None:
+    model, x, before = dwcpu.load_onnx(NETWORKS["pp_lcnet"][0]()), network_input("pp_lcnet"), dwcpu.get_num_threads()
+    try:
+        for threads in (1, 2, 1):
+            dwcpu.set_num_threads(threads)
+            model(x)
+    finally:
+        dwcpu.set_num_threads(before)
+    assert [key[1] for key in model._plans] == [1, 2]
+    for number in range(20):
+        model(random(1, 3, 32, 32 + number))
+    assert len(model._short["NCHW"]._calls) <= len(model._plans) == 16
+
+
+def test_what_has_no_short_way() -> None:
+    """Several results or inputs, known results, integers, and steps that only NumPy knows."""
+    graphs = (
+        ([node("Relu", ["x"], ["y"]), node("Neg", ["x"], ["z"])], ["y", "z"]),
+        ([node("Shape", ["x"], ["y"])], ["y"]),
+        ([node("Sin", ["x"], ["y"])], ["y"]),
+        ([node("Neg", ["x"], ["y"])], ["y"]),
+    )
+    for nodes, outputs in graphs:
+        x = A.astype(np.int64) if nodes[0].op_type == "Neg" else A
+        model = dwcpu.load_onnx(write(nodes, {"x": x}, None, outputs))
+        first, second = model(x), model(x)
+        assert_same_bits(first, second)
+        assert model._short["NCHW"]._calls == {}

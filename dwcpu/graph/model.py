@@ -25,6 +25,7 @@ from .ir import Graph, Spec
 from .lowering import LOWERINGS
 from .passes import PLANNED, optimise
 from .planner import Dynamic, Plan, is_channel_last, make_plan
+from .short import ShortCalls
 
 __all__ = ["Model", "load_model", "load_onnx"]
 
@@ -80,6 +81,13 @@ class Model:
         # one of the two, which is then made again. None: shapes depend on values, nothing can be planned.
         self._plans: dict[Any, Plan | None] = {}
         self._arenas = Arenas()
+        self._short = {layout: self._short_calls(layout) for layout in _LAYOUTS}
+
+    def _short_calls(self, layout: str) -> ShortCalls:
+        return ShortCalls(
+            lambda x, num_threads: self._run((x,), {}, layout, num_threads),
+            lambda: runtime.get_num_threads() if self._threads is None else self._threads,
+        )
 
     def __reduce__(self) -> tuple:
         return _revived, (store.dump(self.graph), self._threads, self._without)
@@ -119,17 +127,27 @@ class Model:
         TypeError, ValueError
             An input is missing, unknown, of another dtype, or of a shape that the network cannot take.
         """
+        if len(args) == 1 and not named and layout in _LAYOUTS:
+            x: Any = args[0]
+            return self._short[layout](x, num_threads=num_threads)
+        return self._run(args, named, layout, num_threads)
+
+    def _run(self, args: Sequence[Any], named: Mapping[str, Any], layout: str, num_threads: int | None) -> Any:
+        """Any call."""
         given = self._given(args, named)
         last = self._channels_last(layout)
         threads = self._count(num_threads)
         plan = self._plan(given, last, threads)
         if plan is None:
-            results = self._dynamic(given, last, threads)
-        else:
-            bases, results = self._memory(plan, given, last)
-            with self._told(given, last), np.errstate(all="ignore"):  # infinities and NaN are results like others
-                plan.pipeline.run(*bases)
-        return self._finished(results, last)
+            return self._finished(self._dynamic(given, last, threads), last)
+        bases, results = self._memory(plan, given, last)
+        with self._told(given, last), np.errstate(all="ignore"):  # infinities and NaN are results like others
+            plan.pipeline.run(*bases)
+        finished = self._finished(results, last)
+        if len(given) == 1 and given[0].flags.c_contiguous and not isinstance(finished, tuple):
+            key = self._key(given, last, threads)
+            self._short[layout].keep(plan, threads, key, self._plans, given[0], finished)
+        return finished
 
     # --- inputs and outputs -------------------------------------------------------------------------------------------
 
@@ -259,8 +277,7 @@ class Model:
 
     def _plan(self, given: list[np.ndarray], last: bool, threads: int, progress: Progress | None = None) -> Plan | None:
         """The plan for inputs like these, in the memory order that they have or are copied to; see `_base`."""
-        key = last, threads, *((array.shape, array.dtype.str, _is_turned(array, last)) for array in given)
-        plans = self._plans
+        key, plans = self._key(given, last, threads), self._plans
         plan = plans.get(key)
         if key in plans and (plan is None or not any(map(background.over, plan.jobs))):
             return plan
@@ -276,6 +293,11 @@ class Model:
                     plan = None
         self._plans = dict([*list(self._plans.items())[1 - _MAX_PLANS :], (key, plan)])
         return plan
+
+    @staticmethod
+    def _key(given: list[np.ndarray], last: bool, threads: int) -> Any:
+        """Of the plan for inputs like these."""
+        return last, threads, *((array.shape, array.dtype.str, _is_turned(array, last)) for array in given)
 
     def warmup(
         self, x_shape: Any, *, layout: str = "NCHW", num_threads: int | None = None, progress: Progress | None = None
@@ -514,8 +536,7 @@ def load_onnx(
         it no other file at all.
     without : collection of str
         Passes to leave out when the graph is simplified, for finding out what one of them does: "constants",
-        "pads", "activations", "norms", "affine", "residuals", "epilogues", "gates",
-        "chains".
+        "pads", "activations", "norms", "groups", "affine", "residuals", "epilogues", "gates", "chains".
 
     Returns
     -------
