@@ -114,7 +114,10 @@ def combine(
     fields = _flat(shape, out.dtype, activation) | {"weights": table.ctypes.data}
     if kept is not None:
         fields["bias"] = kept.ctypes.data
-    kernel = made(name, out.dtype, shape, shape, -(-prod(shape) // _RUN), fields, (table, kept))
+    long = [axis for axis, count in enumerate(shape) if count > 1]
+    first, second = (all(steps[axis] == strides[axis] for axis in long) for steps in seen)
+    over = {None: (first, second), 0: (second, False), 1: (first, False)}[known]
+    kernel = made(name, out.dtype, shape, shape, -(-prod(shape) // _RUN), fields, (table, kept), over=over)
     if kernel is not None:
         constant = np.empty(0) if known is None else (a, b)[known]
 
@@ -150,7 +153,7 @@ def mapped(
     """``activation(factor x + shift)``, the product rounded before the sum."""
     numbers = np.array([factor, shift], dtype)
     fields = _flat(shape, dtype, activation) | {"weights": numbers.ctypes.data}
-    return made("map", dtype, shape, shape, -(-prod(shape) // _RUN), fields, numbers)
+    return made("map", dtype, shape, shape, -(-prod(shape) // _RUN), fields, numbers, over=(True, False))
 
 
 def function(shape: tuple[int, ...], dtype: np.dtype, name: str, alpha: float = 0.0) -> PixelKernel | None:
@@ -170,7 +173,7 @@ def function(shape: tuple[int, ...], dtype: np.dtype, name: str, alpha: float = 
     numbers = np.array([1, -0.0], dtype)
     fields = _flat(shape, dtype, Activation()) | {"weights": numbers.ctypes.data, "alpha": alpha}
     fields["activation"] = compiled.functions(dtype.name)[name]
-    return made("map", dtype, shape, shape, -(-prod(shape) // _RUN), fields, numbers)
+    return made("map", dtype, shape, shape, -(-prod(shape) // _RUN), fields, numbers, over=(True, False))
 
 
 def fill(shape: tuple[int, ...], dtype: np.dtype, value: float) -> PixelKernel | None:

@@ -53,6 +53,9 @@ class Pass(NamedTuple):
     out_shape : tuple of int
     owner : object
         Keeps alive what addresses in the plan point to.
+    over : (bool, bool)
+        Whether the result may lie where the input or the residual does: every element of it is written after those in
+        its place were read for the last time.
     awaited : (int, int)
         Address and bytes of the weights that it would wait for: see `ahead`.
     room : int
@@ -66,6 +69,7 @@ class Pass(NamedTuple):
     grid: Grid
     out_shape: tuple[int, ...]
     owner: object
+    over: tuple[bool, bool] = (False, False)
     awaited: tuple[int, int] = (0, 0)
     room: int = 0
     asking: Callable[[Pass, int, int], Pass] | None = None
@@ -331,7 +335,7 @@ class Pipeline:
 
     def __init__(self, builder: Builder, nodes: int, arenas: Arenas = _shared) -> None:
         self._arenas, self._nodes = arenas, nodes
-        steps = self._steps = _asking_ahead(builder.steps)
+        steps = self._steps = _asking_ahead(_in_place(builder))
         lives: dict[int, list[int]] = {}  # buffer -> first and last step that has to do with it
         for at, step in enumerate(steps):
             for value in (*step.reads, *step.writes):
@@ -435,6 +439,41 @@ class Pipeline:
         if array.shape == shape and offset == 0 and strides is None:
             return array
         return np.ndarray(shape, dtype, array, offset, strides)
+
+
+def _in_place(builder: Builder) -> list[Step]:
+    """The steps; results of those that allow it lie where an input lay that nobody reads again.
+
+    What was just written is in a cache near by, and other memory need not be fetched to be written to.
+    """
+    last: dict[int, int] = {}  # step that has to do with a buffer; values within another one's are one buffer with it
+    first: dict[int, int] = {}
+    for at, step in enumerate(builder.steps):
+        for value in (*step.reads, *step.writes):
+            if value is not None:
+                first.setdefault(value.buffer, at)
+                last[value.buffer] = at
+    home: dict[int, int] = {}  # where a buffer has gone
+
+    def moved(value: Any) -> Any:
+        return value if value is None or value.buffer not in home else value._replace(buffer=home[value.buffer])
+
+    steps = []
+    for at, step in enumerate(builder.steps):
+        out, reads = step.writes[0] if step.writes else None, tuple(map(moved, step.reads))
+        allowed = step.operation.over if isinstance(step.operation, Pass) and len(step.writes) == 1 else ()
+        for read, over in zip(reads, allowed, strict=False):
+            if not over or read is None or out is None or min(read.buffer, out.buffer) < 0:
+                continue
+            whole = prod(read.shape) * read.dtype.itemsize == builder.sizes[read.buffer] == builder.sizes[out.buffer]
+            same = read.strides is out.strides is None or (read.shape, read.steps) == (out.shape, out.steps)
+            alone = sum(each is not None and each.buffer == read.buffer for each in reads) == 1
+            if whole and same and alone and last[read.buffer] == first[out.buffer] == at:
+                home[out.buffer] = read.buffer
+                last[read.buffer] = last[out.buffer]
+                break
+        steps.append(step._replace(reads=reads, writes=tuple(map(moved, step.writes))))
+    return steps
 
 
 def _asking_ahead(steps: Sequence[Step]) -> list[Step]:

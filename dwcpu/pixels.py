@@ -47,6 +47,8 @@ _REDUCE_RUN = 64
 _STRETCH = 256
 #: As in `norms.pxi`.
 _MOMENT_RUN = 32
+#: Of kernels that read every element, of a row at least, before they write it.
+_OVER_INPUT = True, False
 #: Bytes read and written from which on a second thread gains something.
 _WORTH_BYTES = 1 << 19
 #: The same for floating-point operations.
@@ -73,6 +75,8 @@ class PixelKernel:
         Bytes that each task needs.
     flops : int
         What it computes, where that is more than an operation for each output.
+    over : (bool, bool)
+        As of `pipeline.Pass`.
 
     Attributes
     ----------
@@ -94,17 +98,19 @@ class PixelKernel:
         kept: object = None,
         scratch: int = 0,
         flops: int = 0,
+        over: tuple[bool, bool] = (False, False),
     ) -> None:
         plan: Any = np.zeros(1, plan_dtype())
         for name, value in fields.items():
             plan[name] = value
-        self._address, self._plan, self.out_shape, self.flops = address, plan, out_shape, flops
+        self._address, self._plan, self.out_shape, self.flops, self._over = address, plan, out_shape, flops, over
         self._rows, self._blocks, self._shared, self._kept, self._scratch = rows, blocks, shared, kept, scratch
 
     def passes(self, threads: int) -> tuple[Pass, ...]:
         """The one kernel."""
         grid = cut(self._rows, 1, self._blocks, threads if self._shared else 1, True)
-        return (Pass(self._address, self._plan, grid._replace(scratch=self._scratch), self.out_shape, self),)
+        grid = grid._replace(scratch=self._scratch)
+        return (Pass(self._address, self._plan, grid, self.out_shape, self, self._over),)
 
     def placed(self, x: Value, residual: Value | None, out: Value) -> PixelKernel | None:
         """As `pipeline.Kernels` says."""
@@ -130,6 +136,7 @@ def made(
     blocks: int = 1,
     scratch: int = 0,
     flops: int = 0,
+    over: tuple[bool, bool] = (False, False),
 ) -> PixelKernel | None:
     """The kernel `name` for one shape; None where there are no compiled kernels."""
     compiled = runtime.cython_kernels()
@@ -139,7 +146,7 @@ def made(
     moved = (prod(x_shape) + prod(out_shape)) * dtype.itemsize
     shared = moved >= _WORTH_BYTES or flops >= _WORTH_FLOPS
     scratch = -(-scratch // 64) * 64  # tasks share no cache line
-    return PixelKernel(address, out_shape, rows, blocks, shared, fields, kept, scratch, flops)
+    return PixelKernel(address, out_shape, rows, blocks, shared, fields, kept, scratch, flops, over)
 
 
 def epilogue(dtype: np.dtype, activation: Activation) -> dict[str, Any]:
@@ -184,7 +191,8 @@ def pool(
 
 def softmax(rows: int, channels: int, dtype: np.dtype) -> PixelKernel | None:
     """Softmax of `rows` rows that lie together."""
-    return made("softmax", dtype, (rows, channels), (rows, channels), rows, {"in_channels": channels})
+    shape = rows, channels
+    return made("softmax", dtype, shape, shape, rows, {"in_channels": channels}, over=_OVER_INPUT)
 
 
 def copy(
@@ -324,7 +332,7 @@ def layer_norm(
     kept = np.array([scale.reshape(-1), np.zeros(channels) if bias is None else bias.reshape(-1)], dtype)
     weights = kept.ctypes.data
     fields = {"in_channels": channels, "alpha": epsilon, "weights": weights, "bias": weights + kept.strides[0]}
-    return made("layer_norm", dtype, (rows, channels), (rows, channels), rows, fields, kept)
+    return made("layer_norm", dtype, (rows, channels), (rows, channels), rows, fields, kept, over=_OVER_INPUT)
 
 
 def group_norm(
@@ -349,7 +357,7 @@ def group_norm(
     fields |= {"groups": groups, "weights": weights, "bias": weights + channels * dtype.itemsize}
     fields |= epilogue(dtype, activation)
     scratch = 2 * channels * dtype.itemsize
-    second = made("group_norm", dtype, shape, shape, batch * pixels, fields, kept, scratch=scratch)
+    second = made("group_norm", dtype, shape, shape, batch * pixels, fields, kept, scratch=scratch, over=_OVER_INPUT)
     return None if first is None or second is None else (first, second)
 
 

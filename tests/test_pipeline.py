@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dwcpu
-from dwcpu import models, pipeline
+from dwcpu import elementwise, models, pipeline, pixels, runtime
+from dwcpu.epilogue import Activation
 
 
 def random(*shape: int, seed: int = 0) -> np.ndarray:
@@ -147,6 +148,84 @@ def test_an_exception_costs_an_arena_and_nothing_else() -> None:
     fail[0] = False
     line.run(x, None, out)
     np.testing.assert_array_equal(out, 8 * x)
+
+
+@pytest.mark.skipif(runtime.cython_kernels() is None, reason="these kernels are compiled ahead of time")
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    ("what", "places"),
+    [
+        ("a row", 1),  # everything where the first result was
+        ("the first is read again", 2),
+        ("the first is read later", 3),
+        ("smaller", 2),
+        ("turned", 2),
+        ("a part", 2),
+        ("twice the same", 2),
+        ("the second of two", 1),
+    ],
+)
+def test_results_lie_where_what_nobody_reads_again_lay(what: str, places: int, threads: int) -> None:
+    """And nowhere else: positions, sizes and who reads what must be such that it makes no difference."""
+    f32, plain = np.dtype(np.float32), Activation()
+    shape, size = (2, 2, 6), 96
+    x, builder = np.arange(24, dtype=f32).reshape(shape) - 9, pipeline.Builder()
+    source, target = pipeline.Value(pipeline.given(0), shape, f32), pipeline.Value(pipeline.given(2), shape, f32)
+    a, b, c = (pipeline.Value(builder.buffer(size), shape, f32) for _ in range(3))
+    flat = np.empty(shape, f32)
+    double, add = elementwise.mapped(shape, f32, 2.0, 1.0, plain), elementwise.combine("add", flat, flat, flat, plain)
+
+    def step(kernel: object, first: pipeline.Value, out: pipeline.Value, second: pipeline.Value | None = None) -> None:
+        builder.operate(0, pipeline.Node(kernel, shape), first, second, out, threads)
+
+    step(double, source, a)
+    once = 2 * x + 1
+    if what == "a row":
+        step(double, a, b)
+        step(double, b, c)
+        step(double, c, target)
+        wanted = 2 * (2 * (2 * once + 1) + 1) + 1
+    elif what == "the first is read again":
+        step(double, a, b)
+        step(add, b, target, a)
+        wanted = 3 * once + 1
+    elif what == "the first is read later":
+        step(double, a, b)
+        step(double, b, c)
+        step(double, b, pipeline.Value(builder.buffer(size), shape, f32))
+        step(add, a, target, c)
+        wanted = once + 2 * (2 * once + 1) + 1
+    elif what == "smaller":
+        few = pipeline.Value(builder.buffer(size // 2), shape[1:], f32)
+        step(elementwise.mapped(shape[1:], f32, 2.0, 1.0, plain), a, few)
+        step(pixels.copy(shape, f32, (0, 24, 4), flat.strides), few, target)
+        wanted = np.broadcast_to(2 * once[0] + 1, shape)
+    elif what == "turned":
+        turned = flat.transpose(1, 0, 2)
+        step(elementwise.combine("add", turned, flat, flat, plain), a._replace(strides=turned.strides), b, source)
+        step(double, b, target)
+        wanted = 2 * (once.transpose(1, 0, 2) + x) + 1
+    elif what == "a part":
+        wide = builder.buffer(2 * size)
+        step(double, a, pipeline.Value(wide, shape, f32, size))
+        step(double, pipeline.Value(wide, shape, f32, size), target)
+        wanted = 2 * (2 * once + 1) + 1
+    elif what == "twice the same":
+        step(add, a, b, a)
+        step(double, b, target)
+        wanted = 4 * once + 1
+    else:
+        step(elementwise.combine("subtract", flat, flat, flat, plain), source, b, a)
+        step(add, b, c, source)
+        step(double, c, target)
+        wanted = 2 * (x - once + x) + 1
+    run = pipeline.Pipeline(builder, 1)
+    buffers = {value.buffer for each in run._steps for value in each.writes if value.buffer >= 0}
+    assert len(buffers) == places
+    out = np.empty(shape, f32)
+    for _ in range(2):
+        run.run(x, None, out)
+        np.testing.assert_array_equal(out, wanted.astype(f32))
 
 
 def test_calls_and_kernels_mix() -> None:
