@@ -7,6 +7,7 @@ import pytest
 from cases import Case, make_data
 from test_kernels import ENDS, KERNELS, compute, expected
 
+import dwcpu
 from dwcpu import runtime
 from dwcpu.dispatch import Kernel
 from dwcpu.prepared import PreparedSingle
@@ -101,3 +102,34 @@ def test_where_few_outputs_have_pixels_as_lanes(kernel: Kernel) -> None:
     assert ring(2 * lanes + 1, 3, 3) == 0
     assert ring(64, 3, 3, channels=6, outputs=6, groups=3) == 0
     assert ring(64, 3, 3, channels=10_000) == 0  # not within L2
+
+
+@pytest.mark.parametrize("outputs", range(1, 6))
+@pytest.mark.parametrize(
+    "kernel",
+    [each for each in KERNELS if (each.op, each.backend) == ("pointwise", "cython")],
+    ids=lambda kernel: kernel.name,
+)
+def test_matrix_products_with_few_outputs(kernel: Kernel, outputs: int) -> None:
+    """Pixels as lanes, where there are vectors of them: the bits of outputs as lanes, which more of them are."""
+    lanes, dtype = kernel.lanes, kernel.dtype
+    for number, channels in enumerate((lanes, lanes + 1, 2 * lanes - 1, 5 * lanes + 3, 130)):
+        for at, pixels in enumerate((lanes - 1, lanes, lanes + 1, 2 * lanes, 3 * lanes - 1, 6 * lanes + 5)):
+            activation = (None, "hardswish", "relu6", "silu", "gelu")[(number + at) % 5]
+            case = Case("pointwise", (1 + at % 2, 1, pixels, channels), outputs, (1, 1))
+            found = compute(kernel, case, "integers", activation, True, number % 2 > 0, 1 + at % 2, ENDS[number % 2])
+            right = expected(case, dtype, "integers", activation, True, number % 2 > 0)
+            np.testing.assert_allclose(found, right, rtol=1e-6, atol=1e-5, err_msg=f"{case} {activation}")
+            rng = np.random.default_rng([outputs, channels, pixels])
+            x, w, bias, residual = (
+                rng.standard_normal(shape).astype(dtype)
+                for shape in (case.x_shape, (channels, outputs + 9), (outputs + 9,), (*case.x_shape[:3], outputs + 9))
+            )
+            few, many = (
+                dwcpu.pointwise_conv2d(
+                    x, w[:, :some], bias[:some], residual=residual[..., :some], activation=activation, backend="cython",
+                    num_threads=1 + at % 2,
+                )
+                for some in (outputs, outputs + 9)
+            )  # fmt: skip
+            assert few.tobytes() == np.ascontiguousarray(many[..., :outputs]).tobytes(), f"{case} {activation}"

@@ -29,41 +29,14 @@ cdef inline void copy_runs(i64 count, i64 size, i64 x_step, i64 out_step, const 
 
 
 cdef inline void turn_tile(i64 x_step, i64 out_step, const real *x, real *out) noexcept nogil:
-    """LANES x LANES elements: their square blocks of 128 bits change places, then each is turned on its own.
-
-    Of n rows, to interleave each with the one n / 2 below turns the numbers of rows and columns by one bit.
-    """
-    cdef vec before[LANES_LIMIT]
-    cdef vec after[LANES_LIMIT]
-    cdef int i, j, half, bits
+    """LANES x LANES elements."""
+    cdef vec rows[LANES_LIMIT]
+    cdef int i
     for i in range(LANES):
-        before[i] = v_load(x + i * x_step)
-    bits = BLOCKS
-    while bits > 1:
-        half = BLOCKS // 2
-        for j in range(half):
-            for i in range(BLOCK_LANES):
-                after[2 * j * BLOCK_LANES + i] = v_blocks_low(
-                    before[j * BLOCK_LANES + i], before[(j + half) * BLOCK_LANES + i])
-                after[(2 * j + 1) * BLOCK_LANES + i] = v_blocks_high(
-                    before[j * BLOCK_LANES + i], before[(j + half) * BLOCK_LANES + i])
-        for i in range(LANES):
-            before[i] = after[i]
-        bits //= 2
-    bits = BLOCK_LANES
-    while bits > 1:
-        half = BLOCK_LANES // 2
-        for j in range(BLOCKS):
-            for i in range(half):
-                after[j * BLOCK_LANES + 2 * i] = v_in_blocks_low(
-                    before[j * BLOCK_LANES + i], before[j * BLOCK_LANES + i + half])
-                after[j * BLOCK_LANES + 2 * i + 1] = v_in_blocks_high(
-                    before[j * BLOCK_LANES + i], before[j * BLOCK_LANES + i + half])
-        for i in range(LANES):
-            before[i] = after[i]
-        bits //= 2
+        rows[i] = v_load(x + i * x_step)
+    turn_rows(rows)
     for i in range(LANES):
-        v_store(out + i * out_step, before[i])
+        v_store(out + i * out_step, rows[i])
 
 
 cdef inline void turn_few(

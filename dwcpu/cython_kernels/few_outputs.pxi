@@ -1,7 +1,8 @@
-# Standard convolution with few outputs, such as colours or a mask: lanes are pixels of a row, not outputs, of which
-# there are fewer than lanes.
+# Convolutions with few outputs, such as colours or a mask: lanes are pixels of a row, not outputs, of which there are
+# fewer than lanes. Standard ones read input rows that were turned into planes before; of a matrix product, which reads
+# every input once, LANES channels of LANES pixels are turned in registers.
 #
-# Assumes: stride_w is 1, there is one group of at most FEW_OUTPUTS outputs, and scratch holds plan.ring_rows input rows,
+# `few_outputs` assumes: stride_w is 1, there is one group of at most FEW_OUTPUTS outputs, and scratch holds plan.ring_rows input rows,
 # as many as a window spans, each as its channels' planes of plan.window_size elements; one panel as for gemm.pxi. What is
 # to be computed of a row are 2 * LANES pixels at least, for which all columns of the window are valid.
 # Guarantees: each output has one accumulator, which starts from the bias and takes the inputs in the order kernel row,
@@ -13,6 +14,7 @@
 cdef enum:
     FEW_VECTORS = 8   # of pixels in a tile, at most
     FEW_TILE = 12     # vectors of outputs in a tile, at most
+    FEW_COLUMNS = 4   # of a matrix product, and half a vector, at most: with more it gains nothing
 
 
 cdef struct Few:
@@ -30,21 +32,19 @@ cdef struct Few:
 cdef inline void few_tile(const int outputs, const int vectors, const Few *few, i64 at) noexcept nogil:
     """All outputs of `vectors` vectors of pixels, from pixel `at` of the row on."""
     cdef const Plan *plan = few.plan
-    cdef vec acc[FEW_OUTPUTS][FEW_VECTORS]
+    cdef vec acc[FEW_TILE]
+    cdef vec sums[FEW_TILE]
     cdef vec side[FEW_VECTORS]
-    cdef vec v, low = v_splat(few.panel.low), high = v_splat(few.panel.high)
-    cdef real apart[FEW_TILE * LANES_LIMIT]
+    cdef vec v
     cdef i64 channels = plan.in_channels, line = plan.window_size, width = few.panel.vectors * LANES, step = plan.out_step
     cdef i64 h, g, c
     cdef const real *w = few.panel.weights + few.first_tap * plan.kernel_w * channels * width
     cdef const real *row
     cdef const real *p
-    cdef const real *residual
-    cdef real *out = few.out + at * step
     cdef int o, i
     for o in range(outputs):
         for i in range(vectors):
-            acc[o][i] = v_splat(few.panel.bias[o])
+            acc[o * vectors + i] = v_splat(few.panel.bias[o])
     for h in range(few.first_tap, few.first_tap + few.taps):
         row = few.ring + (few.top + h * plan.dilation_h) % plan.ring_rows * channels * line + few.left + at
         for g in range(plan.kernel_w):
@@ -56,30 +56,65 @@ cdef inline void few_tile(const int outputs, const int vectors, const Few *few, 
                     for i in range(vectors):
                         v = v_load(p + i * LANES)
                         for o in range(outputs):
-                            acc[o][i] = v_fma_onto(v, side[o], acc[o][i])
+                            acc[o * vectors + i] = v_fma_onto(v, side[o], acc[o * vectors + i])
                 else:
                     for i in range(vectors):
                         side[i] = v_load(p + i * LANES)
                     for o in range(outputs):
                         v = v_splat(w[o])
                         for i in range(vectors):
-                            acc[o][i] = v_fma_onto(side[i], v, acc[o][i])
+                            acc[o * vectors + i] = v_fma_onto(side[i], v, acc[o * vectors + i])
                 p += line
                 w += width
-    if few.residual != NULL:
-        residual = few.residual + at * step
-        for c in range(vectors * LANES):
+    for i in range(outputs * vectors):  # what others see is not in registers
+        sums[i] = acc[i]
+    few_end(outputs, vectors, few.panel, step, sums, moved(few.residual, at * step), few.out + at * step)
+
+
+cdef inline void few_end(
+    const int outputs, const int vectors, const Panel *panel, i64 step, vec *acc, const real *residual, real *out
+) noexcept nogil:
+    """From the sums of `vectors` vectors of pixels, one output after the other, what is written."""
+    cdef vec low = v_splat(panel.low), high = v_splat(panel.high)
+    cdef vec even, odd
+    cdef real apart[FEW_TILE * LANES_LIMIT]
+    cdef int o, i, half, pixel
+    if residual != NULL:
+        for pixel in range(vectors * LANES):
             for o in range(outputs):
-                apart[o * vectors * LANES + c] = residual[c * step + o]
-        for o in range(outputs):
-            for i in range(vectors):
-                acc[o][i] = v_add(acc[o][i], v_load(apart + (o * vectors + i) * LANES))
-    for o in range(outputs):
+                apart[o * vectors * LANES + pixel] = residual[pixel * step + o]
+        for i in range(outputs * vectors):
+            acc[i] = v_add(acc[i], v_load(apart + i * LANES))
+    for i in range(outputs * vectors):
+        acc[i] = ended(panel.hardswish, acc[i], low, high)
+    if outputs <= 4 and step == outputs:
         for i in range(vectors):
-            v_store(apart + (o * vectors + i) * LANES, ended(few.panel.hardswish, acc[o][i], low, high))
-    for c in range(vectors * LANES):
+            if outputs == 1:
+                v_store(out, acc[i])
+            elif outputs == 2:
+                v_store(out, v_interleave_low(acc[i], acc[vectors + i]))
+                v_store(out + LANES, v_interleave_high(acc[i], acc[vectors + i]))
+            elif outputs == 3:
+                v_store(out, v_interleave_3_first(acc[i], acc[vectors + i], acc[2 * vectors + i]))
+                v_store(out + LANES, v_interleave_3_second(acc[i], acc[vectors + i], acc[2 * vectors + i]))
+                v_store(out + 2 * LANES, v_interleave_3_third(acc[i], acc[vectors + i], acc[2 * vectors + i]))
+            else:
+                for half in range(2):
+                    if half == 0:
+                        even = v_interleave_low(acc[i], acc[2 * vectors + i])
+                        odd = v_interleave_low(acc[vectors + i], acc[3 * vectors + i])
+                    else:
+                        even = v_interleave_high(acc[i], acc[2 * vectors + i])
+                        odd = v_interleave_high(acc[vectors + i], acc[3 * vectors + i])
+                    v_store(out + 2 * half * LANES, v_interleave_low(even, odd))
+                    v_store(out + (2 * half + 1) * LANES, v_interleave_high(even, odd))
+            out += outputs * LANES
+        return
+    for i in range(outputs * vectors):
+        v_store(apart + i * LANES, acc[i])
+    for pixel in range(vectors * LANES):
         for o in range(outputs):
-            out[c * step + o] = apart[o * vectors * LANES + c]
+            out[pixel * step + o] = apart[o * vectors * LANES + pixel]
 
 
 cdef inline void few_row(
@@ -165,3 +200,112 @@ cdef void few_outputs(
             activate(plan, few.out, 1, 0, pixels * plan.out_channels)
         else:
             activate(plan, few.out, pixels, plan.out_step, plan.out_channels)
+
+
+cdef inline void few_channels(
+    const int outputs, const int count, const real *ahead, i64 step, i64 width, const real *a, const real *w, vec *sums
+) noexcept nogil:
+    """Add the products of `count` channels, as many as LANES or fewer, of LANES pixels.
+
+    From `ahead` on as many elements are asked for.
+    """
+    cdef vec rows[LANES_LIMIT]
+    cdef int o, c
+    for c in range(LANES):
+        rows[c] = v_load(a) if count == LANES else v_load_part(a, 0, count)
+        a = v_anew(a + step)
+    for c in range(LANES * LANES // LINE):
+        v_prefetch(ahead + c * LINE)
+    turn_rows(rows)
+    for c in range(LANES):
+        if c < count:
+            for o in range(outputs):
+                sums[o] = v_fma_onto(rows[c], v_splat(w[o]), sums[o])
+            w = v_anew(w + width)
+
+
+cdef inline void few_products(
+    const int outputs, const int vectors, const Panel *panel, const real *a, const real *residual, real *out
+) noexcept nogil:
+    """All columns of a panel for one vector of pixels or two, panel.a_step apart in a and panel.out_step in out."""
+    cdef vec acc[2 * FEW_COLUMNS]
+    cdef vec first[FEW_COLUMNS]  # these are in registers; of one alone, each product would wait for the one before it
+    cdef vec second[FEW_COLUMNS]
+    cdef i64 step = panel.a_step, width = panel.vectors * LANES, left = panel.depth
+    cdef int o
+    cdef const real *w = panel.weights
+    cdef const real *ahead = a + vectors * LANES * step  # where the next pixels begin
+    for o in range(outputs):
+        first[o] = second[o] = v_splat(panel.bias[o])
+    while left >= LANES:
+        few_channels(outputs, LANES, ahead, step, width, a, w, first)
+        ahead += LANES * LANES
+        if vectors == 2:
+            few_channels(outputs, LANES, ahead, step, width, a + LANES * step, w, second)
+            ahead += LANES * LANES
+        a += LANES
+        w += LANES * width
+        left -= LANES
+    if left:
+        few_channels(outputs, <int> left, ahead, step, width, a, w, first)
+        if vectors == 2:
+            few_channels(outputs, <int> left, ahead, step, width, a + LANES * step, w, second)
+    for o in range(outputs):
+        acc[o * vectors] = first[o]
+        if vectors == 2:
+            acc[o * vectors + 1] = second[o]
+    few_end(outputs, vectors, panel, panel.out_step, acc, residual, out)
+
+
+cdef inline void few_pixels(
+    const int outputs, const int vectors, const Panel *panel, i64 pixels, const real *a, const real *residual, real *out
+) noexcept nogil:
+    """As `few_products`, of any number of pixels of at least LANES."""
+    cdef i64 at = 0, place
+    while at < pixels:
+        if pixels - at > LANES and pixels >= vectors * LANES:
+            place = smaller(at, pixels - vectors * LANES)
+            few_products(
+                outputs, vectors, panel, a + place * panel.a_step, moved(residual, place * panel.out_step),
+                out + place * panel.out_step)
+            at += vectors * LANES
+        else:
+            place = smaller(at, pixels - LANES)
+            few_products(
+                outputs, 1, panel, a + place * panel.a_step, moved(residual, place * panel.out_step),
+                out + place * panel.out_step)
+            at += LANES
+
+
+cdef void few_pixels_1(const Panel *panel, i64 pixels, const real *a, const real *residual, real *out) noexcept nogil:
+    few_pixels(1, 2, panel, pixels, a, residual, out)
+
+
+cdef void few_pixels_2(const Panel *panel, i64 pixels, const real *a, const real *residual, real *out) noexcept nogil:
+    few_pixels(2, 2, panel, pixels, a, residual, out)
+
+
+cdef void few_pixels_3(const Panel *panel, i64 pixels, const real *a, const real *residual, real *out) noexcept nogil:
+    few_pixels(3, 2, panel, pixels, a, residual, out)
+
+
+cdef void few_pixels_4(const Panel *panel, i64 pixels, const real *a, const real *residual, real *out) noexcept nogil:
+    few_pixels(4, 2, panel, pixels, a, residual, out)
+
+
+cdef void gemm_few(
+    const Plan *plan, const Panel *panel, i64 columns, i64 pixels, const real *a, const real *residual, real *out
+) noexcept nogil:
+    """A panel of few columns for at least LANES pixels, with their activation."""
+    if columns == 1:
+        few_pixels_1(panel, pixels, a, residual, out)
+    elif columns == 2:
+        few_pixels_2(panel, pixels, a, residual, out)
+    elif columns == 3:
+        few_pixels_3(panel, pixels, a, residual, out)
+    else:
+        few_pixels_4(panel, pixels, a, residual, out)
+    if panel.out_step == columns:
+        activate(plan, out, 1, 0, pixels * columns)
+    else:
+        activate(plan, out, pixels, panel.out_step, columns)

@@ -389,6 +389,12 @@ cdef void gemm_panel(
     const Plan *plan, Panel *panel, i64 pixels, const real *a, const real *residual, real *out
 ) noexcept nogil:
     """One panel for `pixels` pixels, dealt to tiles whose heights differ by one at most, the taller ones first."""
+    cdef i64 columns = (panel.vectors - 1) * LANES + panel.last
+    if columns <= FEW_COLUMNS and 2 * columns <= LANES and panel.row_taps == 1 and panel.column_taps == 1 and (
+        panel.depth >= LANES and pixels >= LANES
+    ):
+        gemm_few(plan, panel, columns, pixels, a, residual, out)
+        return
     cdef i64 tiles = ceil_div(pixels, tallest(panel.vectors))
     cdef i64 rows = pixels // tiles
     cdef i64 taller = pixels - rows * tiles

@@ -147,3 +147,35 @@ cdef inline void activate(const Plan *plan, real *values, i64 rows, i64 row_stri
     """The second pass of activations that are not a clamp, over values that were just written."""
     if plan.activation != NULL:
         (<Activation> plan.activation)(values, rows, row_stride, columns, plan.alpha)
+
+
+cdef inline void turn_rows(vec *rows) noexcept nogil:
+    """LANES vectors become columns: their square blocks of 128 bits change places, then each is turned on its own.
+
+    Of n rows, to interleave each with the one n / 2 below turns the numbers of rows and columns by one bit.
+    """
+    cdef vec after[LANES_LIMIT]
+    cdef int i, j, half, bits = BLOCKS
+    while bits > 1:
+        half = BLOCKS // 2
+        for j in range(half):
+            for i in range(BLOCK_LANES):
+                after[2 * j * BLOCK_LANES + i] = v_blocks_low(
+                    rows[j * BLOCK_LANES + i], rows[(j + half) * BLOCK_LANES + i])
+                after[(2 * j + 1) * BLOCK_LANES + i] = v_blocks_high(
+                    rows[j * BLOCK_LANES + i], rows[(j + half) * BLOCK_LANES + i])
+        for i in range(LANES):
+            rows[i] = after[i]
+        bits //= 2
+    bits = BLOCK_LANES
+    while bits > 1:
+        half = BLOCK_LANES // 2
+        for j in range(BLOCKS):
+            for i in range(half):
+                after[j * BLOCK_LANES + 2 * i] = v_in_blocks_low(
+                    rows[j * BLOCK_LANES + i], rows[j * BLOCK_LANES + i + half])
+                after[j * BLOCK_LANES + 2 * i + 1] = v_in_blocks_high(
+                    rows[j * BLOCK_LANES + i], rows[j * BLOCK_LANES + i + half])
+        for i in range(LANES):
+            rows[i] = after[i]
+        bits //= 2
