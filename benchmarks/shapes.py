@@ -347,6 +347,8 @@ POINTWISE: list[Shape] = _merge(
         _pointwise("odd", 56, 56, 3, 9),
         _pointwise("odd", 13, 13, 255, 85, None),
         _pointwise("odd", 1, 1, 1024, 1000, None, batch=8),
+        _pointwise("mask", 48, 48, 96, 1, "sigmoid"),
+        _pointwise("flow", 128, 128, 32, 2, None),
         _pointwise("small", 4, 4, 64, 64),
     ]
 )

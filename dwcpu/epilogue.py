@@ -33,6 +33,7 @@ from math import inf, isfinite, isnan
 from numbers import Real
 
 from . import abi
+from .shapes import nearest
 
 __all__ = ["Activation", "ActivationSpec", "parse_activation", "real_number"]
 
@@ -124,7 +125,7 @@ def parse_activation(activation: object, operation: str, what: str = "activation
         if activation in ("clip", "leaky_relu"):
             form = "('clip', lo, hi)" if activation == "clip" else "('leaky_relu', slope)"
             raise ValueError(f"{operation}: {what} is {activation!r} without parameters; it has some; write {form}")
-        raise ValueError(f"{operation}: {what} is {activation!r}; it must be {_CHOICES}; use one of these")
+        raise ValueError(f"{operation}: {what} is {activation!r}; it must be {_CHOICES}; {nearest(activation, _NAMED)}")
     if not isinstance(activation, (tuple, list)):
         raise TypeError(
             f"{operation}: {what} is of type {type(activation).__name__}; it must be {_CHOICES}; use one of these"

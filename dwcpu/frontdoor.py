@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import arrays, background, dispatch, reference, runtime
+from . import arrays, background, dispatch, reference, runtime, shapes
 from .epilogue import Activation, parse_activation
 from .fused_geometry import Geometry, InvertedResidualGeometry, SeparableGeometry
 from .geometry import ConvGeometry
@@ -313,7 +313,8 @@ class Program:
         self, operation: str, step: Step, *, layout: str = "NHWC", backend: str = "auto", spatial: int = 2
     ) -> None:
         if not isinstance(layout, str) or layout not in _LAYOUTS:
-            raise ValueError(f"{operation}: layout is {layout!r}; it must be 'NHWC' or 'NCHW'; use one of these")
+            fix = shapes.nearest(layout, _LAYOUTS) if isinstance(layout, str) else "use one of these"
+            raise ValueError(f"{operation}: layout is {layout!r}; it must be 'NHWC' or 'NCHW'; {fix}")
         self.operation = operation
         self.step = step
         self.layout = layout
@@ -487,6 +488,6 @@ def _checked_backend(backend: object, operation: str) -> str:
     if backend not in names:
         raise ValueError(
             f"{operation}: backend is {backend!r}; it must be 'auto', 'numba', 'cython', 'reference' or one of the "
-            f"{len(names)} kernel names that list_kernels() gives; use one of these"
+            f"{len(names)} kernel names that list_kernels() gives; {shapes.nearest(backend, (*_BACKENDS, *names))}"
         )
     return backend

@@ -309,7 +309,7 @@ class ConvGeometry:
             raise ValueError(
                 f"{operation}: {w} has {per_group} input channels but {x} has {channels} and groups is {parts}; "
                 f"the third axis of {w} must equal the channels of {x} divided by groups, {channels // parts}"
-                + shapes.elsewhere(per_group * parts, x_shape, x)
+                + shapes.fewer_or_more(per_group * parts, x_shape, names)
             )
         return cls._windowed(
             "conv", (batch, height, width, channels), out_channels, (kernel_h, kernel_w),

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from .shapes import nearest
+
 __all__ = [
     "Padding",
     "normalise_int",
@@ -173,10 +175,11 @@ def parse_padding(padding: object, operation: str) -> str | tuple[tuple[int, int
             return (0, 0), (0, 0)
         if padding == "same":
             return "same"
-        hint = "; write ((pad, 0), ...) for a 2-D causal axis" if padding == "causal" else ""
+        fix = nearest(padding, ("same", "valid"))
+        fix = "write ((pad, 0), ...) for a 2-D causal axis" if padding == "causal" else fix
         raise ValueError(
             f"{operation}: padding is {padding!r}; it must be an integer, (vertical, horizontal), "
-            f"((top, bottom), (left, right)), 'same' or 'valid'{hint or '; use one of these'}"
+            f"((top, bottom), (left, right)), 'same' or 'valid'; {fix}"
         )
     if isinstance(padding, (tuple, list)) and len(padding) == 2:
         first, second = padding
@@ -253,9 +256,10 @@ def parse_padding_1d(padding: object, operation: str) -> str | tuple[int, int]:
     else:
         side = normalise_int(padding, "padding", operation, 0)
         return side, side
+    fix = nearest(padding, ("same", "valid", "causal")) if isinstance(padding, str) else "use one of these"
     raise ValueError(
         f"{operation}: padding is {_shown(padding)}; it must be an integer, (left, right), 'same', 'valid' or "
-        f"'causal'; use one of these"
+        f"'causal'; {fix}"
     )
 
 

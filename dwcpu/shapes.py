@@ -1,4 +1,4 @@
-"""Checks of a single shape, and what error texts advise where two shapes do not fit each other.
+"""Checks of a single shape, and what error texts advise where two shapes do not fit each other, or a name is unknown.
 
 Weights that do not fit mostly come from PyTorch, whose order of axes is another one. Advice names the expression that
 turns them: reshaping them would mix up their values.
@@ -6,7 +6,41 @@ turns them: reshaping them would mix up their values.
 
 from __future__ import annotations
 
-__all__ = ["elsewhere", "filters", "image", "matrix", "nonempty_weights", "signal", "turned", "windows"]
+from collections.abc import Iterable
+
+__all__ = [
+    "elsewhere",
+    "fewer_or_more",
+    "filters",
+    "image",
+    "matrix",
+    "nearest",
+    "nonempty_weights",
+    "signal",
+    "turned",
+    "windows",
+]
+
+#: What other libraries call some of what there is.
+_ELSEWHERE = {
+    "swish": "'silu'",
+    "linear": "None",
+    "identity": "None",
+    "none": "None",
+    "channels_last": "'NHWC'",
+    "channels_first": "'NCHW'",
+}
+
+
+def nearest(value: str, names: Iterable[str]) -> str:
+    """The fix where a name is none of those that there are: one that is written like it, if there is one."""
+    from difflib import get_close_matches  # most programs never need it
+
+    if value.lower() in _ELSEWHERE:
+        return f"use {_ELSEWHERE[value.lower()]}"
+    plain = {name.lower().replace("_", ""): name for name in names}
+    found = get_close_matches(value.lower().replace("_", "").replace("-", ""), plain, 1, 0.75)
+    return f"use {plain[found[0]]!r}" if found else "use one of these"
 
 
 def image(x_shape: tuple[int, ...], operation: str, x: str) -> tuple[int, int, int, int]:
@@ -34,18 +68,26 @@ def nonempty_weights(w_shape: tuple[int, ...], operation: str, w: str) -> None:
 
 def windows(w_shape: tuple[int, ...], x_shape: tuple[int, ...], names: tuple[str, str]) -> str:
     """What probably happened where the channels of depthwise weights are not the image's."""
-    x, w = names
+    w = names[1]
     if len(w_shape) == 4 and w_shape[1] == 1 and w_shape[0] == x_shape[-1]:
         return f"; if these are PyTorch's weights, (C, 1, KH, KW), pass {w}[:, 0].transpose(1, 2, 0)"
-    return elsewhere(w_shape[2], x_shape, x)
+    return fewer_or_more(w_shape[2], x_shape, names)
 
 
 def signal(w_shape: tuple[int, ...], x_shape: tuple[int, ...], names: tuple[str, str]) -> str:
     """The same for the weights of signals."""
-    x, w = names
+    w = names[1]
     if len(w_shape) == 3 and w_shape[1] == 1 and w_shape[0] == x_shape[-1]:
         return f"; if these are PyTorch's weights, (C, 1, K), pass {w}[:, 0].T"
-    return elsewhere(w_shape[1], x_shape, x)
+    return fewer_or_more(w_shape[1], x_shape, names)
+
+
+def fewer_or_more(channels: int, x_shape: tuple[int, ...], names: tuple[str, str]) -> str:
+    """What to do where weights for so many channels meet an image of others, in all likelihood."""
+    x, w = names
+    if x.startswith("the output"):
+        return f"; give {w} for {x_shape[-1]} channels"
+    return elsewhere(channels, x_shape, x) or f"; give {x} with {channels} channels, or {w} for {x_shape[-1]}"
 
 
 def elsewhere(channels: int, x_shape: tuple[int, ...], x: str) -> str:
@@ -68,10 +110,10 @@ def matrix(w_shape: tuple[int, ...], w: str) -> str:
 
 def turned(w_shape: tuple[int, ...], x_shape: tuple[int, ...], names: tuple[str, str]) -> str:
     """What probably happened where the first axis of pointwise weights is not the image's channels."""
-    x, w = names
+    w = names[1]
     if w_shape[1] == x_shape[-1]:
         return f"; if these are weights (Cout, Cin), as PyTorch's are, pass {w}.T"
-    return elsewhere(w_shape[0], x_shape, x)
+    return fewer_or_more(w_shape[0], x_shape, names)
 
 
 def filters(w: str) -> str:

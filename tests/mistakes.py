@@ -204,8 +204,53 @@ MISTAKES = {
         ValueError,
         (
             "depthwise_conv2d: padding is 'SAME'; it must be an integer, (vertical, horizontal), ((top, bottom), "
-            "(left, right)), 'same' or 'valid'; use one of these"
+            "(left, right)), 'same' or 'valid'; use 'same'"
         ),
+    ),
+    "padding name like no other": (
+        lambda: ops.depthwise_conv2d(X, DW, padding="full"),
+        ValueError,
+        "'same' or 'valid'; use one of these",
+    ),
+    "padding name of signals": (
+        lambda: ops.depthwise_conv1d(X[0], DW[0], padding="Casual"),
+        ValueError,
+        "'valid' or 'causal'; use 'causal'",
+    ),
+    "activation of another spelling": (
+        lambda: ops.depthwise_conv2d(X, DW, activation="Hard-Swish"),
+        ValueError,
+        "or ('leaky_relu', slope); use 'hardswish'",
+    ),
+    "activation of another name": (
+        lambda: ops.depthwise_conv2d(X, DW, activation="swish"),
+        ValueError,
+        "or ('leaky_relu', slope); use 'silu'",
+    ),
+    "activation of another name for none": (
+        lambda: ops.depthwise_conv2d(X, DW, activation="linear"),
+        ValueError,
+        "or ('leaky_relu', slope); use None",
+    ),
+    "backend of another spelling": (
+        lambda: ops.depthwise_conv2d(X, DW, backend="Cython"),
+        ValueError,
+        "kernel names that list_kernels() gives; use 'cython'",
+    ),
+    "layout of another name": (
+        lambda: ops.depthwise_conv2d(X, DW, layout="channels_first"),
+        ValueError,
+        "it must be 'NHWC' or 'NCHW'; use 'NCHW'",
+    ),
+    "channels, and what to do": (
+        lambda: ops.depthwise_conv2d(X, ones(3, 3, 7)),
+        ValueError,
+        "the third axis of w must equal the channels of x; give x with 7 channels, or w for 16",
+    ),
+    "channels within, and what to do": (
+        lambda: ops.separable_conv2d(X, DW, ones(7, 8)),
+        ValueError,
+        "the first axis of pw must equal the channels of the output of dw; give pw for 16 channels",
     ),
     "padding causal": (
         lambda: ops.depthwise_conv2d(X, DW, padding="causal"),
@@ -251,7 +296,7 @@ MISTAKES = {
     "layout": (
         lambda: ops.depthwise_conv2d(X, DW, layout="nhwc"),
         ValueError,
-        "depthwise_conv2d: layout is 'nhwc'; it must be 'NHWC' or 'NCHW'; use one of these",
+        "depthwise_conv2d: layout is 'nhwc'; it must be 'NHWC' or 'NCHW'; use 'NHWC'",
     ),
     "layout None": (lambda: ops.depthwise_conv2d(X, DW, layout=None), ValueError, "layout is None"),
     "backend": (

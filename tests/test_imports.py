@@ -32,8 +32,8 @@ FRONT_DOOR = BELOW_DISPATCH | {
 }
 ALLOWED: dict[str, set[str]] = {
     "abi": set(),
-    "padding": set(),
-    "epilogue": {"abi"},
+    "padding": {"shapes"},
+    "epilogue": {"abi", "shapes"},
     "shapes": set(),
     "geometry": {"padding", "shapes"},
     "fused_geometry": {"geometry"},
@@ -72,6 +72,7 @@ ALLOWED: dict[str, set[str]] = {
     "graph": {
         "arrays",
         "background",
+        "calls",
         "elementwise",
         "epilogue",
         "frontdoor",
