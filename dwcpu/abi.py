@@ -286,8 +286,9 @@ ERFC_TERMS: dict[str, tuple[float, ...]] = {
 }
 
 
-#: Counts changes of what this file does not hold: arguments of compiled functions, and how weights are packed.
-_OTHER_CHANGES = 10
+#: Counts changes of what this file does not hold: names of kernels, arguments of compiled functions, how weights are
+#: packed.
+_OTHER_CHANGES = 11
 
 #: A number for all that compiled modules and Python must agree on. Modules that were compiled for another one are left
 #: alone: they would take one field for another, or compute other bits than Numba's kernels.

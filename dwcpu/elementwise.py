@@ -114,9 +114,7 @@ def combine(
     fields = _flat(shape, out.dtype, activation) | {"weights": table.ctypes.data}
     if kept is not None:
         fields["bias"] = kept.ctypes.data
-    long = [axis for axis, count in enumerate(shape) if count > 1]
-    first, second = (all(steps[axis] == strides[axis] for axis in long) for steps in seen)
-    over = {None: (first, second), 0: (second, False), 1: (first, False)}[known]
+    over = True, known is None  # every element is read where it is written, unless it lies elsewhere
     kernel = made(name, out.dtype, shape, shape, -(-prod(shape) // _RUN), fields, (table, kept), over=over)
     if kernel is not None:
         constant = np.empty(0) if known is None else (a, b)[known]

@@ -246,7 +246,7 @@ def order_between(
     side, one step turns both axes at once, and the other moves runs. With elements of eight bytes both together take
     1.15 to 1.4 times as long as one, and so they do where NumPy copies.
     """
-    if dtype.itemsize != 4 or dtype.hasobject or runtime.cython_kernels() is None:
+    if dtype.itemsize != 4 or runtime.cython_kernels() is None:
         return None
     axes = [axis for axis, size in enumerate(shape) if size > 1]
     first, last = (next((axis for axis in axes if steps[axis] == dtype.itemsize), -1) for steps in (source, target))

@@ -320,12 +320,17 @@ class Sequential:
             Prints as a table; `rows` holds its numbers.
         """
         self._own_layers("profile")
+        if isinstance(x, tuple) and all(isinstance(size, int) for size in x):
+            raise TypeError(
+                f"{self._title}: profile is given {x}; it runs the layers on an array; give one, such as "
+                f"np.zeros({x}, np.float32)"
+            )
         runs = normalise_int(runs, "runs", "profile")
         self(x, num_threads=num_threads)  # every check
         row, image = _Row(self._title, [(0, self)]), np.asarray(x)
         if not row.own or not image.size:
             raise ValueError(
-                f"{self._title}: there is nothing to time in {len(self)} layers on x of shape {image.shape}; profile "
+                f"{self._title}: its layers, {len(self)}, have nothing to do on x of shape {image.shape}; profile "
                 f"needs layers that are called as they are and an image; give these"
             )
         threads = row.own[0][0].threads(num_threads)
@@ -370,9 +375,10 @@ class Sequential:
         """The layers, if all of them know shapes."""
         for position, layer in enumerate(self._layers):
             if not isinstance(layer, (Layer, Sequential)):
+                part = f"net[:{position}]" if position else "net[1:]"
                 raise TypeError(
                     f"{self._title}: layer {position} is of type {type(layer).__name__}; {method} needs dwcpu layers "
-                    f"throughout; ask the layers one by one"
+                    f"throughout; ask a part without it, as in {part}.{method}(...)"
                 )
         return self._layers
 
@@ -428,10 +434,8 @@ class Residual(Sequential):
         last = _last(Sequential(*layers))
         if not isinstance(last, Layer):
             kind = "there are no layers" if last is None else f"the last layer is of type {type(last).__name__}"
-            raise TypeError(
-                f"Residual: {kind}; it must be a dwcpu layer that adds nothing else; end with one, such as a "
-                f"PointwiseConv2d"
-            )
+            fix = "take its layers out" if isinstance(last, Residual) else "end with one, such as a PointwiseConv2d"
+            raise TypeError(f"Residual: {kind}; the last must be a dwcpu layer that adds nothing else; {fix}")
         own = _layers(self)
         if own:
             taken = own[0][0]._program.step.smallest_input()[3]
@@ -446,9 +450,13 @@ class Residual(Sequential):
     def _apply(self, x: Any, out: Any, residual: Any, num_threads: Any) -> Any:
         try:
             return super()._apply(x, out, x, num_threads)
-        except ValueError:
-            if type(x) is np.ndarray and _layers(self):
-                self.out_shape(x.shape)  # which says it better where sizes differ
+        except ValueError as error:
+            try:
+                shape = np.shape(x)
+            except ValueError:
+                raise error from None
+            if _layers(self):
+                self.out_shape(shape)  # which says it better where sizes differ
             raise
 
     def out_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -464,12 +472,17 @@ class Residual(Sequential):
 
 def _empty(thing: Any) -> bool:
     """Whether something is a `Sequential` without anything in it, which changes nothing."""
-    return isinstance(thing, Sequential) and type(thing).__call__ is Sequential.__call__ and not thing._pieces
+    return _plain(thing) and not thing._pieces
+
+
+def _plain(thing: Any) -> bool:
+    """Whether something is a `Sequential` that is called as those of this file are."""
+    return isinstance(thing, Sequential) and type(thing).__call__ is Sequential.__call__
 
 
 def _last(thing: Any) -> Any:
     """What takes `out` and `residual` in the end: a layer, a `Residual`, a function, or None."""
-    while isinstance(thing, Sequential) and not isinstance(thing, Residual):
+    while _plain(thing) and not isinstance(thing, Residual):
         thing = next((layer for layer in reversed(thing.layers) if not _empty(layer)), None)
     return thing
 
@@ -481,8 +494,7 @@ def _layers(thing: Any) -> list[tuple[Layer, int | None]]:
     """
     if isinstance(thing, Layer):
         return [(thing, None)] if type(thing).__call__ is Layer.__call__ else []
-    plain = isinstance(thing, Sequential) and type(thing).__call__ is Sequential.__call__
-    rows = [_layers(each) for each in thing.layers if not _empty(each)] if plain else []
+    rows = [_layers(each) for each in thing.layers if not _empty(each)] if _plain(thing) else []
     own = [each for row in rows for each in row] if all(rows) else []
     if own and isinstance(thing, Residual):
         own[-1] = own[-1][0], len(own) - 1

@@ -84,26 +84,30 @@ LAYER_MISTAKES = {
         TypeError,
         "Sequential: out or residual is given but there are no layers; only a dwcpu layer can take them; leave",
     ),
-    "Residual of nothing": (lambda: sequential.Residual(), TypeError, "Residual: there are no layers; it must be"),
+    "Residual of nothing": (
+        lambda: sequential.Residual(),
+        TypeError,
+        "Residual: there are no layers; the last must be",
+    ),
     "Residual of a function": (
         lambda: sequential.Residual(layers.DepthwiseConv2d(DW), np.abs),
         TypeError,
-        "Residual: the last layer is of type ufunc; it must be a dwcpu layer that adds nothing else; end with one",
+        "Residual: the last layer is of type ufunc; the last must be a dwcpu layer that adds nothing else; end with",
     ),
     "Residual of a Residual": (
         lambda: sequential.Residual(sequential.Sequential(sequential.Residual(layers.DepthwiseConv2d(DW)))),
         TypeError,
-        "Residual: the last layer is of type Residual; it must be a dwcpu layer that adds nothing else",
+        "Residual: the last layer is of type Residual; the last must be a dwcpu layer that adds nothing else; take its",
     ),
     "Residual of a row that ends with a function": (
         lambda: sequential.Residual(sequential.Sequential(layers.DepthwiseConv2d(DW), np.abs)),
         TypeError,
-        "Residual: the last layer is of type ufunc; it must be a dwcpu layer that adds nothing else; end with one",
+        "Residual: the last layer is of type ufunc; the last must be a dwcpu layer that adds nothing else; end with",
     ),
     "Residual of nothing inside": (
         lambda: sequential.Residual(sequential.Sequential(sequential.Sequential())),
         TypeError,
-        "Residual: there are no layers; it must be a dwcpu layer that adds nothing else",
+        "Residual: there are no layers; the last must be a dwcpu layer that adds nothing else",
     ),
     "Residual of other channels": (
         lambda: sequential.Residual(layers.DepthwiseConv2d(DW), layers.PointwiseConv2d(PW)),
@@ -114,6 +118,23 @@ LAYER_MISTAKES = {
         lambda: sequential.Sequential(sequential.Residual(layers.DepthwiseConv2d(DW)))(X),
         ValueError,
         "shape of what it is added to; use stride 1 and padding='same' throughout, or a Sequential",
+    ),
+    "Residual of a list of a smaller image": (
+        lambda: sequential.Residual(layers.DepthwiseConv2d(DW.astype(float)))(X.tolist()),
+        ValueError,
+        "Residual: its layers turn (1, 8, 8, 16) into (1, 6, 6, 16)",
+    ),
+    "Residual of what is called another way": (
+        lambda: sequential.Residual(
+            layers.DepthwiseConv2d(DW), type("Own", (sequential.Sequential,), {"__call__": 1})()
+        ),
+        TypeError,
+        "Residual: the last layer is of type Own; the last must be",
+    ),
+    "Sequential, profile of a shape": (
+        lambda: sequential.Sequential(layers.DepthwiseConv2d(DW)).profile((1, 8, 8, 16)),
+        TypeError,
+        "Sequential: profile is given (1, 8, 8, 16); it runs the layers on an array; give one, such as np.zeros((1, 8,",
     ),
     "Residual of a smaller image, out_shape": (
         lambda: sequential.Residual(layers.DepthwiseConv2d(DW)).out_shape((10, 10, 16)),
@@ -145,12 +166,12 @@ LAYER_MISTAKES = {
     "Sequential explain": (
         lambda: sequential.Sequential(layers.DepthwiseConv2d(DW), np.abs).explain((8, 8, 16)),
         TypeError,
-        "Sequential: layer 1 is of type ufunc; explain needs dwcpu layers throughout",
+        "layer 1 is of type ufunc; explain needs dwcpu layers throughout; ask a part without it, as in net[:1].explain",
     ),
     "Sequential out_shape": (
         lambda: sequential.Sequential(np.abs).out_shape((8, 8, 16)),
         TypeError,
-        "Sequential: layer 0 is of type ufunc; out_shape needs dwcpu layers throughout",
+        "layer 0 is of type ufunc; out_shape needs dwcpu layers throughout; ask a part without it, as in net[1:].out",
     ),
     "Sequential mismatch": (
         lambda: sequential.Sequential(layers.DepthwiseConv2d(DW), layers.PointwiseConv2d(ones(8, 8))),

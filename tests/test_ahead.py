@@ -28,7 +28,8 @@ def passed(awaited: tuple[int, int], room: int) -> Pass:
         plan["later"], plan["later_size"] = address, size
         return own._replace(plan=plan)
 
-    return Pass(0, np.zeros(1, plan_dtype()), cut(1, 1, 1, 1, False), (1,), None, awaited, room, asking)
+    grid = cut(1, 1, 1, 1, False)
+    return Pass(0, np.zeros(1, plan_dtype()), grid, (1,), None, awaited=awaited, room=room, asking=asking)
 
 
 def asked(passes: list[Pass]) -> list[tuple[int, int]]:

@@ -112,7 +112,8 @@ def in_a_child(work: Callable[[int], str], number: int) -> str:
         except BaseException:
             said = traceback.format_exc()
         finally:
-            os.write(write, said[-50_000:].encode())
+            with os.fdopen(write, "wb") as pipe:
+                pipe.write(said.encode())
             os._exit(0)
     os.close(write)
     with os.fdopen(read, "rb") as pipe:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from cases import Case, make_data
-from test_kernels import ENDS, KERNELS, compute, expected
+from test_kernels import ENDS, KERNELS, check_gaps, compute, expected
 
 import dwcpu
 from dwcpu import runtime
@@ -120,6 +120,7 @@ def test_matrix_products_with_few_outputs(kernel: Kernel, outputs: int) -> None:
             found = compute(kernel, case, "integers", activation, True, number % 2 > 0, 1 + at % 2, ENDS[number % 2])
             right = expected(case, dtype, "integers", activation, True, number % 2 > 0)
             np.testing.assert_allclose(found, right, rtol=1e-6, atol=1e-5, err_msg=f"{case} {activation}")
+            check_gaps(kernel, case, 1 + number, ENDS[at % 2], activation)
             rng = np.random.default_rng([outputs, channels, pixels])
             x, w, bias, residual = (
                 rng.standard_normal(shape).astype(dtype)

@@ -304,25 +304,30 @@ def test_batch_and_single_images_give_the_same_bits(kernel: Kernel) -> None:
 @EVERY_KERNEL
 def test_nothing_is_read_or_written_beside_pixels_with_gaps(kernel: Kernel) -> None:
     """Images as some channels of wider ones, where no gap is behind the last pixel."""
-    beside = kernel.dtype.type(1e30)
     for case in list(cases_of(kernel))[:: reduced(1, 5)]:
-        data = make_data(case, kernel.dtype.type, "normal")
-        right = compute(kernel, case, "normal", with_residual=True)
-        prepared = kernel.prepare(case.geometry, *data.kernel_weights())
-        for gap, end in zip((3, 65), ENDS, strict=True):
-            x_gap = gap if kernel.op != "conv" else 0
-            x_step, out_step = case.x_shape[3] + x_gap, case.out_channels + gap
-            stepped = prepared.stepped(x_step, out_step)
-            if stepped is None:
-                continue
-            ROOM.clear(end)
-            guard_weights(stepped, ROOM, end)
-            x = ROOM.copy("x", apart(data.x, x_gap, beside), end)
-            residual = ROOM.copy("residual", apart(data.residual, gap, beside), end)
-            out = ROOM.copy("out", apart(np.full_like(data.residual, np.nan), gap, beside), end)
-            stepped.run(x, residual, out, 2)
-            assert ROOM.touched() == [], f"{case}: wrote beside an array"
-            assert out.tobytes() == apart(right, gap, beside).tobytes(), str(case)
+        for gap, end, activation in zip((3, 65), ENDS, ("silu", None), strict=True):
+            check_gaps(kernel, case, gap, end, activation)
+
+
+def check_gaps(kernel: Kernel, case: Case, gap: int, end: str, activation: object) -> None:
+    """That gaps between pixels, of which an activation of its own must know, change nothing."""
+    beside = kernel.dtype.type(1e30)
+    data = make_data(case, kernel.dtype.type, "normal")
+    right = compute(kernel, case, "normal", activation, with_residual=True)
+    before = (Activation(),) * (len(data.weights) - 1)
+    prepared = kernel.prepare(case.geometry, *data.kernel_weights(*before, parse_activation(activation, "gaps")))
+    x_gap = gap if kernel.op != "conv" else 0
+    stepped = prepared.stepped(case.x_shape[3] + x_gap, case.out_channels + gap)
+    if stepped is None:
+        return
+    ROOM.clear(end)
+    guard_weights(stepped, ROOM, end)
+    x = ROOM.copy("x", apart(data.x, x_gap, beside), end)
+    residual = ROOM.copy("residual", apart(data.residual, gap, beside), end)
+    out = ROOM.copy("out", apart(np.full_like(data.residual, np.nan), gap, beside), end)
+    stepped.run(x, residual, out, 2)
+    assert ROOM.touched() == [], f"{case}: wrote beside an array"
+    assert out.tobytes() == apart(right, gap, beside).tobytes(), str(case)
 
 
 def apart(array: np.ndarray, gap: int, beside: float) -> np.ndarray:

@@ -64,6 +64,11 @@ def groups(
     return b.act(y, act)
 
 
+def instances(b: Builder, x: str, *sizes: int) -> str:
+    y = b.add("Reshape", b.conv(x, 3, 12), b.ints(*sizes, -1))
+    return str(b.add("InstanceNormalization", y, b.random(sizes[1]), b.random(sizes[1])))
+
+
 #: What is built on x, and the kernels that must be among those that run.
 GRAPHS: dict[str, tuple[Callable[[Builder], str], list[str]]] = {
     "a sum of views": (lambda b: b.add("Add", *halves(b, "x")), ["add"]),
@@ -155,6 +160,9 @@ GRAPHS: dict[str, tuple[Callable[[Builder], str], list[str]]] = {
     ),
     "groups that are no channels": (
         lambda b: groups(b, "x", 5, scale=False, bias=False, act="hardswish"), ["copy, instance_norm, map"],
+    ),
+    "groups among images": (  # of which there are more afterwards
+        lambda b: b.add("Reshape", instances(b, "x", 3, 4), b.ints(1, 12, 10, 11)), ["view, instance_norm, copy"],
     ),
     "groups of a value that is read again": (
         lambda b: b.add("Add", y := groups(b, "x", 3, bias=False), b.add("Sigmoid", y)), ["group_norm"],

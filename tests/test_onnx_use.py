@@ -6,9 +6,11 @@ Nothing that a model needs is allocated by its calls, but for their results.
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 import subprocess
 import sys
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -357,11 +359,54 @@ def test_the_short_way_follows_the_number_of_threads() -> None:
     assert len(model._short["NCHW"]._calls) <= len(model._plans) == 16
 
 
+def test_memory_of_another_order_has_a_plan_of_its_own() -> None:
+    """What was planned for channels that lie last in memory is not run on images whose channels lie first."""
+    model, x = dwcpu.load_onnx(NETWORKS["pp_lcnet"][0]()), network_input("pp_lcnet")
+    turned = np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
+    wanted = model(turned)
+    for image in (x, x, turned, x):
+        assert_same_bits(model(image), wanted)
+
+
+@pytest.mark.skipif(runtime.cython_kernels() is None, reason="these kernels are compiled ahead of time")
+def test_arenas_that_are_too_large_for_scratch_are_taken_as_before(monkeypatch) -> None:
+    monkeypatch.setattr(runtime, "MOST_SCRATCH", 0)
+    monkeypatch.setattr(runtime, "scratch", lambda size: pytest.fail("no arena is taken from there"))
+    model, x = dwcpu.load_onnx(NETWORKS["mnasnet"][0](), threads=1), network_input("mnasnet")
+    wanted = model(x)
+    assert_same_bits(model(x), wanted)
+    assert len(model._short["NCHW"]._calls) == 1
+
+
+def test_plans_of_kernels_that_stand_in_are_not_kept() -> None:
+    model, x = dwcpu.load_onnx(NETWORKS["mnasnet"][0]()), network_input("mnasnet")
+    model(x)
+    model._short["NCHW"]._calls = {}
+    [plan] = model._plans.values()
+    plan.jobs.append(background.Job("a key", lambda: None))
+    model(x)
+    assert model._short["NCHW"]._calls == {}
+
+
+def test_a_model_that_nobody_has_is_gone_at_once() -> None:
+    """And its weights with it, though its calls know how to call it."""
+    gc.collect()
+    gc.disable()
+    try:
+        model = dwcpu.load_onnx(NETWORKS["pp_lcnet"][0]())
+        model(network_input("pp_lcnet"))
+        alive = weakref.ref(model)
+        del model
+        assert alive() is None
+    finally:
+        gc.enable()
+
+
 def test_what_has_no_short_way() -> None:
     """Several results or inputs, known results, integers, and steps that only NumPy knows."""
     graphs = (
         ([node("Relu", ["x"], ["y"]), node("Neg", ["x"], ["z"])], ["y", "z"]),
-        ([node("Shape", ["x"], ["y"])], ["y"]),
+        ([node("Shape", ["x"], ["s"]), node("Cast", ["s"], ["y"], to=1)], ["y"]),
         ([node("Sin", ["x"], ["y"])], ["y"]),
         ([node("Neg", ["x"], ["y"])], ["y"]),
     )

@@ -458,9 +458,9 @@ def test_what_cannot_be_timed() -> None:
     layer = dwcpu.PointwiseConv2d(normal(5, 8))
     with pytest.raises(TypeError, match="Sequential: layer 1 is of type ufunc; profile needs dwcpu layers throughout"):
         Sequential(layer, np.abs).profile(image(1, 3, 3))
-    with pytest.raises(ValueError, match="Sequential: there is nothing to time in 0 layers on x of shape"):
+    with pytest.raises(ValueError, match="Sequential: its layers, 0, have nothing to do on x of shape"):
         Sequential().profile(image(1, 3, 3))
-    with pytest.raises(ValueError, match="Sequential: there is nothing to time in 1 layers on x of shape"):
+    with pytest.raises(ValueError, match="Sequential: its layers, 1, have nothing to do on x of shape"):
         Sequential(layer).profile(np.zeros((0, 3, 3, 5), F32))
     with pytest.raises(ValueError, match="Sequential: layer 0, PointwiseConv2d: w has 5 input channels but x has 4"):
         Sequential(layer).profile(image(1, 3, 3)[..., :4])

@@ -2,13 +2,14 @@
 # fewer than lanes. Standard ones read input rows that were turned into planes before; of a matrix product, which reads
 # every input once, LANES channels of LANES pixels are turned in registers.
 #
-# `few_outputs` assumes: stride_w is 1, there is one group of at most FEW_OUTPUTS outputs, and scratch holds plan.ring_rows input rows,
-# as many as a window spans, each as its channels' planes of plan.window_size elements; one panel as for gemm.pxi. What is
-# to be computed of a row are 2 * LANES pixels at least, for which all columns of the window are valid.
+# Assumes: one panel as for gemm.pxi. For `few_outputs` stride_w is 1, there is one group of at most FEW_OUTPUTS outputs,
+# and scratch holds plan.ring_rows input rows, as many as a window spans, each as its channels' planes of plan.window_size
+# elements; what is to be computed of a row are 2 * LANES pixels at least, for which all columns of the window are valid.
+# For `gemm_few` there are LANES pixels and LANES channels at least.
 # Guarantees: each output has one accumulator, which starts from the bias and takes the inputs in the order kernel row,
 # kernel column, input channel. Outputs may be computed twice, where the last tile of a row slides back over the one
 # before it.
-# Loops, outermost first: output rows, each after the input rows that it is the first to read have been turned into the
+# Loops of `few_outputs`, outermost first: output rows, each after the input rows that it is the first to read have been turned into the
 # ring; tiles of `vectors` vectors of pixels and all outputs, in registers; kernel rows, kernel columns, input channels.
 
 cdef enum:

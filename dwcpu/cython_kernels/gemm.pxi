@@ -388,17 +388,21 @@ cdef void gemm_run(
 cdef void gemm_panel(
     const Plan *plan, Panel *panel, i64 pixels, const real *a, const real *residual, real *out
 ) noexcept nogil:
-    """One panel for `pixels` pixels, dealt to tiles whose heights differ by one at most, the taller ones first."""
+    """One panel for `pixels` pixels, dealt to tiles whose heights differ by one at most, the taller ones first.
+
+    Few columns have pixels as lanes, where there are enough of these: see few_outputs.pxi.
+    """
     cdef i64 columns = (panel.vectors - 1) * LANES + panel.last
+    cdef i64 tiles = ceil_div(pixels, tallest(panel.vectors))
+    cdef i64 rows, taller, first
     if columns <= FEW_COLUMNS and 2 * columns <= LANES and panel.row_taps == 1 and panel.column_taps == 1 and (
         panel.depth >= LANES and pixels >= LANES
     ):
         gemm_few(plan, panel, columns, pixels, a, residual, out)
         return
-    cdef i64 tiles = ceil_div(pixels, tallest(panel.vectors))
-    cdef i64 rows = pixels // tiles
-    cdef i64 taller = pixels - rows * tiles
-    cdef i64 first = taller * (rows + 1)
+    rows = pixels // tiles
+    taller = pixels - rows * tiles
+    first = taller * (rows + 1)
     gemm_run(plan, panel, rows + 1, taller, a, residual, out)
     gemm_run(
         plan, panel, rows, tiles - taller, a + first * panel.a_step, moved(residual, first * panel.out_step),

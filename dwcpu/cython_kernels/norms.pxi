@@ -8,6 +8,7 @@ cdef enum:
     SUMS = 16            # parts of a sum, of which every vector has a whole number
     EXPS = 4             # vectors step by step
     MOMENT_RUN = 32      # channels
+    MOMENT_VECTORS = 16  # that they are, at most
     MOMENT_STRETCH = 64  # pixels that are read twice while they are in L1
     TURN_PIXELS = 16     # that are normalised, and then activated
 
@@ -167,11 +168,11 @@ cdef inline void moment_vectors(
     Stretch after stretch: T. F. Chan, G. H. Golub and R. J. LeVeque, "Algorithms for computing the sample variance", The
     American Statistician 37 (1983).
     """
-    cdef vec mean[MOMENT_RUN]
-    cdef vec square[MOMENT_RUN]
-    cdef vec part[MOMENT_RUN]
-    cdef vec middle[MOMENT_RUN]
-    cdef vec lost[MOMENT_RUN]  # of a mean, when stretches were added to it: there may be many
+    cdef vec mean[MOMENT_VECTORS]
+    cdef vec square[MOMENT_VECTORS]
+    cdef vec part[MOMENT_VECTORS]
+    cdef vec middle[MOMENT_VECTORS]
+    cdef vec lost[MOMENT_VECTORS]  # of a mean, when stretches were added to it: there may be many
     cdef vec v, step, sum
     cdef i64 channels = plan.in_channels, begin = 0, end, column
     cdef real size, share
@@ -248,19 +249,20 @@ cdef void group_factors(const Plan *plan, const real *means, real *middles, real
     cdef i64 channels = plan.in_channels, each = channels // plan.groups, first = 0, c
     cdef const real *squares = means + channels
     cdef const real *scale = <const real *> plan.weights
-    cdef real epsilon = (<const real *> plan.bias)[channels], pixels = <real> plan.width, mean, square, beside
+    cdef double epsilon = (<const real *> plan.bias)[channels], pixels = plan.width, mean, square, beside
+    cdef real root
     while first < channels:
-        mean = square = 0
+        mean = square = 0  # in float64: there may be many channels, far from zero
         for c in range(first, first + each):
             mean += means[c]
-        mean /= <real> each
+        mean /= each
         for c in range(first, first + each):
             beside = means[c] - mean
             square += squares[c] + pixels * (beside * beside)
-        square = v_root(square / (pixels * <real> each) + epsilon)
+        root = v_root(<real> (square / (pixels * each) + epsilon))
         for c in range(first, first + each):
-            middles[c] = mean
-            factors[c] = scale[c] / square
+            middles[c] = <real> mean
+            factors[c] = scale[c] / root
         first += each
 
 

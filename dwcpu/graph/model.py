@@ -81,13 +81,7 @@ class Model:
         # one of the two, which is then made again. None: shapes depend on values, nothing can be planned.
         self._plans: dict[Any, Plan | None] = {}
         self._arenas = Arenas()
-        self._short = {layout: self._short_calls(layout) for layout in _LAYOUTS}
-
-    def _short_calls(self, layout: str) -> ShortCalls:
-        return ShortCalls(
-            lambda x, num_threads: self._run((x,), {}, layout, num_threads),
-            lambda: runtime.get_num_threads() if self._threads is None else self._threads,
-        )
+        self._short = {layout: ShortCalls(self, layout, self._threads) for layout in _LAYOUTS}
 
     def __reduce__(self) -> tuple:
         return _revived, (store.dump(self.graph), self._threads, self._without)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
+from weakref import ref
 
 import numpy as np
 
@@ -21,19 +22,23 @@ class ShortCalls(calls.Caller):
 
     Parameters
     ----------
-    long_way : callable
-        ``long_way(x, num_threads)`` calls the model.
-    default_threads : callable
-        Gives the number of threads where a call does not.
+    model : Model
+        Which this does not keep alive.
+    layout : str
+    threads : int or None
+        Where a call does not say; None: what `dwcpu.get_num_threads` says.
     """
 
-    def __init__(self, long_way: Callable[[Any, Any], Any], default_threads: Callable[[], int]) -> None:
-        self._call, self._default = long_way, default_threads
+    def __init__(self, model: Any, layout: str, threads: int | None) -> None:
+        self._model, self._layout = ref(model), layout
+        self._default = runtime.get_num_threads if threads is None else lambda: threads
         # Replaced, never changed in place: reading it needs no lock.
         self._calls: dict[Any, Any] = {}
 
     def _long_way(self, x: Any, residual: Any, out: Any, num_threads: Any) -> Any:
-        return self._call(x, num_threads)
+        model = self._model()
+        assert model is not None  # it is being called
+        return model._run((x,), {}, self._layout, num_threads)
 
     def keep(
         self, plan: Plan, threads: int, key: Any, known: Mapping[Any, Plan | None], x: np.ndarray, out: np.ndarray
@@ -42,10 +47,10 @@ class ShortCalls(calls.Caller):
 
         `key` is that of the plan among all `known` ones.
         """
-        if key in self._calls or len(plan.outputs) != 1 or any(plan.known) or plan.jobs:
+        if key in self._calls or any(plan.known) or plan.jobs:
             return
         pipeline, axes, launch = plan.pipeline, (x.ndim, out.ndim), plan.pipeline.launch()
-        same = x.dtype == out.dtype and x.dtype.char in "fd" and out.size > 0
+        same = x.dtype == out.dtype and x.dtype.char in "fd"
         if launch is None or not same or min(axes) < 1 or max(axes) > _MOST_AXES:
             return
 

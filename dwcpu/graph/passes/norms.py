@@ -104,8 +104,6 @@ def join_group_norms(graph: Graph) -> None:
             if after.op != "Reshape" and not _known(graph, [name for name in after.inputs if name != made]):
                 break
             parts.append(after)
-            if after.op == "Add":
-                break
         if len(parts) < 3:
             continue
         copies = [part.copy() for part in parts]
