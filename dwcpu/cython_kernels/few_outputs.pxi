@@ -9,8 +9,9 @@
 # Guarantees: each output has one accumulator, which starts from the bias and takes the inputs in the order kernel row,
 # kernel column, input channel. Outputs may be computed twice, where the last tile of a row slides back over the one
 # before it.
-# Loops of `few_outputs`, outermost first: output rows, each after the input rows that it is the first to read have been turned into the
-# ring; tiles of `vectors` vectors of pixels and all outputs, in registers; kernel rows, kernel columns, input channels.
+# Loops of `few_outputs`, outermost first: output rows, each after the input rows that it is the first to read have been
+# turned into the ring; tiles of `vectors` vectors of pixels and all outputs, in registers; kernel rows, kernel columns,
+# input channels.
 
 cdef enum:
     FEW_VECTORS = 8   # of pixels in a tile, at most
