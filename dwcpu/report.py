@@ -125,8 +125,9 @@ class Report:
         if self.peak is not None:
             text.append(f"peak: {self.peak:.1f} GFLOP/s of fused multiply-adds, measured now")
         if self.memory is not None:
-            arena, values = (size / 1e6 for size in self.memory)
-            text.append(f"memory between layers: one arena of {arena:.2f} MB in place of {values:.2f} MB")
+            arena, values = (f"{size / 1e6:.2f} MB" for size in self.memory)
+            more = f" in place of {values}" if values != arena else ""
+            text.append(f"memory between layers: one arena of {arena}{more}")
         if any("+" in row.name for row in self.rows):
             text.append("a+b: done together; activations, normalisations and sums that went into a kernel have no name")
         kernels = {part for row in self.rows for part in row.kernel.split(", ")}

@@ -85,6 +85,8 @@ def test_inputs_of_any_name_may_be_given_in_a_mapping(name) -> None:
         (lambda model: model(A, B, A), ["3 inputs are given", "it has 2: a, b", "drop some"]),
         (lambda model: model(A, B, c=A), ["'c' is no input", "'a', 'b'", "give each input once"]),
         (lambda model: model({"a": A, "b": B, 3: A}), ["3 is no input", "'a', 'b'"]),
+        (lambda model: model(A, B, threads=2), ["'threads' is no input", "threads of a call are num_threads"]),
+        (lambda model: model(A, B, out=A), ["'out' is no input", "leave it out: results are new arrays"]),
         (lambda model: model(A, B, a=A), ["'a' is given twice", "give each input once"]),
         (lambda model: model({"a": A, "b": B}, a=A), ["'a' is given twice"]),
         (lambda model: model({"a": A}, B), ["dtype object"]),
@@ -142,8 +144,8 @@ def test_shapes_that_do_not_fit_are_refused_with_node_shapes_and_declaration() -
             model(np.zeros(shape, np.float32))
         told = str(caught.value)
         assert all(word in told for word in ["g: ", str(shape), "x: float32 (n, 3, 8, 8)"])
-        # where the number of axes says what is wrong, the node is left to the cause
-        assert ("'stem'" in told) == (len(shape) == 4)
+        # where the number of axes or channels says what is wrong, the node is left to the cause
+        assert ("'stem'" in told) == (shape[1:2] == (3,))
         assert "'stem'" in str(caught.value.__cause__)
     with pytest.raises(ValueError, match="'y'"):
         dwcpu.load_onnx(write([node("Add", ["a", "b"], ["y"])], {"a": A, "b": B}))(A, random(2, 4))

@@ -240,14 +240,11 @@ HOSTILE = {
     [
         ((1, 6, 5, 3), {}, "pass layout='NHWC'"),
         ((1, 3, 6, 5), {"layout": "NHWC"}, "x is as the file declares it: leave layout out$"),
-        (
-            (1, 2, 6, 5),
-            {},
-            r"2, 6, 5\); the file declares: .*; node .* \(Conv\) cannot run on tensors of shapes [^:]*: images of ",
-        ),
-        ((1, 2, 6, 5), {}, r"have 2 channels, but weights of shape \(4, 3, 3, 3\) with group 1 take 3"),
+        ((1, 2, 6, 5), {}, r"given: x \(1, 2, 6, 5\); the file declares: .*; x has 2 channels, not 3: give 3$"),
+        ((1, 4, 6, 5), {}, r"x has 4 channels, not 3: leave the others out, x\[:, :3\]$"),
+        ((1, 6, 5, 4), {"layout": "NHWC"}, r"x has 4 channels, not 3: leave the others out, x\[\.\.\., :3\]$"),
         ((3, 6, 5), {}, r"x\[None\]"),
-        ((1, 1, 3, 6, 5), {}, "has 5 axes, not 4"),
+        ((1, 1, 3, 6, 5), {}, r"has 5 axes, not 4: give it as x: float32 \(N, 3, H, W\)$"),
         ((3,), {}, "has 1 axis, not 4"),
     ],
 )
@@ -255,6 +252,19 @@ def test_wrong_shapes_come_with_advice(shape, options, advice) -> None:
     text = "g (float[N,3,H,W] x) => (float[N,4,A,B] y) { y = Conv(x, w) }"
     with pytest.raises(ValueError, match=advice):
         dwcpu.load_onnx(model(text, w=random(4, 3, 3, 3)))(random(*shape), **options)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        r"2, 6, 5\); the file declares: .*; node .* \(Conv\) cannot run on tensors of shapes [^:]*: images of ",
+        r"have 2 channels, but weights of shape \(4, 3, 3, 3\) with group 1 take 3",
+    ],
+)
+def test_shapes_that_are_not_declared_come_with_the_node(words) -> None:
+    text = "g (float[N,C,H,W] x) => (float[N,4,A,B] y) { y = Conv(x, w) }"
+    with pytest.raises(ValueError, match=words):
+        dwcpu.load_onnx(model(text, w=random(4, 3, 3, 3)))(random(1, 2, 6, 5))
 
 
 @pytest.mark.parametrize(
@@ -270,6 +280,11 @@ def test_wrong_shapes_come_with_advice(shape, options, advice) -> None:
         ("float", np.zeros((1, 3)), r"convert it with np\.asarray\(x, np\.float32\)$"),
         ("float", 3, r"x is 3; it must be an array, x: float32 \(N, 3\); give one$"),
         ("float", 2.5, r"x is 2\.5; it must be an array"),
+        (
+            "float",
+            (1, 3),
+            r"x is \(1, 3\); it must be an array, x: float32 \(N, 3\); if this is a shape, give np\.zeros\(\(1, 3\),",
+        ),
         ("float", [[1.0], [1.0, 2.0]], r"x of type list is no array .*; stack arrays of one shape"),
         ("float", None, "files and pictures are not opened here$"),
     ],

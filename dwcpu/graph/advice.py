@@ -21,7 +21,8 @@ def advice(spec: Spec, array: np.ndarray, last: bool) -> str:
             return f"{spec.name} has an axis less than declared: add that of its one channel, {spec.name}[:, None]"
         return f"{spec.name} has an axis less than declared: add the batch axis, {spec.name}[None]"
     if array.ndim != len(declared):
-        return f"{spec.name} has {array.ndim} ax{'i' if array.ndim == 1 else 'e'}s, not {len(declared)}"
+        axes = f"{array.ndim} ax{'i' if array.ndim == 1 else 'e'}s"
+        return f"{spec.name} has {axes}, not {len(declared)}: give it as {spec}"
     if array.ndim == 3:
         as_given, turned = (sum(map(eq, declared[1:], sizes)) for sizes in (array.shape[1:], array.shape[:0:-1]))
         return f"channels and time are exchanged: give {spec.name}.transpose(0, 2, 1)" if turned > as_given else ""
@@ -43,6 +44,11 @@ def advice(spec: Spec, array: np.ndarray, last: bool) -> str:
         return f"the file has its channels last: give {spec.name}.transpose(0, 2, 3, 1)"
     if not last and isinstance(first, int) and first == array.shape[3] and array.shape[1] != first:
         return f"if the channels of {spec.name} are last, pass layout='NHWC', or {spec.name}.transpose(0, 3, 1, 2)"
+    channels = array.shape[3 if last else 1]
+    if isinstance(first, int) and channels != first:
+        place = f"..., :{first}" if last else f":, :{first}"
+        fix = f"leave the others out, {spec.name}[{place}]" if channels > first else f"give {first}"
+        return f"{spec.name} has {channels} channels, not {first}: {fix}"
     return ""
 
 

@@ -32,6 +32,8 @@ __all__ = ["Model", "load_model", "load_onnx"]
 #: Shapes of inputs, with layouts and numbers of threads, whose plans a model remembers.
 _MAX_PLANS = 16
 _LAYOUTS = ("NCHW", "NHWC")
+#: What calls of layers and of `load_onnx` take, and calls of models do not.
+_OTHER_WAYS = {"threads": "threads of a call are num_threads", "out": "leave it out: results are new arrays"}
 
 Progress = Callable[[int, int, str], None]
 
@@ -184,7 +186,8 @@ class Model:
         for name, value in named.items():
             if name not in names or name in found:
                 what = "is given twice" if name in found else f"is no input; inputs are {', '.join(map(repr, names))}"
-                raise TypeError(f"{self.name}: {name!r} {what}; give each input once, by position or by name")
+                fix = _OTHER_WAYS.get(name, "give each input once, by position or by name")
+                raise TypeError(f"{self.name}: {name!r} {what}; {fix}")
             found[name] = value
         missing = [str(spec) for spec in self.inputs if spec.name not in found]
         if missing:
@@ -193,6 +196,11 @@ class Model:
 
     def _array(self, spec: Spec, value: Any) -> np.ndarray:
         if type(value) is not np.ndarray:
+            if isinstance(value, tuple) and value and all(isinstance(size, int) for size in value):
+                raise TypeError(
+                    f"{self.name}: {spec.name} is {value}; it must be an array, {spec}; if this is a shape, give "
+                    f"np.zeros({value}, np.{np.dtype(spec.dtype or np.float32).name})"
+                )
             if isinstance(value, np.ma.MaskedArray):
                 raise TypeError(f"{self.name}: {spec.name} is a masked array; fill it with {spec.name}.filled(value)")
             given = value

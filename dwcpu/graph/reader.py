@@ -173,7 +173,12 @@ class _Reader:
         if not OLDEST <= opset <= newest:
             raise ValueError(
                 f"its operator set is version {opset}; {OLDEST} to {newest} are read (the newest is that of the onnx "
-                f"package installed); convert it with onnx.version_converter, or upgrade onnx"
+                f"package installed); "
+                + (
+                    "convert it with onnx.version_converter"
+                    if opset < OLDEST
+                    else "upgrade onnx, or convert it with its version_converter"
+                )
             )
         return opset
 
