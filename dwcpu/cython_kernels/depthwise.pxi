@@ -35,10 +35,13 @@ cdef struct Window:   # of the menu, and what computes its tiles
     Micro single      # of one column, whatever is outside
 
 
-cdef inline i64 gcd(i64 a, i64 b) noexcept nogil:
+cdef inline i64 phases_of(i64 stride, i64 dilation) noexcept nogil:
+    cdef i64 a = stride, b = dilation
+    if dilation == 1:
+        return 1
     while b > 0:
         a, b = b, a % b
-    return a
+    return dilation // a
 
 
 cdef inline void phase_of(
@@ -231,8 +234,8 @@ cdef void compute_window(
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
     cdef i64 width = plan.out_width
-    cdef i64 row_phases = plan.dilation_h // gcd(plan.stride_h, plan.dilation_h)
-    cdef i64 column_phases = plan.dilation_w // gcd(plan.stride_w, plan.dilation_w)
+    cdef i64 row_phases = phases_of(plan.stride_h, plan.dilation_h)
+    cdef i64 column_phases = phases_of(plan.stride_w, plan.dilation_w)
     cdef i64 row = row_begin, image, begin, end, a, c, place, first, last, t, t_end
     cdef i64 step = plan.block_rows if plan.block_rows > 0 else plan.out_height
     cdef Job job

@@ -147,6 +147,23 @@ cdef inline void multiply(
             acc[i * columns] = v_fma(x, w[i], acc[i * columns])
 
 
+cdef inline int sees(const int size, const int k) noexcept nogil:
+    return 1 if k >= 0 and k < size else 0
+
+
+cdef inline bint from_memory(const int size, const int stride, const int i, const int k, const int j) noexcept nogil:
+    """Whether output j of row i reads its input at column k of the window with the multiply-add, not from a register.
+
+    Sums and a weight leave seven of 16 registers for inputs. Those that are used again stay there, of the first row not
+    up to their last use; at stride 2 those of every other column.
+    """
+    cdef int last = 1 if i == 0 and (stride == 1 or size > 3) else 0  # output that uses it last, if from a register
+    cdef int q = k + j * stride
+    cdef int uses = (
+        (0 if last else sees(size, q)) + sees(size, q - stride) + sees(size, q - 2 * stride) + sees(size, q - 3 * stride))
+    return IS_SHORT_OF_REGISTERS and (j < last or uses < 2 or k % stride > 0)
+
+
 cdef inline void inner_tiles(
     const int size, const int stride, const bint ring, const Job *job, const Tile *start, i64 block_begin, i64 block_end
 ) noexcept nogil:
@@ -155,31 +172,44 @@ cdef inline void inner_tiles(
     With `ring` rows may wrap: a load more a row, 2 % of the time of 3x3 windows, so that others have one step for all.
     """
     cdef vec acc[WINDOW_ROWS * WINDOW_COLUMNS]
-    cdef vec line[MOST_PATCH_COLUMNS]
-    cdef vec w[WINDOW_ROWS]
+    cdef vec line[WINDOW_ROWS * MOST_PATCH_COLUMNS]
+    cdef vec w
     cdef i64 x_row = job.x_row, x_column = job.x_column, out_row = job.out_row, out_column = job.out_column, t
     cdef i64 steps[4]
-    cdef const real *x
+    cdef const real *x[WINDOW_ROWS]
+    cdef const real *place
+    cdef const real *weights
     cdef Block first, block
-    cdef int r, i, j, k
+    cdef int r, i, j, k, q
     first_block(&first, size * size, job, start, block_begin, block_end)
     for t in range(start.count):
         block = first
         while block.left > 0:
-            w[0] = v_load(block.bias)
+            w = v_load(block.bias)
             for i in range(WINDOW_ROWS * WINDOW_COLUMNS):
-                acc[i] = w[0]
-            x = block.x
+                acc[i] = w
+            x[0] = x[1] = block.x
+            for r in range(stride):
+                x[1] = bytes_on(x[1], job.x_rows[r]) if ring else x[1] + x_row
+            weights = block.weights
             steps_of(x_column, steps)
-            for r in range((WINDOW_ROWS - 1) * stride + size):
-                x = v_anew(x)
+            for r in range(size):
+                for i in range(WINDOW_ROWS):
+                    x[i] = v_anew(x[i])
                 for k in range(size):
-                    weights_of(size, stride, r, k, False, block.weights, w)
+                    w = v_in_register(v_load(weights + (r * size + k) * LANES))
                     for j in range(WINDOW_COLUMNS):
-                        if k < stride or j == WINDOW_COLUMNS - 1:
-                            line[k + j * stride] = v_load(v_beside(x, k + j * stride, steps))
-                        multiply(size, stride, r, line[k + j * stride], w, acc + j, WINDOW_COLUMNS)
-                x = bytes_on(x, job.x_rows[r]) if ring else x + x_row
+                        for i in range(WINDOW_ROWS):
+                            q = i * MOST_PATCH_COLUMNS + k + j * stride
+                            place = v_beside(x[i], k + j * stride, steps)
+                            if from_memory(size, stride, i, k, j):
+                                acc[i * WINDOW_COLUMNS + j] = v_fma_onto_from(w, place, acc[i * WINDOW_COLUMNS + j])
+                                continue
+                            if k < stride or j == WINDOW_COLUMNS - 1:
+                                line[q] = v_load(place)
+                            acc[i * WINDOW_COLUMNS + j] = v_fma_onto(line[q], w, acc[i * WINDOW_COLUMNS + j])
+                for i in range(WINDOW_ROWS):
+                    x[i] = bytes_on(x[i], job.x_rows[r + i * stride]) if ring else x[i] + x_row
             finish(WINDOW_COLUMNS, job, out_row, out_column, WINDOW_ROWS, acc, block.out)
             next_block(&block, size * size)
         first.x += WINDOW_COLUMNS * stride * x_column

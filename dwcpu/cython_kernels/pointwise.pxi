@@ -13,11 +13,13 @@ cdef void pointwise(
     cdef i64 step = larger(plan.block_rows, 1)
     cdef i64 row = row_begin, rows, block, place, width, first
     cdef i64 later_size = plan.later_size // <i64> sizeof(real)
-    cdef i64 panels = panels_of(plan.out_channels), share = ceil_div(later_size, larger(panels, 1))
+    cdef i64 panels = panels_of(plan.out_channels), share = 0
     panel.row_taps = panel.column_taps = 1
     panel.a_row = panel.w_row = panel.a_column = panel.w_column = 0
     panel.a_step = plan.x_step
     panel.depth = plan.in_channels
+    if later_size > 0:
+        share = ceil_div(later_size, larger(panels, 1))
     while row < row_end:
         rows = smaller(step, row_end - row)
         block = block_begin

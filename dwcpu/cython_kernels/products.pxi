@@ -57,8 +57,8 @@ cdef void products(
             for block in range(block_begin, block_end):
                 panel_of(&panel, plan, columns, depth, block)
                 first = block * GEMM_VECTORS * LANES
-                panel.weights = panel.ahead = panel.ahead_end = packed + (first - start) * depth
-                panel.later = panel.later_end = panel.weights
+                panel.weights = packed + (first - start) * depth
+                ask_nothing(&panel)
                 panel.row_taps = panel.column_taps = 1
                 panel.a_row = panel.w_row = panel.a_column = panel.w_column = 0
                 panel.a_step = steps.x_row

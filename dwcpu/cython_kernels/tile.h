@@ -100,6 +100,7 @@ typedef real vec_in_memory __attribute__((vector_size(DWCPU_VECTOR_BYTES), align
 #define LINE (int)(64 / sizeof(real))
 #define AHEAD_LINES(rows, vectors) /* that a turn asks for: as many inputs as it takes, or its share of a panel */ \
     ((((rows) * TURN > (vectors) * LANES ? (rows) * TURN : (vectors) * LANES) + LINE - 1) / LINE)
+#define NEVER ((const real *)UINTPTR_MAX) /* an end that is not reached */
 #define WINDOW_ROWS 2
 #define WINDOW_COLUMNS 4
 #define MOST_PHASES 16 /* of the columns of a dilated window: of more, each is computed anew */

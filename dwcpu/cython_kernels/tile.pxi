@@ -39,6 +39,8 @@ cdef extern from "tile.h" nogil:
         MOST_PHASES
         COPY_VECTORS
         PAIRED
+    const real *NEVER
+    bint IS_SHORT_OF_REGISTERS
     int AHEAD_LINES(int rows, int vectors) noexcept
     bint IS_FULL(int rows, int vectors) noexcept
     const real *v_anew(const real *p) noexcept
@@ -111,7 +113,9 @@ cdef inline i64 larger(i64 a, i64 b) noexcept nogil:
 
 
 cdef inline i64 ceil_div(i64 a, i64 b) noexcept nogil:
-    """a / b rounded up, for b > 0 and any a."""
+    """a / b rounded up, for b > 0 and any a. What stands around short runs of tiles divides a dozen times, mostly by 1."""
+    if b == 1:
+        return a
     return (a + b - 1) // b if a > 0 else -(-a // b)
 
 
