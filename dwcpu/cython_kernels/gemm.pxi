@@ -217,7 +217,7 @@ cdef inline void gemm_tiles(
                         acc[i][j] = v_add(acc[i][j], v_load_part(residual + i % 3 * out_step + j * LANES, 0, last))
             residual += ((rows - 1) % 3 + 1) * out_step
         out = put_tile(rows, vectors, last, panel, acc, out)
-        a += rows * step
+        a += rows * panel.a_step  # not the sum's own: its multiples would be computed, and spilled, at each turn
         panel.ahead = ahead
         if ahead >= panel.ahead_end:
             ask_later(panel, turn)
