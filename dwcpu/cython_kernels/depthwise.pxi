@@ -250,12 +250,12 @@ cdef void compute_window(
     job.last = plan.in_channels - LANES
     job.out_row = row_phases * width * plan.out_step
     job.out_column = column_phases * plan.out_step
-    job.hardswish = plan.hardswish
+    job.hardswish = HARDSWISH_NUMBERS if plan.hardswish else NULL
     job.adds = residual != NULL
     job.added = (<i64> residual - <i64> out) // <i64> sizeof(real) if job.adds else 0
-    job.special = job.adds or job.hardswish
-    job.bounds[0] = <real> plan.low
-    job.bounds[1] = <real> plan.high
+    job.special = job.adds or plan.hardswish
+    job.low = <real> plan.low
+    job.high = <real> plan.high
     while row < row_end:
         image = row // plan.out_height
         begin = row - image * plan.out_height

@@ -15,11 +15,12 @@ cdef struct Job:      # distances in elements
     i64 x_column
     i64 out_row
     i64 out_column
-    real bounds[2]    # of the clamp
+    real low          # of the clamp
+    real high
     bint special      # a residual or hardswish: one test a block for both
     bint adds         # a residual, which lies `added` behind the outputs
     i64 added
-    i64 hardswish
+    const real *hardswish      # its numbers, or null
 
 
 cdef struct Tile:
@@ -41,8 +42,8 @@ cdef struct Block:    # where a tile meets a channel block, and what is left to 
     real *out
     const real *weights
     const real *bias
-    i64 left          # blocks, this one included
-    i64 slide         # how far the last block slides back
+    const real *last  # weights of the last block
+    i64 slide         # how far that one slides back
 
 
 cdef inline void first_block(
@@ -53,19 +54,22 @@ cdef inline void first_block(
     block.weights = job.weights + block_begin * taps * LANES
     block.bias = job.bias + block_begin * LANES
     block.slide = larger((block_end - 1) * LANES - job.last, 0)
-    block.left = block_end - block_begin
+    block.last = block.weights + (block_end - 1 - block_begin) * taps * LANES
 
 
-cdef inline void next_block(Block *block, const int taps) noexcept nogil:
-    """Moving pointers, and few of them: the loops around a tile are short of registers and of instruction slots."""
-    block.left -= 1
+cdef inline bint next_block(Block *block, const int taps) noexcept nogil:
+    """Whether there is one. Moving pointers, and few of them, none of which counts: the loops around a tile are short of
+    registers, and a counter in memory is loaded and stored, which takes the tile's own slots."""
     block.x += LANES
     block.out += LANES
     block.weights += taps * LANES
     block.bias += LANES
-    if block.left == 1 and block.slide > 0:
+    if block.weights >= block.last:
+        if block.weights > block.last:
+            return False
         block.x -= block.slide
         block.out -= block.slide
+    return True
 
 
 cdef inline void steps_of(i64 column, i64 *steps) noexcept nogil:
@@ -88,7 +92,6 @@ cdef inline void finish(
     const int columns, const Job *job, i64 out_row, i64 out_column, i64 rows, vec *acc, real *out
 ) noexcept nogil:
     """Epilogue and store of the first `rows` rows of a tile."""
-    cdef const real *bounds
     cdef const real *residual
     cdef vec low, high, six
     cdef i64 steps[4]
@@ -102,18 +105,17 @@ cdef inline void finish(
                     for j in range(columns):
                         acc[i * columns + j] = v_add(acc[i * columns + j], v_load(v_beside(residual, j, steps)))
                     residual = v_anew(residual + out_row)
-        if job.hardswish:  # with stores of its own: joined to the others, sums are spilled in the loop
-            six = v_load(v_anew(HARDSWISH_NUMBERS) + LANES)
+        if job.hardswish != NULL:  # with stores of its own: joined to the others, sums are spilled in the loop
+            six = v_load(job.hardswish + LANES)
             for i in range(WINDOW_ROWS):
                 if i < rows:
                     for j in range(columns):
-                        v_store(v_beside_out(out, j, steps), hardswish_of(acc[i * columns + j], six))
+                        v_store(v_beside_out(out, j, steps), hardswish_of(acc[i * columns + j], job.hardswish, six))
                     out = v_anew_out(out + out_row)
             return
     steps_of(out_column, steps)
-    bounds = v_anew(job.bounds)
-    low = v_splat(bounds[0])
-    high = v_splat(bounds[1])
+    low = v_splat(job.low)
+    high = v_splat(job.high)
     for i in range(WINDOW_ROWS):
         if i < rows:
             for j in range(columns):
@@ -184,7 +186,7 @@ cdef inline void inner_tiles(
     first_block(&first, size * size, job, start, block_begin, block_end)
     for t in range(start.count):
         block = first
-        while block.left > 0:
+        while True:
             w = v_load(block.bias)
             for i in range(WINDOW_ROWS * WINDOW_COLUMNS):
                 acc[i] = w
@@ -211,7 +213,8 @@ cdef inline void inner_tiles(
                 for i in range(WINDOW_ROWS):
                     x[i] = bytes_on(x[i], job.x_rows[r + i * stride]) if ring else x[i] + x_row
             finish(WINDOW_COLUMNS, job, out_row, out_column, WINDOW_ROWS, acc, block.out)
-            next_block(&block, size * size)
+            if not next_block(&block, size * size):
+                break
         first.x += WINDOW_COLUMNS * stride * x_column
         first.out += WINDOW_COLUMNS * out_column
 
@@ -287,7 +290,7 @@ cdef inline void border_tile(
     cdef Block block
     cdef int r, i, j, k, q
     first_block(&block, size * size, job, tile, block_begin, block_end)
-    while block.left > 0:
+    while True:
         v = v_load(block.bias)
         for i in range(WINDOW_ROWS * columns):
             acc[i] = v
@@ -310,7 +313,8 @@ cdef inline void border_tile(
                             multiply(size, stride, r, line[q], w, acc + j, columns)
             x = bytes_on(x, job.x_rows[r])
         finish(columns, job, out_row, out_column, rows, acc, block.out)
-        next_block(&block, size * size)
+        if not next_block(&block, size * size):
+            break
 
 
 cdef void inner_3x3s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:

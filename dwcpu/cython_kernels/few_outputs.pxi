@@ -88,7 +88,7 @@ cdef inline void few_end(
         for i in range(outputs * vectors):
             acc[i] = v_add(acc[i], v_load(apart + i * LANES))
     for i in range(outputs * vectors):
-        acc[i] = ended(panel.hardswish, acc[i], low, high)
+        acc[i] = ended(panel.hardswish != NULL, acc[i], low, high)
     if outputs <= 4 and step == outputs:
         for i in range(vectors):
             if outputs == 1:

@@ -29,7 +29,7 @@ cdef struct Panel:
     const real *inputs_end     # of inputs that are asked for in place of that, two tiles ahead; null for none
     const real *later          # what is asked for when all of that is: weights of a later kernel
     const real *later_end
-    i64 hardswish              # in place of the clamp
+    const real *hardswish      # in place of the clamp: its numbers, or null
     real low
     real high
 
@@ -51,7 +51,7 @@ cdef inline i64 panels_of(i64 channels) noexcept nogil:
 
 
 cdef inline real *put_hardswish(
-    const int rows, const int vectors, int last, vec (*acc)[MOST_VECTORS], real *out, i64 out_step
+    const int rows, const int vectors, int last, const real *numbers, vec (*acc)[MOST_VECTORS], real *out, i64 out_step
 ) noexcept nogil:
     """As `put_tile`, hardswish in place of the clamp. Of copies of the sums: GCC keeps those in registers too, but no
     longer moves the sums of every tile about, with and without hardswish, to have registers free for it here."""
@@ -61,10 +61,10 @@ cdef inline real *put_hardswish(
     for i in range(rows):
         for j in range(vectors):
             v_store(copies + (i * vectors + j) * LANES, acc[i][j])
-    six = v_load(v_anew(HARDSWISH_NUMBERS) + LANES)
+    six = v_load(numbers + LANES)
     for i in range(rows):
         for j in range(vectors):
-            v = hardswish_of(v_load(copies + (i * vectors + j) * LANES), six)
+            v = hardswish_of(v_load(copies + (i * vectors + j) * LANES), numbers, six)
             if j < vectors - 1 or last == LANES:
                 v_store(out + j * LANES, v)
             else:
@@ -80,8 +80,8 @@ cdef inline real *put_tile(
     cdef i64 out_step = v_anew_step(panel.out_step)  # its multiples must not take the registers of the sum's
     cdef vec low, high
     cdef int i, j
-    if panel.hardswish:
-        return put_hardswish(rows, vectors, last, acc, out, out_step)
+    if panel.hardswish != NULL:
+        return put_hardswish(rows, vectors, last, panel.hardswish, acc, out, out_step)
     low = v_splat(panel.low)
     high = v_splat(panel.high)
     for i in range(rows):
@@ -237,7 +237,7 @@ cdef void gemm_nothing(
             v = v_load(panel.bias + j * LANES)
             if residual != NULL:
                 v = v_add(v, v_load_part(residual + i * panel.out_step + j * LANES, 0, last))
-            v_store_part(out + i * panel.out_step + j * LANES, ended(panel.hardswish, v, low, high), 0, last)
+            v_store_part(out + i * panel.out_step + j * LANES, ended(panel.hardswish != NULL, v, low, high), 0, last)
 
 
 cdef inline void gemm_tiles_of(
@@ -451,7 +451,7 @@ cdef void gemm_pixel(
             place = (q * GEMM_VECTORS + j) * LANES
             if residual != NULL:
                 acc[q][j] = v_add(acc[q][j], v_load(residual + place))
-            v_store(out + place, ended(panel.hardswish, acc[q][j], low, high))
+            v_store(out + place, ended(panel.hardswish != NULL, acc[q][j], low, high))
     activate(plan, out, 1, panel.out_step, PIXEL_PANELS * GEMM_VECTORS * LANES)
 
 
@@ -467,7 +467,7 @@ cdef inline void panel_of(Panel *panel, const Plan *plan, i64 channels, i64 dept
     panel.bias = <const real *> plan.bias + first
     panel.inputs_end = NULL
     ask_nothing(panel)
-    panel.hardswish = plan.hardswish
+    panel.hardswish = HARDSWISH_NUMBERS if plan.hardswish else NULL
     panel.low = <real> plan.low
     panel.high = <real> plan.high
     panel.out_step = plan.out_step

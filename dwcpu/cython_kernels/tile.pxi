@@ -134,15 +134,15 @@ cdef inline vec hardsigmoid_of(vec v) noexcept nogil:
     return v_mul(v_clamp(v_add(v, v_splat(3)), v_zero(), v_splat(6)), v_splat(<real> (1.0 / 6.0)))
 
 
-cdef inline vec hardswish_of(vec v, vec six) noexcept nogil:
+cdef inline vec hardswish_of(vec v, const real *numbers, vec six) noexcept nogil:
     """In a tile. Two of its numbers are read where they are: registers that hold them are not there for the sums. (Not
     six: of a minimum only v, which may be NaN, can be in memory.) v_anew has each wait for the store before it, as
-    v_in_turn does."""
-    cdef const real *numbers = v_anew(HARDSWISH_NUMBERS)
+    v_in_turn does. Where the numbers are is read too, when it is needed: a constant would be in a register all the time."""
+    numbers = v_anew(numbers)
     return v_mul(v, v_mul(v_clamp(v_add(v, v_load(numbers)), v_zero(), six), v_load(numbers + 2 * LANES)))
 
 
-cdef inline vec ended(i64 swish, vec v, vec low, vec high) noexcept nogil:
+cdef inline vec ended(bint swish, vec v, vec low, vec high) noexcept nogil:
     """A sum after its activation in the tile: see `Plan`. Where there are many, the test goes around their loop."""
     return v_mul(v, hardsigmoid_of(v)) if swish else v_clamp(v, low, high)
 
