@@ -178,7 +178,7 @@ cdef inline void inner_tiles(
     cdef vec w
     cdef i64 x_row = job.x_row, x_column = job.x_column, out_row = job.out_row, out_column = job.out_column, t
     cdef i64 steps[4]
-    cdef const real *x[WINDOW_ROWS]
+    cdef const real *x[MOST_PATCH_ROWS]
     cdef const real *place
     cdef const real *weights
     cdef Block first, block
@@ -190,28 +190,26 @@ cdef inline void inner_tiles(
             w = v_load(block.bias)
             for i in range(WINDOW_ROWS * WINDOW_COLUMNS):
                 acc[i] = w
-            x[0] = x[1] = block.x
-            for r in range(stride):
-                x[1] = bytes_on(x[1], job.x_rows[r]) if ring else x[1] + x_row
+            x[0] = block.x
+            for r in range(1, stride):
+                x[r] = bytes_on(x[r - 1], job.x_rows[r - 1]) if ring else x[r - 1] + x_row
             weights = block.weights
             steps_of(x_column, steps)
             for r in range(size):
-                for i in range(WINDOW_ROWS):
-                    x[i] = v_anew(x[i])
+                q = r + stride - 1
+                x[q + 1] = v_anew(bytes_on(x[q], job.x_rows[q]) if ring else x[q] + x_row)
                 for k in range(size):
                     w = v_in_register(v_load(weights + (r * size + k) * LANES))
                     for j in range(WINDOW_COLUMNS):
                         for i in range(WINDOW_ROWS):
                             q = i * MOST_PATCH_COLUMNS + k + j * stride
-                            place = v_beside(x[i], k + j * stride, steps)
+                            place = v_beside(x[r + i * stride], k + j * stride, steps)
                             if from_memory(size, stride, i, k, j):
                                 acc[i * WINDOW_COLUMNS + j] = v_fma_onto_from(w, place, acc[i * WINDOW_COLUMNS + j])
                                 continue
                             if k < stride or j == WINDOW_COLUMNS - 1:
                                 line[q] = v_load(place)
                             acc[i * WINDOW_COLUMNS + j] = v_fma_onto(line[q], w, acc[i * WINDOW_COLUMNS + j])
-                for i in range(WINDOW_ROWS):
-                    x[i] = bytes_on(x[i], job.x_rows[r + i * stride]) if ring else x[i] + x_row
             finish(WINDOW_COLUMNS, job, out_row, out_column, WINDOW_ROWS, acc, block.out)
             if not next_block(&block, size * size):
                 break
