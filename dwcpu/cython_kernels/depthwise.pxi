@@ -33,6 +33,9 @@ cdef struct Window:   # of the menu, and what computes its tiles
     Micro border      # a whole tile, size / 2 of whose patch's columns may be outside on each side
     Micro half        # the same of HALF columns
     Micro single      # of one column, whatever is outside
+    Micro side        # as border, half and single, where no row of the patch is outside or not wanted
+    Micro side_half
+    Micro side_single
 
 
 cdef inline i64 phases_of(i64 stride, i64 dilation) noexcept nogil:
@@ -105,10 +108,10 @@ cdef void tile_row(
                     ((phase.inputs - left - patch) >> (stride // 2 + shift)) + 1, (phase.outputs - at) >> shift)
             else:
                 tile.count = 1
-                micro = window.border
+                micro = window.side if whole else window.border
                 tile.columns = WINDOW_COLUMNS
                 if phase.outputs - column <= HALF and phase.outputs >= HALF:
-                    micro = window.half
+                    micro = window.side_half if whole else window.half
                     tile.columns = HALF
                 at = smaller(column, phase.outputs - tile.columns)
                 left = at * stride - phase.pad
@@ -116,7 +119,7 @@ cdef void tile_row(
                 tile.column_mask = mask_of(left, phase.inputs, patch)
                 sure = ((<i64> 1 << (patch - 2 * edge)) - 1) << edge
                 if at < 0 or tile.column_mask & sure != sure:
-                    micro = window.single
+                    micro = window.side_single if whole else window.single
                     tile.columns = 1
                     at = column
                     left = at * stride - phase.pad
@@ -285,7 +288,9 @@ cdef void depthwise_3x3s1(
     const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
-    cdef Window window = [3, 1, inner_3x3s1, ring_3x3s1, NULL, border_3x3s1, half_3x3s1, single_3x3s1]
+    cdef Window window = [
+        3, 1, inner_3x3s1, ring_3x3s1, NULL, border_3x3s1, half_3x3s1, single_3x3s1, side_3x3s1, side_half_3x3s1,
+        side_single_3x3s1]
     compute_window(&window, plan, x, residual, out, row_begin, row_end, block_begin, block_end)
 
 
@@ -293,7 +298,9 @@ cdef void depthwise_3x3s2(
     const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
-    cdef Window window = [3, 2, inner_3x3s2, ring_3x3s2, NULL, border_3x3s2, half_3x3s2, single_3x3s2]
+    cdef Window window = [
+        3, 2, inner_3x3s2, ring_3x3s2, NULL, border_3x3s2, half_3x3s2, single_3x3s2, side_3x3s2, side_half_3x3s2,
+        side_single_3x3s2]
     if PAIRED:
         window.wide = wide_3x3s2
     compute_window(&window, plan, x, residual, out, row_begin, row_end, block_begin, block_end)
@@ -303,7 +310,9 @@ cdef void depthwise_5x5s1(
     const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
-    cdef Window window = [5, 1, inner_5x5s1, ring_5x5s1, NULL, border_5x5s1, half_5x5s1, single_5x5s1]
+    cdef Window window = [
+        5, 1, inner_5x5s1, ring_5x5s1, NULL, border_5x5s1, half_5x5s1, single_5x5s1, side_5x5s1, side_half_5x5s1,
+        side_single_5x5s1]
     compute_window(&window, plan, x, residual, out, row_begin, row_end, block_begin, block_end)
 
 
@@ -311,7 +320,9 @@ cdef void depthwise_5x5s2(
     const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
-    cdef Window window = [5, 2, inner_5x5s2, ring_5x5s2, NULL, border_5x5s2, half_5x5s2, single_5x5s2]
+    cdef Window window = [
+        5, 2, inner_5x5s2, ring_5x5s2, NULL, border_5x5s2, half_5x5s2, single_5x5s2, side_5x5s2, side_half_5x5s2,
+        side_single_5x5s2]
     compute_window(&window, plan, x, residual, out, row_begin, row_end, block_begin, block_end)
 
 
@@ -319,7 +330,9 @@ cdef void depthwise_7x7s1(
     const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
-    cdef Window window = [7, 1, inner_7x7s1, ring_7x7s1, NULL, border_7x7s1, half_7x7s1, single_7x7s1]
+    cdef Window window = [
+        7, 1, inner_7x7s1, ring_7x7s1, NULL, border_7x7s1, half_7x7s1, single_7x7s1, side_7x7s1, side_half_7x7s1,
+        side_single_7x7s1]
     compute_window(&window, plan, x, residual, out, row_begin, row_end, block_begin, block_end)
 
 
@@ -327,5 +340,7 @@ cdef void depthwise_7x7s2(
     const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
-    cdef Window window = [7, 2, inner_7x7s2, ring_7x7s2, NULL, border_7x7s2, half_7x7s2, single_7x7s2]
+    cdef Window window = [
+        7, 2, inner_7x7s2, ring_7x7s2, NULL, border_7x7s2, half_7x7s2, single_7x7s2, side_7x7s2, side_half_7x7s2,
+        side_single_7x7s2]
     compute_window(&window, plan, x, residual, out, row_begin, row_end, block_begin, block_end)

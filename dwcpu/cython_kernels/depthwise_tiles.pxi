@@ -153,7 +153,9 @@ cdef inline int sees(const int size, const int k) noexcept nogil:
     return 1 if k >= 0 and k < size else 0
 
 
-cdef inline bint from_memory(const int size, const int stride, const int i, const int k, const int j) noexcept nogil:
+cdef inline bint from_memory(
+    const int size, const int stride, const int columns, const int i, const int k, const int j
+) noexcept nogil:
     """Whether output j of row i reads its input at column k of the window with the multiply-add, not from a register.
 
     Sums and a weight leave seven of 16 registers for inputs. Those that are used again stay there, of the first row not
@@ -163,7 +165,41 @@ cdef inline bint from_memory(const int size, const int stride, const int i, cons
     cdef int q = k + j * stride
     cdef int uses = (
         (0 if last else sees(size, q)) + sees(size, q - stride) + sees(size, q - 2 * stride) + sees(size, q - 3 * stride))
-    return IS_SHORT_OF_REGISTERS and (j < last or uses < 2 or k % stride > 0)
+    return IS_SHORT_OF_REGISTERS and columns == WINDOW_COLUMNS and (j < last or uses < 2 or k % stride > 0)
+
+
+cdef inline void window_row(
+    const int size, const int stride, const int columns, const int edge, const real *first, const real *second,
+    const real *weights, i64 column_mask, vec *acc, i64 *steps
+) noexcept nogil:
+    """A row of the window, onto both rows of a tile's sums: first and second are the inputs that these read.
+
+    Turn about: a sum is added to in every fourth cycle, which is how long a multiply-add takes. The first and last
+    `edge` columns of the patch are tested, and loaded, for each output that sees them.
+    """
+    cdef vec line[WINDOW_ROWS * MOST_PATCH_COLUMNS]
+    cdef vec w
+    cdef const real *place
+    cdef int i, j, k, q, at, patch = (columns - 1) * stride + size
+    for k in range(size):
+        w = v_in_register(v_load(weights + k * LANES))
+        for j in range(columns):
+            q = k + j * stride
+            if q < edge or q >= patch - edge:
+                if v_likely(column_mask & (<i64> 1 << q)):
+                    for i in range(WINDOW_ROWS):
+                        place = v_beside(second if i else first, q, steps)
+                        acc[i * columns + j] = v_fma_onto_from(w, place, acc[i * columns + j])
+                continue
+            for i in range(WINDOW_ROWS):
+                at = i * MOST_PATCH_COLUMNS + q
+                place = v_beside(second if i else first, q, steps)
+                if from_memory(size, stride, columns, i, k, j):
+                    acc[i * columns + j] = v_fma_onto_from(w, place, acc[i * columns + j])
+                    continue
+                if k < stride or j == columns - 1:
+                    line[at] = v_load(place)
+                acc[i * columns + j] = v_fma_onto(line[at], w, acc[i * columns + j])
 
 
 cdef inline void inner_tiles(
@@ -174,15 +210,12 @@ cdef inline void inner_tiles(
     With `ring` rows may wrap: a load more a row, 2 % of the time of 3x3 windows, so that others have one step for all.
     """
     cdef vec acc[WINDOW_ROWS * WINDOW_COLUMNS]
-    cdef vec line[WINDOW_ROWS * MOST_PATCH_COLUMNS]
     cdef vec w
     cdef i64 x_row = job.x_row, x_column = job.x_column, out_row = job.out_row, out_column = job.out_column, t
     cdef i64 steps[4]
     cdef const real *x[MOST_PATCH_ROWS]
-    cdef const real *place
-    cdef const real *weights
     cdef Block first, block
-    cdef int r, i, j, k, q
+    cdef int r, i, q
     first_block(&first, size * size, job, start, block_begin, block_end)
     for t in range(start.count):
         block = first
@@ -193,23 +226,12 @@ cdef inline void inner_tiles(
             x[0] = block.x
             for r in range(1, stride):
                 x[r] = bytes_on(x[r - 1], job.x_rows[r - 1]) if ring else x[r - 1] + x_row
-            weights = block.weights
             steps_of(x_column, steps)
             for r in range(size):
                 q = r + stride - 1
                 x[q + 1] = v_anew(bytes_on(x[q], job.x_rows[q]) if ring else x[q] + x_row)
-                for k in range(size):
-                    w = v_in_register(v_load(weights + (r * size + k) * LANES))
-                    for j in range(WINDOW_COLUMNS):
-                        for i in range(WINDOW_ROWS):
-                            q = i * MOST_PATCH_COLUMNS + k + j * stride
-                            place = v_beside(x[r + i * stride], k + j * stride, steps)
-                            if from_memory(size, stride, i, k, j):
-                                acc[i * WINDOW_COLUMNS + j] = v_fma_onto_from(w, place, acc[i * WINDOW_COLUMNS + j])
-                                continue
-                            if k < stride or j == WINDOW_COLUMNS - 1:
-                                line[q] = v_load(place)
-                            acc[i * WINDOW_COLUMNS + j] = v_fma_onto(line[q], w, acc[i * WINDOW_COLUMNS + j])
+                window_row(
+                    size, stride, WINDOW_COLUMNS, 0, x[r], x[r + stride], block.weights + r * size * LANES, 0, acc, steps)
             finish(WINDOW_COLUMNS, job, out_row, out_column, WINDOW_ROWS, acc, block.out)
             if not next_block(&block, size * size):
                 break
@@ -268,8 +290,8 @@ cdef inline void wide_tiles(
 
 
 cdef inline void border_tile(
-    const int size, const int stride, const int columns, const Job *job, const Tile *tile, i64 block_begin,
-    i64 block_end
+    const int size, const int stride, const int columns, const bint whole, const Job *job, const Tile *tile,
+    i64 block_begin, i64 block_end
 ) noexcept nogil:
     """WINDOW_ROWS x `columns` outputs at a border: only inputs that the masks name are read, tile.rows rows written.
 
@@ -285,6 +307,7 @@ cdef inline void border_tile(
     cdef i64 row_mask = tile.row_mask, column_mask = tile.column_mask, rows = tile.rows
     cdef i64 steps[4]
     cdef const real *x
+    cdef const real *y
     cdef Block block
     cdef int r, i, j, k, q
     first_block(&block, size * size, job, tile, block_begin, block_end)
@@ -294,6 +317,20 @@ cdef inline void border_tile(
             acc[i] = v
         x = block.x
         steps_of(x_column, steps)
+        if whole:
+            y = x
+            for r in range(stride):
+                y = bytes_on(y, job.x_rows[r])
+            for r in range(size):
+                x = v_anew(x)
+                y = v_anew(y)
+                window_row(size, stride, columns, edge, x, y, block.weights + r * size * LANES, column_mask, acc, steps)
+                x = bytes_on(x, job.x_rows[r])
+                y = bytes_on(y, job.x_rows[r + stride])
+            finish(columns, job, out_row, out_column, WINDOW_ROWS, acc, block.out)
+            if next_block(&block, size * size):
+                continue
+            break
         for r in range((WINDOW_ROWS - 1) * stride + size):
             x = v_anew(x)
             if v_likely(row_mask & (<i64> 1 << r)):
@@ -324,15 +361,27 @@ cdef void ring_3x3s1(const Job *job, const Tile *tile, i64 block_begin, i64 bloc
 
 
 cdef void border_3x3s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(3, 1, WINDOW_COLUMNS, job, tile, block_begin, block_end)
+    border_tile(3, 1, WINDOW_COLUMNS, False, job, tile, block_begin, block_end)
+
+
+cdef void side_3x3s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    border_tile(3, 1, WINDOW_COLUMNS, True, job, tile, block_begin, block_end)
 
 
 cdef void half_3x3s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(3, 1, HALF, job, tile, block_begin, block_end)
+    border_tile(3, 1, HALF, False, job, tile, block_begin, block_end)
+
+
+cdef void side_half_3x3s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    border_tile(3, 1, HALF, True, job, tile, block_begin, block_end)
 
 
 cdef void single_3x3s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(3, 1, 1, job, tile, block_begin, block_end)
+    border_tile(3, 1, 1, False, job, tile, block_begin, block_end)
+
+
+cdef void side_single_3x3s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    border_tile(3, 1, 1, True, job, tile, block_begin, block_end)
 
 
 cdef void inner_3x3s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
@@ -349,15 +398,27 @@ cdef void wide_3x3s2(const Job *job, const Tile *tile, i64 block_begin, i64 bloc
 
 
 cdef void border_3x3s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(3, 2, WINDOW_COLUMNS, job, tile, block_begin, block_end)
+    border_tile(3, 2, WINDOW_COLUMNS, False, job, tile, block_begin, block_end)
+
+
+cdef void side_3x3s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    border_tile(3, 2, WINDOW_COLUMNS, True, job, tile, block_begin, block_end)
 
 
 cdef void half_3x3s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(3, 2, HALF, job, tile, block_begin, block_end)
+    border_tile(3, 2, HALF, False, job, tile, block_begin, block_end)
+
+
+cdef void side_half_3x3s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    border_tile(3, 2, HALF, True, job, tile, block_begin, block_end)
 
 
 cdef void single_3x3s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(3, 2, 1, job, tile, block_begin, block_end)
+    border_tile(3, 2, 1, False, job, tile, block_begin, block_end)
+
+
+cdef void side_single_3x3s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    border_tile(3, 2, 1, True, job, tile, block_begin, block_end)
 
 
 cdef void inner_5x5s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
@@ -369,15 +430,27 @@ cdef void ring_5x5s1(const Job *job, const Tile *tile, i64 block_begin, i64 bloc
 
 
 cdef void border_5x5s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(5, 1, WINDOW_COLUMNS, job, tile, block_begin, block_end)
+    border_tile(5, 1, WINDOW_COLUMNS, False, job, tile, block_begin, block_end)
+
+
+cdef void side_5x5s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    border_tile(5, 1, WINDOW_COLUMNS, True, job, tile, block_begin, block_end)
 
 
 cdef void half_5x5s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(5, 1, HALF, job, tile, block_begin, block_end)
+    border_tile(5, 1, HALF, False, job, tile, block_begin, block_end)
+
+
+cdef void side_half_5x5s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    border_tile(5, 1, HALF, True, job, tile, block_begin, block_end)
 
 
 cdef void single_5x5s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(5, 1, 1, job, tile, block_begin, block_end)
+    border_tile(5, 1, 1, False, job, tile, block_begin, block_end)
+
+
+cdef void side_single_5x5s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    border_tile(5, 1, 1, True, job, tile, block_begin, block_end)
 
 
 cdef void inner_5x5s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
@@ -389,15 +462,27 @@ cdef void ring_5x5s2(const Job *job, const Tile *tile, i64 block_begin, i64 bloc
 
 
 cdef void border_5x5s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(5, 2, WINDOW_COLUMNS, job, tile, block_begin, block_end)
+    border_tile(5, 2, WINDOW_COLUMNS, False, job, tile, block_begin, block_end)
+
+
+cdef void side_5x5s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    border_tile(5, 2, WINDOW_COLUMNS, True, job, tile, block_begin, block_end)
 
 
 cdef void half_5x5s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(5, 2, HALF, job, tile, block_begin, block_end)
+    border_tile(5, 2, HALF, False, job, tile, block_begin, block_end)
+
+
+cdef void side_half_5x5s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    border_tile(5, 2, HALF, True, job, tile, block_begin, block_end)
 
 
 cdef void single_5x5s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(5, 2, 1, job, tile, block_begin, block_end)
+    border_tile(5, 2, 1, False, job, tile, block_begin, block_end)
+
+
+cdef void side_single_5x5s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    border_tile(5, 2, 1, True, job, tile, block_begin, block_end)
 
 
 cdef void inner_7x7s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
@@ -409,15 +494,27 @@ cdef void ring_7x7s1(const Job *job, const Tile *tile, i64 block_begin, i64 bloc
 
 
 cdef void border_7x7s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(7, 1, WINDOW_COLUMNS, job, tile, block_begin, block_end)
+    border_tile(7, 1, WINDOW_COLUMNS, False, job, tile, block_begin, block_end)
+
+
+cdef void side_7x7s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    border_tile(7, 1, WINDOW_COLUMNS, True, job, tile, block_begin, block_end)
 
 
 cdef void half_7x7s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(7, 1, HALF, job, tile, block_begin, block_end)
+    border_tile(7, 1, HALF, False, job, tile, block_begin, block_end)
+
+
+cdef void side_half_7x7s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    border_tile(7, 1, HALF, True, job, tile, block_begin, block_end)
 
 
 cdef void single_7x7s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(7, 1, 1, job, tile, block_begin, block_end)
+    border_tile(7, 1, 1, False, job, tile, block_begin, block_end)
+
+
+cdef void side_single_7x7s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    border_tile(7, 1, 1, True, job, tile, block_begin, block_end)
 
 
 cdef void inner_7x7s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
@@ -429,12 +526,24 @@ cdef void ring_7x7s2(const Job *job, const Tile *tile, i64 block_begin, i64 bloc
 
 
 cdef void border_7x7s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(7, 2, WINDOW_COLUMNS, job, tile, block_begin, block_end)
+    border_tile(7, 2, WINDOW_COLUMNS, False, job, tile, block_begin, block_end)
+
+
+cdef void side_7x7s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    border_tile(7, 2, WINDOW_COLUMNS, True, job, tile, block_begin, block_end)
 
 
 cdef void half_7x7s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(7, 2, HALF, job, tile, block_begin, block_end)
+    border_tile(7, 2, HALF, False, job, tile, block_begin, block_end)
+
+
+cdef void side_half_7x7s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    border_tile(7, 2, HALF, True, job, tile, block_begin, block_end)
 
 
 cdef void single_7x7s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(7, 2, 1, job, tile, block_begin, block_end)
+    border_tile(7, 2, 1, False, job, tile, block_begin, block_end)
+
+
+cdef void side_single_7x7s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    border_tile(7, 2, 1, True, job, tile, block_begin, block_end)
