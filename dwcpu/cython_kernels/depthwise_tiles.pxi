@@ -93,6 +93,7 @@ cdef inline void finish(
 ) noexcept nogil:
     """Epilogue and store of the first `rows` rows of a tile."""
     cdef const real *residual
+    cdef const real *numbers
     cdef vec low, high, six
     cdef i64 steps[4]
     cdef int i, j
@@ -106,11 +107,12 @@ cdef inline void finish(
                         acc[i * columns + j] = v_add(acc[i * columns + j], v_load(v_beside(residual, j, steps)))
                     residual = v_anew(residual + out_row)
         if job.hardswish != NULL:  # with stores of its own: joined to the others, sums are spilled in the loop
-            six = v_load(job.hardswish + LANES)
+            numbers = job.hardswish
+            six = v_load(numbers + LANES)
             for i in range(WINDOW_ROWS):
                 if i < rows:
                     for j in range(columns):
-                        v_store(v_beside_out(out, j, steps), hardswish_of(acc[i * columns + j], job.hardswish, six))
+                        v_store(v_beside_out(out, j, steps), hardswish_of(acc[i * columns + j], numbers, six))
                     out = v_anew_out(out + out_row)
             return
     steps_of(out_column, steps)
