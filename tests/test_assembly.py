@@ -44,8 +44,8 @@ MOST_INSTRUCTIONS = {32: 2.0, 64: 2.3}
 #: The same of a window's tiles, all that surrounds their sums included. Without addresses that loads compute themselves
 #: they took a tenth more.
 MOST_WINDOW_INSTRUCTIONS = {
-    "inner_3x3s1": 3.05, "inner_3x3s2": 3.05, "wide_3x3s2": 3.7,
-    "inner_5x5s1": 2.15, "inner_5x5s2": 2.45, "inner_7x7s1": 2.0, "inner_7x7s2": 2.1,
+    "inner_3x3s1": 2.65, "inner_3x3s2": 2.55, "wide_3x3s2": 3.4,
+    "inner_5x5s1": 2.45, "inner_5x5s2": 2.45, "inner_7x7s1": 2.15, "inner_7x7s2": 2.45,
 }  # fmt: skip
 
 #: Multiply-adds of a compiled GEMM for each move to or from the stack that may be among them. GCC 12 and 13 need none,

@@ -151,23 +151,22 @@ cdef inline void multiply(
             acc[i * columns] = v_fma(x, w[i], acc[i * columns])
 
 
-cdef inline int sees(const int size, const int k) noexcept nogil:
+cdef inline int is_tap(const int size, const int k) noexcept nogil:
     return 1 if k >= 0 and k < size else 0
 
 
 cdef inline bint from_memory(
     const int size, const int stride, const int columns, const int i, const int k, const int j
 ) noexcept nogil:
-    """Whether output j of row i reads its input at column k of the window with the multiply-add, not from a register.
-
-    Sums and a weight leave seven of 16 registers for inputs. Those that are used again stay there, of the first row not
-    up to their last use; at stride 2 those of every other column.
+    """Whether output j of row i reads its input at column k of the window with the multiply-add, not from a register:
+    where no other output needs it. Sums and a weight leave seven of 16 registers for inputs, too few for all that are
+    used again: of the first row the last use is not from one, at stride 2 those of every other column are not.
     """
-    cdef int last = 1 if i == 0 and (stride == 1 or size > 3) else 0  # output that uses it last, if from a register
-    cdef int q = k + j * stride
-    cdef int uses = (
-        (0 if last else sees(size, q)) + sees(size, q - stride) + sees(size, q - 2 * stride) + sees(size, q - 3 * stride))
-    return IS_SHORT_OF_REGISTERS and columns == WINDOW_COLUMNS and (j < last or uses < 2 or k % stride > 0)
+    cdef bint few = IS_SHORT_OF_REGISTERS and columns == WINDOW_COLUMNS
+    cdef int last = 1 if few and i == 0 and (stride == 1 or size > 3) else 0  # output that uses it last from a register
+    cdef int q = k + j * stride, uses = is_tap(size, q - 2 * stride) + is_tap(size, q - 3 * stride)
+    uses += (0 if last else is_tap(size, q)) + is_tap(size, q - stride)
+    return columns == WINDOW_COLUMNS and (uses < 2 or j < last) or few and k % stride > 0
 
 
 cdef inline void window_row(
