@@ -299,6 +299,11 @@ class ConvGeometry:
         kernel_h, kernel_w, per_group, out_channels = w_shape
         shapes.nonempty_weights(w_shape, operation, w)
         parts = normalise_int(groups, "groups", operation)
+        if out_channels % parts and channels == per_group * parts:
+            raise ValueError(
+                f"{operation}: groups is {parts} but {w} has {out_channels} output channels; groups must divide them; "
+                f"choose a divisor of {out_channels}"
+            )
         if channels % parts or out_channels % parts:
             raise ValueError(
                 f"{operation}: groups is {parts} but {x} has {channels} channels and {w} has {out_channels} output "

@@ -18,7 +18,11 @@ LAYER_MISTAKES = {
     "layer stride": (lambda: layers.DepthwiseConv2d(DW, stride=0), ValueError, "DepthwiseConv2d: stride is 0"),
     "layer padding": (lambda: layers.Conv2d(CONV, padding="full"), ValueError, "Conv2d: padding is 'full'"),
     "layer dilation": (lambda: layers.Conv2d(CONV, dilation=0), ValueError, "Conv2d: dilation is 0"),
-    "layer groups": (lambda: layers.Conv2d(CONV, groups=5), ValueError, "Conv2d: groups is 5"),
+    "layer groups": (
+        lambda: layers.Conv2d(CONV, groups=5),
+        ValueError,
+        "Conv2d: groups is 5 but w has 24 output channels; groups must divide them; choose a divisor of 24",
+    ),
     "layer empty w": (lambda: layers.PointwiseConv2d(ones(0, 4)), ValueError, "PointwiseConv2d: w has shape (0, 4)"),
     "layer scalar w": (lambda: layers.Conv2d(F32(1)), TypeError, "Conv2d: w is 1.0; it must be an array"),
     "layer pw": (lambda: layers.SeparableConv2d(DW, ones(8, 8)), ValueError, "pw has 8 input channels but the output"),
