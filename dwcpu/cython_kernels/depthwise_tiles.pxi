@@ -1,9 +1,10 @@
 # The register tiles of depthwise.pxi, which says what they assume and guarantee: WINDOW_ROWS x WINDOW_COLUMNS outputs
 # of one vector of channels, or fewer at borders, and the functions that each window of the menu has of them.
 #
-# Row after row of a tile's patch, and along it column after column of the window: an input is loaded when the first
-# output needs it and serves all others, a weight serves all columns of outputs. Addresses are those that x86 computes
-# in a load (v_beside): where a core's other hardware thread is busy, the number of instructions is what counts.
+# Row after row of the window, and along it column after column; a weight serves all outputs of a tile, which take turns
+# (window_row). Where rows of a tile's patch are outside the image, and where two blocks are computed at once, row after
+# row of the patch: an input serves both rows of outputs. Addresses are those that x86 computes in a load (v_beside):
+# where a core's other hardware thread is busy, the number of instructions is what counts.
 
 cdef struct Job:      # distances in elements
     const real *weights
@@ -156,14 +157,16 @@ cdef inline int is_tap(const int size, const int k) noexcept nogil:
 
 
 cdef inline bint from_memory(
-    const int size, const int stride, const int columns, const int i, const int k, const int j
+    const int size, const int stride, const int columns, const int edge, const int i, const int k, const int j
 ) noexcept nogil:
     """Whether output j of row i reads its input at column k of the window with the multiply-add, not from a register:
     where no other output needs it. Sums and a weight leave seven of 16 registers for inputs, too few for all that are
-    used again: of the first row the last use is not from one, at stride 2 those of every other column are not.
+    used again: of the first row the last use is not from one, of neither where there are columns to test, which takes a
+    register or two; at stride 2 those of every other column are not.
     """
     cdef bint few = IS_SHORT_OF_REGISTERS and columns == WINDOW_COLUMNS
-    cdef int last = 1 if few and i == 0 and (stride == 1 or size > 3) else 0  # output that uses it last from a register
+    cdef bint early = stride == 1 and (i == 0 or edge > 0) or stride == 2 and i == 0 and size > 3
+    cdef int last = 1 if few and early else 0  # the output that uses it last from a register
     cdef int q = k + j * stride, uses = is_tap(size, q - 2 * stride) + is_tap(size, q - 3 * stride)
     uses += (0 if last else is_tap(size, q)) + is_tap(size, q - stride)
     return columns == WINDOW_COLUMNS and (uses < 2 or j < last) or few and k % stride > 0
@@ -195,7 +198,7 @@ cdef inline void window_row(
             for i in range(WINDOW_ROWS):
                 at = i * MOST_PATCH_COLUMNS + q
                 place = v_beside(second if i else first, q, steps)
-                if from_memory(size, stride, columns, i, k, j):
+                if from_memory(size, stride, columns, edge, i, k, j):
                     acc[i * columns + j] = v_fma_onto_from(w, place, acc[i * columns + j])
                     continue
                 if k < stride or j == columns - 1:
@@ -216,7 +219,7 @@ cdef inline void inner_tiles(
     cdef i64 steps[4]
     cdef const real *x[MOST_PATCH_ROWS]
     cdef Block first, block
-    cdef int r, i, q
+    cdef int r, i, last
     first_block(&first, size * size, job, start, block_begin, block_end)
     for t in range(start.count):
         block = first
@@ -229,8 +232,8 @@ cdef inline void inner_tiles(
                 x[r] = bytes_on(x[r - 1], job.x_rows[r - 1]) if ring else x[r - 1] + x_row
             steps_of(x_column, steps)
             for r in range(size):
-                q = r + stride - 1
-                x[q + 1] = v_anew(bytes_on(x[q], job.x_rows[q]) if ring else x[q] + x_row)
+                last = r + stride - 1
+                x[last + 1] = v_anew(bytes_on(x[last], job.x_rows[last]) if ring else x[last] + x_row)
                 window_row(
                     size, stride, WINDOW_COLUMNS, 0, x[r], x[r + stride], block.weights + r * size * LANES, 0, acc, steps)
             finish(WINDOW_COLUMNS, job, out_row, out_column, WINDOW_ROWS, acc, block.out)
@@ -290,14 +293,51 @@ cdef inline void wide_tiles(
         tile.out += HALF * out_column
 
 
-cdef inline void border_tile(
-    const int size, const int stride, const int columns, const bint whole, const Job *job, const Tile *tile,
-    i64 block_begin, i64 block_end
+cdef inline void side_tile(
+    const int size, const int stride, const int columns, const Job *job, const Tile *tile, i64 block_begin,
+    i64 block_end
 ) noexcept nogil:
-    """WINDOW_ROWS x `columns` outputs at a border: only inputs that the masks name are read, tile.rows rows written.
+    """WINDOW_ROWS x `columns` outputs at a side: every row of the patch is read, of its columns those that the mask names.
 
-    Of single columns any tap may be outside the image; of more, size / 2 columns at each side of the patch: those are
-    tested, and loaded, for each output that sees them.
+    Of single columns any tap may be outside the image; of more, size / 2 columns at each side of the patch.
+    """
+    cdef int edge = size // 2 if columns > 1 else size
+    cdef vec acc[WINDOW_ROWS * WINDOW_COLUMNS]
+    cdef vec v
+    cdef i64 x_column = job.x_column, out_row = job.out_row, out_column = job.out_column, column_mask = tile.column_mask
+    cdef i64 steps[4]
+    cdef const real *x
+    cdef const real *y
+    cdef Block block
+    cdef int r, i
+    first_block(&block, size * size, job, tile, block_begin, block_end)
+    while True:
+        v = v_load(block.bias)
+        for i in range(WINDOW_ROWS * columns):
+            acc[i] = v
+        x = y = block.x
+        for r in range(stride):
+            y = bytes_on(y, job.x_rows[r])
+        steps_of(x_column, steps)
+        for r in range(size):
+            x = v_anew(x)
+            y = v_anew(y)
+            window_row(size, stride, columns, edge, x, y, block.weights + r * size * LANES, column_mask, acc, steps)
+            x = bytes_on(x, job.x_rows[r])
+            y = bytes_on(y, job.x_rows[r + stride])
+        finish(columns, job, out_row, out_column, WINDOW_ROWS, acc, block.out)
+        if not next_block(&block, size * size):
+            break
+
+
+cdef inline void border_tile(
+    const int size, const int stride, const int columns, const Job *job, const Tile *tile, i64 block_begin,
+    i64 block_end
+) noexcept nogil:
+    """As `side_tile`, but of rows too only those that the mask names are read, and tile.rows are written.
+
+    Columns that may be outside are tested, and loaded, for each output that sees them. Both in one function would share
+    registers: rows that are cut took a tenth longer.
     """
     cdef int edge = size // 2 if columns > 1 else size, last = (columns - 1) * stride + size - edge
     cdef vec acc[WINDOW_ROWS * WINDOW_COLUMNS]
@@ -308,7 +348,6 @@ cdef inline void border_tile(
     cdef i64 row_mask = tile.row_mask, column_mask = tile.column_mask, rows = tile.rows
     cdef i64 steps[4]
     cdef const real *x
-    cdef const real *y
     cdef Block block
     cdef int r, i, j, k, q
     first_block(&block, size * size, job, tile, block_begin, block_end)
@@ -318,20 +357,6 @@ cdef inline void border_tile(
             acc[i] = v
         x = block.x
         steps_of(x_column, steps)
-        if whole:
-            y = x
-            for r in range(stride):
-                y = bytes_on(y, job.x_rows[r])
-            for r in range(size):
-                x = v_anew(x)
-                y = v_anew(y)
-                window_row(size, stride, columns, edge, x, y, block.weights + r * size * LANES, column_mask, acc, steps)
-                x = bytes_on(x, job.x_rows[r])
-                y = bytes_on(y, job.x_rows[r + stride])
-            finish(columns, job, out_row, out_column, WINDOW_ROWS, acc, block.out)
-            if next_block(&block, size * size):
-                continue
-            break
         for r in range((WINDOW_ROWS - 1) * stride + size):
             x = v_anew(x)
             if v_likely(row_mask & (<i64> 1 << r)):
@@ -362,27 +387,27 @@ cdef void ring_3x3s1(const Job *job, const Tile *tile, i64 block_begin, i64 bloc
 
 
 cdef void border_3x3s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(3, 1, WINDOW_COLUMNS, False, job, tile, block_begin, block_end)
+    border_tile(3, 1, WINDOW_COLUMNS, job, tile, block_begin, block_end)
 
 
 cdef void side_3x3s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(3, 1, WINDOW_COLUMNS, True, job, tile, block_begin, block_end)
+    side_tile(3, 1, WINDOW_COLUMNS, job, tile, block_begin, block_end)
 
 
 cdef void half_3x3s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(3, 1, HALF, False, job, tile, block_begin, block_end)
+    border_tile(3, 1, HALF, job, tile, block_begin, block_end)
 
 
 cdef void side_half_3x3s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(3, 1, HALF, True, job, tile, block_begin, block_end)
+    side_tile(3, 1, HALF, job, tile, block_begin, block_end)
 
 
 cdef void single_3x3s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(3, 1, 1, False, job, tile, block_begin, block_end)
+    border_tile(3, 1, 1, job, tile, block_begin, block_end)
 
 
 cdef void side_single_3x3s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(3, 1, 1, True, job, tile, block_begin, block_end)
+    side_tile(3, 1, 1, job, tile, block_begin, block_end)
 
 
 cdef void inner_3x3s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
@@ -399,27 +424,27 @@ cdef void wide_3x3s2(const Job *job, const Tile *tile, i64 block_begin, i64 bloc
 
 
 cdef void border_3x3s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(3, 2, WINDOW_COLUMNS, False, job, tile, block_begin, block_end)
+    border_tile(3, 2, WINDOW_COLUMNS, job, tile, block_begin, block_end)
 
 
 cdef void side_3x3s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(3, 2, WINDOW_COLUMNS, True, job, tile, block_begin, block_end)
+    side_tile(3, 2, WINDOW_COLUMNS, job, tile, block_begin, block_end)
 
 
 cdef void half_3x3s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(3, 2, HALF, False, job, tile, block_begin, block_end)
+    border_tile(3, 2, HALF, job, tile, block_begin, block_end)
 
 
 cdef void side_half_3x3s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(3, 2, HALF, True, job, tile, block_begin, block_end)
+    side_tile(3, 2, HALF, job, tile, block_begin, block_end)
 
 
 cdef void single_3x3s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(3, 2, 1, False, job, tile, block_begin, block_end)
+    border_tile(3, 2, 1, job, tile, block_begin, block_end)
 
 
 cdef void side_single_3x3s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(3, 2, 1, True, job, tile, block_begin, block_end)
+    side_tile(3, 2, 1, job, tile, block_begin, block_end)
 
 
 cdef void inner_5x5s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
@@ -431,27 +456,27 @@ cdef void ring_5x5s1(const Job *job, const Tile *tile, i64 block_begin, i64 bloc
 
 
 cdef void border_5x5s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(5, 1, WINDOW_COLUMNS, False, job, tile, block_begin, block_end)
+    border_tile(5, 1, WINDOW_COLUMNS, job, tile, block_begin, block_end)
 
 
 cdef void side_5x5s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(5, 1, WINDOW_COLUMNS, True, job, tile, block_begin, block_end)
+    side_tile(5, 1, WINDOW_COLUMNS, job, tile, block_begin, block_end)
 
 
 cdef void half_5x5s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(5, 1, HALF, False, job, tile, block_begin, block_end)
+    border_tile(5, 1, HALF, job, tile, block_begin, block_end)
 
 
 cdef void side_half_5x5s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(5, 1, HALF, True, job, tile, block_begin, block_end)
+    side_tile(5, 1, HALF, job, tile, block_begin, block_end)
 
 
 cdef void single_5x5s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(5, 1, 1, False, job, tile, block_begin, block_end)
+    border_tile(5, 1, 1, job, tile, block_begin, block_end)
 
 
 cdef void side_single_5x5s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(5, 1, 1, True, job, tile, block_begin, block_end)
+    side_tile(5, 1, 1, job, tile, block_begin, block_end)
 
 
 cdef void inner_5x5s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
@@ -463,27 +488,27 @@ cdef void ring_5x5s2(const Job *job, const Tile *tile, i64 block_begin, i64 bloc
 
 
 cdef void border_5x5s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(5, 2, WINDOW_COLUMNS, False, job, tile, block_begin, block_end)
+    border_tile(5, 2, WINDOW_COLUMNS, job, tile, block_begin, block_end)
 
 
 cdef void side_5x5s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(5, 2, WINDOW_COLUMNS, True, job, tile, block_begin, block_end)
+    side_tile(5, 2, WINDOW_COLUMNS, job, tile, block_begin, block_end)
 
 
 cdef void half_5x5s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(5, 2, HALF, False, job, tile, block_begin, block_end)
+    border_tile(5, 2, HALF, job, tile, block_begin, block_end)
 
 
 cdef void side_half_5x5s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(5, 2, HALF, True, job, tile, block_begin, block_end)
+    side_tile(5, 2, HALF, job, tile, block_begin, block_end)
 
 
 cdef void single_5x5s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(5, 2, 1, False, job, tile, block_begin, block_end)
+    border_tile(5, 2, 1, job, tile, block_begin, block_end)
 
 
 cdef void side_single_5x5s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(5, 2, 1, True, job, tile, block_begin, block_end)
+    side_tile(5, 2, 1, job, tile, block_begin, block_end)
 
 
 cdef void inner_7x7s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
@@ -495,27 +520,27 @@ cdef void ring_7x7s1(const Job *job, const Tile *tile, i64 block_begin, i64 bloc
 
 
 cdef void border_7x7s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(7, 1, WINDOW_COLUMNS, False, job, tile, block_begin, block_end)
+    border_tile(7, 1, WINDOW_COLUMNS, job, tile, block_begin, block_end)
 
 
 cdef void side_7x7s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(7, 1, WINDOW_COLUMNS, True, job, tile, block_begin, block_end)
+    side_tile(7, 1, WINDOW_COLUMNS, job, tile, block_begin, block_end)
 
 
 cdef void half_7x7s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(7, 1, HALF, False, job, tile, block_begin, block_end)
+    border_tile(7, 1, HALF, job, tile, block_begin, block_end)
 
 
 cdef void side_half_7x7s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(7, 1, HALF, True, job, tile, block_begin, block_end)
+    side_tile(7, 1, HALF, job, tile, block_begin, block_end)
 
 
 cdef void single_7x7s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(7, 1, 1, False, job, tile, block_begin, block_end)
+    border_tile(7, 1, 1, job, tile, block_begin, block_end)
 
 
 cdef void side_single_7x7s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(7, 1, 1, True, job, tile, block_begin, block_end)
+    side_tile(7, 1, 1, job, tile, block_begin, block_end)
 
 
 cdef void inner_7x7s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
@@ -527,24 +552,24 @@ cdef void ring_7x7s2(const Job *job, const Tile *tile, i64 block_begin, i64 bloc
 
 
 cdef void border_7x7s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(7, 2, WINDOW_COLUMNS, False, job, tile, block_begin, block_end)
+    border_tile(7, 2, WINDOW_COLUMNS, job, tile, block_begin, block_end)
 
 
 cdef void side_7x7s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(7, 2, WINDOW_COLUMNS, True, job, tile, block_begin, block_end)
+    side_tile(7, 2, WINDOW_COLUMNS, job, tile, block_begin, block_end)
 
 
 cdef void half_7x7s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(7, 2, HALF, False, job, tile, block_begin, block_end)
+    border_tile(7, 2, HALF, job, tile, block_begin, block_end)
 
 
 cdef void side_half_7x7s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(7, 2, HALF, True, job, tile, block_begin, block_end)
+    side_tile(7, 2, HALF, job, tile, block_begin, block_end)
 
 
 cdef void single_7x7s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(7, 2, 1, False, job, tile, block_begin, block_end)
+    border_tile(7, 2, 1, job, tile, block_begin, block_end)
 
 
 cdef void side_single_7x7s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(7, 2, 1, True, job, tile, block_begin, block_end)
+    side_tile(7, 2, 1, job, tile, block_begin, block_end)
