@@ -7,6 +7,7 @@ the overhead of calls, and cold starts.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import platform
@@ -58,6 +59,8 @@ def prepare(options: argparse.Namespace) -> Callable[[], int]:
     if missing:
         advice = "pip install torch" if missing == ["torch"] else "pip install 'dwcpu[bench]'"
         raise ValueError(f"--peers: {', '.join(missing)} cannot be imported: {advice}")
+    if "onnx" in suites and importlib.util.find_spec("onnx") is None:
+        raise ValueError("--suite onnx: onnx cannot be imported: pip install 'dwcpu[bench]'")
     if options.plot is not None:
         plots.check(options.plot)
     for path in (options.json, options.markdown, options.plot):

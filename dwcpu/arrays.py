@@ -78,6 +78,11 @@ def floating(array: ArrayLike, what: str, operation: str) -> np.ndarray:
                 f"fill them with {what}.filled(value)"
             )
         given = type(array).__name__
+        if what.endswith("bias") and _is_option(array):
+            raise TypeError(
+                f"{operation}: {what} is {array!r}; it must be an array of float32 or float64; give one, and options "
+                f"by their names, as in stride=2"
+            )
         try:
             array = np.asarray(array)
         except Exception as error:  # whatever an object's __array__ raises
@@ -97,6 +102,13 @@ def floating(array: ArrayLike, what: str, operation: str) -> np.ndarray:
         advice = f"convert it with {fix}" if array.dtype.kind in "biufO" else "give real numbers"
         raise TypeError(f"{operation}: {what} has dtype {array.dtype}; it must be float32 or float64; {advice}")
     return array
+
+
+def _is_option(thing: object) -> bool:
+    """Whether this was most likely meant for what follows the bias: in PyTorch options may come in a row."""
+    return isinstance(thing, (int, str)) or (
+        isinstance(thing, tuple) and len(thing) > 0 and all(isinstance(each, (int, str)) for each in thing)
+    )
 
 
 def same_dtype(array: np.ndarray, what: str, dtype: np.dtype, operation: str, against: str) -> None:

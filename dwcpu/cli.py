@@ -85,7 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except UsageError as error:
-        print(f"dwcpu: {' '.join(str(error).split())}", file=sys.stderr)
+        first, *rest = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()] or [""]
+        print(f"dwcpu: {first} {'; '.join(rest)}".rstrip(), file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

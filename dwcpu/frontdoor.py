@@ -274,14 +274,14 @@ class Compiled:
         return [Node(self.operation, self.geometry.out_shape, job=self.job)] if self.geometry.batch else []
 
 
-def thread_count(num_threads: object, operation: str) -> int:
+def thread_count(num_threads: object, operation: str, name: str = "num_threads") -> int:
     """The thread count of a call: `num_threads`, checked, or the current default if it is None."""
     if num_threads is None:
         return runtime.get_num_threads()
-    count = normalise_int(num_threads, "num_threads", operation)
+    count = normalise_int(num_threads, name, operation)
     if count > runtime.MAX_THREADS:
         raise ValueError(
-            f"{operation}: num_threads is {count}; it must be at most {runtime.MAX_THREADS}; "
+            f"{operation}: {name} is {count}; it must be at most {runtime.MAX_THREADS}; "
             f"more threads than CPUs only cost time"
         )
     return count

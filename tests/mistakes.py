@@ -112,6 +112,13 @@ MISTAKES = {
         ValueError,
         "conv2d: groups is 3 but x has 16 channels and w has 24 output channels; groups must divide both",
     ),
+    "stride in place of bias": (
+        lambda: ops.conv2d(X, CONV, 2),
+        TypeError,
+        "conv2d: bias is 2; it must be an array of float32 or float64; give one, and options by their names",
+    ),
+    "strides in place of bias": (lambda: ops.depthwise_conv2d(X, DW, (2, 2)), TypeError, "bias is (2, 2); it must be"),
+    "padding in place of bias": (lambda: ops.depthwise_conv2d(X, DW, "same"), TypeError, "bias is 'same'; it must be"),
     "groups 0": (lambda: ops.conv2d(X, CONV, groups=0), ValueError, "conv2d: groups is 0; it must be at least 1"),
     "separable dw": (
         lambda: ops.separable_conv2d(X, ones(3, 3, 8), PW),

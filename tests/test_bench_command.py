@@ -111,6 +111,13 @@ def test_a_peer_that_is_not_installed_is_named(monkeypatch, capfd):
     assert "absent cannot be imported: pip install 'dwcpu[bench]'" in err
 
 
+def test_models_from_files_are_not_raced_without_onnx(monkeypatch, capfd):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    status, _, err = run([*SMALL, "--suite", "onnx", "--peers"], capfd)
+    assert status == 2
+    assert "--suite onnx: onnx cannot be imported: pip install 'dwcpu[bench]'" in err
+
+
 def test_without_the_benchmarks_it_says_where_they_should_be(monkeypatch, tmp_path, capfd):
     from dwcpu import bench_command
 

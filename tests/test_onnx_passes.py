@@ -26,6 +26,8 @@ def test_passes_are_known_by_name() -> None:
     content = write([node("Relu", ["x"], ["y"])], {"x": X}, {}, ["y"], 18)
     with pytest.raises(ValueError, match=r"there is no pass 'fusion'; passes are constants, .*; name some of these"):
         dwcpu.load_onnx(content, without=["fusion"])
+    with pytest.raises(ValueError, match="there is no pass 'fusion'"):
+        dwcpu.load_onnx(content, without="fusion")
     assert operators(dwcpu.load_onnx(content, without=PASSES).simplified.nodes) == ["Relu"]
     assert operators(dwcpu.load_onnx(content).graph.nodes) == ["Relu"]  # the graph itself stays as it was
 

@@ -69,7 +69,7 @@ def test_threads_of_a_call_go_before_those_of_the_model_and_these_before_the_set
                          (True, TypeError)],
 )  # fmt: skip
 def test_numbers_of_threads_are_checked(models, value, error) -> None:
-    with pytest.raises(error, match="num_threads is"):
+    with pytest.raises(error, match="load_onnx: threads is"):
         dwcpu.load_onnx(NETWORKS["audio"][0](), threads=value)
     with pytest.raises(error, match="audio: num_threads is"):
         models["audio"](network_input("audio"), num_threads=value)

@@ -72,9 +72,9 @@ class Model:
     """
 
     def __init__(self, graph: Graph, threads: int | None = None, without: Collection[str] = ()) -> None:
-        self.graph, self._without = graph, tuple(without)
-        self._threads = None if threads is None else thread_count(threads, "load_onnx")
-        self.simplified = optimise(graph, without)
+        self.graph, self._without = graph, (without,) if isinstance(without, str) else tuple(without)
+        self._threads = None if threads is None else thread_count(threads, "load_onnx", "threads")
+        self.simplified = optimise(graph, self._without)
         self.name = graph.name
         self.inputs: tuple[Spec, ...] = tuple(graph.inputs)
         self.outputs: tuple[Spec, ...] = tuple(graph.outputs)
