@@ -4,7 +4,7 @@
 # Row after row of the window, and along it column after column; a weight serves all outputs of a tile, which take turns
 # (window_row). Where rows of a tile's patch are outside the image, and where two blocks are computed at once, row after
 # row of the patch: an input serves both rows of outputs. Addresses are those that x86 computes in a load (v_beside):
-# where a core's other hardware thread is busy, the number of instructions is what counts.
+# where a core's other hardware thread is busy, the number of instructions is what counts. There is at least one block.
 
 cdef struct Job:      # distances in elements
     const real *weights
@@ -21,7 +21,7 @@ cdef struct Job:      # distances in elements
     bint special      # a residual or hardswish: one test a block for both
     bint adds         # a residual, which lies `added` behind the outputs
     i64 added
-    const real *hardswish      # its numbers, or null
+    const real *hardswish  # its numbers, or null; a constant would be in a register all the time
 
 
 cdef struct Tile:
@@ -165,11 +165,10 @@ cdef inline bint from_memory(
     register or two; at stride 2 those of every other column are not.
     """
     cdef bint few = IS_SHORT_OF_REGISTERS and columns == WINDOW_COLUMNS
-    cdef bint early = stride == 1 and (i == 0 or edge > 0) or stride == 2 and i == 0 and size > 3
-    cdef int last = 1 if few and early else 0  # the output that uses it last from a register
-    cdef int q = k + j * stride, uses = is_tap(size, q - 2 * stride) + is_tap(size, q - 3 * stride)
-    uses += (0 if last else is_tap(size, q)) + is_tap(size, q - stride)
-    return columns == WINDOW_COLUMNS and (uses < 2 or j < last) or few and k % stride > 0
+    cdef bint early = few and ((stride == 1 and (i == 0 or edge > 0)) or (stride == 2 and i == 0 and size > 3))
+    cdef int q = k + j * stride, uses = 0 if early else is_tap(size, q)  # output 0 is the last that uses it
+    uses += is_tap(size, q - stride) + is_tap(size, q - 2 * stride) + is_tap(size, q - 3 * stride)
+    return (columns == WINDOW_COLUMNS and (uses < 2 or (early and j == 0))) or (few and k % stride > 0)
 
 
 cdef inline void window_row(

@@ -24,7 +24,7 @@ cdef struct Panel:
     i64 w_column
     i64 depth
     const real *ahead          # what the next tile prefetches: where the last one stopped
-    const real *ahead_end
+    const real *ahead_end      # NEVER where nothing is left to ask for
     i64 ahead_step             # for each input: the first AHEAD_TILES tiles ask for a part of the next panel each
     const real *inputs_end     # of inputs that are asked for in place of that, two tiles ahead; null for none
     const real *later          # what is asked for when all of that is: weights of a later kernel

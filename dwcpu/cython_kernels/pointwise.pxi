@@ -36,6 +36,8 @@ cdef void pointwise(
                 first = block_begin if block == block_begin + 1 else block  # the first panel asks for its inputs
                 panel.later = <const real *> plan.later + first * share
                 panel.later_end = <const real *> plan.later + smaller((block + 1) * share, later_size)
+                if block + 1 == block_end:  # there is no next panel to ask for first
+                    ask_later(&panel, TURN)
             if block == block_begin:  # also those of the next block of rows, at its end
                 panel.inputs_end = x + row_end * plan.x_step
             place = row * plan.out_step + block * GEMM_VECTORS * LANES

@@ -61,7 +61,7 @@ typedef real vec_in_memory __attribute__((vector_size(DWCPU_VECTOR_BYTES), align
 
 /* Register tiles. GEMM: rows of pixels x vectors of output channels, as many as leave room for one row of weights and
    one splat input. Depthwise windows: output rows x columns; eight accumulators keep two multiply-add units of four
-   cycles busy, and with a row of inputs and a weight they just fit 16 registers. */
+   cycles busy, and leave 16 registers room for a weight and seven inputs. */
 #if DWCPU_VECTOR_BYTES == 64
 #define GEMM_ROWS 14
 #define GEMM_VECTORS 2

@@ -113,8 +113,8 @@ cdef inline i64 larger(i64 a, i64 b) noexcept nogil:
 
 
 cdef inline i64 ceil_div(i64 a, i64 b) noexcept nogil:
-    """a / b rounded up, for b > 0 and any a. What stands around short runs of tiles divides a dozen times, mostly by 1."""
-    if b == 1:
+    """a / b rounded up, for b > 0 and any a."""
+    if b == 1:  # mostly: what stands around a short run of tiles divides a dozen times
         return a
     return (a + b - 1) // b if a > 0 else -(-a // b)
 
@@ -137,7 +137,7 @@ cdef inline vec hardsigmoid_of(vec v) noexcept nogil:
 cdef inline vec hardswish_of(vec v, const real *numbers, vec six) noexcept nogil:
     """In a tile. Two of its numbers are read where they are: registers that hold them are not there for the sums. (Not
     six: of a minimum only v, which may be NaN, can be in memory.) v_anew has each wait for the store before it, as
-    v_in_turn does. Where the numbers are is read too, when it is needed: a constant would be in a register all the time."""
+    v_in_turn does."""
     numbers = v_anew(numbers)
     return v_mul(v, v_mul(v_clamp(v_add(v, v_load(numbers)), v_zero(), six), v_load(numbers + 2 * LANES)))
 
