@@ -57,12 +57,14 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize(("pixels", "depth", "columns"), [(784, 64, 128), (784, 64, 32), (1001, 96, 48), (400, 192, 64)])
+@pytest.mark.parametrize(
+    ("pixels", "depth", "columns"), [(784, 64, 128), (784, 64, 32), (1001, 96, 48), (400, 192, 64)]
+)
 def test_all_that_is_to_be_asked_for_is(tree: Path, pixels: int, depth: int, columns: int) -> None:
     """By two panels, three and more, each its share: of the last panel tiles have no next one to ask for."""
     size = 64 * 200
-    numbers = map(str, (pixels, depth, columns, size))
-    done = subprocess.run([sys.executable, "-c", PROGRAM, *numbers], cwd=tree, check=True, capture_output=True, text=True)
+    command = [sys.executable, "-c", PROGRAM, *map(str, (pixels, depth, columns, size))]
+    done = subprocess.run(command, cwd=tree, check=True, capture_output=True, text=True)
     begin = int(done.stdout)
     asked = {int(line.split()[1], 16) - begin for line in done.stderr.splitlines() if line.startswith("asked")}
     assert {place // 64 for place in asked if 0 <= place < size} >= set(range(size // 64))
