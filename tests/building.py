@@ -31,6 +31,17 @@ fi
 exec cc "$@" $DWCPU_TEST_FLAGS
 """
 
+#: setup.py with more flags at the end of its own, for some of its modules: both are its arguments.
+BUILD = """
+import sys
+import setup as building
+flags, modules = sys.argv[1].split(), sys.argv[2].split()
+building.FLAGS += flags
+chosen = [extension for extension in building.declared() if building.short(extension) in modules]
+sys.argv[1:] = ["build_ext", "--inplace"]
+building.setup(ext_modules=chosen, cmdclass={"build_ext": building.BuildKernels})
+"""
+
 #: What leaves one of the instruction sets of x86-64, by its name. Flags for compilers that do not know the levels by
 #: name begin like this.
 REFUSED = {

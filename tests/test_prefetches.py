@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from building import compiles, copied_tree
-from test_sanitizers import BUILD
+from building import BUILD, compiles, copied_tree
 
 from dwcpu import cython_kernels as kernels
+
+pytest.importorskip("setuptools", minversion="77")
+pytest.importorskip("Cython", minversion="3.1")
 
 #: In place of asking for a line.
 TOLD = '{ __builtin_prefetch(p, 0, 2); dprintf(2, "asked %p\\n", (const void *)p); }'

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import nightly
 import pytest
-from building import CC, ROOT, compiles, copied_tree
+from building import BUILD, CC, ROOT, compiles, copied_tree
 
 from dwcpu import cython_kernels as kernels
 
@@ -24,17 +24,6 @@ pytest.importorskip("setuptools", minversion="77")
 pytest.importorskip("Cython", minversion="3.1")
 
 FLAGS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g1", "-O1"]
-
-#: setup.py with these flags at the end of its own, for some of its modules.
-BUILD = """
-import sys
-import setup as building
-flags, modules = sys.argv[1].split(), sys.argv[2].split()
-building.FLAGS += flags
-chosen = [extension for extension in building.declared() if building.short(extension) in modules]
-sys.argv[1:] = ["build_ext", "--inplace"]
-building.setup(ext_modules=chosen, cmdclass={"build_ext": building.BuildKernels})
-"""
 
 #: Tests to run: none for which Numba compiles.
 FILES = ["test_kernels.py", "test_pixels.py", "test_elementwise.py", "test_calls.py"]
