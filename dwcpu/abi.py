@@ -109,8 +109,11 @@ FIELDS: dict[str, str] = {
     # compiled inverted residual, and the fixed window inside of one: rows of the expanded image that there is memory
     # for. x is where row 0 lies, and row r lies r modulo this rows behind it; dilation_h is 1 and copy_rows 0.
     # 0: rows lie one after the other. Compiled conv: input rows that scratch holds as planes, where few outputs are
-    # computed with pixels as lanes, a plane's row `window_size` elements from the next; 0: it does not
+    # computed with pixels as lanes, a plane's row `window_size` elements from the next; 0: it does not. Compiled
+    # depthwise, any window: input rows of which scratch holds copies, for `block_columns` output columns at a time,
+    # each in as many parts of `window_size` elements as the least common multiple of stride_w and dilation_w says
     "ring_rows": "i",
+    "block_columns": "i",
     # compiled inverted residual: output rows whose windows a panel of the expanded image computes at a time; 0: all
     # panels together
     "panel_rows": "i",
@@ -123,13 +126,15 @@ FIELDS: dict[str, str] = {
     "lanes": "i",
     "micro_kernels": "p",
     # separable only: the two kernels that it runs one after the other on each block, their plans and numbers of blocks;
-    # `depthwise_plan` is an array of `column_blocks` plans, side by side, for stretches of the output's width. If
-    # `asks_ahead` is not 0 there is one, and the pointwise kernel asks for the inputs of the next block meanwhile
+    # `depthwise_plan` is an array of `column_blocks` plans, side by side, for stretches of the output's width, and the
+    # scratch of that kernel begins `depthwise_scratch` bytes behind this one's (compiled). If `asks_ahead` is not 0
+    # there is one stretch, and the pointwise kernel asks for the inputs of the next block meanwhile
     "column_blocks": "i",
     "asks_ahead": "i",
     "depthwise_kernel": "p",
     "depthwise_plan": "p",
     "depthwise_blocks": "i",
+    "depthwise_scratch": "i",
     "pointwise_kernel": "p",
     "pointwise_plan": "p",
     "pointwise_blocks": "i",

@@ -300,6 +300,8 @@ def _choose(geometry: Geometry, dtype: np.dtype, threads: int, backend: str) -> 
         return _choose_fused(geometry, dtype, threads, backend)
     if backend in ("auto", "cython"):
         fitting = [kernel for kernel in _family("cython", dtype) if kernel.supports(geometry)]
+        if fitting and _is_large(geometry):
+            fitting.sort(key=lambda kernel: kernel.label != "strips")
         if fitting and (backend == "cython" or _as_good(fitting[0], geometry)):
             return fitting[0], "compiled ahead of time" + (" for this window" if fitting[0].window[0] else "")
     fitting = [kernel for kernel in _family("numba", dtype) if kernel.supports(geometry)]
@@ -310,16 +312,15 @@ def _as_good(kernel: Kernel, geometry: Geometry) -> bool:
     """Whether a Cython kernel is as fast as what Numba would compile: then it wins, being ready at once.
 
     Time of Cython over Numba on the shapes of benchmarks/shapes.py, one AVX2 core, float32: 3x3 and 5x5 windows 0.5 to
-    1.1, geometric mean 0.9; 7x7 0.83 to 0.99; pointwise 1.01; conv 0.88; 11x11 0.50 and 13x13 0.50. But any other
-    window 1.2 to 3, several outputs a channel 2 to 9, fewer channels than lanes 2 to 17: there constants pay.
+    1.1, geometric mean 0.9; 7x7 0.83 to 0.99; pointwise 1.01; conv 0.88; large windows in strips 0.3 to 0.6. But any
+    other window 1.2 to 3, several outputs a channel 2 to 9, fewer channels than lanes 2 to 17: there constants pay.
     """
-    if geometry.op != "depthwise":
-        return True
-    assert isinstance(geometry, ConvGeometry)
-    if kernel.window[0]:
-        return True
-    large = geometry.taps > MOST_UNROLLED_TAPS
-    return large and geometry.multiplier == 1 and geometry.in_channels >= kernel.lanes
+    return geometry.op != "depthwise" or kernel.window[0] > 0 or (kernel.label == "strips" and _is_large(geometry))
+
+
+def _is_large(geometry: Geometry) -> bool:
+    """Whether a depthwise window is too large to be unrolled: then copies of its inputs pay."""
+    return isinstance(geometry, ConvGeometry) and geometry.op == "depthwise" and geometry.taps > MOST_UNROLLED_TAPS
 
 
 def _choose_fused(

@@ -102,7 +102,8 @@ class PreparedSeparable(Prepared):
         plan["pointwise_kernel"], plan["pointwise_plan"] = pointwise._address, pointwise._plan_address
         plan["depthwise_blocks"], plan["pointwise_blocks"] = depthwise.blocks, pointwise.blocks
         block = self._block_rows * max(self._widths) * middle.in_channels * kernel.dtype.itemsize
-        self._scratch = _whole_lines(block)
+        plan["depthwise_scratch"] = _whole_lines(block)
+        self._scratch = _whole_lines(block) + depthwise._scratch
         self._address = kernel.address()
 
     def _rows_asking(self, pixels: int, tile_rows: int) -> int:
@@ -200,7 +201,8 @@ class PreparedInverted(Prepared):
             tile_rows *= row_phases(middle)
         self._block_rows = max(1, min(max(tile_rows, rows // tile_rows * tile_rows), middle.out_height))
         self.expand = expand
-        depthwise.plan["block_rows"] = 0  # no phases in turn: what it reads is in L2
+        if depthwise.kernel.copies:
+            depthwise.plan["block_rows"] = 0  # no phases in turn: what it reads is in L2
         if is_ring:
             depthwise.plan["ring_rows"] = plan["ring_rows"] = (self._block_rows - 1) * middle.stride_h + reach
         # What a window takes at a time stays in L2: one block of pixels.

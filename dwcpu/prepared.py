@@ -51,6 +51,8 @@ _MANY_OUTPUTS = 64
 _FEW_OUTPUT, _FEW_INPUT, _FEW_TURNED = 0.6, 0.25, 1 / 8
 #: Share of the L2 cache for what passes stay in: pixels of a GEMM block, rows of a fused block.
 L2_SHARE = 0.5
+#: Bytes of each pixel that are copied together, output rows that are then computed, and the share of L2 for the copies.
+_HELD, _HELD_ROWS, _HELD_L2 = 256, 4, 0.5
 #: Weights of a GEMM that take no more of it are read again for each block of pixels without harm.
 _L2_SHARE_WEIGHTS = 0.25
 #: Output channels up to which a matrix product reads pixels with gaps between them.
@@ -249,6 +251,8 @@ class PreparedSingle(Prepared):
             plan["segment"] = _segment(kernel, geometry)
             plan["block_channels"] = self._block_channels()
             self._shape_crowded()
+            if kernel.label == "strips":
+                self._scratch = self._hold()
             # Columns of a dilated window that are not of its phase lie between those that are, and are fetched too.
             # Where images come from L3 or memory, phases that take turns after every row of tiles take 0.92 to 1.0 of
             # the time of one that goes through all rows; from L2 up to 1.03.
@@ -387,6 +391,31 @@ class PreparedSingle(Prepared):
         vectors = prod(self._patch) + kernel_h * kernel_w * int(self.plan["multiplier"][0])
         budget = int(_L1_CACHES * runtime.cache_sizes().l1)
         return max(8, budget // (vectors * kernel.lanes * kernel.dtype.itemsize))
+
+    def _hold(self) -> int:
+        """Have a window of any size computed from copies of its inputs; the bytes that they take.
+
+        See depthwise_strips.pxi. They stay in L2: of four cache lines of channels, or fewer, or of some columns.
+        """
+        geometry, plan, room = self.geometry, self.plan, int(_HELD_L2 * runtime.cache_sizes().l2)
+        vector, tile = self.kernel.lanes * self.kernel.dtype.itemsize, self.kernel.tile_columns
+        rows = min((_HELD_ROWS - 1) * geometry.stride_h + self._reach, geometry.height)
+        reach = (geometry.kernel_w - 1) * geometry.dilation_w
+        columns = (room // (rows * max(LINE, vector)) - reach) // geometry.stride_w
+        columns = max(columns, reach // geometry.stride_w, 1)  # or half of what is copied is copied again
+        if columns < geometry.out_width:
+            columns = max(columns // tile, 1) * tile
+        width = min((columns - 1) * geometry.stride_w + reach + 1, geometry.width)
+        step = lcm(geometry.stride_w, geometry.dilation_w)
+        places = width // step + 2
+        block = rows * step * places * vector + LINE
+        vectors = _HELD // vector
+        while vectors * vector > LINE and vectors * block > room:
+            vectors //= 2
+        plan["block_rows"], plan["block_columns"], plan["block_channels"] = _HELD_ROWS, columns, vectors
+        plan["ring_rows"], plan["window_size"] = rows, places * self.kernel.lanes
+        size = vectors * block + step // geometry.stride_w * geometry.kernel_w * 8
+        return -(-size // LINE) * LINE
 
     @property
     def _patch(self) -> tuple[int, int]:

@@ -205,7 +205,7 @@ def disassembly(isa: str, real: str) -> dict[str, list[tuple[str | None, str]]]:
     listing = subprocess.run(
         ["objdump", "--disassemble", "--no-show-raw-insn", spec.origin], capture_output=True, text=True, check=True
     ).stdout
-    prefix = re.compile(rf".*_{isa}_{real}_(?=gemm_|inner_|wide_|side_)")
+    prefix = re.compile(rf".*_{isa}_{real}_(?=gemm_|inner_|wide_|side_|close_|by_two_)")
     found = {prefix.sub("", name): body for name, body in functions(listing).items() if prefix.match(name)}
     if not found:
         pytest.skip("the compiled module has no symbols")
@@ -245,6 +245,16 @@ def test_compiled_depthwise(isa: str, size: int, real: str, window: str) -> None
         pytest.skip("a vector is a cache line: none has a neighbour in it")
     found = loops(disassembly(isa, real)[window])
     check(found, OUTPUTS * COMPILED_WINDOWS[window], size, 0, MOST_WINDOW_INSTRUCTIONS[size][window])
+
+
+@pytest.mark.parametrize("strip", ["close_10", "by_two_10"])
+@pytest.mark.parametrize(("isa", "size", "real"), TARGETS)
+def test_compiled_strips(isa: str, size: int, real: str, strip: str) -> None:
+    """Three taps of ten outputs share inputs; those at the borders of an image are for fewer outputs."""
+    found = loops(disassembly(isa, real)[strip])
+    check(found, 3 * 10, size, 0, 2.0)
+    for outputs in range(4, 10):
+        check(found, outputs, size)
 
 
 @pytest.mark.parametrize("window", [name.replace("inner", "side") for name in COMPILED_WINDOWS if "inner" in name])

@@ -47,7 +47,7 @@ PINNED = {
     "dilated like undilated": (depthwise(56, 128, 3, dilation=2), "depthwise_f32_3x3s1_", "cython"),
     "stride shared with dilation": (depthwise(56, 128, 3, 2, dilation=2), "depthwise_f32_3x3s1_", "cython"),
     "4x4": (depthwise(56, 128, 4), "depthwise_f32_small_", "numba"),
-    "11x11": (depthwise(56, 96, 11), "depthwise_f32_any_", "cython"),
+    "11x11": (depthwise(56, 96, 11), "depthwise_f32_strips_", "cython"),
     "one line": (depthwise(56, 96, (1, 5)), "depthwise_f32_line_", "numba"),
     "one long line": (depthwise(56, 96, (1, 9)), "depthwise_f32_line_1x8v", "numba"),
     "pointwise": (ConvGeometry.pointwise((1, 7, 7, 64), (64, 64)), "pointwise_f32_", "cython"),

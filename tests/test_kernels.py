@@ -413,7 +413,8 @@ def test_rows_longer_than_the_cache(backend: str, threads: int, monkeypatch: pyt
         prepared = kernel.prepare(case.geometry, *make_data(case, np.float32, "integers").kernel_weights())
         assert len(prepared._stretches) > 1
         tile = prepared.depthwise.kernel.tile_rows * prepared.depthwise.kernel.tile_columns
-        assert prepared._scratch <= max(l2, tile * case.geometry.pointwise.in_channels * 4 + 64)
+        block = prepared._scratch - prepared.depthwise._scratch  # the rest is for copies of a window's inputs
+        assert block <= max(l2, tile * case.geometry.pointwise.in_channels * 4 + 64)
 
 
 @pytest.mark.parametrize("size", [3, 5, 7])

@@ -194,7 +194,7 @@ def rows(dtype: str) -> list[dict[str, Any]]:
     """Kernels of one dtype, "float32" or "float64", the most special first; empty if there are none.
 
     The keys are those of `dwcpu.numba_kernels.rows`. Depthwise kernels with a fixed window need multiplier 1 and at
-    least `lanes` channels; the other one takes any.
+    least `lanes` channels, the one in strips `lanes` channels; the other one takes any.
     """
     return [_row(kernel) for kernel in _modules[dtype].rows()] if dtype in _modules else []
 
@@ -202,19 +202,16 @@ def rows(dtype: str) -> list[dict[str, Any]]:
 def _row(kernel: dict[str, Any]) -> dict[str, Any]:
     op, lanes, address = kernel["op"], kernel["lanes"], kernel["address"]
     window = tuple(kernel[name] for name in ("kernel_h", "kernel_w", "stride_h", "stride_w"))
-    fixed = op == "depthwise" and window[0] > 0
+    fixed, strips = op == "depthwise" and window[0] > 0, kernel["held"]
+    fused = op in ("separable", "inverted_residual")
     return {
         "op": op,
-        "label": "{}x{}s{}".format(*window)
-        if fixed
-        else "fused"
-        if op in ("separable", "inverted_residual")
-        else "any",
+        "label": "{}x{}s{}".format(*window) if fixed else "fused" if fused else "strips" if strips else "any",
         "window": window if fixed else (0, 0, 0, 0),
         "tile_rows": kernel["tile_rows"],
         "tile_columns": kernel["tile_cols"] if op == "depthwise" else kernel["vectors"],
         "lanes": lanes,
-        "channels": (lanes if fixed else 1, _NO_LIMIT),
+        "channels": (lanes if fixed or strips else 1, _NO_LIMIT),
         "multipliers": (1, 1 if fixed else _NO_LIMIT),
         "most_taps": 0,
         "copies": fixed,

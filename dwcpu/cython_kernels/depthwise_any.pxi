@@ -1,4 +1,5 @@
-# Depthwise convolution with any window, stride, dilation, channel multiplier and number of channels.
+# Depthwise convolution with any window, stride, dilation, channel multiplier and number of channels; large windows are
+# faster from copies of their inputs (depthwise_strips.pxi).
 #
 # Assumes: channel-last x and out, pixels plan.x_step and plan.out_step apart; weights [block][kh][kw][m][lane] and bias
 # [block][m][lane] of blocks of LANES channels, the last of which slides back to end with the last channel; fewer
@@ -14,6 +15,7 @@
 
 cdef enum:
     STRIP = 8
+    MOST_STRIP = 10  # in depthwise_strips.pxi
     ABREAST = 4
     CHUNK = 4      # taps
 
@@ -49,11 +51,11 @@ cdef inline void lanes_of(Lanes *lanes, i64 block, i64 channels) noexcept nogil:
 
 
 cdef void put_parts(
-    const Plan *plan, const Lanes *lanes, i64 m, i64 count, i64 lanes_step,
+    const Plan *plan, const Lanes *lanes, i64 m, i64 count, i64 lanes_step, i64 out_step,
     const real *sums, const real *residual, real *out
 ) noexcept nogil:
     """Epilogue where vectors are not written whole: `count` vectors of sums go to output channels (channel + lane) *
-    multiplier + m, of pixels one after the other, or of one pixel and lanes[0], lanes[1], … if `lanes_step` is 1."""
+    multiplier + m, of pixels `out_step` apart, or of one pixel and lanes[0], lanes[1], … if `lanes_step` is 1."""
     cdef vec low = v_splat(<real> plan.low), high = v_splat(<real> plan.high), v
     cdef i64 multiplier = plan.multiplier, place, j
     cdef real buffer[LANES]
@@ -77,18 +79,17 @@ cdef void put_parts(
         sums += LANES
         lanes += lanes_step
         if lanes_step == 0:
-            residual = moved(residual, plan.out_step)
-            out += plan.out_step
+            residual = moved(residual, out_step)
+            out += out_step
 
 
 cdef inline void put(
-    const int count, const Plan *plan, const Lanes *lanes, i64 m, i64 lanes_step,
+    const int count, const Plan *plan, const Lanes *lanes, i64 m, i64 lanes_step, i64 out_step,
     vec *acc, const real *residual, real *out
 ) noexcept nogil:
     """Epilogue of `count` vectors (see put_parts), written whole where possible."""
     cdef vec low, high
-    cdef real sums[STRIP * LANES]
-    cdef i64 out_step = 0 if lanes_step == 1 else plan.out_step
+    cdef real sums[MOST_STRIP * LANES]
     cdef int j
     if plan.multiplier == 1 and lanes[0].first == 0 and lanes[(count - 1) * lanes_step].last == LANES and (
         lanes[(count - 1) * lanes_step].first == 0
@@ -106,7 +107,7 @@ cdef inline void put(
     else:
         for j in range(count):
             v_store(sums + j * LANES, acc[j])
-        put_parts(plan, lanes, m, count, lanes_step, sums, residual, out)
+        put_parts(plan, lanes, m, count, lanes_step, out_step, sums, residual, out)
 
 
 cdef void no_taps(
@@ -118,7 +119,7 @@ cdef void no_taps(
     for m in range(plan.multiplier):
         for j in range(count):
             put_parts(
-                plan, lanes, m, 1, 0, bias + m * LANES,
+                plan, lanes, m, 1, 0, plan.out_step, bias + m * LANES,
                 moved(residual, j * plan.out_step), out + j * plan.out_step)
 
 
@@ -165,7 +166,7 @@ cdef inline void strip(const int count, const bint partial, const Run *run) noex
             h += 1
             if h == taps.rows:
                 break
-        put(count, plan, lanes, m, 0, acc, run.residual, run.out)
+        put(count, plan, lanes, m, 0, plan.out_step, acc, run.residual, run.out)
 
 
 cdef inline void abreast(const int count, const Run *run) noexcept nogil:
@@ -202,7 +203,7 @@ cdef inline void abreast(const int count, const Run *run) noexcept nogil:
             h += 1
             if h == taps.rows:
                 break
-        put(count, plan, lanes, m, 1, acc, run.residual, run.out)
+        put(count, plan, lanes, m, 1, plan.out_step, acc, run.residual, run.out)
 
 
 # Each in a function of its own that is called by its address: GCC takes far longer for all in one.
@@ -325,7 +326,7 @@ cdef void shared_strip(
             elif plan.kernel_w - k == 1:
                 chunk_of(1, acc, p + k * x_column, x_column, q, w_step, first - k, last - k)
             q += (plan.kernel_w - k) * w_step
-        put(STRIP, plan, lanes, m, 0, acc, residual, out)
+        put(STRIP, plan, lanes, m, 0, plan.out_step, acc, residual, out)
 
 
 cdef void shared_columns(

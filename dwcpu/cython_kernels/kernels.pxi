@@ -9,6 +9,7 @@ include "conv.pxi"
 include "depthwise_any.pxi"
 include "depthwise_tiles.pxi"
 include "depthwise.pxi"
+include "depthwise_strips.pxi"
 include "separable.pxi"
 include "inverted_residual.pxi"
 include "activations.pxi"
@@ -28,10 +29,13 @@ cdef extern from *:
 ABI = DWCPU_ABI  # see dwcpu.abi
 
 
-def _row(op, uintptr_t address, int kernel, int stride, int tile_rows, int tile_cols, int vectors):
+def _row(
+    op, uintptr_t address, int kernel, int stride, int tile_rows, int tile_cols, int vectors, bint held=False
+):
     return {
         "op": op, "kernel_h": kernel, "kernel_w": kernel, "stride_h": stride, "stride_w": stride,
         "tile_rows": tile_rows, "tile_cols": tile_cols, "vectors": vectors, "lanes": LANES, "address": address,
+        "held": held,
     }
 
 
@@ -45,6 +49,7 @@ def rows():
         _row("depthwise", <uintptr_t> &depthwise_7x7s1, 7, 1, WINDOW_ROWS, WINDOW_COLUMNS, 1),
         _row("depthwise", <uintptr_t> &depthwise_7x7s2, 7, 2, WINDOW_ROWS, WINDOW_COLUMNS, 1),
         _row("depthwise", <uintptr_t> &depthwise_any, 0, 0, 1, STRIP, 1),
+        _row("depthwise", <uintptr_t> &depthwise_strips, 0, 0, 1, MOST_STRIP, 1, held=True),
         _row("pointwise", <uintptr_t> &pointwise, 0, 0, GEMM_ROWS, GEMM_VECTORS * LANES, GEMM_VECTORS),
         _row("conv", <uintptr_t> &conv, 0, 0, GEMM_ROWS, GEMM_VECTORS * LANES, GEMM_VECTORS),
         _row("separable", <uintptr_t> &separable, 0, 0, GEMM_ROWS, GEMM_VECTORS * LANES, GEMM_VECTORS),

@@ -38,7 +38,8 @@ cdef void separable(
         for block in range(plan.column_blocks):
             first = <const Plan *> plan.depthwise_plan + block
             depthwise(
-                first, x, NULL, rows - begin * first.out_width * channels, NULL, begin, end, 0, plan.depthwise_blocks)
+                first, x, NULL, rows - begin * first.out_width * channels, <char *> scratch + plan.depthwise_scratch,
+                begin, end, 0, plan.depthwise_blocks)
             if plan.column_blocks == 1:
                 pixel = begin * plan.out_width
                 if plan.asks_ahead and end < row_end:

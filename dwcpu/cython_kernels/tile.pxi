@@ -32,6 +32,7 @@ cdef extern from "tile.h" nogil:
         WHOLE_RUN
         COLOUR_RUN
         LINE
+        MOST_HELD
         WINDOW_ROWS
         WINDOW_COLUMNS
         MOST_PATCH_ROWS

@@ -1,0 +1,555 @@
+# Depthwise convolution with any window, stride, dilation and channel multiplier, of LANES channels or more.
+#
+# Assumes: channel-last x and out, pixels plan.x_step and plan.out_step apart; weights [block][kh][kw][m][lane] and bias
+# [block][m][lane] of blocks of LANES channels, the last of which slides back to end with the last channel; scratch as
+# `PreparedSingle` measures it. Rows are output rows (of batch * out_height), or with plan.segment stretches of the only
+# row of each image; blocks are vectors of input channels.
+# Guarantees: those of depthwise.pxi.
+#
+# A window of many taps reads each input so often that a copy costs little, and copies lie as the sums want them. The
+# columns of a row are held in the order of their remainder by the least common multiple of stride and dilation, the
+# step from an output of a column phase (see depthwise.pxi) to the next: whatever these are, what a tap of neighbouring
+# outputs reads is a run of vectors. And it is of no matter which lines of the image share sets of the cache.
+# Strips of up to MOST_STRIP outputs stay in registers. Where neighbours share inputs, SHARED taps at a time load each
+# once: from L1 not even one load for each multiply-add can be had. At the borders of the image the first taps of a row
+# are for the last outputs only, and the last taps for the first: as many loops as there are outputs, one behind the
+# other, each of which knows which. Meanwhile the next rows are asked for: what they hold is all over the image.
+# Loops, outermost first: passes of plan.block_channels channel blocks; images, or stretches of their only row;
+# plan.block_columns output columns; plan.block_rows output rows, whose inputs are held at a time; channel blocks;
+# output rows; column phases; strips; multiplier; rows of taps; taps.
+
+cdef enum:
+    SHARED = 3  # taps
+
+
+cdef struct Asked:         # pixels that will be copied next
+    const real *x          # the next of them
+    i64 rows               # that are left, this one too
+    i64 columns            # of a row
+    i64 column             # that are left in this one
+    i64 lines              # of a pixel
+    i64 quota              # pixels for which a strip asks
+
+
+cdef struct Held:          # inputs of some columns, of some channel blocks
+    real *x                # [block][row modulo plan.ring_rows][column modulo step][column / step - origin][lane]
+    i64 *places            # [phase][tap]: of the first output of a phase, in a row
+    i64 row                # elements of a row
+    i64 block              # elements of a block
+    i64 step
+    i64 origin
+    i64 begin              # columns
+    i64 end
+    i64 last               # one past the last row
+
+
+cdef struct Strip:         # neighbouring outputs of a phase, of a channel block
+    const real *x          # what is held of the block, moved by the place of the first of them
+    const i64 *places
+    const real *weights    # of the first row of taps that is in the image
+    const real *bias
+    i64 row                # of the image, modulo plan.ring_rows, that this reads
+    i64 rows               # of taps
+    i64 begins[MOST_STRIP] # first tap in a row of each output that is in the image
+    i64 ends[MOST_STRIP]   # and one past the last
+
+
+cdef inline i64 plan_row(const Plan *plan) noexcept nogil:
+    """Elements of an input row that is held."""
+    return phases_of(plan.stride_w, plan.dilation_w) * plan.stride_w * plan.window_size
+
+
+cdef inline void add_taps(
+    const int first, const int last, vec *acc, const real *x, const i64 *places, const real *weights, i64 w_step,
+    i64 tap, i64 end
+) noexcept nogil:
+    """Some taps of a row, for the outputs first .. last - 1."""
+    cdef const real *p
+    cdef vec w
+    cdef int j
+    weights += tap * w_step
+    while tap < end:
+        w = v_load(weights)
+        p = x + places[tap]
+        for j in range(first, last):
+            acc[j] = v_fma(v_load(p + j * LANES), w, acc[j])
+        weights += w_step
+        tap += 1
+
+
+cdef inline void taps_close(
+    const int count, vec *acc, const real *x, const real *weights, i64 w_step
+) noexcept nogil:
+    """SHARED taps where neighbouring outputs share inputs."""
+    cdef vec w[SHARED]
+    cdef vec v
+    cdef int k, q
+    for k in range(SHARED):
+        w[k] = v_load(weights + k * w_step)
+    x = v_anew(x)
+    for q in range(count + SHARED - 1):
+        v = v_in_register(v_load(x + q * LANES))
+        for k in range(SHARED):
+            if q - k >= 0 and q - k < count:
+                acc[q - k] = v_fma_onto(v, w[k], acc[q - k])
+
+
+cdef inline void taps_by_two(
+    const int count, vec *acc, const real *x, const real *other, const real *weights, i64 w_step
+) noexcept nogil:
+    """SHARED taps where outputs share every second one's inputs; `other` is where those of the second tap are."""
+    cdef vec first = v_load(weights), second = v_load(weights + w_step), third = v_load(weights + 2 * w_step), v
+    cdef int j
+    x = v_anew(x)
+    other = v_anew(other)
+    for j in range(count + 1):
+        v = v_in_register(v_load(x + j * LANES))
+        if j > 0:
+            acc[j - 1] = v_fma_onto(v, third, acc[j - 1])
+        if j < count:
+            acc[j] = v_fma_onto(v, first, acc[j])
+            acc[j] = v_fma_onto_from(second, other + j * LANES, acc[j])
+
+
+cdef inline void strip_outputs(
+    const int count, const int apart, const Plan *plan, const Strip *strip, const Lanes *lanes, i64 out_step,
+    const real *residual, real *out
+) noexcept nogil:
+    """`count` outputs of every multiple, whose windows are 1 or 2 inputs apart, or more (0)."""
+    cdef vec acc[MOST_STRIP]
+    cdef vec v
+    cdef i64 w_step = v_anew_step(plan.multiplier * LANES), m, h, tap, end, row, row_size = plan_row(plan)
+    cdef const i64 *places = strip.places
+    cdef const i64 *begins = strip.begins
+    cdef const i64 *ends = strip.ends
+    cdef const real *x
+    cdef const real *w
+    cdef int j
+    for m in range(plan.multiplier):
+        v = v_load(strip.bias + m * LANES)
+        for j in range(count):
+            acc[j] = v
+        w = strip.weights + m * LANES
+        row = strip.row
+        for h in range(strip.rows):
+            x = strip.x + row * row_size
+            if begins[count - 1] < begins[0]:
+                if count > 9: add_taps(9, count, acc, x, places, w, w_step, begins[9], begins[8])
+                if count > 8: add_taps(8, count, acc, x, places, w, w_step, begins[8], begins[7])
+                if count > 7: add_taps(7, count, acc, x, places, w, w_step, begins[7], begins[6])
+                if count > 6: add_taps(6, count, acc, x, places, w, w_step, begins[6], begins[5])
+                if count > 5: add_taps(5, count, acc, x, places, w, w_step, begins[5], begins[4])
+                if count > 4: add_taps(4, count, acc, x, places, w, w_step, begins[4], begins[3])
+                if count > 3: add_taps(3, count, acc, x, places, w, w_step, begins[3], begins[2])
+                if count > 2: add_taps(2, count, acc, x, places, w, w_step, begins[2], begins[1])
+                if count > 1: add_taps(1, count, acc, x, places, w, w_step, begins[1], begins[0])
+            tap = begins[0]
+            end = ends[count - 1]
+            if apart > 0:
+                while tap + SHARED <= end:
+                    if apart == 1:
+                        taps_close(count, acc, x + places[tap], w + tap * w_step, w_step)
+                    else:
+                        taps_by_two(count, acc, x + places[tap], x + places[tap + 1], w + tap * w_step, w_step)
+                    tap += SHARED
+            add_taps(0, count, acc, x, places, w, w_step, tap, end)
+            if end < ends[0]:
+                if count > 9: add_taps(0, 9, acc, x, places, w, w_step, ends[9], ends[8])
+                if count > 8: add_taps(0, 8, acc, x, places, w, w_step, ends[8], ends[7])
+                if count > 7: add_taps(0, 7, acc, x, places, w, w_step, ends[7], ends[6])
+                if count > 6: add_taps(0, 6, acc, x, places, w, w_step, ends[6], ends[5])
+                if count > 5: add_taps(0, 5, acc, x, places, w, w_step, ends[5], ends[4])
+                if count > 4: add_taps(0, 4, acc, x, places, w, w_step, ends[4], ends[3])
+                if count > 3: add_taps(0, 3, acc, x, places, w, w_step, ends[3], ends[2])
+                if count > 2: add_taps(0, 2, acc, x, places, w, w_step, ends[2], ends[1])
+                if count > 1: add_taps(0, 1, acc, x, places, w, w_step, ends[1], ends[0])
+            w += plan.kernel_w * w_step
+            row += plan.dilation_h
+            if row >= plan.ring_rows:
+                row -= plan.ring_rows
+        put(count, plan, lanes, m, 0, out_step, acc, residual, out)
+
+
+# Each in a function of its own that is called by its address: GCC takes far longer for all in one.
+
+ctypedef void (*Outputs)(
+    const Plan *plan, const Strip *strip, const Lanes *lanes, i64 out_step, const real *residual, real *out
+) noexcept nogil
+
+cdef void far_1(
+    const Plan *p, const Strip *s, const Lanes *l, i64 step, const real *r, real *out
+) noexcept nogil: strip_outputs(1, 0, p, s, l, step, r, out)
+
+cdef void close_2(
+    const Plan *p, const Strip *s, const Lanes *l, i64 step, const real *r, real *out
+) noexcept nogil: strip_outputs(2, 1, p, s, l, step, r, out)
+
+cdef void by_two_2(
+    const Plan *p, const Strip *s, const Lanes *l, i64 step, const real *r, real *out
+) noexcept nogil: strip_outputs(2, 2, p, s, l, step, r, out)
+
+cdef void far_2(
+    const Plan *p, const Strip *s, const Lanes *l, i64 step, const real *r, real *out
+) noexcept nogil: strip_outputs(2, 0, p, s, l, step, r, out)
+
+cdef void close_3(
+    const Plan *p, const Strip *s, const Lanes *l, i64 step, const real *r, real *out
+) noexcept nogil: strip_outputs(3, 1, p, s, l, step, r, out)
+
+cdef void by_two_3(
+    const Plan *p, const Strip *s, const Lanes *l, i64 step, const real *r, real *out
+) noexcept nogil: strip_outputs(3, 2, p, s, l, step, r, out)
+
+cdef void far_3(
+    const Plan *p, const Strip *s, const Lanes *l, i64 step, const real *r, real *out
+) noexcept nogil: strip_outputs(3, 0, p, s, l, step, r, out)
+
+cdef void close_4(
+    const Plan *p, const Strip *s, const Lanes *l, i64 step, const real *r, real *out
+) noexcept nogil: strip_outputs(4, 1, p, s, l, step, r, out)
+
+cdef void by_two_4(
+    const Plan *p, const Strip *s, const Lanes *l, i64 step, const real *r, real *out
+) noexcept nogil: strip_outputs(4, 2, p, s, l, step, r, out)
+
+cdef void far_4(
+    const Plan *p, const Strip *s, const Lanes *l, i64 step, const real *r, real *out
+) noexcept nogil: strip_outputs(4, 0, p, s, l, step, r, out)
+
+cdef void close_5(
+    const Plan *p, const Strip *s, const Lanes *l, i64 step, const real *r, real *out
+) noexcept nogil: strip_outputs(5, 1, p, s, l, step, r, out)
+
+cdef void by_two_5(
+    const Plan *p, const Strip *s, const Lanes *l, i64 step, const real *r, real *out
+) noexcept nogil: strip_outputs(5, 2, p, s, l, step, r, out)
+
+cdef void far_5(
+    const Plan *p, const Strip *s, const Lanes *l, i64 step, const real *r, real *out
+) noexcept nogil: strip_outputs(5, 0, p, s, l, step, r, out)
+
+cdef void close_6(
+    const Plan *p, const Strip *s, const Lanes *l, i64 step, const real *r, real *out
+) noexcept nogil: strip_outputs(6, 1, p, s, l, step, r, out)
+
+cdef void by_two_6(
+    const Plan *p, const Strip *s, const Lanes *l, i64 step, const real *r, real *out
+) noexcept nogil: strip_outputs(6, 2, p, s, l, step, r, out)
+
+cdef void far_6(
+    const Plan *p, const Strip *s, const Lanes *l, i64 step, const real *r, real *out
+) noexcept nogil: strip_outputs(6, 0, p, s, l, step, r, out)
+
+cdef void close_7(
+    const Plan *p, const Strip *s, const Lanes *l, i64 step, const real *r, real *out
+) noexcept nogil: strip_outputs(7, 1, p, s, l, step, r, out)
+
+cdef void by_two_7(
+    const Plan *p, const Strip *s, const Lanes *l, i64 step, const real *r, real *out
+) noexcept nogil: strip_outputs(7, 2, p, s, l, step, r, out)
+
+cdef void far_7(
+    const Plan *p, const Strip *s, const Lanes *l, i64 step, const real *r, real *out
+) noexcept nogil: strip_outputs(7, 0, p, s, l, step, r, out)
+
+cdef void close_8(
+    const Plan *p, const Strip *s, const Lanes *l, i64 step, const real *r, real *out
+) noexcept nogil: strip_outputs(8, 1, p, s, l, step, r, out)
+
+cdef void by_two_8(
+    const Plan *p, const Strip *s, const Lanes *l, i64 step, const real *r, real *out
+) noexcept nogil: strip_outputs(8, 2, p, s, l, step, r, out)
+
+cdef void far_8(
+    const Plan *p, const Strip *s, const Lanes *l, i64 step, const real *r, real *out
+) noexcept nogil: strip_outputs(8, 0, p, s, l, step, r, out)
+
+cdef void close_9(
+    const Plan *p, const Strip *s, const Lanes *l, i64 step, const real *r, real *out
+) noexcept nogil: strip_outputs(9, 1, p, s, l, step, r, out)
+
+cdef void by_two_9(
+    const Plan *p, const Strip *s, const Lanes *l, i64 step, const real *r, real *out
+) noexcept nogil: strip_outputs(9, 2, p, s, l, step, r, out)
+
+cdef void far_9(
+    const Plan *p, const Strip *s, const Lanes *l, i64 step, const real *r, real *out
+) noexcept nogil: strip_outputs(9, 0, p, s, l, step, r, out)
+
+cdef void close_10(
+    const Plan *p, const Strip *s, const Lanes *l, i64 step, const real *r, real *out
+) noexcept nogil: strip_outputs(10, 1, p, s, l, step, r, out)
+
+cdef void by_two_10(
+    const Plan *p, const Strip *s, const Lanes *l, i64 step, const real *r, real *out
+) noexcept nogil: strip_outputs(10, 2, p, s, l, step, r, out)
+
+cdef void far_10(
+    const Plan *p, const Strip *s, const Lanes *l, i64 step, const real *r, real *out
+) noexcept nogil: strip_outputs(10, 0, p, s, l, step, r, out)
+
+
+cdef inline Outputs outputs_of(i64 apart, i64 count) noexcept nogil:
+    if apart == 1:
+        if count == 2:
+            return close_2
+        if count == 3:
+            return close_3
+        if count == 4:
+            return close_4
+        if count == 5:
+            return close_5
+        if count == 6:
+            return close_6
+        if count == 7:
+            return close_7
+        if count == 8:
+            return close_8
+        if count == 9:
+            return close_9
+        return far_1 if count == 1 else close_10
+    if apart == 2:
+        if count == 2:
+            return by_two_2
+        if count == 3:
+            return by_two_3
+        if count == 4:
+            return by_two_4
+        if count == 5:
+            return by_two_5
+        if count == 6:
+            return by_two_6
+        if count == 7:
+            return by_two_7
+        if count == 8:
+            return by_two_8
+        if count == 9:
+            return by_two_9
+        return far_1 if count == 1 else by_two_10
+    if count == 2:
+        return far_2
+    if count == 3:
+        return far_3
+    if count == 4:
+        return far_4
+    if count == 5:
+        return far_5
+    if count == 6:
+        return far_6
+    if count == 7:
+        return far_7
+    if count == 8:
+        return far_8
+    if count == 9:
+        return far_9
+    return far_1 if count == 1 else far_10
+
+
+cdef inline void hold_pixels(
+    const int vectors, const real *x, i64 x_step, i64 pixels, real *target, i64 block
+) noexcept nogil:
+    cdef int v
+    while pixels > 0:
+        for v in range(vectors):
+            v_store(target + v * block, v_load(x + v * LANES))
+        x += x_step
+        target += LANES
+        pixels -= 1
+
+
+cdef void hold_row(
+    const Held *held, const Plan *plan, const real *x, i64 row, const Lanes *lanes, i64 blocks
+) noexcept nogil:
+    """Copy a row of the image; x is at its column 0."""
+    cdef i64 remainder, column, pixels, b, step = held.step * plan.x_step
+    cdef const real *source
+    cdef real *target
+    for remainder in range(smaller(held.step, held.end - held.begin)):
+        column = held.begin + remainder
+        source = x + column * plan.x_step
+        target = held.x + row % plan.ring_rows * held.row + column % held.step * plan.window_size + (
+            column // held.step - held.origin) * LANES
+        pixels = ceil_div(held.end - column, held.step)
+        b = 0
+        while b < blocks:
+            if b + 8 <= blocks and lanes[b + 7].first == 0:
+                hold_pixels(8, source + lanes[b].channel, step, pixels, target + b * held.block, held.block)
+                b += 8
+            elif b + 4 <= blocks and lanes[b + 3].first == 0:
+                hold_pixels(4, source + lanes[b].channel, step, pixels, target + b * held.block, held.block)
+                b += 4
+            else:
+                hold_pixels(1, source + lanes[b].channel, step, pixels, target + b * held.block, held.block)
+                b += 1
+
+
+cdef void place_taps(const Held *held, const Plan *plan, i64 column, i64 phases) noexcept nogil:
+    """Where the taps of the first output of each phase are, the first of which is that of `column`."""
+    cdef i64 phase, tap, left, ahead = plan.pad_left // held.step + 1  # what makes no column negative
+    for phase in range(phases):
+        for tap in range(plan.kernel_w):
+            left = (column + phase) * plan.stride_w - plan.pad_left + tap * plan.dilation_w + ahead * held.step
+            held.places[phase * plan.kernel_w + tap] = (
+                left % held.step * plan.window_size + (left // held.step - ahead - held.origin) * LANES)
+
+
+cdef inline void ask(const Plan *plan, Asked *asked) noexcept nogil:
+    cdef i64 pixel, line
+    for pixel in range(asked.quota):
+        if asked.rows <= 0:
+            break
+        for line in range(asked.lines):
+            v_prefetch(asked.x + line * LINE)
+        asked.x += plan.x_step
+        asked.column -= 1
+        if asked.column == 0:
+            asked.x += (plan.width - asked.columns) * plan.x_step
+            asked.column = asked.columns
+            asked.rows -= 1
+
+
+cdef void row_of_phase(
+    const Plan *plan, Strip *strip, const Lanes *lanes, Asked *asked, i64 left, i64 step, i64 outputs, i64 out_step,
+    const real *residual, real *out
+) noexcept nogil:
+    """Outputs of a row and a phase; the window of the first begins at column `left`, of the next ones `step` on."""
+    cdef i64 strips = ceil_div(outputs, MOST_STRIP), at = 0, count, here, j
+    cdef const real *x = strip.x
+    while at < outputs:
+        count = ceil_div(outputs - at, strips)
+        here = left + at * step
+        if here >= 0 and here + (count - 1) * step + (plan.kernel_w - 1) * plan.dilation_w < plan.width:
+            strip.begins[0] = strip.begins[count - 1] = 0
+            strip.ends[0] = strip.ends[count - 1] = plan.kernel_w
+        else:
+            for j in range(count):
+                strip.begins[j] = first_tap(here + j * step, plan.dilation_w, plan.kernel_w)
+                strip.ends[j] = end_tap(here + j * step, plan.dilation_w, plan.kernel_w, plan.width)
+            if strip.begins[0] > strip.ends[count - 1]:  # no tap is everyone's
+                count = 1
+        ask(plan, asked)
+        strip.x = x + at * LANES
+        outputs_of(step // plan.dilation_w, count)(
+            plan, strip, lanes, out_step, moved(residual, at * out_step), out + at * out_step)
+        at += count
+        strips = larger(strips - 1, ceil_div(outputs - at, MOST_STRIP))
+
+
+cdef inline i64 rows_before(const Plan *plan, i64 row) noexcept nogil:
+    """One past the last row of the image that output rows before `row` read."""
+    return smaller((row - 1) * plan.stride_h - plan.pad_top + (plan.kernel_h - 1) * plan.dilation_h + 1, plan.height)
+
+
+cdef inline i64 columns_held(Held *held, const Plan *plan, i64 column, i64 columns) noexcept nogil:
+    cdef i64 left = column * plan.stride_w - plan.pad_left
+    held.begin = larger(left, 0)
+    held.end = smaller(left + (columns - 1) * plan.stride_w + (plan.kernel_w - 1) * plan.dilation_w + 1, plan.width)
+    held.origin = held.begin // held.step
+    return left
+
+
+cdef void rows_and_columns(
+    const Plan *plan, Held *held, const Lanes *lanes, i64 blocks, Asked *after, const real *x, const real *residual,
+    real *out, i64 row_begin, i64 row_end, i64 column, i64 columns
+) noexcept nogil:
+    """Some output rows and columns of an image, where x, residual and out begin. `after` is what will be read then."""
+    cdef i64 phases = smaller(phases_of(plan.stride_w, plan.dilation_w), columns), phase, y, top, tap, rows, r, b, end
+    cdef i64 left = columns_held(held, plan, column, columns), place, w_row = plan.kernel_w * plan.multiplier * LANES
+    cdef i64 stored = (lanes[blocks - 1].channel + LANES - lanes[0].block * LANES) * plan.multiplier
+    cdef Asked asked
+    cdef Strip strip
+    held.last = 0
+    place_taps(held, plan, column, phases)
+    while row_begin < row_end:
+        end = smaller(row_begin + plan.block_rows, row_end)
+        top = row_begin * plan.stride_h - plan.pad_top
+        for r in range(larger(larger(top, 0), held.last), rows_before(plan, end)):
+            hold_row(held, plan, x + r * plan.width * plan.x_step, r, lanes, blocks)
+            held.last = r + 1
+        asked = after[0]
+        if end < row_end:
+            r = larger(held.last, end * plan.stride_h - plan.pad_top)
+            asked.rows = rows_before(plan, smaller(end + plan.block_rows, row_end)) - r
+            asked.columns = asked.column = held.end - held.begin
+            asked.x = x + (r * plan.width + held.begin) * plan.x_step + lanes[0].channel
+        asked.lines = ceil_div(blocks * LANES, LINE)
+        asked.quota = ceil_div(
+            asked.rows * asked.columns, blocks * (end - row_begin) * phases * ceil_div(columns, phases * MOST_STRIP))
+        if asked.columns <= 0:
+            asked.rows = 0
+        for b in range(blocks):
+            strip.bias = <const real *> plan.bias + lanes[b].block * plan.multiplier * LANES
+            for y in range(row_begin, end):
+                top = y * plan.stride_h - plan.pad_top
+                tap = first_tap(top, plan.dilation_h, plan.kernel_h)
+                strip.weights = <const real *> plan.weights + (lanes[b].block * plan.kernel_h + tap) * w_row
+                strip.rows = larger(end_tap(top, plan.dilation_h, plan.kernel_h, plan.height) - tap, 0)
+                strip.row = (top + tap * plan.dilation_h) % plan.ring_rows if strip.rows > 0 else 0
+                for phase in range(phases):
+                    strip.x = held.x + b * held.block
+                    strip.places = held.places + phase * plan.kernel_w
+                    place = (y * plan.out_width + column + phase) * plan.out_step
+                    row_of_phase(
+                        plan, &strip, &lanes[b], &asked, left + phase * plan.stride_w, held.step,
+                        ceil_div(columns - phase, phases), phases * plan.out_step, moved(residual, place), out + place)
+        for y in range(row_begin, end):
+            activate(
+                plan, out + (y * plan.out_width + column) * plan.out_step + lanes[0].block * LANES * plan.multiplier,
+                columns, plan.out_step, stored)
+        row_begin = end
+
+
+cdef void depthwise_strips(
+    const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
+    i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
+) noexcept nogil:
+    cdef Lanes lanes[MOST_HELD]
+    cdef Held held
+    cdef Held next
+    cdef Asked after
+    cdef i64 cuts = plan.out_width // plan.segment if plan.segment > 0 else 0
+    cdef i64 in_image = cuts if cuts > 0 else plan.out_height
+    cdef i64 block = block_begin, blocks, b, row, image, first, last, column, end, count, place
+    cdef const real *image_x
+    held.step = phases_of(plan.stride_w, plan.dilation_w) * plan.stride_w
+    held.row = plan_row(plan)
+    held.block = plan.ring_rows * held.row + LINE  # blocks begin in other sets
+    held.x = <real *> scratch
+    held.places = <i64 *> (held.x + plan.block_channels * held.block)
+    next = held
+    while block < block_end:
+        blocks = smaller(block_end - block, plan.block_channels)
+        for b in range(blocks):
+            lanes_of(&lanes[b], block + b, plan.in_channels)
+        row = row_begin
+        while row < row_end:
+            image = row // in_image
+            first = row - image * in_image
+            last = smaller(in_image, first + row_end - row)
+            row += last - first
+            column, end = 0, plan.out_width
+            if cuts > 0:
+                column = first * plan.segment
+                if last < cuts:
+                    end = last * plan.segment
+                first, last = 0, 1
+            place = image * plan.out_height * plan.out_width * plan.out_step
+            image_x = x + image * plan.height * plan.width * plan.x_step
+            while column < end:
+                count = smaller(plan.block_columns, end - column)
+                # Afterwards come other columns, or else other channels, mostly of the same.
+                after.rows = after.columns = 0
+                if column + count < end or block + blocks < block_end:
+                    columns_held(
+                        &next, plan, column + count if column + count < end else 0,
+                        smaller(plan.block_columns, end - column - count) if column + count < end else count)
+                    after.columns = after.column = next.end - next.begin
+                    b = larger(first * plan.stride_h - plan.pad_top, 0)
+                    after.rows = rows_before(plan, smaller(first + plan.block_rows, last)) - b
+                    after.x = image_x + (b * plan.width + next.begin) * plan.x_step + (
+                        lanes[0].channel if column + count < end else larger(lanes[blocks - 1].channel + LANES, 0))
+                rows_and_columns(
+                    plan, &held, lanes, blocks, &after, image_x, moved(residual, place), out + place, first, last,
+                    column, count)
+                column += count
+        block += blocks
