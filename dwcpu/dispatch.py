@@ -178,6 +178,8 @@ _unrolled: set[tuple] = set()
 #: How many they may be. Compiled code is never freed, and a program that needs more makes up its windows as it
 #: goes. Further ones run on loops over taps, unless a kernel is asked for by its name.
 MOST_UNROLLED = 256
+#: Smallest window that is computed from copies of its inputs, in strips.
+_LEAST_HELD_TAPS = 81
 
 
 def _unrolled_key(kernel: Kernel, geometry: ConvGeometry) -> tuple:
@@ -315,12 +317,22 @@ def _as_good(kernel: Kernel, geometry: Geometry) -> bool:
     1.1, geometric mean 0.9; 7x7 0.83 to 0.99; pointwise 1.01; conv 0.88; large windows in strips 0.3 to 0.6. But any
     other window 1.2 to 3, several outputs a channel 2 to 9, fewer channels than lanes 2 to 17: there constants pay.
     """
-    return geometry.op != "depthwise" or kernel.window[0] > 0 or (kernel.label == "strips" and _is_large(geometry))
+    if geometry.op != "depthwise" or kernel.window[0]:
+        return True
+    assert isinstance(geometry, ConvGeometry)
+    alone = kernel.label == "strips" or geometry.multiplier == 1
+    return geometry.taps > MOST_UNROLLED_TAPS and geometry.in_channels >= kernel.lanes and alone
 
 
 def _is_large(geometry: Geometry) -> bool:
-    """Whether a depthwise window is too large to be unrolled: then copies of its inputs pay."""
-    return isinstance(geometry, ConvGeometry) and geometry.op == "depthwise" and geometry.taps > MOST_UNROLLED_TAPS
+    """Whether a depthwise window reads each input so often that copies of these pay (see depthwise_strips.pxi).
+
+    Time of strips over that of other compiled code, windows of 81 taps and more: 0.5 to 1.0, mean 0.75, but 1.1 on 8x8
+    pixels; 50 to 80 taps 0.9 to 1.3, effective strides of 3 and more 1.1 to 2.
+    """
+    if not isinstance(geometry, ConvGeometry) or geometry.op != "depthwise":
+        return False
+    return geometry.taps >= _LEAST_HELD_TAPS and geometry.effective_window[3] <= 2
 
 
 def _choose_fused(

@@ -50,6 +50,9 @@ cdef struct Strip:         # neighbouring outputs of a phase, of a channel block
     const real *bias
     i64 row                # of the image, modulo plan.ring_rows, that this reads
     i64 rows               # of taps
+    bint cut               # whether some of their windows' columns are outside
+    i64 begin              # inputs of these columns that are not, where neighbouring outputs share inputs
+    i64 end
     i64 begins[MOST_STRIP] # first tap in a row of each output that is in the image
     i64 ends[MOST_STRIP]   # and one past the last
 
@@ -60,36 +63,36 @@ cdef inline i64 plan_row(const Plan *plan) noexcept nogil:
 
 
 cdef inline void add_taps(
-    const int first, const int last, vec *acc, const real *x, const i64 *places, const real *weights, i64 w_step,
-    i64 tap, i64 end
+    const int first, const int last, vec *acc, const real *x, const i64 **places, const real **weights, i64 w_step,
+    i64 *tap, i64 end
 ) noexcept nogil:
-    """Some taps of a row, for the outputs first .. last - 1."""
+    """The taps before `end` of a row, for the outputs first .. last - 1."""
     cdef const real *p
     cdef vec w
     cdef int j
-    weights += tap * w_step
-    while tap < end:
-        w = v_load(weights)
-        p = x + places[tap]
+    while tap[0] < end:
+        w = v_load(weights[0])
+        p = x + places[0][0]
         for j in range(first, last):
             acc[j] = v_fma(v_load(p + j * LANES), w, acc[j])
-        weights += w_step
-        tap += 1
+        weights[0] += w_step
+        places[0] += 1
+        tap[0] += 1
 
 
 cdef inline void taps_close(
-    const int count, vec *acc, const real *x, const real *weights, i64 w_step
+    const int taps, const int count, vec *acc, const real *x, const real *weights, i64 w_step
 ) noexcept nogil:
-    """SHARED taps where neighbouring outputs share inputs."""
+    """Some taps where neighbouring outputs share inputs."""
     cdef vec w[SHARED]
     cdef vec v
     cdef int k, q
-    for k in range(SHARED):
+    for k in range(taps):
         w[k] = v_load(weights + k * w_step)
     x = v_anew(x)
-    for q in range(count + SHARED - 1):
+    for q in range(count + taps - 1):
         v = v_in_register(v_load(x + q * LANES))
-        for k in range(SHARED):
+        for k in range(taps):
             if q - k >= 0 and q - k < count:
                 acc[q - k] = v_fma_onto(v, w[k], acc[q - k])
 
@@ -111,6 +114,49 @@ cdef inline void taps_by_two(
             acc[j] = v_fma_onto_from(second, other + j * LANES, acc[j])
 
 
+cdef inline void input_of(const int first, const int last, vec *acc, const real *x, const real *weights) noexcept nogil:
+    """One input for the outputs first .. last - 1; for output 0 it is that of the tap that `weights` are of."""
+    cdef vec v = v_in_register(v_load(x))
+    cdef int j
+    for j in range(first, last):
+        acc[j] = v_fma_onto_from(v, weights - j * LANES, acc[j])
+
+
+cdef inline void inputs_close(
+    const int count, vec *acc, const real *x, const real *weights, i64 taps, i64 begin, i64 end
+) noexcept nogil:
+    """A row of taps, no fewer than outputs, where the inputs begin .. end - 1 of count + taps - 1 are in the image.
+
+    The first inputs are for the first outputs only, the last ones for the last; `end` is not among the first, nor
+    `begin` among the last.
+    """
+    cdef i64 q = larger(begin, count - 1), stop = smaller(end, taps)
+    if count > 1 and begin < 1: input_of(0, 1, acc, x + 0 * LANES, weights + 0 * LANES)
+    if count > 2 and begin < 2: input_of(0, 2, acc, x + 1 * LANES, weights + 1 * LANES)
+    if count > 3 and begin < 3: input_of(0, 3, acc, x + 2 * LANES, weights + 2 * LANES)
+    if count > 4 and begin < 4: input_of(0, 4, acc, x + 3 * LANES, weights + 3 * LANES)
+    if count > 5 and begin < 5: input_of(0, 5, acc, x + 4 * LANES, weights + 4 * LANES)
+    if count > 6 and begin < 6: input_of(0, 6, acc, x + 5 * LANES, weights + 5 * LANES)
+    if count > 7 and begin < 7: input_of(0, 7, acc, x + 6 * LANES, weights + 6 * LANES)
+    if count > 8 and begin < 8: input_of(0, 8, acc, x + 7 * LANES, weights + 7 * LANES)
+    if count > 9 and begin < 9: input_of(0, 9, acc, x + 8 * LANES, weights + 8 * LANES)
+    while q < stop:
+        input_of(0, count, acc, x + q * LANES, weights + q * LANES)
+        q += 1
+    x += taps * LANES
+    weights += taps * LANES
+    end -= taps
+    if count > 1 and end > 0: input_of(1, count, acc, x + 0 * LANES, weights + 0 * LANES)
+    if count > 2 and end > 1: input_of(2, count, acc, x + 1 * LANES, weights + 1 * LANES)
+    if count > 3 and end > 2: input_of(3, count, acc, x + 2 * LANES, weights + 2 * LANES)
+    if count > 4 and end > 3: input_of(4, count, acc, x + 3 * LANES, weights + 3 * LANES)
+    if count > 5 and end > 4: input_of(5, count, acc, x + 4 * LANES, weights + 4 * LANES)
+    if count > 6 and end > 5: input_of(6, count, acc, x + 5 * LANES, weights + 5 * LANES)
+    if count > 7 and end > 6: input_of(7, count, acc, x + 6 * LANES, weights + 6 * LANES)
+    if count > 8 and end > 7: input_of(8, count, acc, x + 7 * LANES, weights + 7 * LANES)
+    if count > 9 and end > 8: input_of(9, count, acc, x + 8 * LANES, weights + 8 * LANES)
+
+
 cdef inline void strip_outputs(
     const int count, const int apart, const Plan *plan, const Strip *strip, const Lanes *lanes, i64 out_step,
     const real *residual, real *out
@@ -119,51 +165,64 @@ cdef inline void strip_outputs(
     cdef vec acc[MOST_STRIP]
     cdef vec v
     cdef i64 w_step = v_anew_step(plan.multiplier * LANES), m, h, tap, end, row, row_size = plan_row(plan)
-    cdef const i64 *places = strip.places
+    cdef i64 begin = strip.begin, stop = strip.end
+    cdef const i64 *places
     cdef const i64 *begins = strip.begins
     cdef const i64 *ends = strip.ends
     cdef const real *x
     cdef const real *w
+    cdef const real *row_weights
     cdef int j
     for m in range(plan.multiplier):
         v = v_load(strip.bias + m * LANES)
         for j in range(count):
             acc[j] = v
-        w = strip.weights + m * LANES
+        row_weights = strip.weights + m * LANES
         row = strip.row
         for h in range(strip.rows):
             x = strip.x + row * row_size
-            if begins[count - 1] < begins[0]:
-                if count > 9: add_taps(9, count, acc, x, places, w, w_step, begins[9], begins[8])
-                if count > 8: add_taps(8, count, acc, x, places, w, w_step, begins[8], begins[7])
-                if count > 7: add_taps(7, count, acc, x, places, w, w_step, begins[7], begins[6])
-                if count > 6: add_taps(6, count, acc, x, places, w, w_step, begins[6], begins[5])
-                if count > 5: add_taps(5, count, acc, x, places, w, w_step, begins[5], begins[4])
-                if count > 4: add_taps(4, count, acc, x, places, w, w_step, begins[4], begins[3])
-                if count > 3: add_taps(3, count, acc, x, places, w, w_step, begins[3], begins[2])
-                if count > 2: add_taps(2, count, acc, x, places, w, w_step, begins[2], begins[1])
-                if count > 1: add_taps(1, count, acc, x, places, w, w_step, begins[1], begins[0])
-            tap = begins[0]
+            if apart == 1 and strip.cut:
+                inputs_close(count, acc, x + strip.places[0], row_weights, plan.kernel_w, begin, stop)
+                row_weights += plan.kernel_w * LANES
+                row += plan.dilation_h
+                if row >= plan.ring_rows:
+                    row -= plan.ring_rows
+                continue
+            tap = begins[count - 1]
+            places = strip.places + tap
+            w = row_weights + tap * w_step
+            if tap < begins[0]:
+                if count > 9: add_taps(9, count, acc, x, &places, &w, w_step, &tap, begins[8])
+                if count > 8: add_taps(8, count, acc, x, &places, &w, w_step, &tap, begins[7])
+                if count > 7: add_taps(7, count, acc, x, &places, &w, w_step, &tap, begins[6])
+                if count > 6: add_taps(6, count, acc, x, &places, &w, w_step, &tap, begins[5])
+                if count > 5: add_taps(5, count, acc, x, &places, &w, w_step, &tap, begins[4])
+                if count > 4: add_taps(4, count, acc, x, &places, &w, w_step, &tap, begins[3])
+                if count > 3: add_taps(3, count, acc, x, &places, &w, w_step, &tap, begins[2])
+                if count > 2: add_taps(2, count, acc, x, &places, &w, w_step, &tap, begins[1])
+                if count > 1: add_taps(1, count, acc, x, &places, &w, w_step, &tap, begins[0])
             end = ends[count - 1]
             if apart > 0:
                 while tap + SHARED <= end:
                     if apart == 1:
-                        taps_close(count, acc, x + places[tap], w + tap * w_step, w_step)
+                        taps_close(SHARED, count, acc, x + places[0], w, w_step)
                     else:
-                        taps_by_two(count, acc, x + places[tap], x + places[tap + 1], w + tap * w_step, w_step)
+                        taps_by_two(count, acc, x + places[0], x + places[1], w, w_step)
+                    w += SHARED * w_step
+                    places += SHARED
                     tap += SHARED
-            add_taps(0, count, acc, x, places, w, w_step, tap, end)
+            add_taps(0, count, acc, x, &places, &w, w_step, &tap, end)
             if end < ends[0]:
-                if count > 9: add_taps(0, 9, acc, x, places, w, w_step, ends[9], ends[8])
-                if count > 8: add_taps(0, 8, acc, x, places, w, w_step, ends[8], ends[7])
-                if count > 7: add_taps(0, 7, acc, x, places, w, w_step, ends[7], ends[6])
-                if count > 6: add_taps(0, 6, acc, x, places, w, w_step, ends[6], ends[5])
-                if count > 5: add_taps(0, 5, acc, x, places, w, w_step, ends[5], ends[4])
-                if count > 4: add_taps(0, 4, acc, x, places, w, w_step, ends[4], ends[3])
-                if count > 3: add_taps(0, 3, acc, x, places, w, w_step, ends[3], ends[2])
-                if count > 2: add_taps(0, 2, acc, x, places, w, w_step, ends[2], ends[1])
-                if count > 1: add_taps(0, 1, acc, x, places, w, w_step, ends[1], ends[0])
-            w += plan.kernel_w * w_step
+                if count > 9: add_taps(0, 9, acc, x, &places, &w, w_step, &tap, ends[8])
+                if count > 8: add_taps(0, 8, acc, x, &places, &w, w_step, &tap, ends[7])
+                if count > 7: add_taps(0, 7, acc, x, &places, &w, w_step, &tap, ends[6])
+                if count > 6: add_taps(0, 6, acc, x, &places, &w, w_step, &tap, ends[5])
+                if count > 5: add_taps(0, 5, acc, x, &places, &w, w_step, &tap, ends[4])
+                if count > 4: add_taps(0, 4, acc, x, &places, &w, w_step, &tap, ends[3])
+                if count > 3: add_taps(0, 3, acc, x, &places, &w, w_step, &tap, ends[2])
+                if count > 2: add_taps(0, 2, acc, x, &places, &w, w_step, &tap, ends[1])
+                if count > 1: add_taps(0, 1, acc, x, &places, &w, w_step, &tap, ends[0])
+            row_weights += plan.kernel_w * w_step
             row += plan.dilation_h
             if row >= plan.ring_rows:
                 row -= plan.ring_rows
@@ -413,23 +472,35 @@ cdef void row_of_phase(
     const real *residual, real *out
 ) noexcept nogil:
     """Outputs of a row and a phase; the window of the first begins at column `left`, of the next ones `step` on."""
-    cdef i64 strips = ceil_div(outputs, MOST_STRIP), at = 0, count, here, j
+    cdef i64 strips = ceil_div(outputs, MOST_STRIP), at = 0, most = MOST_STRIP, count, here, j
+    cdef i64 apart = step // plan.dilation_w if plan.multiplier == 1 or step > plan.dilation_w else 0
+    cdef bint alike
     cdef const real *x = strip.x
+    if apart == 1 and 1 < plan.kernel_w < MOST_STRIP:  # at the borders no more outputs than taps
+        most = plan.kernel_w
+        strips = 1 if outputs <= most else 2 + ceil_div(larger(outputs - 2 * most, 0), MOST_STRIP)
     while at < outputs:
         count = ceil_div(outputs - at, strips)
         here = left + at * step
-        if here >= 0 and here + (count - 1) * step + (plan.kernel_w - 1) * plan.dilation_w < plan.width:
-            strip.begins[0] = strip.begins[count - 1] = 0
-            strip.ends[0] = strip.ends[count - 1] = plan.kernel_w
-        else:
+        strip.cut = here < 0 or here + (count - 1) * step + (plan.kernel_w - 1) * plan.dilation_w >= plan.width
+        if strip.cut:
+            count = smaller(count, most)
             for j in range(count):
                 strip.begins[j] = first_tap(here + j * step, plan.dilation_w, plan.kernel_w)
                 strip.ends[j] = end_tap(here + j * step, plan.dilation_w, plan.kernel_w, plan.width)
-            if strip.begins[0] > strip.ends[count - 1]:  # no tap is everyone's
+            strip.begin = larger(ceil_div(-here, plan.dilation_w), 0)
+            strip.end = smaller(ceil_div(plan.width - here, plan.dilation_w), count + plan.kernel_w - 1)
+            alike = strip.begins[0] <= strip.ends[count - 1]
+            if apart == 1:
+                alike = strip.begin <= plan.kernel_w and strip.end >= count - 1
+            if not alike:  # narrow images, or far outside: one by one
                 count = 1
+        else:
+            strip.begins[0] = strip.begins[count - 1] = 0
+            strip.ends[0] = strip.ends[count - 1] = plan.kernel_w
         ask(plan, asked)
         strip.x = x + at * LANES
-        outputs_of(step // plan.dilation_w, count)(
+        outputs_of(apart, count)(
             plan, strip, lanes, out_step, moved(residual, at * out_step), out + at * out_step)
         at += count
         strips = larger(strips - 1, ceil_div(outputs - at, MOST_STRIP))
@@ -509,47 +580,46 @@ cdef void depthwise_strips(
     cdef Asked after
     cdef i64 cuts = plan.out_width // plan.segment if plan.segment > 0 else 0
     cdef i64 in_image = cuts if cuts > 0 else plan.out_height
-    cdef i64 block = block_begin, blocks, b, row, image, first, last, column, end, count, place
+    cdef i64 row = row_begin, block, blocks, b, image, first, last, column, end, count, place
     cdef const real *image_x
     held.step = phases_of(plan.stride_w, plan.dilation_w) * plan.stride_w
     held.row = plan_row(plan)
     held.block = plan.ring_rows * held.row + LINE  # blocks begin in other sets
     held.x = <real *> scratch
     held.places = <i64 *> (held.x + plan.block_channels * held.block)
-    next = held
-    while block < block_end:
-        blocks = smaller(block_end - block, plan.block_channels)
-        for b in range(blocks):
-            lanes_of(&lanes[b], block + b, plan.in_channels)
-        row = row_begin
-        while row < row_end:
-            image = row // in_image
-            first = row - image * in_image
-            last = smaller(in_image, first + row_end - row)
-            row += last - first
-            column, end = 0, plan.out_width
-            if cuts > 0:
-                column = first * plan.segment
-                if last < cuts:
-                    end = last * plan.segment
-                first, last = 0, 1
-            place = image * plan.out_height * plan.out_width * plan.out_step
-            image_x = x + image * plan.height * plan.width * plan.x_step
-            while column < end:
-                count = smaller(plan.block_columns, end - column)
-                # Afterwards come other columns, or else other channels, mostly of the same.
+    while row < row_end:
+        image = row // in_image
+        first = row - image * in_image
+        last = smaller(in_image, first + row_end - row)
+        row += last - first
+        column, end = 0, plan.out_width
+        if cuts > 0:
+            column = first * plan.segment
+            if last < cuts:
+                end = last * plan.segment
+            first, last = 0, 1
+        place = image * plan.out_height * plan.out_width * plan.out_step
+        image_x = x + image * plan.height * plan.width * plan.x_step
+        while column < end:
+            count = smaller(plan.block_columns, end - column)
+            block = block_begin
+            while block < block_end:
+                blocks = ceil_div(block_end - block, ceil_div(block_end - block, plan.block_channels))
+                for b in range(blocks):
+                    lanes_of(&lanes[b], block + b, plan.in_channels)
+                block += blocks
+                # Afterwards come other channels of these columns, or else the first of others, about as many.
                 after.rows = after.columns = 0
-                if column + count < end or block + blocks < block_end:
-                    columns_held(
-                        &next, plan, column + count if column + count < end else 0,
-                        smaller(plan.block_columns, end - column - count) if column + count < end else count)
+                if block < block_end or column + count < end:
+                    next = held
+                    columns_held(&next, plan, column if block < block_end else column + count, smaller(
+                        count, end - column - count) if block == block_end else count)
                     after.columns = after.column = next.end - next.begin
                     b = larger(first * plan.stride_h - plan.pad_top, 0)
                     after.rows = rows_before(plan, smaller(first + plan.block_rows, last)) - b
                     after.x = image_x + (b * plan.width + next.begin) * plan.x_step + (
-                        lanes[0].channel if column + count < end else larger(lanes[blocks - 1].channel + LANES, 0))
+                        smaller(block, block_end) if block < block_end else block_begin) * LANES
                 rows_and_columns(
                     plan, &held, lanes, blocks, &after, image_x, moved(residual, place), out + place, first, last,
                     column, count)
-                column += count
-        block += blocks
+            column += count
