@@ -476,9 +476,10 @@ cdef void row_of_phase(
     cdef i64 apart = step // plan.dilation_w if plan.multiplier == 1 or step > plan.dilation_w else 0
     cdef bint alike
     cdef const real *x = strip.x
-    if apart == 1 and 1 < plan.kernel_w < MOST_STRIP:  # at the borders no more outputs than taps
-        most = plan.kernel_w
-        strips = 1 if outputs <= most else 2 + ceil_div(larger(outputs - 2 * most, 0), MOST_STRIP)
+    if apart == 1:  # at the borders no more outputs than taps
+        most = smaller(plan.kernel_w, MOST_STRIP)
+        if outputs > most and most > 1:
+            strips = 2 + ceil_div(larger(outputs - 2 * most, 0), MOST_STRIP)
     while at < outputs:
         count = ceil_div(outputs - at, strips)
         here = left + at * step
