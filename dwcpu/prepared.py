@@ -408,7 +408,7 @@ class PreparedSingle(Prepared):
         width = min((columns - 1) * geometry.stride_w + reach + 1, geometry.width)
         step = lcm(geometry.stride_w, geometry.dilation_w)
         places = width // step + 2
-        block = rows * step * places * vector + LINE
+        block = rows * min(step, geometry.width) * places * vector + LINE
         vectors = _HELD // vector
         while vectors * vector > LINE and vectors * block > room:
             vectors //= 2

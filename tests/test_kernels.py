@@ -436,6 +436,48 @@ def test_phases_of_columns_take_turns(size: int, dilation: int, monkeypatch: pyt
     assert turns == [kernel.tile_rows, 0]
 
 
+#: Large windows: image, window, stride, dilation, padding, outputs a channel.
+STRIPS = [
+    ((2, 12, 57, 24), (9, 9), (1, 1), (1, 1), "same", 1),
+    ((1, 11, 47, 17), (9, 9), (2, 2), (1, 1), "same", 1),
+    ((1, 10, 33, 72), (11, 8), (1, 2), (2, 3), "same", 1),
+    ((1, 13, 26, 20), (5, 13), (2, 1), (1, 2), ((0, 1), (30, 2)), 1),  # far outside on one side
+    ((1, 9, 9, 9), (13, 13), (1, 1), (1, 1), "same", 1),
+    ((1, 3, 4, 40), (9, 9), (1, 1), (1, 1), "same", 1),  # narrower than the window
+    ((1, 9, 23, 16), (31, 1), (1, 1), (1, 1), ((11, 11), (14, 5)), 1),  # one column, and outputs that see none
+    ((1, 20, 31, 16), (3, 40), (1, 1), (1, 1), ((1, 1), (20, 20)), 1),
+    ((1, 7, 30, 16), (9, 9), (3, 5), (1, 1), "same", 1),  # neighbours share nothing
+    ((2, 12, 29, 19), (9, 9), (1, 1), (1, 1), "same", 3),
+    ((1, 12, 29, 19), (9, 9), (2, 2), (1, 1), "same", 2),
+    ((2, 1, 331, 80), (1, 90), (1, 1), (1, 1), ((0, 0), (89, 0)), 1),  # threads have stretches
+    ((1, 1, 331, 16), (1, 90), (1, 2), (1, 1), ((0, 0), (89, 0)), 1),
+]
+
+
+@pytest.mark.parametrize("number", range(len(STRIPS)))
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_strips_in_pieces(dtype: type, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies of whole rows, and of a few columns and channels where the cache is small."""
+    if runtime.cython_kernels() is None:
+        pytest.skip("the Cython kernels were not built")
+    image, window, stride, dilation, padding, multiplier = STRIPS[number]
+    case = Case("depthwise", image, image[3] * multiplier, window, stride, dilation, padding=padding)
+    kernel = next(k for k in dispatch.kernels(dtype, "cython") if k.label == "strips")
+    columns = []
+    for l2 in 4096, 1 << 20:
+        monkeypatch.setattr(runtime, "cache_sizes", lambda l2=l2: runtime.Memory(2048, l2, 1 << 23))
+        for threads, activation in (1, "silu"), (2, "relu"):
+            result = compute(kernel, case, "integers", activation, True, True, threads)
+            right = expected(case, dtype, "integers", activation, True, True)
+            if activation == "relu":
+                np.testing.assert_array_equal(result, right)
+            else:
+                np.testing.assert_allclose(result, right, rtol=1e-5, atol=1e-5)
+        prepared = kernel.prepare(case.geometry, *make_data(case, dtype, "integers").kernel_weights())
+        columns.append(int(prepared.plan["block_columns"][0]))
+    assert columns[0] <= columns[1] and columns[1] >= case.geometry.out_width
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_pairs_of_vectors_in_pieces(dtype: type) -> None:
     """Tiles of two vectors at a time, forced: of odd numbers of blocks, and of one that slides back, single vectors."""

@@ -58,8 +58,8 @@ cdef struct Strip:         # neighbouring outputs of a phase, of a channel block
 
 
 cdef inline i64 plan_row(const Plan *plan) noexcept nogil:
-    """Elements of an input row that is held."""
-    return phases_of(plan.stride_w, plan.dilation_w) * plan.stride_w * plan.window_size
+    """Elements of an input row that is held: no more remainders than columns."""
+    return smaller(phases_of(plan.stride_w, plan.dilation_w) * plan.stride_w, plan.width) * plan.window_size
 
 
 cdef inline void add_taps(
