@@ -250,10 +250,10 @@ def test_compiled_depthwise(isa: str, size: int, real: str, window: str) -> None
 @pytest.mark.parametrize("strip", ["close_10", "by_two_10"])
 @pytest.mark.parametrize(("isa", "size", "real"), TARGETS)
 def test_compiled_strips(isa: str, size: int, real: str, strip: str) -> None:
-    """Three taps of ten outputs share inputs; those at the borders of an image are for fewer outputs."""
+    """Three taps of ten outputs share inputs; those at the borders of an image are for fewer outputs, or one by one."""
     found = loops(disassembly(isa, real)[strip])
     check(found, 3 * 10, size, 0, 2.0)
-    for outputs in range(4, 10):
+    for outputs in range(4, 10) if strip == "by_two_10" else (10,):
         check(found, outputs, size)
 
 

@@ -15,7 +15,6 @@
 
 cdef enum:
     STRIP = 8
-    MOST_STRIP = 10  # in depthwise_strips.pxi
     ABREAST = 4
     CHUNK = 4      # taps
 
@@ -84,12 +83,13 @@ cdef void put_parts(
 
 
 cdef inline void put(
-    const int count, const Plan *plan, const Lanes *lanes, i64 m, i64 lanes_step, i64 out_step,
+    const int count, const Plan *plan, const Lanes *lanes, i64 m, i64 lanes_step,
     vec *acc, const real *residual, real *out
 ) noexcept nogil:
     """Epilogue of `count` vectors (see put_parts), written whole where possible."""
     cdef vec low, high
-    cdef real sums[MOST_STRIP * LANES]
+    cdef real sums[STRIP * LANES]
+    cdef i64 out_step = 0 if lanes_step == 1 else plan.out_step
     cdef int j
     if plan.multiplier == 1 and lanes[0].first == 0 and lanes[(count - 1) * lanes_step].last == LANES and (
         lanes[(count - 1) * lanes_step].first == 0
@@ -119,7 +119,7 @@ cdef void no_taps(
     for m in range(plan.multiplier):
         for j in range(count):
             put_parts(
-                plan, lanes, m, 1, 0, plan.out_step, bias + m * LANES,
+                plan, lanes, m, 1, 0, 0, bias + m * LANES,
                 moved(residual, j * plan.out_step), out + j * plan.out_step)
 
 
@@ -166,7 +166,7 @@ cdef inline void strip(const int count, const bint partial, const Run *run) noex
             h += 1
             if h == taps.rows:
                 break
-        put(count, plan, lanes, m, 0, plan.out_step, acc, run.residual, run.out)
+        put(count, plan, lanes, m, 0, acc, run.residual, run.out)
 
 
 cdef inline void abreast(const int count, const Run *run) noexcept nogil:
@@ -203,7 +203,7 @@ cdef inline void abreast(const int count, const Run *run) noexcept nogil:
             h += 1
             if h == taps.rows:
                 break
-        put(count, plan, lanes, m, 1, plan.out_step, acc, run.residual, run.out)
+        put(count, plan, lanes, m, 1, acc, run.residual, run.out)
 
 
 # Each in a function of its own that is called by its address: GCC takes far longer for all in one.
@@ -326,7 +326,7 @@ cdef void shared_strip(
             elif plan.kernel_w - k == 1:
                 chunk_of(1, acc, p + k * x_column, x_column, q, w_step, first - k, last - k)
             q += (plan.kernel_w - k) * w_step
-        put(STRIP, plan, lanes, m, 0, plan.out_step, acc, residual, out)
+        put(STRIP, plan, lanes, m, 0, acc, residual, out)
 
 
 cdef void shared_columns(

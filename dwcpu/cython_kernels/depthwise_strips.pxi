@@ -12,14 +12,17 @@
 # outputs reads is a run of vectors. And it is of no matter which lines of the image share sets of the cache.
 # Strips of up to MOST_STRIP outputs stay in registers. Where neighbours share inputs, SHARED taps at a time load each
 # once: from L1 not even one load for each multiply-add can be had. At the borders of the image the first taps of a row
-# are for the last outputs only, and the last taps for the first: as many loops as there are outputs, one behind the
-# other, each of which knows which. Meanwhile the next rows are asked for: what they hold is all over the image.
-# Loops, outermost first: passes of plan.block_channels channel blocks; images, or stretches of their only row;
-# plan.block_columns output columns; plan.block_rows output rows, whose inputs are held at a time; channel blocks;
+# are for the last outputs only, and the last taps for the first. Windows one input apart then take input after input,
+# each for all outputs whose windows it is in, of which there are no more than taps. Others take tap after tap: as many
+# loops as there are outputs, one behind the other, each of which knows which.
+# Meanwhile strips ask for the inputs that are copied next, which lie all over the image.
+# Loops, outermost first: images, or stretches of their only row; plan.block_columns output columns; passes of
+# plan.block_channels channel blocks; plan.block_rows output rows, whose inputs are held at a time; channel blocks;
 # output rows; column phases; strips; multiplier; rows of taps; taps.
 
 cdef enum:
-    SHARED = 3  # taps
+    MOST_STRIP = 10
+    SHARED = 3       # taps
 
 
 cdef struct Asked:         # pixels that will be copied next
@@ -62,6 +65,28 @@ cdef inline i64 plan_row(const Plan *plan) noexcept nogil:
     return smaller(phases_of(plan.stride_w, plan.dilation_w) * plan.stride_w, plan.width) * plan.window_size
 
 
+cdef void put_strip(
+    const Plan *plan, const Lanes *lanes, i64 m, i64 count, i64 out_step, const real *sums, const real *residual, real *out
+) noexcept nogil:
+    """Epilogue of a strip's sums, a loop and not unrolled: there are many strips, and a large window hides it."""
+    cdef vec low = v_splat(<real> plan.low), high = v_splat(<real> plan.high), v
+    count = v_anew_step(count)
+    if plan.multiplier > 1 or lanes.first > 0:
+        put_parts(plan, lanes, m, count, 0, out_step, sums, residual, out)
+        return
+    residual = moved(residual, lanes.channel)
+    out += lanes.channel
+    while count > 0:
+        v = v_load(sums)
+        if residual != NULL:
+            v = v_add(v, v_load(residual))
+            residual += out_step
+        v_store(out, ended(plan.hardswish, v, low, high))
+        sums += LANES
+        out += out_step
+        count -= 1
+
+
 cdef inline void add_taps(
     const int first, const int last, vec *acc, const real *x, const i64 **places, const real **weights, i64 w_step,
     i64 *tap, i64 end
@@ -81,18 +106,18 @@ cdef inline void add_taps(
 
 
 cdef inline void taps_close(
-    const int taps, const int count, vec *acc, const real *x, const real *weights, i64 w_step
+    const int count, vec *acc, const real *x, const real *weights, i64 w_step
 ) noexcept nogil:
-    """Some taps where neighbouring outputs share inputs."""
+    """SHARED taps where neighbouring outputs share inputs."""
     cdef vec w[SHARED]
     cdef vec v
     cdef int k, q
-    for k in range(taps):
+    for k in range(SHARED):
         w[k] = v_load(weights + k * w_step)
     x = v_anew(x)
-    for q in range(count + taps - 1):
+    for q in range(count + SHARED - 1):
         v = v_in_register(v_load(x + q * LANES))
-        for k in range(taps):
+        for k in range(SHARED):
             if q - k >= 0 and q - k < count:
                 acc[q - k] = v_fma_onto(v, w[k], acc[q - k])
 
@@ -164,8 +189,8 @@ cdef inline void strip_outputs(
     """`count` outputs of every multiple, whose windows are 1 or 2 inputs apart, or more (0)."""
     cdef vec acc[MOST_STRIP]
     cdef vec v
+    cdef real sums[MOST_STRIP * LANES]
     cdef i64 w_step = v_anew_step(plan.multiplier * LANES), m, h, tap, end, row, row_size = plan_row(plan)
-    cdef i64 begin = strip.begin, stop = strip.end
     cdef const i64 *places
     cdef const i64 *begins = strip.begins
     cdef const i64 *ends = strip.ends
@@ -181,17 +206,18 @@ cdef inline void strip_outputs(
         row = strip.row
         for h in range(strip.rows):
             x = strip.x + row * row_size
-            if apart == 1 and strip.cut:
-                inputs_close(count, acc, x + strip.places[0], row_weights, plan.kernel_w, begin, stop)
-                row_weights += plan.kernel_w * LANES
-                row += plan.dilation_h
-                if row >= plan.ring_rows:
-                    row -= plan.ring_rows
-                continue
             tap = begins[count - 1]
             places = strip.places + tap
             w = row_weights + tap * w_step
-            if tap < begins[0]:
+            row_weights += plan.kernel_w * w_step
+            row += plan.dilation_h
+            if row >= plan.ring_rows:
+                row -= plan.ring_rows
+            if apart == 1 and strip.cut:
+                inputs_close(
+                    count, acc, x + strip.places[0], w - tap * w_step, plan.kernel_w, strip.begin, strip.end)
+                continue
+            if apart != 1 and tap < begins[0]:
                 if count > 9: add_taps(9, count, acc, x, &places, &w, w_step, &tap, begins[8])
                 if count > 8: add_taps(8, count, acc, x, &places, &w, w_step, &tap, begins[7])
                 if count > 7: add_taps(7, count, acc, x, &places, &w, w_step, &tap, begins[6])
@@ -205,14 +231,14 @@ cdef inline void strip_outputs(
             if apart > 0:
                 while tap + SHARED <= end:
                     if apart == 1:
-                        taps_close(SHARED, count, acc, x + places[0], w, w_step)
+                        taps_close(count, acc, x + places[0], w, w_step)
                     else:
                         taps_by_two(count, acc, x + places[0], x + places[1], w, w_step)
                     w += SHARED * w_step
                     places += SHARED
                     tap += SHARED
             add_taps(0, count, acc, x, &places, &w, w_step, &tap, end)
-            if end < ends[0]:
+            if apart != 1 and end < ends[0]:
                 if count > 9: add_taps(0, 9, acc, x, &places, &w, w_step, &tap, ends[8])
                 if count > 8: add_taps(0, 8, acc, x, &places, &w, w_step, &tap, ends[7])
                 if count > 7: add_taps(0, 7, acc, x, &places, &w, w_step, &tap, ends[6])
@@ -222,11 +248,9 @@ cdef inline void strip_outputs(
                 if count > 3: add_taps(0, 3, acc, x, &places, &w, w_step, &tap, ends[2])
                 if count > 2: add_taps(0, 2, acc, x, &places, &w, w_step, &tap, ends[1])
                 if count > 1: add_taps(0, 1, acc, x, &places, &w, w_step, &tap, ends[0])
-            row_weights += plan.kernel_w * w_step
-            row += plan.dilation_h
-            if row >= plan.ring_rows:
-                row -= plan.ring_rows
-        put(count, plan, lanes, m, 0, out_step, acc, residual, out)
+        for j in range(count):
+            v_store(sums + j * LANES, acc[j])
+        put_strip(plan, lanes, m, count, out_step, sums, residual, out)
 
 
 # Each in a function of its own that is called by its address: GCC takes far longer for all in one.
@@ -349,6 +373,7 @@ cdef void far_10(
 
 
 cdef inline Outputs outputs_of(i64 apart, i64 count) noexcept nogil:
+    """The function for so many outputs, whose windows are 1 or 2 inputs apart, or more."""
     if apart == 1:
         if count == 2:
             return close_2
@@ -407,6 +432,7 @@ cdef inline Outputs outputs_of(i64 apart, i64 count) noexcept nogil:
 cdef inline void hold_pixels(
     const int vectors, const real *x, i64 x_step, i64 pixels, real *target, i64 block
 ) noexcept nogil:
+    """Copy so many vectors of each pixel, each vector to its block."""
     cdef int v
     while pixels > 0:
         for v in range(vectors):
@@ -453,6 +479,7 @@ cdef void place_taps(const Held *held, const Plan *plan, i64 column, i64 phases)
 
 
 cdef inline void ask(const Plan *plan, Asked *asked) noexcept nogil:
+    """Ask for a strip's share of what is copied next."""
     cdef i64 pixel, line
     for pixel in range(asked.quota):
         if asked.rows <= 0:
@@ -513,6 +540,7 @@ cdef inline i64 rows_before(const Plan *plan, i64 row) noexcept nogil:
 
 
 cdef inline i64 columns_held(Held *held, const Plan *plan, i64 column, i64 columns) noexcept nogil:
+    """Set the image's columns that output columns read; the first of them, which may be outside."""
     cdef i64 left = column * plan.stride_w - plan.pad_left
     held.begin = larger(left, 0)
     held.end = smaller(left + (columns - 1) * plan.stride_w + (plan.kernel_w - 1) * plan.dilation_w + 1, plan.width)
@@ -613,13 +641,14 @@ cdef void depthwise_strips(
                 after.rows = after.columns = 0
                 if block < block_end or column + count < end:
                     next = held
-                    columns_held(&next, plan, column if block < block_end else column + count, smaller(
-                        count, end - column - count) if block == block_end else count)
+                    columns_held(
+                        &next, plan, column if block < block_end else column + count,
+                        count if block < block_end else smaller(count, end - column - count))
                     after.columns = after.column = next.end - next.begin
                     b = larger(first * plan.stride_h - plan.pad_top, 0)
                     after.rows = rows_before(plan, smaller(first + plan.block_rows, last)) - b
                     after.x = image_x + (b * plan.width + next.begin) * plan.x_step + (
-                        smaller(block, block_end) if block < block_end else block_begin) * LANES
+                        block if block < block_end else block_begin) * LANES
                 rows_and_columns(
                     plan, &held, lanes, blocks, &after, image_x, moved(residual, place), out + place, first, last,
                     column, count)
