@@ -178,8 +178,8 @@ _unrolled: set[tuple] = set()
 #: How many they may be. Compiled code is never freed, and a program that needs more makes up its windows as it
 #: goes. Further ones run on loops over taps, unless a kernel is asked for by its name.
 MOST_UNROLLED = 256
-#: Smallest window that is computed from copies of its inputs, in strips.
-_LEAST_HELD_TAPS = 81
+#: Smallest window that is computed from copies of its inputs, in strips, and its largest dilation.
+_LEAST_HELD_TAPS, _MOST_HELD_DILATION = 81, 4
 
 
 def _unrolled_key(kernel: Kernel, geometry: ConvGeometry) -> tuple:
@@ -328,11 +328,13 @@ def _is_large(geometry: Geometry) -> bool:
     """Whether a depthwise window reads each input so often that copies of these pay (see depthwise_strips.pxi).
 
     Time of strips over that of other compiled code, windows of 81 taps and more: 0.5 to 1.0, mean 0.75, but 1.1 on 8x8
-    pixels; 50 to 80 taps 0.9 to 1.3, effective strides of 3 and more 1.1 to 2.
+    pixels; 50 to 80 taps 0.9 to 1.3, effective strides of 3 and more 1.1 to 2. Copies of widely dilated windows would
+    take megabytes.
     """
     if not isinstance(geometry, ConvGeometry) or geometry.op != "depthwise":
         return False
-    return geometry.taps >= _LEAST_HELD_TAPS and geometry.effective_window[3] <= 2
+    near = max(geometry.dilation_h, geometry.dilation_w) <= _MOST_HELD_DILATION and geometry.effective_window[3] <= 2
+    return near and geometry.taps >= _LEAST_HELD_TAPS
 
 
 def _choose_fused(

@@ -414,7 +414,7 @@ class PreparedSingle(Prepared):
             vectors //= 2
         plan["block_rows"], plan["block_columns"], plan["block_channels"] = _HELD_ROWS, columns, vectors
         plan["ring_rows"], plan["window_size"] = rows, places * self.kernel.lanes
-        size = vectors * block + step // geometry.stride_w * geometry.kernel_w * 8
+        size = vectors * block + min(step // geometry.stride_w, geometry.out_width) * geometry.kernel_w * 8
         return -(-size // LINE) * LINE
 
     @property

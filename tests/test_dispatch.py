@@ -50,6 +50,7 @@ PINNED = {
     "11x11": (depthwise(56, 96, 11), "depthwise_f32_strips_", "cython"),
     "11x11 stride 2, several outputs a channel": (depthwise(56, 96, 11, 2, 3), "depthwise_f32_strips_", "cython"),
     "11x11 stride 3": (depthwise(56, 96, 11, 3), "depthwise_f32_any_", "cython"),
+    "11x11 far apart": (depthwise(56, 96, 11, dilation=20), "depthwise_f32_any_", "cython"),
     "8x8": (depthwise(56, 96, 8), "depthwise_f32_any_", "cython"),
     "11x11 of few channels": (depthwise(56, 4, 11), "depthwise_f32_any_", "numba"),
     "one line": (depthwise(56, 96, (1, 5)), "depthwise_f32_line_", "numba"),

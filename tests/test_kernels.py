@@ -478,6 +478,16 @@ def test_strips_in_pieces(dtype: type, number: int, monkeypatch: pytest.MonkeyPa
     assert columns[0] <= columns[1] and columns[1] >= case.geometry.out_width
 
 
+def test_copies_of_far_dilated_windows_are_small() -> None:
+    if runtime.cython_kernels() is None:
+        pytest.skip("the Cython kernels were not built")
+    case = Case("depthwise", (1, 14, 14, 32), 32, (9, 9), dilation=(10**7, 10**7))
+    kernel = next(k for k in dispatch.kernels(np.float32, "cython") if k.label == "strips")
+    prepared = kernel.prepare(case.geometry, *make_data(case, np.float32, "integers").kernel_weights())
+    assert prepared._scratch < 1 << 20
+    np.testing.assert_array_equal(compute(kernel, case, "integers"), expected(case, np.float32, "integers"))
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_pairs_of_vectors_in_pieces(dtype: type) -> None:
     """Tiles of two vectors at a time, forced: of odd numbers of blocks, and of one that slides back, single vectors."""

@@ -3,8 +3,9 @@
 #
 # Assumes: plan.depthwise_kernel and plan.pointwise_kernel are kernels of this dtype, of whichever family, with plans
 # and numbers of blocks of their own; plan.depthwise_plan is an array of plan.column_blocks plans, one for each stretch of
-# the output's width; scratch holds plan.block_rows output rows of the widest. Rows are output rows (of batch *
-# out_height); there is one block.
+# the output's width; scratch holds plan.block_rows output rows of the widest, and from
+# plan.depthwise_scratch bytes on what the depthwise kernel needs. Rows are output rows (of batch * out_height); there is
+# one block.
 # Guarantees: the same bits as the two kernels one after the other.
 #
 # With plan.asks_ahead the pointwise kernel, which leaves memory idle, asks for the input rows that the next block begins

@@ -98,7 +98,7 @@ typedef real vec_in_memory __attribute__((vector_size(DWCPU_VECTOR_BYTES), align
 #define WHOLE_RUN 2
 #define COLOUR_RUN 9
 #define LINE (int)(64 / sizeof(real))
-#define MOST_HELD (256 / DWCPU_VECTOR_BYTES) /* channel vectors of a pass of any window */
+#define MOST_HELD (256 / DWCPU_VECTOR_BYTES) /* channel vectors of a pass of strips: `_HELD` bytes of dwcpu/prepared.py */
 #define AHEAD_LINES(rows, vectors) /* that a turn asks for: as many inputs as it takes, or its share of a panel */ \
     ((((rows) * TURN > (vectors) * LANES ? (rows) * TURN : (vectors) * LANES) + LINE - 1) / LINE)
 #define NEVER ((const real *)UINTPTR_MAX) /* an end that is not reached */
