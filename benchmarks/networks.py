@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import roofline
 from graph import Graph, Node, conv_node
-from problem import Prepared
+from problem import Prepared, geometry_of
 from shapes import Conv
 
 from dwcpu import arrays
@@ -35,8 +35,8 @@ class Whole:
 
     @property
     def flops(self) -> int:
-        """Floating-point operations of convolutions and classifier, two for each multiply-add."""
-        return sum(_flops(node) for node in self.graph.nodes)
+        """Floating-point operations of convolutions and classifier: two for each tap on an image."""
+        return sum(_flops(node, self._shapes) for node in self.graph.nodes)
 
     @property
     def bytes(self) -> int:
@@ -46,13 +46,16 @@ class Whole:
 
     def bound(self, threads: int = 1) -> float:
         """Sum of the layers' roofline bounds in microseconds; fusing layers can go below that."""
-        shapes = [self.graph.x.shape] + [node.out_shape for node in self.graph.nodes]
         total = 0.0
         for node in self.graph.nodes:
             if node.w is not None:
-                moved = prod(shapes[node.inputs[0]]) + node.w.size + prod(node.out_shape)
-                total += roofline.bound_of(_flops(node), 4 * moved, "float32", threads)
+                moved = prod(self._shapes[node.inputs[0]]) + node.w.size + prod(node.out_shape)
+                total += roofline.bound_of(_flops(node, self._shapes), 4 * moved, "float32", threads)
         return total
+
+    @property
+    def _shapes(self) -> list[tuple[int, ...]]:
+        return [self.graph.x.shape] + [node.out_shape for node in self.graph.nodes]
 
     def ours(self, threads: int = 1) -> Prepared:
         """Our side of the race."""
@@ -64,7 +67,9 @@ class Whole:
         return Prepared("dwcpu", run, lambda: last[0], "")
 
 
-def _flops(node: Node) -> int:
+def _flops(node: Node, shapes: list[tuple[int, ...]]) -> int:
+    if node.conv is not None:
+        return geometry_of(node.conv, shapes[node.inputs[0]]).flops
     return 0 if node.w is None else 2 * prod(node.out_shape[:-1]) * node.w.size
 
 

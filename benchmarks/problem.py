@@ -61,7 +61,7 @@ class Problem:
 
     @property
     def flops(self) -> int:
-        """Floating-point operations, two for each multiply-add."""
+        """Floating-point operations: two for each tap on the image."""
         return sum(geometry.flops for geometry in self.geometries)
 
     @property
@@ -71,7 +71,8 @@ class Problem:
         return elements * self.x.itemsize
 
 
-def _geometry(conv: Conv, x_shape: tuple[int, ...]) -> ConvGeometry:
+def geometry_of(conv: Conv, x_shape: tuple[int, ...]) -> ConvGeometry:
+    """Every size of a convolution of the catalogue on images of a shape."""
     if conv.op == "pointwise":
         return ConvGeometry.pointwise(x_shape, conv.w_shape)
     options: dict[str, Any] = {"stride": conv.stride, "padding": conv.padding, "dilation": conv.dilation}
@@ -88,7 +89,7 @@ def make(shape: Shape, dtype: str = "float32", seed: int = 0) -> Problem:
     geometries: list[ConvGeometry] = []
     x_shape: tuple[int, ...] = shape.x_shape
     for conv in shape.convs:
-        geometry = _geometry(conv, x_shape)
+        geometry = geometry_of(conv, x_shape)
         terms = geometry.macs // prod(geometry.out_shape)
         weights.append((rng.standard_normal(conv.w_shape) * (2 / terms) ** 0.5).astype(dtype))
         biases.append(rng.standard_normal(geometry.out_channels).astype(dtype))

@@ -435,7 +435,7 @@ class Choice:
     threads : int
         Threads that take part.
     flops, bytes : int
-        Work, and least memory traffic: input, weights and output once each.
+        Work without taps on padding, and least memory traffic: input, weights and output once each.
     bound_us : float
         No implementation can be faster on these threads: the larger of FLOPs / peak and bytes / copy bandwidth, both
         measured on this machine.

@@ -45,8 +45,8 @@ class _Fused:
 
     @property
     def flops(self) -> int:
-        """Floating-point operations: two for each multiply-add."""
-        return 2 * self.macs
+        """Floating-point operations that have to be done, in all steps: taps on padding are none."""
+        return sum(part.flops for part in self.parts)
 
     def bytes(self, itemsize: int) -> int:
         """Bytes that have to move at least; the images between the steps need not leave the cache."""

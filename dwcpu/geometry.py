@@ -31,6 +31,16 @@ _LARGEST_PRODUCT = 2**62
 _LARGEST_ITEMSIZE = 8
 
 
+def taps_inside(outputs: int, taps: int, stride: int, dilation: int, pad: int, size: int) -> int:
+    """Along one axis: how often a tap of the window lies on an input, over all outputs.
+
+    Transposed convolutions have the same number with inputs and outputs in each other's place.
+    """
+    firsts = (max(0, -((k * dilation - pad) // stride)) for k in range(taps))
+    lasts = (min(outputs, (size - 1 + pad - k * dilation) // stride + 1) for k in range(taps))
+    return sum(max(0, last - first) for first, last in zip(firsts, lasts, strict=True))
+
+
 @dataclass(frozen=True, slots=True)
 class ConvGeometry:
     """Every size of one convolution, checked.
@@ -429,7 +439,7 @@ class ConvGeometry:
 
     @property
     def macs(self) -> int:
-        """Multiply-adds, padding taps counted like the others (the usual way of counting)."""
+        """Multiply-adds, taps on padding counted like the others (the usual way of counting)."""
         return self.macs_of(self.batch)
 
     def macs_of(self, batch: int) -> int:
@@ -439,8 +449,10 @@ class ConvGeometry:
 
     @property
     def flops(self) -> int:
-        """Floating-point operations: two for each multiply-add."""
-        return 2 * self.macs
+        """Floating-point operations that have to be done: two for each tap of the window that lies on the image."""
+        rows = taps_inside(self.out_height, self.kernel_h, self.stride_h, self.dilation_h, self.pad_top, self.height)
+        columns = taps_inside(self.out_width, self.kernel_w, self.stride_w, self.dilation_w, self.pad_left, self.width)
+        return 2 * self.batch * rows * columns * self.out_channels * (self.in_channels // self.groups)
 
     def bytes(self, itemsize: int) -> int:
         """Bytes that have to move at least: input and weights read once, output written once."""

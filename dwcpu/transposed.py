@@ -9,7 +9,7 @@ import numpy as np
 from . import runtime
 from .dispatch import choose
 from .epilogue import Activation
-from .geometry import ConvGeometry
+from .geometry import ConvGeometry, taps_inside
 from .pixels import LINE, PixelKernel, epilogue, made
 
 __all__ = ["TransposedConv"]
@@ -62,7 +62,11 @@ class TransposedConv:
         }  # fmt: skip
         fields |= epilogue(dtype, self._activation)
         products = kernel_h * kernel_w * channels
-        flops = 2 * batch * height * width * products * (1 if depthwise else in_channels)
+        rows, columns = (
+            taps_inside(inputs, self._w.shape[axis], stride[axis], dilation[axis], begin[axis], outputs[axis])
+            for axis, inputs in enumerate((height, width))
+        )
+        flops = 2 * batch * rows * columns * channels * (1 if depthwise else in_channels)
         kept: tuple[Any, ...] = self._w, self._bias
         scratch = 0
         if depthwise:

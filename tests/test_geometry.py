@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dwcpu.cost import compare_cost
 from dwcpu.fused_geometry import SeparableGeometry
-from dwcpu.geometry import ConvGeometry
+from dwcpu.geometry import ConvGeometry, taps_inside
 from dwcpu.padding import normalise_padding, normalise_padding_1d, normalise_pair
 
 
@@ -92,7 +92,8 @@ def test_depthwise_shapes_and_cost() -> None:
     assert geometry.w_shape == (3, 5, 6, 2)
     assert (geometry.taps, geometry.multiplier, geometry.groups) == (15, 2, 6)
     assert geometry.macs == 2 * 4 * 6 * 12 * 15
-    assert geometry.flops == 2 * geometry.macs
+    # rows 0-2, 2-4, 4-6 and 6-8; columns -2-2, 0-4, 2-6, 4-8, 6-10 and 8-12 of eleven
+    assert geometry.flops == 2 * 2 * 12 * (4 * 3) * (3 + 5 + 5 + 5 + 5 + 3)
     assert geometry.bytes(4) == 4 * (2 * 9 * 11 * 6 + 3 * 5 * 6 * 2 + 2 * 4 * 6 * 12)
     assert ConvGeometry.depthwise((2, 9, 11, 6), (3, 5, 6)).w_shape == (3, 5, 6, 1)
 
@@ -117,6 +118,27 @@ def test_separable_is_both_steps() -> None:
     assert geometry.out_shape == (1, 4, 4, 5)
     assert geometry.macs == geometry.depthwise.macs + geometry.pointwise.macs
     assert geometry.bytes(8) == 8 * (8 * 8 * 6 + 9 * 12 + 12 * 5 + 16 * 5)
+
+
+def test_only_taps_on_the_image_are_work() -> None:
+    """Counted one by one, as no implementation has to multiply by zero."""
+    for size in (1, 2, 5, 9):
+        for taps in (1, 2, 3, 7):
+            for stride in (1, 2, 3, 8):
+                for dilation in (1, 2, 4):
+                    for pad in (0, 1, 5, 20):
+                        span = (taps - 1) * dilation + 1
+                        outputs = (size + pad + 1 - span) // stride + 1
+                        if outputs < 1:
+                            continue
+                        places = [o * stride - pad + k * dilation for o in range(outputs) for k in range(taps)]
+                        inside = sum(0 <= place < size for place in places)
+                        assert taps_inside(outputs, taps, stride, dilation, pad, size) == inside
+    geometry = ConvGeometry.depthwise((1, 7, 7, 4), (31, 31, 4), padding=15)
+    assert geometry.flops == 2 * 4 * 7**4 < 2 * geometry.macs
+    assert ConvGeometry.pointwise((3, 8, 8, 6), (6, 5)).flops == 2 * 3 * 64 * 30
+    fused = SeparableGeometry.of((1, 8, 8, 6), (3, 3, 6), (6, 5), padding=1)
+    assert fused.flops == 2 * 6 * 22 * 22 + 2 * 64 * 30
 
 
 def test_an_empty_batch_costs_nothing() -> None:
