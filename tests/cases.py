@@ -226,7 +226,19 @@ def _odd_windowed(op: str) -> Iterator[Case]:
     yield case((1, 8, 9, 12), window=(4, 4), padding=((2, 1), (0, 3)))
     yield case((1, 13, 13, 6), window=(11, 11))
     yield case((1, 15, 15, 4), window=(7, 7), stride=(2, 2), padding=((2, 3), (3, 2)))
-    for multiplier, channels in ((2, 8), (3, 5), (4, 1), (4, 3), (8, 3), (8, 9), (2, 33)):
+    for multiplier, channels in (
+        (2, 8),
+        (3, 5),
+        (4, 1),
+        (4, 3),
+        (8, 3),
+        (8, 9),
+        (2, 33),
+        (4, 16),
+        (5, 17),
+        (6, 18),
+        (7, 16),
+    ):
         yield case((1, 7, 6, channels), multiplier)
         yield case((2, 7, 6, channels), multiplier, stride=(2, 2), padding=((0, 1), (1, 0)))
     # 1-D

@@ -61,7 +61,8 @@ PINNED = {
         ConvGeometry.conv((1, 20, 20, 32), (3, 3, 1, 32), groups=32), "depthwise_f32_3x3s1_", "cython"
     ),
     "conv of one tap": (ConvGeometry.conv((1, 20, 20, 32), (1, 1, 32, 8)), "pointwise_f32_", "cython"),
-    "two outputs a channel": (depthwise(28, 32, 3, multiplier=2), "depthwise_f32_3x3s1_", "numba"),
+    "two outputs a channel": (depthwise(28, 32, 3, multiplier=2), "depthwise_f32_several_", "numba"),
+    "eight outputs a channel": (depthwise(28, 32, 3, multiplier=8), "depthwise_f32_spread_", "numba"),
     "many outputs a channel": (depthwise(28, 32, 3, multiplier=9), "conv_f32_", "cython"),
     "one channel, many outputs": (ConvGeometry.conv((1, 64, 64, 1), (3, 3, 1, 32)),
         "conv_f32_", "cython",

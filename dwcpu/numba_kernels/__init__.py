@@ -103,10 +103,13 @@ def rows(dtype_name: str) -> list[dict[str, Any]]:
         windows += [
             ("line", (1, 0, 0, 0), MOST_UNROLLED_TAPS),
             ("small", (0, 0, 0, 0), MOST_UNROLLED_TAPS),
-            ("any", (0, 0, 0, 0), 0),
         ]
+        alone = [{**_depthwise_row(dtype, *window[:2], lanes, window[2]), "multipliers": (1, 1)} for window in windows]
+        several = _depthwise_row(dtype, "several", (0, 0, 0, 0), lanes, MOST_UNROLLED_TAPS, depthwise.SEVERAL_TILE)
+        several["multipliers"] = 2, MOST_MULTIPLES
         channels = (lanes, _NO_LIMIT if lanes == full else 2 * lanes - 1)
-        result += [{**_depthwise_row(dtype, *window[:2], lanes, window[2]), "channels": channels} for window in windows]
+        for row in (*alone, several, _depthwise_row(dtype, "any", (0, 0, 0, 0), lanes, 0)):
+            result.append({**row, "channels": channels})
     tile = pointwise.tile_shape()
     for op, module in (("pointwise", pointwise), ("conv", conv)):
         result.append(

@@ -16,8 +16,8 @@ and serves parts of tiles too: there, what it leaves out saves more.
 
 Several outputs a channel (`multiplier`): where a vector holds the outputs of whole channels, or one channel's outputs
 fill whole vectors, vectors are those of output channels and inputs are spread over lanes as they are loaded. The layout
-is then that of a multiplier of 1 with channels for output channels. Else each multiple is a vector, and the vectors of
-a tile are interleaved before they are stored.
+is then that of a multiplier of 1 with channels for output channels. Else each multiple is a vector, and a row of sums:
+tiles are one row of outputs, a few at a time, whose vectors are interleaved before they are stored.
 
 Dilation needs no kernels of its own. With g = gcd(stride, dilation), the outputs phase + (dilation / g) * t of an axis
 form a convolution of stride s / g and dilation 1 over every dilation-th input; phases are computed one after the other.
@@ -37,7 +37,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import types
 
-from dwcpu.numba_kernels.memory import REAL, Record, as_pointer, call, integer_at, is_null, new_record, offset, stack
+from dwcpu.numba_kernels.interleave import interleave
+from dwcpu.numba_kernels.memory import REAL, Record, as_pointer, call, integer_at, is_null, new_record, offset
 from dwcpu.numba_kernels.pointwise import kernel_signature
 from dwcpu.numba_kernels.target import compile_kernel, inlined, part, target
 from dwcpu.numba_kernels.tile import (
@@ -45,7 +46,6 @@ from dwcpu.numba_kernels.tile import (
     add,
     add_part,
     bits,
-    interleave,
     store,
     store_part,
     tile_columns,
@@ -96,6 +96,9 @@ ANY = Window(0, 0, 0, 0)
 Shape = tuple[int, int]
 
 
+#: Tile of windows with several outputs a channel, which are as many rows of sums.
+SEVERAL_TILE = (1, 4)
+
 #: Tile of the kernel with loops over the taps: a run of columns, enough accumulators to hide the latency.
 ANY_TILE = (1, 8)
 
@@ -126,9 +129,11 @@ def edge_of(window: Window) -> int:
     return window.kernel_w - 1 if window.kernel_h == 1 else window.kernel_w // 2
 
 
-def _sum_plain(window: Window, w_step: int, spread: int) -> Callable:
+def _sum_plain(window: Window, lanes: int, multiplier: int, spread: int) -> Callable:
     """Function that adds a window whose patch lies inside the image to a tile of outputs."""
     kernel_h, kernel_w, stride_h, stride_w = window
+    w_step, multiples = multiplier * lanes, int(multiplier > 1)
+    w_row = lanes * multiples
     if window == ANY:
 
         @inlined
@@ -137,36 +142,24 @@ def _sum_plain(window: Window, w_step: int, spread: int) -> Callable:
                 for kw in range(job.kernel_w):
                     tap = kh * job.kernel_w + kw
                     place = offset(x, kh * job.x_row + kw * job.x_column)
-                    tile = vector_fma(tile, place, 0, job.stride_w * job.x_column, offset(w, tap * w_step), 0, 0)
+                    tile = vector_fma(tile, place, 0, job.stride_w * job.x_column, offset(w, tap * w_step), w_row, 0)
             return tile
 
         return loops
 
     @inlined
     def unrolled(tile, job, x, w):
-        return window_fma(tile, x, job.x_row, job.x_column, w, w_step, kernel_h, kernel_w, stride_h, stride_w, spread)
+        return window_fma(
+            tile, x, job.x_row, job.x_column, w, w_step, kernel_h, kernel_w, stride_h, stride_w, spread, multiples
+        )
 
     return unrolled
 
 
-def _finish(rows: int, columns: int, lanes: int, multiplier: int) -> Callable:
-    """Function that writes n_rows x n_columns outputs of several multiples: channel order, then epilogue.
-
-    Their sums lie in `buffer` as [row][column][multiple][lane].
-    """
-    size = multiplier * lanes
-
-    @part
-    def interleaved(job, buffer, residual, out, n_rows, n_columns):
-        for i in range(n_rows):
-            for j in range(n_columns):
-                place = i * job.out_row + j * job.out_column
-                tile = interleave(offset(buffer, (i * columns + j) * size), multiplier, lanes)
-                if not is_null(residual):
-                    tile = add(tile, offset(residual, place), 0, lanes)
-                store(activate(tile, job.hardswish, job.low, job.high), offset(out, place), 0, lanes)
-
-    return interleaved
+def _together(columns: int, multiplier: int) -> int:
+    """Output columns whose sums of all multiples are in registers together."""
+    most = target().registers * 5 // 8
+    return next(few for few in (4, 2, 1) if columns % few == 0 and few * multiplier <= most)
 
 
 def _build_plain(
@@ -174,7 +167,8 @@ def _build_plain(
 ) -> tuple[Callable, Any]:
     rows, columns = shape
     w_step = multiplier * lanes
-    add_window = _sum_plain(window, w_step, spread)
+    add_window = _sum_plain(window, lanes, multiplier, spread)
+    few = _together(columns, multiplier)
 
     def single(job, tiles, x_step, out_step, x, residual, out):
         block_size = job.kernel_h * job.kernel_w * lanes
@@ -190,25 +184,21 @@ def _build_plain(
                     tile = add(tile, offset(residual, place), job.out_row, job.out_column)
                 store(activate(tile, job.hardswish, job.low, job.high), offset(out, place), job.out_row, job.out_column)
 
-    finish = _finish(rows, columns, lanes, multiplier)
-    size = rows * columns * w_step
-
     def several(job, tiles, x_step, out_step, x, residual, out):
         block_size = job.kernel_h * job.kernel_w * w_step
         last = job.channels - lanes
-        buffer = stack(out, size)
         for t in range(tiles):
             for block in range(job.block_begin, job.block_end):
                 c = min(block * lanes, last)
                 bias = offset(as_pointer(x, job.bias), block * w_step)
                 w = offset(as_pointer(x, job.weights), block * block_size)
-                for m in range(multiplier):
-                    tile = tile_repeat(offset(bias, m * lanes), rows, columns, lanes)
-                    tile = add_window(tile, job, offset(x, t * x_step + c), offset(w, m * lanes))
-                    store(tile, offset(buffer, m * lanes), columns * w_step, w_step)
-                place = t * out_step + c * multiplier
-                tile_residual = residual if is_null(residual) else offset(residual, place)
-                finish(job, buffer, tile_residual, offset(out, place), rows, columns)
+                for j in range(0, columns, few):
+                    tile = tile_columns(bias, multiplier, few, lanes)
+                    tile = add_window(tile, job, offset(x, t * x_step + j * job.stride_w * job.x_column + c), w)
+                    tile, place = interleave(tile), t * out_step + j * job.out_column + c * multiplier
+                    if not is_null(residual):
+                        tile = add(tile, offset(residual, place), lanes, job.out_column)
+                    store(activate(tile, job.hardswish, job.low, job.high), offset(out, place), lanes, job.out_column)
 
     i, real = types.int64, REAL[dtype]
     return single if multiplier == 1 else several, types.void(DEPTHWISE, i, i, i, real, real, real)
@@ -219,16 +209,15 @@ def _build_masked(
 ) -> tuple[Callable, Any]:
     rows, columns = shape
     kernel_h, kernel_w, stride_h, stride_w = window
-    w_step = multiplier * lanes
-    finish = _finish(rows, columns, lanes, multiplier)
-    size = rows * columns * w_step
+    w_step, multiples = multiplier * lanes, int(multiplier > 1)
+    few = _together(columns, multiplier)
     partial = edge < 0
 
     @inlined
     def add_window(tile, job, x, w, row_bits, column_bits):
         return window_fma_masked(
-            tile, x, job.x_row, job.x_column, w, w_step, kernel_h, kernel_w, stride_h, stride_w,
-            spread, row_bits, column_bits, edge,
+            tile, x, job.x_row, job.x_column, w, w_step, kernel_h, kernel_w, stride_h, stride_w, spread, multiples,
+            row_bits, column_bits, edge,
         )  # fmt: skip
 
     def single(job, x, residual, out, row_first, row_last, column_first, column_last, n_rows, n_columns):
@@ -250,29 +239,26 @@ def _build_masked(
         block_size = job.kernel_h * job.kernel_w * w_step
         last = job.channels - lanes
         row_bits, column_bits = bits(row_first, row_last), bits(column_first, column_last)
-        buffer = stack(out, size)
+        stored = n_columns if partial else columns
         for block in range(job.block_begin, job.block_end):
             c = min(block * lanes, last)
-            for m in range(multiplier):
-                tile = tile_repeat(offset(as_pointer(x, job.bias), block * w_step + m * lanes), rows, columns, lanes)
-                w = offset(as_pointer(x, job.weights), block * block_size + m * lanes)
-                tile = add_window(tile, job, offset(x, c), w, row_bits, column_bits)
-                store(tile, offset(buffer, m * lanes), columns * w_step, w_step)
-            place = c * multiplier
-            finish(
-                job,
-                buffer,
-                offset(residual, place) if not is_null(residual) else residual,
-                offset(out, place),
-                n_rows,
-                n_columns,
-            )
+            bias = offset(as_pointer(x, job.bias), block * w_step)
+            w = offset(as_pointer(x, job.weights), block * block_size)
+            for j in range(0, columns, few):
+                # What is outside is so for each of these runs: outermost columns of the patch are theirs, too.
+                u, place = j * stride_w, j * job.out_column + c * multiplier
+                tile = tile_columns(bias, multiplier, few, lanes)
+                tile = add_window(tile, job, offset(x, u * job.x_column + c), w, row_bits, column_bits >> u)
+                tile = interleave(tile)
+                if not is_null(residual):
+                    tile = add_part(tile, offset(residual, place), lanes, job.out_column, multiplier, stored - j)
+                tile = activate(tile, job.hardswish, job.low, job.high)
+                store_part(tile, offset(out, place), lanes, job.out_column, multiplier, stored - j)
 
     def one_by_one(job, x, residual, out, row_first, row_last, column_first, column_last, n_rows, n_columns):
         """Any window: each output alone, over the part of its window that lies inside; four channel vectors at once."""
         block_size = job.kernel_h * job.kernel_w * w_step
         last = job.channels - lanes
-        buffer = stack(out, size)
         for j in range(n_columns):
             q = j * job.stride_w
             first, end = max(0, column_first - q), min(job.kernel_w, column_last - q)
@@ -283,7 +269,7 @@ def _build_masked(
                 w = offset(as_pointer(x, job.weights), block * block_size)
                 bias = offset(as_pointer(x, job.bias), block * w_step)
                 if multiplier == 1 and block + 4 <= job.block_end and (block + 4) * lanes <= job.channels:
-                    tile = tile_columns(bias, 4, lanes)
+                    tile = tile_columns(bias, 4, 1, lanes)
                     for kh in range(row_first, row_last):
                         for kw in range(first, end):
                             tap = offset(x, c + kh * job.x_row + (q + kw) * job.x_column)
@@ -294,23 +280,16 @@ def _build_masked(
                     store(activate(tile, job.hardswish, job.low, job.high), offset(out, place + c), lanes, 0)
                     block += 4
                 else:
-                    for m in range(multiplier):
-                        tile = tile_repeat(offset(bias, m * lanes), 1, 1, lanes)
-                        for kh in range(row_first, row_last):
-                            for kw in range(first, end):
-                                tap = offset(x, c + kh * job.x_row + (q + kw) * job.x_column)
-                                weight = offset(w, (kh * job.kernel_w + kw) * w_step + m * lanes)
-                                tile = vector_fma(tile, tap, 0, 0, weight, 0, 0)
-                        store(tile, offset(buffer, m * lanes), 0, 0)
-                    spot = place + c * multiplier
-                    finish(
-                        job,
-                        buffer,
-                        offset(residual, spot) if not is_null(residual) else residual,
-                        offset(out, spot),
-                        1,
-                        1,
-                    )
+                    tile = tile_columns(bias, multiplier, 1, lanes)
+                    for kh in range(row_first, row_last):
+                        for kw in range(first, end):
+                            tap = offset(x, c + kh * job.x_row + (q + kw) * job.x_column)
+                            weight = offset(w, (kh * job.kernel_w + kw) * w_step)
+                            tile = vector_fma(tile, tap, 0, 0, weight, lanes, 0)
+                    tile, spot = interleave(tile), place + c * multiplier
+                    if not is_null(residual):
+                        tile = add(tile, offset(residual, spot), lanes, 0)
+                    store(activate(tile, job.hardswish, job.low, job.high), offset(out, spot), lanes, 0)
                     block += 1
 
     i, real = types.int64, REAL[dtype]

@@ -91,7 +91,7 @@ def _build_other(dtype: np.dtype, window: Window, lanes: int, channels: int) -> 
         tile = tile_repeat(as_pointer(x, job.bias), rows[0], rows[1], channels)
         tile = window_fma_masked(
             tile, x, job.x_row, job.x_column, as_pointer(x, job.weights), lanes, kernel_h, kernel_w, stride_h, stride_w,
-            1, bits(row_first, row_last), bits(column_first, column_last), -1,
+            1, 0, bits(row_first, row_last), bits(column_first, column_last), -1,
         )  # fmt: skip
         if not is_null(residual):
             tile = add_part(tile, residual, job.out_row, job.out_column, n_rows, n_columns)

@@ -1,4 +1,4 @@
-"""The SIMD register tile as a Numba type: with `memory` and `scalar`, the only files that emit LLVM IR.
+"""The SIMD register tile as a Numba type: with `interleave`, `memory` and `scalar`, what emits LLVM IR.
 
 A `Tile` is a rows x columns arrangement of vectors of `lanes` reals that LLVM keeps in registers. Kernels are written
 with the functions below and stay a few lines of Python; each function is an intrinsic that is unrolled while the IR is
@@ -28,7 +28,6 @@ __all__ = [
     "add_part",
     "bits",
     "flat_fma",
-    "interleave",
     "outer_fma",
     "store",
     "store_first",
@@ -71,11 +70,13 @@ class _TileModel(models.PrimitiveModel):
         super().__init__(dmm, fe_type, ir.ArrayType(fe_type.vector, fe_type.rows * fe_type.columns))
 
 
-def _unpack(builder, tile, value):
+def unpacked(builder, tile, value):
+    """The vectors of a tile by (row, column)."""
     return {place: builder.extract_value(value, k) for k, place in enumerate(tile.places)}
 
 
-def _pack(builder, tile, vectors):
+def packed(builder, tile, vectors):
+    """A tile of vectors by (row, column)."""
     value = ir.Constant(ir.ArrayType(tile.vector, len(tile.places)), ir.Undefined)
     for k, place in enumerate(tile.places):
         value = builder.insert_value(value, vectors[place], k)
@@ -125,7 +126,7 @@ def tile_repeat(typingctx, pointer, rows, columns, lanes):
 
     def codegen(context, builder, signature, args):
         vector = _load(builder, args[0], tile.vector)
-        return _pack(builder, tile, dict.fromkeys(tile.places, vector))
+        return packed(builder, tile, dict.fromkeys(tile.places, vector))
 
     return tile(pointer, rows, columns, lanes), codegen
 
@@ -140,28 +141,24 @@ def tile_rows(typingctx, pointer, rows, columns, lanes):
         loaded = [
             _load(builder, at(builder, args[0], I64(j * tile.lanes), real), tile.vector) for j in range(tile.columns)
         ]
-        return _pack(builder, tile, {(i, j): loaded[j] for i, j in tile.places})
+        return packed(builder, tile, {(i, j): loaded[j] for i, j in tile.places})
 
     return tile(pointer, rows, columns, lanes), codegen
 
 
 @intrinsic(prefer_literal=True)
-def tile_columns(typingctx, pointer, rows, lanes):
-    """Tile of one column that holds the `rows` consecutive vectors at `pointer`."""
-    tile = Tile(pointer.dtype, rows.literal_value, 1, lanes.literal_value)
+def tile_columns(typingctx, pointer, rows, columns, lanes):
+    """Tile whose columns all equal the `rows` consecutive vectors at `pointer`."""
+    tile = Tile(pointer.dtype, rows.literal_value, columns.literal_value, lanes.literal_value)
 
     def codegen(context, builder, signature, args):
         real = tile.vector.element
-        return _pack(
-            builder,
-            tile,
-            {
-                (i, 0): _load(builder, at(builder, args[0], I64(i * tile.lanes), real), tile.vector)
-                for i in range(tile.rows)
-            },
-        )
+        loaded = [
+            _load(builder, at(builder, args[0], I64(i * tile.lanes), real), tile.vector) for i in range(tile.rows)
+        ]
+        return packed(builder, tile, {(i, j): loaded[i] for i, j in tile.places})
 
-    return tile(pointer, rows, lanes), codegen
+    return tile(pointer, rows, columns, lanes), codegen
 
 
 @intrinsic
@@ -170,25 +167,25 @@ def outer_fma(typingctx, tile, a, a_stride, b):
 
     def codegen(context, builder, signature, args):
         _value, a, a_stride, b = args
-        real, held = tile.vector.element, _unpack(builder, tile, args[0])
+        real, held = tile.vector.element, unpacked(builder, tile, args[0])
         columns = [_load(builder, at(builder, b, I64(j * tile.lanes), real), tile.vector) for j in range(tile.columns)]
         for i in range(tile.rows):
             scalar = _load(builder, at(builder, a, builder.mul(a_stride, I64(i)), real), real)
             row = _splat(builder, scalar, tile.vector)
             for j in range(tile.columns):
                 held[i, j] = _fma(builder, row, columns[j], held[i, j])
-        return _pack(builder, tile, held)
+        return packed(builder, tile, held)
 
     return tile(tile, a, types.int64, b), codegen
 
 
-def _window_uses(tile, kernel, stride, r, q):
-    """Outputs (i, j) and taps (kh, kw) that use input (r, q) of the tile's patch, as pairs."""
+def _window_uses(tile, kernel, stride, multiples, r, q):
+    """Outputs (i, j) that use input (r, q) of the tile's patch, each with the number of its tap."""
     uses = []
     for i, j in tile.places:
-        kh, kw = r - i * stride[0], q - j * stride[1]
+        kh, kw = r if multiples else r - i * stride[0], q - j * stride[1]
         if 0 <= kh < kernel[0] and 0 <= kw < kernel[1]:
-            uses.append(((i, j), (kh, kw)))
+            uses.append(((i, j), kh * kernel[1] + kw))
     return uses
 
 
@@ -203,7 +200,7 @@ def _load_spread(builder, pointer, vector, spread):
     return builder.shuffle_vector(few, ir.Constant(few.type, ir.Undefined), order)
 
 
-def _window(builder, tile, args, kernel, stride, spread, masks, edge=-1):
+def _window(builder, tile, args, kernel, stride, spread, multiples, masks, edge=-1):
     """Multiply-add a whole window into a tile of outputs, input by input (see `window_fma`).
 
     Inputs are visited row by row and from left to right, which gives every accumulator its taps in the order kh, kw.
@@ -213,32 +210,32 @@ def _window(builder, tile, args, kernel, stride, spread, masks, edge=-1):
     value, x, row_stride, column_stride, w, w_step = args[:6]
     real = tile.vector.element
     cells = {}
-    for place, vector in _unpack(builder, tile, value).items():
+    for place, vector in unpacked(builder, tile, value).items():
         cells[place] = cgutils.alloca_once_value(builder, vector)
-
-    def weight(tap):
-        distance = builder.mul(w_step, I64(tap[0] * kernel[1] + tap[1]))
-        return _load(builder, at(builder, w, distance, real), tile.vector)
 
     def column(pointer, q, uses):
         place = at(builder, pointer, builder.mul(column_stride, I64(q)), real)
         vector = _load_spread(builder, place, tile.vector, spread)
         for place, tap in uses:
             old = builder.load(cells[place], typ=tile.vector)
-            builder.store(_fma(builder, vector, weight(tap), old), cells[place])
+            distance = builder.mul(w_step, I64(tap))
+            if multiples:
+                distance = builder.add(distance, I64(place[0] * tile.lanes))
+            weight = _load(builder, at(builder, w, distance, real), tile.vector)
+            builder.store(_fma(builder, vector, weight, old), cells[place])
 
     def row(r):
         pointer = at(builder, x, builder.mul(row_stride, I64(r)), real)
         columns = (tile.columns - 1) * stride[1] + kernel[1]
         for q in range(columns):
-            uses = _window_uses(tile, kernel, stride, r, q)
+            uses = _window_uses(tile, kernel, stride, multiples, r, q)
             if uses and masks and (edge < 0 or not edge <= q < columns - edge):
                 with builder.if_then(_bit(builder, masks[1], q), likely=True):
                     column(pointer, q, uses)
             elif uses:
                 column(pointer, q, uses)
 
-    for r in range((tile.rows - 1) * stride[0] + kernel[0]):
+    for r in range((0 if multiples else (tile.rows - 1) * stride[0]) + kernel[0]):
         if masks:
             with builder.if_then(_bit(builder, masks[0], r), likely=True):
                 row(r)
@@ -246,7 +243,7 @@ def _window(builder, tile, args, kernel, stride, spread, masks, edge=-1):
             row(r)
             if kernel[0] * kernel[1] > 9:
                 _fence(builder)
-    return _pack(builder, tile, {place: builder.load(cell, typ=tile.vector) for place, cell in cells.items()})
+    return packed(builder, tile, {place: builder.load(cell, typ=tile.vector) for place, cell in cells.items()})
 
 
 def _fence(builder):
@@ -260,26 +257,28 @@ def _bit(builder, mask, position):
 
 @intrinsic(prefer_literal=True)
 def window_fma(
-    typingctx, tile, x, row_stride, column_stride, w, w_step, kernel_h, kernel_w, stride_h, stride_w, spread
-):
+    typingctx, tile, x, row_stride, column_stride, w, w_step, kernel_h, kernel_w, stride_h, stride_w, spread,
+    multiples,
+):  # fmt: skip
     """tile[i, j] += sum over taps of x[i * stride_h + kh, j * stride_w + kw] * w[kh, kw], taps in the order kh, kw.
 
     `x` points at the first input of the tile's patch; patch rows and columns lie `row_stride` and `column_stride` reals
-    apart; `w` holds one vector a tap, `w_step` reals apart. Each input serves `spread` lanes.
+    apart; `w` holds one vector a tap, `w_step` reals apart. Each input serves `spread` lanes. If `multiples` is not 0,
+    rows of the tile are multiples of one row of outputs, whose vectors of weights lie side by side.
     """
     kernel, stride = (kernel_h.literal_value, kernel_w.literal_value), (stride_h.literal_value, stride_w.literal_value)
 
     def codegen(context, builder, signature, args):
-        return _window(builder, tile, args, kernel, stride, spread.literal_value, None)
+        return _window(builder, tile, args, kernel, stride, spread.literal_value, multiples.literal_value, None)
 
     i = types.int64
-    return tile(tile, x, i, i, w, i, kernel_h, kernel_w, stride_h, stride_w, spread), codegen
+    return tile(tile, x, i, i, w, i, kernel_h, kernel_w, stride_h, stride_w, spread, multiples), codegen
 
 
 @intrinsic(prefer_literal=True)
 def window_fma_masked(
     typingctx, tile, x, row_stride, column_stride, w, w_step, kernel_h, kernel_w, stride_h, stride_w, spread,
-    rows, columns, edge,
+    multiples, rows, columns, edge,
 ):  # fmt: skip
     """`window_fma` over the patch rows and columns whose bits are set in `rows` and `columns`; others are not read.
 
@@ -288,10 +287,14 @@ def window_fma_masked(
     kernel, stride = (kernel_h.literal_value, kernel_w.literal_value), (stride_h.literal_value, stride_w.literal_value)
 
     def codegen(context, builder, signature, args):
-        return _window(builder, tile, args, kernel, stride, spread.literal_value, args[-3:-1], edge.literal_value)
+        return _window(
+            builder, tile, args, kernel, stride, spread.literal_value, multiples.literal_value, args[-3:-1],
+            edge.literal_value,
+        )  # fmt: skip
 
     i = types.int64
-    return tile(tile, x, i, i, w, i, kernel_h, kernel_w, stride_h, stride_w, spread, i, i, edge), codegen
+    literals = kernel_h, kernel_w, stride_h, stride_w, spread, multiples
+    return tile(tile, x, i, i, w, i, *literals, i, i, edge), codegen
 
 
 def _load_pixels(builder, pointer, vector, channels, stride, first):
@@ -342,7 +345,7 @@ def flat_fma(
         block, rows = args[-2:]
         real = tile.vector.element
         cells = {}
-        for place, vector in _unpack(builder, tile, value).items():
+        for place, vector in unpacked(builder, tile, value).items():
             cells[place] = cgutils.alloca_once_value(builder, vector)
 
         def add_taps(x, first):
@@ -377,7 +380,7 @@ def flat_fma(
                 add_taps(at(builder, x, I64(pixels * stride[1] * pixel + first), real), first)
                 builder.branch(end)
             builder.position_at_end(end)
-        return _pack(builder, tile, {place: builder.load(cell, typ=tile.vector) for place, cell in cells.items()})
+        return packed(builder, tile, {place: builder.load(cell, typ=tile.vector) for place, cell in cells.items()})
 
     i = types.int64
     literals = kernel_h, kernel_w, stride_h, stride_w, channels, period
@@ -390,37 +393,15 @@ def vector_fma(typingctx, tile, x, row_step, column_step, w, w_row_step, w_colum
 
     def codegen(context, builder, signature, args):
         value, x, row_step, column_step, w, w_row_step, w_column_step = args
-        held = _unpack(builder, tile, value)
+        held = unpacked(builder, tile, value)
         for place in held:
             vector = _load(builder, _where(tile, row_step, column_step, builder, x, place), tile.vector)
             weight = _load(builder, _where(tile, w_row_step, w_column_step, builder, w, place), tile.vector)
             held[place] = _fma(builder, vector, weight, held[place])
-        return _pack(builder, tile, held)
+        return packed(builder, tile, held)
 
     i = types.int64
     return tile(tile, x, i, i, w, i, i), codegen
-
-
-@intrinsic(prefer_literal=True)
-def interleave(typingctx, source, multiplier, lanes):
-    """Tile of one row that holds `multiplier` vectors, read one after the other from `source`, lane by lane.
-
-    Element c * multiplier + m of the row is lane c of vector m: the channel order of a depthwise convolution's output.
-    """
-    m, n = multiplier.literal_value, lanes.literal_value
-    tile = Tile(source.dtype, 1, m, n)
-
-    def codegen(context, builder, signature, args):
-        whole = _load(builder, args[0], ir.VectorType(tile.vector.element, m * n))
-        undefined = ir.Constant(whole.type, ir.Undefined)
-
-        def part(j):
-            order = [(k % m) * n + k // m for k in range(j * n, (j + 1) * n)]
-            return builder.shuffle_vector(whole, undefined, ir.Constant(ir.VectorType(I32, n), order))
-
-        return _pack(builder, tile, {(0, j): part(j) for j in range(m)})
-
-    return tile(source, multiplier, lanes), codegen
 
 
 @intrinsic
@@ -442,11 +423,11 @@ def add(typingctx, tile, pointer, row_stride, column_stride):
 
     def codegen(context, builder, signature, args):
         value, pointer, row_stride, column_stride = args
-        held = _unpack(builder, tile, value)
+        held = unpacked(builder, tile, value)
         for place, vector in held.items():
             address = _where(tile, row_stride, column_stride, builder, pointer, place)
             held[place] = builder.fadd(vector, _load(builder, address, tile.vector))
-        return _pack(builder, tile, held)
+        return packed(builder, tile, held)
 
     return tile(tile, pointer, types.int64, types.int64), codegen
 
@@ -464,7 +445,7 @@ def add_first(typingctx, tile, pointer, row_stride, count):
         name = f"llvm.masked.load.v{vector.count}f{32 if vector.element == ir.FloatType() else 64}.p0"
         load = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, kind), name)
         align, nothing = I32(4 if vector.element == ir.FloatType() else 8), ir.Constant(vector, None)
-        held = _unpack(builder, tile, value)
+        held = unpacked(builder, tile, value)
         for place, old in held.items():
             address = _where(tile, row_stride, I64(tile.lanes), builder, pointer, place)
             if place[1] < tile.columns - 1:
@@ -472,7 +453,7 @@ def add_first(typingctx, tile, pointer, row_stride, count):
             else:
                 new = builder.call(load, [builder.bitcast(address, vector.as_pointer()), align, wanted, nothing])
             held[place] = builder.fadd(old, new)
-        return _pack(builder, tile, held)
+        return packed(builder, tile, held)
 
     return tile(tile, pointer, types.int64, types.int64), codegen
 
@@ -483,13 +464,13 @@ def add_part(typingctx, tile, pointer, row_stride, column_stride, rows, columns)
 
     def codegen(context, builder, signature, args):
         value, pointer, row_stride, column_stride, rows, columns = args
-        held = _unpack(builder, tile, value)
+        held = unpacked(builder, tile, value)
         cells = {place: cgutils.alloca_once_value(builder, vector) for place, vector in held.items()}
         for place, cell in cells.items():
             with builder.if_then(_inside(builder, place, rows, columns), likely=True):
                 address = _where(tile, row_stride, column_stride, builder, pointer, place)
                 builder.store(builder.fadd(held[place], _load(builder, address, tile.vector)), cell)
-        return _pack(builder, tile, {place: builder.load(cell, typ=tile.vector) for place, cell in cells.items()})
+        return packed(builder, tile, {place: builder.load(cell, typ=tile.vector) for place, cell in cells.items()})
 
     i = types.int64
     return tile(tile, pointer, i, i, i, i), codegen
@@ -509,7 +490,7 @@ def activate(typingctx, tile, hardswish, low, high):
     """Every element after hardswish, if that is not 0, and the clamp to [low, high] (float64); NaN stays NaN."""
 
     def codegen(context, builder, signature, args):
-        real, held = tile.vector.element, _unpack(builder, tile, args[0])
+        real, held = tile.vector.element, unpacked(builder, tile, args[0])
         limits = [builder.fptrunc(a, real) if real == ir.FloatType() else a for a in args[2:]]
         low, high = (_splat(builder, limit, tile.vector) for limit in limits)
         cells = {place: cgutils.alloca_once_value(builder, v) for place, v in held.items()}
@@ -521,7 +502,7 @@ def activate(typingctx, tile, hardswish, low, high):
                 builder.store(builder.fmul(v, gate), cells[place])
         for place, cell in cells.items():
             held[place] = _clamp(builder, builder.load(cell, typ=tile.vector), low, high)
-        return _pack(builder, tile, held)
+        return packed(builder, tile, held)
 
     return tile(tile, types.int64, types.float64, types.float64), codegen
 
@@ -532,7 +513,7 @@ def store(typingctx, tile, pointer, row_stride, column_stride):
 
     def codegen(context, builder, signature, args):
         value, pointer, row_stride, column_stride = args
-        for place, vector in _unpack(builder, tile, value).items():
+        for place, vector in unpacked(builder, tile, value).items():
             _store(builder, vector, _where(tile, row_stride, column_stride, builder, pointer, place))
         return context.get_dummy_value()
 
@@ -545,7 +526,7 @@ def store_first(typingctx, tile, pointer, row_stride, count):
 
     def codegen(context, builder, signature, args):
         value, pointer, row_stride, count = args
-        vectors = _unpack(builder, tile, value)
+        vectors = unpacked(builder, tile, value)
         cells = []
         for place, vector in vectors.items():
             address = _where(tile, row_stride, I64(tile.lanes), builder, pointer, place)
@@ -558,8 +539,8 @@ def store_first(typingctx, tile, pointer, row_stride, count):
             with builder.if_then(builder.icmp_unsigned("!=", builder.and_(count, I64(size)), I64(0))):
                 for cell, place in cells:
                     vector, address = builder.load(cell), builder.load(place)
-                    _store(builder, _lanes(builder, vector, 0, size), address)
-                    builder.store(_lanes(builder, vector, size, tile.lanes), cell)
+                    _store(builder, lanes_of(builder, vector, 0, size), address)
+                    builder.store(lanes_of(builder, vector, size, tile.lanes), cell)
                     builder.store(at(builder, address, I64(size), tile.vector.element), place)
             size //= 2
         return context.get_dummy_value()
@@ -567,7 +548,7 @@ def store_first(typingctx, tile, pointer, row_stride, count):
     return types.void(tile, pointer, types.int64, types.int64), codegen
 
 
-def _lanes(builder, vector, first, count):
+def lanes_of(builder, vector, first, count):
     """Vector of `count` lanes from `first` on; what lies beyond the last is undefined."""
     undefined = ir.Constant(vector.type, ir.Undefined)
     order = [min(first + lane, vector.type.count) for lane in range(count)]
@@ -580,7 +561,7 @@ def store_part(typingctx, tile, pointer, row_stride, column_stride, rows, column
 
     def codegen(context, builder, signature, args):
         value, pointer, row_stride, column_stride, rows, columns = args
-        for place, vector in _unpack(builder, tile, value).items():
+        for place, vector in unpacked(builder, tile, value).items():
             with builder.if_then(_inside(builder, place, rows, columns), likely=True):
                 _store(builder, vector, _where(tile, row_stride, column_stride, builder, pointer, place))
         return context.get_dummy_value()
