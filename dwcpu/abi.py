@@ -37,6 +37,7 @@ __all__ = [
     "ACTIVATION_CODES",
     "AHEAD_TILES",
     "COPY_BYTES",
+    "HELD_BYTES",
     "ERFC_CENTRE",
     "ERFC_TERMS",
     "EXP_LOWEST",
@@ -173,6 +174,9 @@ STEP_FIELDS: tuple[str, ...] = (
 #: Size of the buffer, on the stack, for copies of inputs. Of 24 to 36 KiB more is better, in an L1 cache of 32 KiB too.
 COPY_BYTES = 36 * 1024
 
+#: Bytes of channels of a pixel whose inputs strips hold at a time, at most: see depthwise_strips.pxi.
+HELD_BYTES = 256
+
 #: Tiles of a panel of a matrix product that share in asking for the next panel's cache lines, and inputs that a turn of
 #: its loop takes: a line or more is asked for at each turn. (Numba's takes one where registers are many.)
 AHEAD_TILES, TURN = 4, 4
@@ -300,7 +304,7 @@ _OTHER_CHANGES = 11
 ABI: int = crc32(
     repr(
         (
-            _OTHER_CHANGES, FIELDS, STEP_FIELDS, COPY_BYTES, AHEAD_TILES, TURN, HALF_COLUMNS, FEW_OUTPUTS,
+            _OTHER_CHANGES, FIELDS, STEP_FIELDS, COPY_BYTES, HELD_BYTES, AHEAD_TILES, TURN, HALF_COLUMNS, FEW_OUTPUTS,
             ACTIVATION_CODES, EXP_TERMS, LN2, EXP_LOWEST, EXP_NORMAL, GELU_FARTHEST, GELU_SCALE, ERFC_CENTRE,
             ERFC_TERMS,
         )

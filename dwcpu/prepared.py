@@ -20,6 +20,7 @@ from .abi import (
     FEW_OUTPUTS,
     FIELDS,
     HALF_COLUMNS,
+    HELD_BYTES,
     TURN,
     panel_widths,
     plan_dtype,
@@ -51,8 +52,8 @@ _MANY_OUTPUTS = 64
 _FEW_OUTPUT, _FEW_INPUT, _FEW_TURNED = 0.6, 0.25, 1 / 8
 #: Share of the L2 cache for what passes stay in: pixels of a GEMM block, rows of a fused block.
 L2_SHARE = 0.5
-#: Bytes of each pixel that are copied together, output rows that are then computed, and the share of L2 for the copies.
-_HELD, _HELD_ROWS, _HELD_L2 = 256, 4, 0.5
+#: Output rows whose inputs strips hold at a time, and the share of L2 for them.
+_HELD_ROWS, _HELD_L2 = 4, 0.5
 #: Weights of a GEMM that take no more of it are read again for each block of pixels without harm.
 _L2_SHARE_WEIGHTS = 0.25
 #: Output channels up to which a matrix product reads pixels with gaps between them.
@@ -409,7 +410,7 @@ class PreparedSingle(Prepared):
         step = lcm(geometry.stride_w, geometry.dilation_w)
         places = width // step + 2
         block = rows * min(step, geometry.width) * places * vector + LINE
-        vectors = _HELD // vector
+        vectors = HELD_BYTES // vector
         while vectors * vector > LINE and vectors * block > room:
             vectors //= 2
         plan["block_rows"], plan["block_columns"], plan["block_channels"] = _HELD_ROWS, columns, vectors

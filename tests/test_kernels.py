@@ -436,6 +436,39 @@ def test_phases_of_columns_take_turns(size: int, dilation: int, monkeypatch: pyt
     assert turns == [kernel.tile_rows, 0]
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [3, 5, 7])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_narrow_images(dtype: type, size: int, stride: int) -> None:
+    """Rows that are computed from end to end, and those that are not: read from where they are, and from copies."""
+    if runtime.cython_kernels() is None:
+        pytest.skip("the Cython kernels were not built")
+    crowded = 4096 // np.dtype(dtype).itemsize
+    copies = set()
+    for outputs in range(1, 10):
+        span = (outputs - 1) * stride + size
+        for number, left in enumerate((0, size // 2, (size + 1) // 2)):
+            right = (0, size // 2, 1)[number]
+            width = span - left - right
+            if width < 1:
+                continue
+            channels, dilation = ((2 * 16 + 3, 1), (crowded, 1), (19, 2))[(outputs + number) % 3]
+            pads = ((size // 2, 1), (left * dilation, right * dilation))
+            case = Case(
+                "depthwise", (2, size + 3, width * dilation, channels), channels, (size, size), (stride, stride),
+                (dilation, dilation), padding=pads,
+            )  # fmt: skip
+            kernel = dispatch.choose(case.geometry, dtype, 1, "cython")
+            assert kernel.window[0] == size
+            right_one = expected(case, dtype, "integers", "relu", True, True)
+            for end in ENDS:
+                result = compute(kernel, case, "integers", "relu", True, True, 1 + outputs % 2, end)
+                np.testing.assert_array_equal(result, right_one)
+            prepared = kernel.prepare(case.geometry, *make_data(case, dtype, "integers").kernel_weights())
+            copies.add(int(prepared.plan["copy_rows"][0]) > 0)
+    assert True in copies or not kernel.copies
+
+
 #: Large windows: image, window, stride, dilation, padding, outputs a channel.
 STRIPS = [
     ((2, 12, 57, 24), (9, 9), (1, 1), (1, 1), "same", 1),

@@ -36,6 +36,10 @@ cdef struct Window:   # of the menu, and what computes its tiles
     Micro side        # as border, half and single, where no row of the patch is outside or not wanted
     Micro side_half
     Micro side_single
+    Micro narrow_3    # rows of so many outputs from end to end, or null: of 3x3 at stride 2 they gain nothing
+    Micro narrow_5
+    Micro narrow_6
+    Micro narrow_7
 
 
 cdef inline i64 phases_of(i64 stride, i64 dilation) noexcept nogil:
@@ -60,6 +64,17 @@ cdef inline void phase_of(
 cdef inline void column_phase(Phase *phase, const Plan *plan, i64 number, i64 phases) noexcept nogil:
     phase_of(
         phase, number, phases, plan.stride_w, plan.dilation_w, plan.pad_left, plan.width, plan.out_width)
+
+
+cdef inline Micro narrow_of(const Window *window, i64 outputs) noexcept nogil:
+    """What computes rows of so many outputs, or null: tiles of WINDOW_COLUMNS do."""
+    if outputs == 7:
+        return window.narrow_7
+    if outputs == 6:
+        return window.narrow_6
+    if outputs == 5:
+        return window.narrow_5
+    return window.narrow_3 if outputs == 3 else NULL
 
 
 cdef void compute(
@@ -89,6 +104,7 @@ cdef void tile_row(
         and step % 2 == 0 and job.last % LANES == 0)
     cdef i64 wanted = HALF if paired else WINDOW_COLUMNS, shift = 1 if paired else 2
     cdef bint whole = start.row_mask == (<i64> 1 << ((WINDOW_ROWS - 1) * stride + size)) - 1
+    cdef Micro narrow = NULL if paired else narrow_of(window, phase.outputs)
     cdef Tile tile = start[0]
     cdef Micro micro
     while block < block_end:
@@ -100,7 +116,7 @@ cdef void tile_row(
             at = smaller(column, phase.outputs - wanted)
             left = at * stride - phase.pad
             patch = (wanted - 1) * stride + size
-            if whole and at >= 0 and left >= 0 and left + patch <= phase.inputs and (
+            if narrow == NULL and whole and at >= 0 and left >= 0 and left + patch <= phase.inputs and (
                     paired or phase.outputs - column > HALF):
                 micro = window.wide if paired else window.ring if job.wraps else window.inner
                 tile.columns = wanted
@@ -110,7 +126,10 @@ cdef void tile_row(
                 tile.count = 1
                 micro = window.side if whole else window.border
                 tile.columns = WINDOW_COLUMNS
-                if phase.outputs - column <= HALF and phase.outputs >= HALF:
+                if narrow != NULL:
+                    micro = narrow
+                    tile.columns = phase.outputs
+                elif phase.outputs - column <= HALF and phase.outputs >= HALF:
                     micro = window.side_half if whole else window.half
                     tile.columns = HALF
                 at = smaller(column, phase.outputs - tile.columns)
@@ -190,12 +209,14 @@ cdef void phase_rows(
     """Output rows of one phase of one image; x and out are at the phase's first input and output.
 
     With plan.copy_rows, so many at a time, for one pass of channel blocks after the other, from copies of their inputs;
-    what the next ones need too moves to the copy's start.
+    what the next ones need too moves to the copy's start. Outputs share sets of the cache then as inputs do: two narrow
+    rows at once would be more than a set holds.
     """
     cdef vec buffer[COPY_VECTORS]
     cdef real *copy = <real *> buffer
     cdef i64 size = window.size, stride = window.stride, block, end, t, t_end, top, first, last, held, held_last
     cdef i64 x_row = plan.dilation_h * plan.width * plan.x_step, x_column = plan.dilation_w * plan.x_step, row = x_row
+    cdef i64 at_once = 1 if plan.copy_rows > 0 and narrow_of(window, columns.outputs) != NULL else WINDOW_ROWS
     cdef const real *origin = x
     cdef Tile tile
     block = block_begin
@@ -223,12 +244,12 @@ cdef void phase_rows(
                 origin = copy - first * row - block * LANES
             while t < t_end:
                 top = t * stride - rows.pad
-                tile.rows = smaller(WINDOW_ROWS, t_end - t)
+                tile.rows = smaller(at_once, t_end - t)
                 tile.row_mask = mask_of(top, rows.inputs, (tile.rows - 1) * stride + size)
                 tile.x = placed_rows(window, job, origin, top, row, plan.ring_rows)
                 tile.out = out + t * job.out_row
                 tile_row(window, plan, job, columns, &tile, block, end)
-                t += WINDOW_ROWS
+                t += tile.rows
         block = end
 
 
@@ -290,7 +311,7 @@ cdef void depthwise_3x3s1(
 ) noexcept nogil:
     cdef Window window = [
         3, 1, inner_3x3s1, ring_3x3s1, NULL, border_3x3s1, half_3x3s1, single_3x3s1, side_3x3s1, side_half_3x3s1,
-        side_single_3x3s1]
+        side_single_3x3s1, narrow_3_3x3s1, narrow_5_3x3s1, narrow_6_3x3s1, narrow_7_3x3s1]
     compute_window(&window, plan, x, residual, out, row_begin, row_end, block_begin, block_end)
 
 
@@ -300,7 +321,7 @@ cdef void depthwise_3x3s2(
 ) noexcept nogil:
     cdef Window window = [
         3, 2, inner_3x3s2, ring_3x3s2, NULL, border_3x3s2, half_3x3s2, single_3x3s2, side_3x3s2, side_half_3x3s2,
-        side_single_3x3s2]
+        side_single_3x3s2, narrow_3_3x3s2, narrow_5_3x3s2, NULL, NULL]
     if PAIRED:
         window.wide = wide_3x3s2
     compute_window(&window, plan, x, residual, out, row_begin, row_end, block_begin, block_end)
@@ -312,7 +333,7 @@ cdef void depthwise_5x5s1(
 ) noexcept nogil:
     cdef Window window = [
         5, 1, inner_5x5s1, ring_5x5s1, NULL, border_5x5s1, half_5x5s1, single_5x5s1, side_5x5s1, side_half_5x5s1,
-        side_single_5x5s1]
+        side_single_5x5s1, narrow_3_5x5s1, narrow_5_5x5s1, narrow_6_5x5s1, narrow_7_5x5s1]
     compute_window(&window, plan, x, residual, out, row_begin, row_end, block_begin, block_end)
 
 
@@ -322,7 +343,7 @@ cdef void depthwise_5x5s2(
 ) noexcept nogil:
     cdef Window window = [
         5, 2, inner_5x5s2, ring_5x5s2, NULL, border_5x5s2, half_5x5s2, single_5x5s2, side_5x5s2, side_half_5x5s2,
-        side_single_5x5s2]
+        side_single_5x5s2, narrow_3_5x5s2, narrow_5_5x5s2, narrow_6_5x5s2, narrow_7_5x5s2]
     compute_window(&window, plan, x, residual, out, row_begin, row_end, block_begin, block_end)
 
 
@@ -332,7 +353,7 @@ cdef void depthwise_7x7s1(
 ) noexcept nogil:
     cdef Window window = [
         7, 1, inner_7x7s1, ring_7x7s1, NULL, border_7x7s1, half_7x7s1, single_7x7s1, side_7x7s1, side_half_7x7s1,
-        side_single_7x7s1]
+        side_single_7x7s1, narrow_3_7x7s1, narrow_5_7x7s1, narrow_6_7x7s1, narrow_7_7x7s1]
     compute_window(&window, plan, x, residual, out, row_begin, row_end, block_begin, block_end)
 
 
@@ -342,5 +363,5 @@ cdef void depthwise_7x7s2(
 ) noexcept nogil:
     cdef Window window = [
         7, 2, inner_7x7s2, ring_7x7s2, NULL, border_7x7s2, half_7x7s2, single_7x7s2, side_7x7s2, side_half_7x7s2,
-        side_single_7x7s2]
+        side_single_7x7s2, narrow_3_7x7s2, narrow_5_7x7s2, narrow_6_7x7s2, narrow_7_7x7s2]
     compute_window(&window, plan, x, residual, out, row_begin, row_end, block_begin, block_end)

@@ -98,7 +98,7 @@ typedef real vec_in_memory __attribute__((vector_size(DWCPU_VECTOR_BYTES), align
 #define WHOLE_RUN 2
 #define COLOUR_RUN 9
 #define LINE (int)(64 / sizeof(real))
-#define MOST_HELD (256 / DWCPU_VECTOR_BYTES) /* channel vectors of a pass of strips: `_HELD` bytes of dwcpu/prepared.py */
+#define MOST_HELD (HELD_BYTES / DWCPU_VECTOR_BYTES) /* channel vectors of a pass of strips */
 #define AHEAD_LINES(rows, vectors) /* that a turn asks for: as many inputs as it takes, or its share of a panel */ \
     ((((rows) * TURN > (vectors) * LANES ? (rows) * TURN : (vectors) * LANES) + LINE - 1) / LINE)
 #define NEVER ((const real *)UINTPTR_MAX) /* an end that is not reached */
@@ -156,6 +156,11 @@ V_INLINE vec v_in_register(vec v) {
 V_INLINE const real *v_beside(const real *p, int columns, int64_t steps[4]) {
     const char *at = (const char *)p;
     if (columns == 0) return p;
+    if (columns > 16) {
+        steps[0] = v_anew_step(steps[0]);
+        at += steps[0] * 16;
+        columns -= 16;
+    }
     if (columns > 8 && columns % 2) {
         steps[0] = v_anew_step(steps[0]);
         at += steps[0] * 8;
