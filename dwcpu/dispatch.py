@@ -5,8 +5,7 @@ One row a kernel: `kernels()` lists the rows of both families, which describe th
 that were measured are asked for, or the process has code for `MOST_UNROLLED` windows already. Since every kernel gives
 the same bits, nobody notices a different choice but by the clock.
 
-Names are ``<op>_<dtype>_<window>_<tile>__<backend>``. Tile: rows x columns of the register tile, then vectors (``v``;
-one for depthwise) or, for tensors with fewer channels than a vector has lanes, the lanes (``l``).
+Names are explained in `list_kernels`.
 """
 
 from __future__ import annotations
@@ -178,8 +177,9 @@ _unrolled: set[tuple] = set()
 #: How many they may be. Compiled code is never freed, and a program that needs more makes up its windows as it
 #: goes. Further ones run on loops over taps, unless a kernel is asked for by its name.
 MOST_UNROLLED = 256
-#: Smallest window that is computed from copies of its inputs, in strips, and its largest dilation.
-_LEAST_HELD_TAPS, _MOST_HELD_DILATION = 81, 4
+#: Smallest window that is computed from copies of its inputs, in strips, its largest dilation and effective stride, and
+#: the shortest row of outputs.
+_LEAST_HELD_TAPS, _MOST_HELD_DILATION, _MOST_HELD_STRIDE, _LEAST_HELD_OUTPUTS = 81, 4, 3, 5
 
 
 def _unrolled_key(kernel: Kernel, geometry: ConvGeometry) -> tuple:
@@ -245,6 +245,19 @@ def kernels(dtype: Any = None, backend: str | None = None) -> list[Kernel]:
 def list_kernels() -> list[str]:
     """Names of all kernels that this installation has.
 
+    They read ``<op>_<dtype>_<way>_<tile>__<family>``: the operation; ``f32`` or ``f64``; what the kernel is made for;
+    rows x columns of outputs that it holds in registers, then vectors (``v``) or, of fewer channels than fill a vector,
+    lanes (``l``); "numba" or "cython". Ways of depthwise kernels, whose first that fits is mostly chosen:
+
+    - ``3x3s1`` and its like: this window, at this stride;
+    - ``flat3``: three channels (or as many as it says), several pixels to a vector;
+    - ``several``, ``spread``: two outputs a channel and more, as vectors side by side, or as lanes of one;
+    - ``line``: windows of one row; ``small``: any window up to 49 taps, compiled for it;
+    - ``strips``: large windows, from copies of their inputs; ``any``: every window, with loops over its taps.
+
+    Products of matrices (pointwise and other convolutions) have one way, ``any``. Fused operations have two: ``fused``,
+    and ``split`` in one pass a step.
+
     Examples
     --------
     >>> import dwcpu
@@ -268,6 +281,10 @@ def canonical(geometry: Geometry) -> Geometry:
     return geometry
 
 
+#: What a table of kernels has for no limit is more.
+_MOST_IN_WORDS = 2**31
+
+
 def _in_words(geometry: Geometry) -> str:
     """What error texts call a geometry."""
     return " then ".join(
@@ -275,6 +292,25 @@ def _in_words(geometry: Geometry) -> str:
         f"{part.stride_h}x{part.stride_w}, dilation {part.dilation_h}x{part.dilation_w}"
         for part in geometry.parts
     )
+
+
+def _takes(kernel: Kernel) -> str:
+    """What error texts say that a kernel computes."""
+    if kernel.op != "depthwise":
+        return kernel.op.replace("_", " ")
+    rows, columns, stride, _ = kernel.window
+    words = ["depthwise" + (f" {rows}x{columns}" if columns else " windows of one row" if rows else "")]
+    if stride:
+        words.append(f"stride {stride} when divided by what it shares with the dilation")
+    if kernel.most_taps:
+        words.append(f"{kernel.most_taps} taps at most")
+    for (least, most), what in ((kernel.channels, "channels"), (kernel.multipliers, "outputs a channel")):
+        many = most > _MOST_IN_WORDS
+        if least > 1 or not many:
+            count = f"{least}" if least == most else f"{least} or more" if many else f"{least} to {most}"
+            words.append(f"{count} {what.replace('s', '', 1) if most == 1 else what}")
+    words += {"flat": ["rows of a tile or more"], "spread": ["whose number fills vectors"]}.get(kernel.layout, [])
+    return ", ".join(words)
 
 
 @lru_cache(maxsize=4096)
@@ -285,8 +321,8 @@ def _choose(geometry: Geometry, dtype: np.dtype, threads: int, backend: str) -> 
                 if kernel.supports(geometry):
                     return kernel, "asked for by name"
                 raise ValueError(
-                    f"choose: kernel {backend} does not compute {_in_words(geometry)}; a kernel must take the "
-                    f"operation and its sizes; use backend='auto' or another one of list_kernels()"
+                    f"choose: kernel {backend} does not compute {_in_words(geometry)}; it takes {_takes(kernel)}; use "
+                    f"backend='auto' or another one of list_kernels()"
                 )
         raise ValueError(
             f"choose: backend is {backend!r}; it must be 'auto', 'numba', 'cython' or a {dtype} kernel of "
@@ -305,7 +341,10 @@ def _choose(geometry: Geometry, dtype: np.dtype, threads: int, backend: str) -> 
         if fitting and _is_large(geometry):
             fitting.sort(key=lambda kernel: kernel.label != "strips")
         if fitting and (backend == "cython" or _as_good(fitting[0], geometry)):
-            return fitting[0], "compiled ahead of time" + (" for this window" if fitting[0].window[0] else "")
+            how = " for this window" if fitting[0].window[0] else ""
+            if fitting[0].label == "strips":
+                how = ": large windows, from copies of their inputs"
+            return fitting[0], "compiled ahead of time" + how
     fitting = [kernel for kernel in _family("numba", dtype) if kernel.supports(geometry)]
     return fitting[0], "compiled for this window" if fitting[0].window[0] else "compiled here for any window"
 
@@ -315,26 +354,31 @@ def _as_good(kernel: Kernel, geometry: Geometry) -> bool:
 
     Time of Cython over Numba on the shapes of benchmarks/shapes.py, one AVX2 core, float32: 3x3 and 5x5 windows 0.5 to
     1.1, geometric mean 0.9; 7x7 0.83 to 0.99; pointwise 1.01; conv 0.88; large windows in strips 0.3 to 0.6. But any
-    other window 1.2 to 3, several outputs a channel 2 to 9, fewer channels than lanes 2 to 17: there constants pay.
+    other window 1.2 to 3, several outputs a channel 2 to 9, fewer channels than lanes 2 to 17: there constants pay. Of
+    windows that Numba does not unroll either 0.25 to 1.0 where channels are fewer than lanes, 1.4 to 1.6 where the
+    window is a row and channels fill narrower vectors.
     """
     if geometry.op != "depthwise" or kernel.window[0]:
         return True
     assert isinstance(geometry, ConvGeometry)
-    alone = kernel.label == "strips" or geometry.multiplier == 1
-    return geometry.taps > MOST_UNROLLED_TAPS and geometry.in_channels >= kernel.lanes and alone
+    if geometry.taps <= MOST_UNROLLED_TAPS or not (kernel.label == "strips" or geometry.multiplier == 1):
+        return False
+    narrow = geometry.in_channels < kernel.lanes and kernel.lanes % geometry.in_channels == 0
+    return not narrow or geometry.kernel_h > 1
 
 
 def _is_large(geometry: Geometry) -> bool:
     """Whether a depthwise window reads each input so often that copies of these pay (see depthwise_strips.pxi).
 
-    Time of strips over that of other compiled code, windows of 81 taps and more: 0.5 to 1.0, mean 0.75, but 1.1 on 8x8
-    pixels; 50 to 80 taps 0.9 to 1.3, effective strides of 3 and more 1.1 to 2. Copies of widely dilated windows would
-    take megabytes.
+    Time of strips over that of other compiled code, windows of 81 taps and more: 0.45 to 1.1, mean 0.75, at an
+    effective stride of 3 0.7 to 1.2, mean 0.9, but at 4 0.8 to 1.6; 50 to 80 taps 0.9 to 1.3; rows of up to four
+    outputs 1.3 to 3. Copies of widely dilated windows would take megabytes.
     """
     if not isinstance(geometry, ConvGeometry) or geometry.op != "depthwise":
         return False
-    near = max(geometry.dilation_h, geometry.dilation_w) <= _MOST_HELD_DILATION and geometry.effective_window[3] <= 2
-    return near and geometry.taps >= _LEAST_HELD_TAPS
+    near = max(geometry.dilation_h, geometry.dilation_w) <= _MOST_HELD_DILATION
+    near = near and geometry.effective_window[3] <= _MOST_HELD_STRIDE
+    return near and geometry.taps >= _LEAST_HELD_TAPS and geometry.out_width >= _LEAST_HELD_OUTPUTS
 
 
 def _choose_fused(
@@ -401,9 +445,9 @@ def _supporting(name: str, geometry: Geometry, dtype: np.dtype) -> Kernel | None
 def choose(geometry: Geometry, dtype: Any, threads: int, backend: str = "auto") -> Kernel:
     """The kernel for a geometry.
 
-    Depthwise windows of 3x3 and 5x5, very large ones and all matrix products run on Cython where it is built, which
-    needs no compilation and is as fast; everything else on Numba, which compiles code for the window. Where `autotune`
-    has measured, and "auto" is asked for, its choice counts.
+    Depthwise windows of 3x3, 5x5 and 7x7, those of 50 taps and more and all matrix products run on Cython where it is
+    built, which needs no compilation and is as fast; everything else on Numba, which compiles code for the window.
+    Where `autotune` has measured, and "auto" is asked for, its choice counts.
 
     Parameters
     ----------
@@ -467,6 +511,9 @@ def explain(geometry: Geometry, dtype: Any, threads: int, backend: str = "auto")
     else:
         kernel, reason = _chosen(geometry, kind, threads, backend)
         name = kernel.name
+        if not isinstance(geometry, ConvGeometry):
+            window = next(part for part in geometry.parts if part.op == "depthwise")
+            reason += f"; the depthwise step is that of {choose(window, kind, 1, kernel.backend).name}"
     used = 1 if backend == "reference" else threads_used(kernel, geometry, threads)
     moved = geometry.bytes(kind.itemsize)
     bound = max(geometry.flops / runtime.peak_of(kind, used) / 1e3, moved / runtime.bandwidth_of(moved, used) / 1e3)

@@ -40,7 +40,8 @@ def nearest(value: str, names: Iterable[str]) -> str:
         return f"use {_ELSEWHERE[value.lower()]}"
     plain = {name.lower().replace("_", ""): name for name in names}
     found = get_close_matches(value.lower().replace("_", "").replace("-", ""), plain, 1, 0.75)
-    return f"use {plain[found[0]]!r}" if found else "use one of these"
+    found = [plain[name] for name in found] or [name for name in plain.values() if f"_{value}_" in name]
+    return f"use {found[0]!r}" if found else "use one of these"
 
 
 def image(x_shape: tuple[int, ...], operation: str, x: str) -> tuple[int, int, int, int]:
@@ -71,6 +72,8 @@ def windows(w_shape: tuple[int, ...], x_shape: tuple[int, ...], names: tuple[str
     w = names[1]
     if len(w_shape) == 4 and w_shape[1] == 1 and w_shape[0] == x_shape[-1]:
         return f"; if these are PyTorch's weights, (C, 1, KH, KW), pass {w}[:, 0].transpose(1, 2, 0)"
+    if len(w_shape) == 3 and w_shape[0] == x_shape[-1]:
+        return f"; if these are (C, KH, KW), pass {w}.transpose(1, 2, 0)"
     return fewer_or_more(w_shape[2], x_shape, names)
 
 
@@ -79,6 +82,8 @@ def signal(w_shape: tuple[int, ...], x_shape: tuple[int, ...], names: tuple[str,
     w = names[1]
     if len(w_shape) == 3 and w_shape[1] == 1 and w_shape[0] == x_shape[-1]:
         return f"; if these are PyTorch's weights, (C, 1, K), pass {w}[:, 0].T"
+    if len(w_shape) == 2 and w_shape[0] == x_shape[-1]:
+        return f"; if these are (C, K), pass {w}.T"
     return fewer_or_more(w_shape[1], x_shape, names)
 
 

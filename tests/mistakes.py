@@ -244,6 +244,21 @@ MISTAKES = {
         ValueError,
         "kernel names that list_kernels() gives; use 'cython'",
     ),
+    "backend that is a part of a name": (
+        lambda: ops.depthwise_conv2d(X, DW, backend="any"),
+        ValueError,
+        "kernel names that list_kernels() gives; use 'depthwise_f32_any_",
+    ),
+    "channels first, without groups": (
+        lambda: ops.depthwise_conv2d(X, ones(16, 31, 31)),
+        ValueError,
+        "if these are (C, KH, KW), pass w.transpose(1, 2, 0)",
+    ),
+    "channels first, of a signal": (
+        lambda: ops.depthwise_conv1d(X[0], ones(16, 127)),
+        ValueError,
+        "if these are (C, K), pass w.T",
+    ),
     "layout of another name": (
         lambda: ops.depthwise_conv2d(X, DW, layout="channels_first"),
         ValueError,

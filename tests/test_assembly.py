@@ -274,7 +274,7 @@ def test_compiled_sides(isa: str, size: int, real: str, window: str) -> None:
 @pytest.mark.parametrize("window", [f"narrow_7_{size}x{size}s{stride}" for size in (3, 5, 7) for stride in (1, 2)])
 @pytest.mark.parametrize(("isa", "size", "real"), TARGETS)
 def test_compiled_narrow_rows(isa: str, size: int, real: str, window: str) -> None:
-    """A row of seven outputs: no sum is kept on the stack. What is done for inputs at borders may lie behind the loop."""
+    """A row of seven outputs: no sum is kept on the stack. What is done for inputs at borders may lie behind it."""
     if window == "narrow_7_3x3s2":
         pytest.skip("tiles are as fast")
     multiply_adds = 7 * int(window[9]) ** 2

@@ -26,7 +26,7 @@ def test_a_kernel_for_something_else_is_refused_by_name(name) -> None:
 def test_a_kernel_for_something_else_is_told_in_few_words() -> None:
     text = (
         r"^depthwise_conv2d: kernel \S+ does not compute depthwise 3x3 from 16 to 16 channels, stride 2x2, dilation 1x1"
-        r"; a kernel must take the operation and its sizes; use backend='auto' or another one of list_kernels\(\)$"
+        r"; it takes pointwise; use backend='auto' or another one of list_kernels\(\)$"
     )
     with pytest.raises(ValueError, match=text):
         ops.depthwise_conv2d(X, DW, stride=2, backend=kernel_of("pointwise", "f32"))
@@ -80,3 +80,13 @@ def test_more_threads_than_can_be_meant(count: int) -> None:
 def test_asking_for_what_is_no_shape(ask: str, shape: object, error: type, text: str) -> None:
     with pytest.raises(error, match="^DepthwiseConv2d: " + text):
         getattr(layers.DepthwiseConv2d(DW), ask)(shape)
+
+
+@pytest.mark.parametrize(
+    ("way", "text"),
+    [("several", "2 to 8 outputs a channel"), ("3x3s1", "depthwise 3x3, stride 1 .*, 1 output a channel")],
+)
+def test_a_kernel_says_what_it_takes(way: str, text: str) -> None:
+    found = next(name for name in list_kernels() if name.startswith(f"depthwise_f32_{way}_") and "__numba" in name)
+    with pytest.raises(ValueError, match=rf"; it takes .*{text}; use "):
+        ops.depthwise_conv2d(X, np.ones((5, 5, X.shape[-1]), np.float32), backend=found)
