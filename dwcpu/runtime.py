@@ -298,8 +298,8 @@ def _line(path: str) -> str:
 
 
 #: Bytes of scratch memory, for each thread that takes part in a call, that are kept between calls; for a row of
-#: kernels, all that lies between them. Kernels want about half of an L2 cache, of dilated windows at most four times as
-#: much; only images of enormous width need more, and their calls take so long that fresh memory costs nothing.
+#: kernels, all that lies between them. Kernels want about half of an L2 cache, large windows that are dilated a few
+#: times as much; only images of enormous width need more, and their calls take so long that fresh memory costs nothing.
 MOST_SCRATCH = 4 << 20
 
 

@@ -11,7 +11,7 @@
 # phases of rows then, and no copies (see abi.py).
 # Loops, outermost first: images; phases (see below), those of columns in turn after plan.block_rows rows (0: all);
 # rows of tiles; passes of plan.block_channels channel blocks (0: all), whose input rows and weights stay in L1 along
-# the row; tiles (depthwise_tiles.pxi); channel blocks.
+# the row; tiles (depthwise_tiles.pxi), or narrow rows from end to end (depthwise_narrow.pxi); channel blocks.
 #
 # Dilation. With g = gcd(stride, dilation), output o = a + (dilation / g) * t reads the inputs at a * stride - pad +
 # dilation * ((stride / g) * t + k): for each phase a an undilated convolution of stride stride / g on every
