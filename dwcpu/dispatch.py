@@ -354,7 +354,7 @@ def _as_good(kernel: Kernel, geometry: Geometry) -> bool:
 
     Time of Cython over Numba on the shapes of benchmarks/shapes.py, one AVX2 core, float32: 3x3 and 5x5 windows 0.5 to
     1.1, geometric mean 0.9; 7x7 0.83 to 0.99; pointwise 1.01; conv 0.88; large windows in strips 0.3 to 0.6. But any
-    other window 1.2 to 3, several outputs a channel 2 to 9, fewer channels than lanes 2 to 17: there constants pay. Of
+    other window 1.2 to 3, several outputs a channel 2 to 10, fewer channels than lanes 2 to 17: there constants pay. Of
     windows that Numba does not unroll either 0.25 to 1.0 where channels are fewer than lanes, 1.4 to 1.6 where the
     window is a row and channels fill narrower vectors.
     """
@@ -479,10 +479,11 @@ class Choice:
     threads : int
         Threads that take part.
     flops, bytes : int
-        Work without taps on padding, and least memory traffic: input, weights and output once each.
+        Work without taps on padding, and least memory traffic: what is needed of input and weights, and the output,
+        once each.
     bound_us : float
-        No implementation can be faster on these threads: the larger of FLOPs / peak and bytes / copy bandwidth, both
-        measured on this machine.
+        The roofline: the larger of FLOPs / peak, which nothing can beat on these threads, and bytes / copy bandwidth,
+        both measured on this machine. Memory that is mostly read can be up to half faster than copies.
     """
 
     kernel: str

@@ -48,10 +48,16 @@ class _Fused:
         """Floating-point operations that have to be done, in all steps: taps on padding are none."""
         return sum(part.flops for part in self.parts)
 
+    @property
+    def pixels_read(self) -> int:
+        """Pixels of an image that are needed."""
+        return self.parts[0].pixels_read
+
     def bytes(self, itemsize: int) -> int:
         """Bytes that have to move at least; the images between the steps need not leave the cache."""
-        weights = sum(prod(part.w_shape) for part in self.parts)
-        return itemsize * (prod(self.x_shape) + weights + prod(self.out_shape))
+        weights = sum(part.weights_read for part in self.parts)
+        image = self.batch * self.pixels_read * self.parts[0].in_channels
+        return itemsize * (image + weights + prod(self.out_shape))
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +185,17 @@ class InvertedResidualGeometry(_Fused):
     def parts(self) -> tuple[ConvGeometry, ...]:
         """All three steps."""
         return self.expand, *self.separable.parts
+
+    @property
+    def pixels_read(self) -> int:
+        """Pixels of an image that are needed, and expanded: those that the depthwise step reads."""
+        return self.separable.pixels_read
+
+    @property
+    def flops(self) -> int:
+        """As in `SeparableGeometry`, and two for each multiply-add that expands a pixel which is read."""
+        pixels = self.expand.height * self.expand.width
+        return self.expand.flops * self.pixels_read // pixels + self.separable.flops
 
 
 #: What a kernel computes.

@@ -10,6 +10,7 @@ Error texts read ``operation: what was got; the rule; the fix``. A wrong type is
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from math import gcd, prod
@@ -29,6 +30,8 @@ __all__ = [
 #: Kernels multiply sizes in int64; products below this cannot wrap.
 _LARGEST_PRODUCT = 2**62
 _LARGEST_ITEMSIZE = 8
+#: Inputs that are counted one by one.
+_MOST_COUNTED = 10_000
 
 
 def taps_inside(outputs: int, taps: int, stride: int, dilation: int, pad: int, size: int) -> int:
@@ -36,9 +39,24 @@ def taps_inside(outputs: int, taps: int, stride: int, dilation: int, pad: int, s
 
     Transposed convolutions have the same number with inputs and outputs in each other's place.
     """
-    firsts = (max(0, -((k * dilation - pad) // stride)) for k in range(taps))
-    lasts = (min(outputs, (size - 1 + pad - k * dilation) // stride + 1) for k in range(taps))
-    return sum(max(0, last - first) for first, last in zip(firsts, lasts, strict=True))
+    return sum(_met(outputs, taps, stride, dilation, pad, size))
+
+
+def _met(outputs: int, taps: int, stride: int, dilation: int, pad: int, size: int) -> Iterator[int]:
+    """Along one axis: for each tap of the window how many outputs have an input there."""
+    for place in range(-pad, taps * dilation - pad, dilation):
+        yield max(0, min(outputs, (size - 1 - place) // stride + 1) - max(0, -(place // stride)))
+
+
+def _inputs_read(outputs: int, taps: int, stride: int, dilation: int, pad: int, size: int) -> int:
+    """Along one axis: inputs that any output reads; a part of them where it would take long to count them."""
+    if (dilation == 1 and stride <= taps) or (stride == 1 and dilation <= outputs):  # without gaps
+        last = (outputs - 1) * stride + (taps - 1) * dilation - pad
+        return max(0, min(size, last + 1) - max(0, -pad))
+    if outputs * taps > _MOST_COUNTED:
+        return max(_met(outputs, taps, stride, dilation, pad, size))
+    places = {o * stride + k * dilation - pad for o in range(outputs) for k in range(taps)}
+    return sum(0 <= place < size for place in places)
 
 
 @dataclass(frozen=True, slots=True)
@@ -450,10 +468,28 @@ class ConvGeometry:
     @property
     def flops(self) -> int:
         """Floating-point operations that have to be done: two for each tap of the window that lies on the image."""
-        rows = taps_inside(self.out_height, self.kernel_h, self.stride_h, self.dilation_h, self.pad_top, self.height)
-        columns = taps_inside(self.out_width, self.kernel_w, self.stride_w, self.dilation_w, self.pad_left, self.width)
-        return 2 * self.batch * rows * columns * self.out_channels * (self.in_channels // self.groups)
+        taps = prod(taps_inside(*axis) for axis in self._axes)
+        return 2 * self.batch * taps * self.out_channels * (self.in_channels // self.groups)
+
+    @property
+    def pixels_read(self) -> int:
+        """Pixels of an image that lie under any window: strides may leave some out."""
+        return prod(_inputs_read(*axis) for axis in self._axes)
+
+    @property
+    def weights_read(self) -> int:
+        """Weights whose taps lie on the image for any output."""
+        taps = prod(sum(outputs > 0 for outputs in _met(*axis)) for axis in self._axes)
+        return taps * self.out_channels * (self.in_channels // self.groups)
 
     def bytes(self, itemsize: int) -> int:
-        """Bytes that have to move at least: input and weights read once, output written once."""
-        return itemsize * (prod(self.x_shape) + prod(self.w_shape) + prod(self.out_shape))
+        """Bytes that have to move at least: of input and weights what is needed, read once, output written once."""
+        image = self.batch * self.pixels_read * self.in_channels
+        return itemsize * (image + self.weights_read + prod(self.out_shape))
+
+    @property
+    def _axes(self) -> tuple[tuple[int, int, int, int, int, int], ...]:
+        return (
+            (self.out_height, self.kernel_h, self.stride_h, self.dilation_h, self.pad_top, self.height),
+            (self.out_width, self.kernel_w, self.stride_w, self.dilation_w, self.pad_left, self.width),
+        )

@@ -328,7 +328,7 @@ def prepare_inspect(options: argparse.Namespace) -> Callable[[], int]:
             return 0
         for note in notes:
             print(note)
-        print(f"multiply-adds: {report.total.flops / 2e6:,.2f} million\n\n{report}")
+        print(f"multiply-adds: {report.total.flops / 2e6:,.2f} million, without those on padding\n\n{report}")
         return 0
 
     return work

@@ -69,9 +69,14 @@ def nonempty_weights(w_shape: tuple[int, ...], operation: str, w: str) -> None:
 
 def windows(w_shape: tuple[int, ...], x_shape: tuple[int, ...], names: tuple[str, str]) -> str:
     """What probably happened where the channels of depthwise weights are not the image's."""
-    w = names[1]
-    if len(w_shape) == 4 and w_shape[1] == 1 and w_shape[0] == x_shape[-1]:
+    w, channels = names[1], x_shape[-1]
+    if len(w_shape) == 4 and w_shape[1] == 1 and w_shape[0] == channels:
         return f"; if these are PyTorch's weights, (C, 1, KH, KW), pass {w}[:, 0].transpose(1, 2, 0)"
+    if len(w_shape) == 4 and w_shape[1] == 1 and w_shape[0] % channels == 0:
+        return (
+            f"; if these are PyTorch's weights, (C * M, 1, KH, KW), pass "
+            f"{w}.reshape({channels}, -1, *{w}.shape[2:]).transpose(2, 3, 0, 1)"
+        )
     if len(w_shape) == 3 and w_shape[0] == x_shape[-1]:
         return f"; if these are (C, KH, KW), pass {w}.transpose(1, 2, 0)"
     return fewer_or_more(w_shape[2], x_shape, names)
@@ -79,9 +84,12 @@ def windows(w_shape: tuple[int, ...], x_shape: tuple[int, ...], names: tuple[str
 
 def signal(w_shape: tuple[int, ...], x_shape: tuple[int, ...], names: tuple[str, str]) -> str:
     """The same for the weights of signals."""
-    w = names[1]
-    if len(w_shape) == 3 and w_shape[1] == 1 and w_shape[0] == x_shape[-1]:
+    w, channels = names[1], x_shape[-1]
+    if len(w_shape) == 3 and w_shape[1] == 1 and w_shape[0] == channels:
         return f"; if these are PyTorch's weights, (C, 1, K), pass {w}[:, 0].T"
+    if len(w_shape) == 3 and w_shape[1] == 1 and w_shape[0] % channels == 0:
+        turned = f"{w}.reshape({channels}, -1, {w_shape[2]}).transpose(2, 0, 1)"
+        return f"; if these are PyTorch's weights, (C * M, 1, K), pass {turned}"
     if len(w_shape) == 2 and w_shape[0] == x_shape[-1]:
         return f"; if these are (C, K), pass {w}.T"
     return fewer_or_more(w_shape[1], x_shape, names)

@@ -63,8 +63,8 @@ class TransposedConv:
         fields |= epilogue(dtype, self._activation)
         products = kernel_h * kernel_w * channels
         rows, columns = (
-            taps_inside(inputs, self._w.shape[axis], stride[axis], dilation[axis], begin[axis], outputs[axis])
-            for axis, inputs in enumerate((height, width))
+            taps_inside(inputs, taps, stride[axis], dilation[axis], begin[axis], outputs[axis])
+            for axis, (inputs, taps) in enumerate(((height, kernel_h), (width, kernel_w)))
         )
         flops = 2 * batch * rows * columns * channels * (1 if depthwise else in_channels)
         kept: tuple[Any, ...] = self._w, self._bias

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dwcpu.cost import compare_cost
-from dwcpu.fused_geometry import SeparableGeometry
+from dwcpu.fused_geometry import InvertedResidualGeometry, SeparableGeometry
 from dwcpu.geometry import ConvGeometry, taps_inside
 from dwcpu.padding import normalise_padding, normalise_padding_1d, normalise_pair
 
@@ -139,6 +139,31 @@ def test_only_taps_on_the_image_are_work() -> None:
     assert ConvGeometry.pointwise((3, 8, 8, 6), (6, 5)).flops == 2 * 3 * 64 * 30
     fused = SeparableGeometry.of((1, 8, 8, 6), (3, 3, 6), (6, 5), padding=1)
     assert fused.flops == 2 * 6 * 22 * 22 + 2 * 64 * 30
+
+
+@pytest.mark.parametrize("stride", [1, 2, 5])
+@pytest.mark.parametrize("dilation", [1, 3, 20])
+def test_only_what_is_needed_is_moved(stride: int, dilation: int) -> None:
+    for size, taps, pad in ((9, 3, 1), (1, 7, 60), (12, 2, 0), (7, 7, 70), (30, 1, 0)):
+        if size + 2 * pad < (taps - 1) * dilation + 1:
+            continue
+        geometry = ConvGeometry.depthwise(
+            (2, size, size, 3), (taps, taps, 3, 2), stride=stride, dilation=dilation, padding=pad
+        )
+        places = {(o * stride + k * dilation - pad, k) for o in range(geometry.out_height) for k in range(taps)}
+        inside = {(place, k) for place, k in places if 0 <= place < size}
+        pixels, weights = (len({each[i] for each in inside}) ** 2 for i in (0, 1))
+        assert (geometry.pixels_read, geometry.weights_read) == (pixels, weights * 6)
+        assert geometry.bytes(4) == 4 * (2 * pixels * 3 + weights * 6 + 2 * geometry.out_height**2 * 6)
+    long = ConvGeometry.depthwise1d((1, 10**6, 4), (3, 4), stride=2, dilation=3)  # not counted one by one
+    assert 4 * 10**5 < long.pixels_read <= 10**6
+
+
+def test_pixels_that_nobody_reads_are_not_expanded() -> None:
+    geometry = InvertedResidualGeometry.of((1, 56, 56, 8), (8, 48), (3, 3, 48), (48, 8), stride=8)
+    assert geometry.pixels_read == 21**2
+    assert geometry.flops == 2 * 21**2 * 8 * 48 + geometry.separable.flops
+    assert geometry.bytes(4) == 4 * (21**2 * 8 + 8 * 48 + 9 * 48 + 48 * 8 + 7 * 7 * 8)
 
 
 def test_an_empty_batch_costs_nothing() -> None:

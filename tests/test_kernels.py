@@ -469,6 +469,19 @@ def test_narrow_images(dtype: type, size: int, stride: int) -> None:
     assert True in copies or not kernel.copies
 
 
+@pytest.mark.parametrize("window", [(1, 7), (3, 9)])
+def test_parts_of_rows_of_several_outputs(window: tuple[int, int]) -> None:
+    """Large windows leave parts of tiles, a run of whose columns may lie beyond the row's end."""
+    kernel = next(k for k in KERNELS if k.label == "several" and k.dtype == np.float32)
+    channels = kernel.lanes + 1
+    for width in (5, 6, 7, 9):
+        case = Case("depthwise", (2, 4, width, channels), 6 * channels, window)
+        right = expected(case, np.float32, "integers", "relu", True, True)
+        for end in ENDS:
+            result = compute(kernel, case, "integers", "relu", True, True, 1, end)
+            np.testing.assert_array_equal(result, right)
+
+
 #: Large windows: image, window, stride, dilation, padding, outputs a channel.
 STRIPS = [
     ((2, 12, 57, 24), (9, 9), (1, 1), (1, 1), "same", 1),

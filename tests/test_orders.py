@@ -60,6 +60,18 @@ def test_advice_for_convolutions_is_right(kind: str) -> None:
     assert np.array_equal(advised(call, theirs, "w"), call(X, theirs.transpose(2, 3, 1, 0)))
 
 
+@pytest.mark.parametrize("axes", [3, 4])
+def test_advice_for_several_outputs_a_channel_is_right(axes: int) -> None:
+    theirs = np.random.default_rng(1).integers(-3, 4, (12, 1, 3, 3)[:axes]).astype(F32)
+
+    def call(x: np.ndarray, w: np.ndarray) -> np.ndarray:
+        return ops.depthwise_conv2d(x, w) if axes == 4 else ops.depthwise_conv1d(x[0], w)
+
+    right = theirs.reshape(6, 2, *theirs.shape[2:])
+    right = right.transpose(2, 3, 0, 1) if axes == 4 else right.transpose(2, 0, 1)
+    assert np.array_equal(advised(call, theirs, "w"), call(X, right))
+
+
 def test_advice_for_signals_is_right() -> None:
     theirs = np.random.default_rng(1).integers(-3, 4, (6, 1, 4)).astype(F32)
 

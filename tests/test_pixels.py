@@ -297,13 +297,16 @@ def test_transposed_convolutions_add_every_product_to_its_output(
         (np.einsum("nijc,chwo->nijhwo", x, w), bias, TransposedConv(w, bias, clip)),
         (x[:, :, :, None, None] * windows, 0, TransposedConv(windows, None, clip)),
     ):
-        expected = np.zeros((2, *outputs, parts.shape[-1])) + begins
+        expected, products = np.zeros((2, *outputs, parts.shape[-1])) + begins, 0
         for i, j, h, tap in np.ndindex(parts.shape[1:5]):
             y, z = i * stride[0] + h * dilation[0] - begin[0], j * stride[1] + tap * dilation[1] - begin[1]
             if 0 <= y < outputs[0] and 0 <= z < outputs[1]:
                 expected[:, y, z] += parts[:, i, j, h, tap]
+                products += 1
         out = np.empty(expected.shape, dtype)
-        run(made.kernel(x.shape, *options), x, out)
+        kernel = made.kernel(x.shape, *options)
+        run(kernel, x, out)
+        assert kernel.flops == 2 * products * 2 * (7 * channels if parts.shape[-1] == channels else 7)
         wanted = np.clip(expected, -1.0, 1.5)
         np.testing.assert_allclose(out, wanted, rtol=0, atol=1e-5 if dtype == np.float32 else 1e-13)
 

@@ -36,7 +36,7 @@ cdef struct Window:   # of the menu, and what computes its tiles
     Micro side        # as border, half and single, where no row of the patch is outside or not wanted
     Micro side_half
     Micro side_single
-    Micro narrow_3    # rows of so many outputs from end to end, or null: of 3x3 at stride 2 they gain nothing
+    Micro narrow_3    # rows of so many outputs from end to end, or null: 6 and 7 gain nothing of 3x3 at stride 2
     Micro narrow_5
     Micro narrow_6
     Micro narrow_7
@@ -66,8 +66,14 @@ cdef inline void column_phase(Phase *phase, const Plan *plan, i64 number, i64 ph
         phase, number, phases, plan.stride_w, plan.dilation_w, plan.pad_left, plan.width, plan.out_width)
 
 
-cdef inline Micro narrow_of(const Window *window, i64 outputs) noexcept nogil:
-    """What computes rows of so many outputs, or null: tiles of WINDOW_COLUMNS do."""
+cdef inline Micro narrow_of(const Window *window, const Phase *phase) noexcept nogil:
+    """What computes rows of so many outputs, or null, where tiles of WINDOW_COLUMNS do.
+
+    Where more columns are outside than those that are tested, only some of these are computed one by one.
+    """
+    cdef i64 edge = window.size // 2, outputs = phase.outputs
+    if phase.pad > edge or (outputs - 1) * window.stride + window.size - phase.pad - phase.inputs > edge:
+        return NULL
     if outputs == 7:
         return window.narrow_7
     if outputs == 6:
@@ -104,7 +110,7 @@ cdef void tile_row(
         and step % 2 == 0 and job.last % LANES == 0)
     cdef i64 wanted = HALF if paired else WINDOW_COLUMNS, shift = 1 if paired else 2
     cdef bint whole = start.row_mask == (<i64> 1 << ((WINDOW_ROWS - 1) * stride + size)) - 1
-    cdef Micro narrow = NULL if paired else narrow_of(window, phase.outputs)
+    cdef Micro narrow = NULL if paired else narrow_of(window, phase)
     cdef Tile tile = start[0]
     cdef Micro micro
     while block < block_end:
@@ -216,7 +222,7 @@ cdef void phase_rows(
     cdef real *copy = <real *> buffer
     cdef i64 size = window.size, stride = window.stride, block, end, t, t_end, top, first, last, held, held_last
     cdef i64 x_row = plan.dilation_h * plan.width * plan.x_step, x_column = plan.dilation_w * plan.x_step, row = x_row
-    cdef i64 at_once = 1 if plan.copy_rows > 0 and narrow_of(window, columns.outputs) != NULL else WINDOW_ROWS
+    cdef i64 at_once = 1 if plan.copy_rows > 0 and narrow_of(window, columns) != NULL else WINDOW_ROWS
     cdef const real *origin = x
     cdef Tile tile
     block = block_begin

@@ -6,6 +6,7 @@
 
 cdef enum:
     MOST_NARROW = 7       # outputs
+    MOST_TAPS = 7         # of a row of a window of the menu
 
 
 cdef inline void narrow_line(
@@ -13,7 +14,7 @@ cdef inline void narrow_line(
     i64 *steps
 ) noexcept nogil:
     """A row of the window, input after input, onto a row of `columns` sums; of the outermost inputs those of the mask."""
-    cdef vec w[MOST_PATCH_ROWS]
+    cdef vec w[MOST_TAPS]
     cdef vec v
     cdef int j, k, q, edge = size // 2, patch = (columns - 1) * stride + size
     for k in range(size):

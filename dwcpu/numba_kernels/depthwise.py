@@ -55,7 +55,7 @@ from dwcpu.numba_kernels.tile import (
     window_fma_masked,
 )
 
-__all__ = ["ANY", "ANY_TILE", "Window", "address", "micro_kernels", "tile_shape"]
+__all__ = ["ANY", "ANY_TILE", "SEVERAL_TILE", "Window", "address", "micro_kernels", "tile_shape"]
 
 #: What a depthwise micro-kernel needs to know: strides in reals, and the channel vectors of this pass.
 DEPTHWISE = Record(
