@@ -72,15 +72,21 @@ cdef inline Micro narrow_of(const Window *window, const Phase *phase) noexcept n
     Where more columns are outside than those that are tested, only some of these are computed one by one.
     """
     cdef i64 edge = window.size // 2, outputs = phase.outputs
-    if phase.pad > edge or (outputs - 1) * window.stride + window.size - phase.pad - phase.inputs > edge:
+    cdef Micro found = NULL
+    if outputs > 7:  # at once: of short calls every test counts
         return NULL
     if outputs == 7:
-        return window.narrow_7
-    if outputs == 6:
-        return window.narrow_6
-    if outputs == 5:
-        return window.narrow_5
-    return window.narrow_3 if outputs == 3 else NULL
+        found = window.narrow_7
+    elif outputs == 6:
+        found = window.narrow_6
+    elif outputs == 5:
+        found = window.narrow_5
+    elif outputs == 3:
+        found = window.narrow_3
+    if found != NULL and (
+            phase.pad > edge or (outputs - 1) * window.stride + window.size - phase.pad - phase.inputs > edge):
+        return NULL
+    return found
 
 
 cdef void compute(
