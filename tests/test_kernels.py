@@ -7,12 +7,10 @@ arrays lie against pages that end the process when they are touched (`guarded`).
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import zlib
 from collections.abc import Iterator
 from functools import cache
-from itertools import pairwise
 
 import hypothesis
 import numpy as np
@@ -34,7 +32,6 @@ from nightly import COMPILE_ONCE, is_nightly, reduced
 from running import ROOM
 
 from dwcpu import dispatch, runtime
-from dwcpu.abi import HALF_COLUMNS
 from dwcpu.dispatch import Kernel
 from dwcpu.epilogue import Activation, parse_activation
 from dwcpu.geometry import ConvGeometry
@@ -415,151 +412,6 @@ def test_rows_longer_than_the_cache(backend: str, threads: int, monkeypatch: pyt
         tile = prepared.depthwise.kernel.tile_rows * prepared.depthwise.kernel.tile_columns
         block = prepared._scratch - prepared.depthwise._scratch  # the rest is for copies of a window's inputs
         assert block <= max(l2, tile * case.geometry.pointwise.in_channels * 4 + 64)
-
-
-@pytest.mark.parametrize("size", [3, 5, 7])
-@pytest.mark.parametrize("dilation", [2, 3, 20])  # 20: more phases than the kernel keeps
-def test_phases_of_columns_take_turns(size: int, dilation: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Images that L2 does not hold: a dilated window's columns of all phases after each row of tiles."""
-    if runtime.cython_kernels() is None:
-        pytest.skip("the Cython kernels were not built")
-    case = Case("depthwise", (2, 13, 50, 24), 24, (size, size), (1, 1), (dilation, dilation), padding="same")
-    kernel = dispatch.choose(case.geometry, np.float32, 1, "cython")
-    assert kernel.window[0] == size
-    turns = []
-    for l2 in 4096, 1 << 22:
-        monkeypatch.setattr(runtime, "cache_sizes", lambda l2=l2: runtime.Memory(2048, l2, 1 << 23))
-        prepared = kernel.prepare(case.geometry, *make_data(case, np.float32, "integers").kernel_weights())
-        turns.append(int(prepared.plan["block_rows"][0]))
-        result = compute(kernel, case, "integers", "relu", True, True, 2)
-        np.testing.assert_array_equal(result, expected(case, np.float32, "integers", "relu", True, True))
-    assert turns == [kernel.tile_rows, 0]
-
-
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("size", [3, 5, 7])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_narrow_images(dtype: type, size: int, stride: int) -> None:
-    """Rows that are computed from end to end, and those that are not: read from where they are, and from copies."""
-    if runtime.cython_kernels() is None:
-        pytest.skip("the Cython kernels were not built")
-    crowded = 4096 // np.dtype(dtype).itemsize
-    copies = set()
-    for outputs in range(1, 10):
-        span = (outputs - 1) * stride + size
-        for number, left in enumerate((0, size // 2, (size + 1) // 2)):
-            right = (0, size // 2, 1)[number]
-            width = span - left - right
-            if width < 1:
-                continue
-            channels, dilation = ((2 * 16 + 3, 1), (crowded, 1), (19, 2))[(outputs + number) % 3]
-            pads = ((size // 2, 1), (left * dilation, right * dilation))
-            case = Case(
-                "depthwise", (2, size + 3, width * dilation, channels), channels, (size, size), (stride, stride),
-                (dilation, dilation), padding=pads,
-            )  # fmt: skip
-            kernel = dispatch.choose(case.geometry, dtype, 1, "cython")
-            assert kernel.window[0] == size
-            right_one = expected(case, dtype, "integers", "relu", True, True)
-            for end in ENDS:
-                result = compute(kernel, case, "integers", "relu", True, True, 1 + outputs % 2, end)
-                np.testing.assert_array_equal(result, right_one)
-            prepared = kernel.prepare(case.geometry, *make_data(case, dtype, "integers").kernel_weights())
-            copies.add(int(prepared.plan["copy_rows"][0]) > 0)
-    assert True in copies or not kernel.copies
-
-
-@pytest.mark.parametrize("window", [(1, 7), (3, 9)])
-def test_parts_of_rows_of_several_outputs(window: tuple[int, int]) -> None:
-    """Large windows leave parts of tiles, a run of whose columns may lie beyond the row's end."""
-    kernel = next(k for k in KERNELS if k.label == "several" and k.dtype == np.float32)
-    channels = kernel.lanes + 1
-    for width in (5, 6, 7, 9):
-        case = Case("depthwise", (2, 4, width, channels), 6 * channels, window)
-        right = expected(case, np.float32, "integers", "relu", True, True)
-        for end in ENDS:
-            result = compute(kernel, case, "integers", "relu", True, True, 1, end)
-            np.testing.assert_array_equal(result, right)
-
-
-#: Large windows: image, window, stride, dilation, padding, outputs a channel.
-STRIPS = [
-    ((2, 12, 57, 24), (9, 9), (1, 1), (1, 1), "same", 1),
-    ((1, 11, 47, 17), (9, 9), (2, 2), (1, 1), "same", 1),
-    ((1, 10, 33, 72), (11, 8), (1, 2), (2, 3), "same", 1),
-    ((1, 13, 26, 20), (5, 13), (2, 1), (1, 2), ((0, 1), (30, 2)), 1),  # far outside on one side
-    ((1, 9, 9, 9), (13, 13), (1, 1), (1, 1), "same", 1),
-    ((1, 3, 4, 40), (9, 9), (1, 1), (1, 1), "same", 1),  # narrower than the window
-    ((1, 9, 23, 16), (31, 1), (1, 1), (1, 1), ((11, 11), (14, 5)), 1),  # one column, and outputs that see none
-    ((1, 20, 31, 16), (3, 40), (1, 1), (1, 1), ((1, 1), (20, 20)), 1),
-    ((1, 7, 30, 16), (9, 9), (3, 5), (1, 1), "same", 1),  # neighbours share nothing
-    ((2, 12, 29, 19), (9, 9), (1, 1), (1, 1), "same", 3),
-    ((1, 12, 29, 19), (9, 9), (2, 2), (1, 1), "same", 2),
-    ((2, 1, 331, 80), (1, 90), (1, 1), (1, 1), ((0, 0), (89, 0)), 1),  # threads have stretches
-    ((1, 1, 331, 16), (1, 90), (1, 2), (1, 1), ((0, 0), (89, 0)), 1),
-]
-
-
-@pytest.mark.parametrize("number", range(len(STRIPS)))
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_strips_in_pieces(dtype: type, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Copies of whole rows, and of a few columns and channels where the cache is small."""
-    if runtime.cython_kernels() is None:
-        pytest.skip("the Cython kernels were not built")
-    image, window, stride, dilation, padding, multiplier = STRIPS[number]
-    case = Case("depthwise", image, image[3] * multiplier, window, stride, dilation, padding=padding)
-    kernel = next(k for k in dispatch.kernels(dtype, "cython") if k.label == "strips")
-    columns = []
-    for l2 in 4096, 1 << 20:
-        monkeypatch.setattr(runtime, "cache_sizes", lambda l2=l2: runtime.Memory(2048, l2, 1 << 23))
-        for threads, activation in (1, "silu"), (2, "relu"):
-            result = compute(kernel, case, "integers", activation, True, True, threads)
-            right = expected(case, dtype, "integers", activation, True, True)
-            if activation == "relu":
-                np.testing.assert_array_equal(result, right)
-            else:
-                np.testing.assert_allclose(result, right, rtol=1e-5, atol=1e-5)
-        prepared = kernel.prepare(case.geometry, *make_data(case, dtype, "integers").kernel_weights())
-        columns.append(int(prepared.plan["block_columns"][0]))
-    assert columns[0] <= columns[1] and columns[1] >= case.geometry.out_width
-
-
-def test_copies_of_far_dilated_windows_are_small() -> None:
-    if runtime.cython_kernels() is None:
-        pytest.skip("the Cython kernels were not built")
-    case = Case("depthwise", (1, 14, 14, 32), 32, (9, 9), dilation=(10**7, 10**7))
-    kernel = next(k for k in dispatch.kernels(np.float32, "cython") if k.label == "strips")
-    prepared = kernel.prepare(case.geometry, *make_data(case, np.float32, "integers").kernel_weights())
-    assert prepared._scratch < 1 << 20
-    np.testing.assert_array_equal(compute(kernel, case, "integers"), expected(case, np.float32, "integers"))
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_pairs_of_vectors_in_pieces(dtype: type) -> None:
-    """Tiles of two vectors at a time, forced: of odd numbers of blocks, and of one that slides back, single vectors."""
-    if runtime.cython_kernels() is None:
-        pytest.skip("the Cython kernels were not built")
-    call = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 5, *[ctypes.c_int64] * 4)
-    lanes = next(k for k in dispatch.kernels(dtype, "cython") if k.op == "depthwise" and k.window[0] == 3).lanes
-    for channels in (lanes, 3 * lanes, 4 * lanes, 2 * lanes - 1, 4 * lanes - 1):
-        case = Case("depthwise", (1, 11, 23, channels), channels, (3, 3), (2, 2), padding="same")
-        kernel = dispatch.choose(case.geometry, dtype, 1, "cython")
-        data = make_data(case, dtype, "normal")
-        prepared = kernel.prepare(case.geometry, *data.kernel_weights())
-        right = np.empty(case.geometry.out_shape, dtype)
-        prepared.run(data.x, None, right, 1)
-        prepared.plan["tile_columns"] = HALF_COLUMNS
-        cuts = [0, 1, 2, 3] if channels % lanes == 0 else [0, 2]  # a block that slides back has its neighbour
-        for step in 0, 1, 2, 3, 8:
-            prepared.plan["block_channels"] = step
-            out = np.full_like(right, np.nan)
-            bounds = [cut for cut in cuts if cut < prepared.blocks] + [prepared.blocks]
-            for begin, end in reversed(list(pairwise(bounds))):  # so that nothing hides what is written beyond the end
-                call(prepared._address)(
-                    prepared.plan.ctypes.data, data.x.ctypes.data, None, out.ctypes.data, None, 0, right.shape[1],
-                    begin, end,
-                )  # fmt: skip
-            np.testing.assert_array_equal(out, right, f"{case}, passes of {step}")
 
 
 #: Pictures of three colours: borders on every side, narrow ones, padding beyond, outputs and columns without taps.

@@ -150,9 +150,9 @@ V_INLINE vec v_in_register(vec v) {
     return v;
 }
 
-/* p and so many columns on, up to 18, where steps are 1, 3, 5 and 7 columns in bytes: up to 15 an address of one load or
-   store, for which x86 adds a register times 1, 2, 4 or 8, of 9, 11, 13 and 15 after an addition. Each use makes its step new: of several multiples of one number GCC
-   makes a chain of additions. */
+/* p and so many columns on, up to 18, where steps are 1, 3, 5 and 7 columns in bytes: an address of one load or store, for
+   which x86 adds a register times 1, 2, 4 or 8; of odd ones from 9 on, and from 16 on, after an addition. Each use makes
+   its step new: of several multiples of one number GCC makes a chain of additions. */
 V_INLINE const real *v_beside(const real *p, int columns, int64_t steps[4]) {
     const char *at = (const char *)p;
     if (columns == 0) return p;
