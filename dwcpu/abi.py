@@ -37,6 +37,7 @@ __all__ = [
     "ACTIVATION_CODES",
     "AHEAD_TILES",
     "COPY_BYTES",
+    "CROWDED_ROWS",
     "ERFC_CENTRE",
     "ERFC_TERMS",
     "EXP_LOWEST",
@@ -51,6 +52,7 @@ __all__ = [
     "LN2",
     "MOST_MULTIPLES",
     "MOST_UNROLLED_TAPS",
+    "SET_BYTES",
     "STEP_FIELDS",
     "TURN",
     "panel_widths",
@@ -170,6 +172,10 @@ STEP_FIELDS: tuple[str, ...] = (
     "block_parts",
     "tasks",
 )
+
+#: Lines that lie a multiple of so many bytes apart share a set of the L1 cache; and rows at most of a matrix product's
+#: tile whose pixels do, in place of up to 14: a set holds eight lines or a few more.
+SET_BYTES, CROWDED_ROWS = 4096, 7
 
 #: Size of the buffer, on the stack, for copies of inputs. Of 24 to 36 KiB more is better, in an L1 cache of 32 KiB too.
 COPY_BYTES = 36 * 1024
@@ -304,8 +310,8 @@ _OTHER_CHANGES = 11
 ABI: int = crc32(
     repr(
         (
-            _OTHER_CHANGES, FIELDS, STEP_FIELDS, COPY_BYTES, HELD_BYTES, AHEAD_TILES, TURN, HALF_COLUMNS, FEW_OUTPUTS,
-            ACTIVATION_CODES, EXP_TERMS, LN2, EXP_LOWEST, EXP_NORMAL, GELU_FARTHEST, GELU_SCALE, ERFC_CENTRE,
+            _OTHER_CHANGES, FIELDS, STEP_FIELDS, SET_BYTES, CROWDED_ROWS, COPY_BYTES, HELD_BYTES, AHEAD_TILES, TURN,
+            HALF_COLUMNS, FEW_OUTPUTS, ACTIVATION_CODES, EXP_TERMS, LN2, EXP_LOWEST, EXP_NORMAL, GELU_FARTHEST, GELU_SCALE, ERFC_CENTRE,
             ERFC_TERMS,
         )
     ).encode()

@@ -21,6 +21,7 @@ from .abi import (
     FIELDS,
     HALF_COLUMNS,
     HELD_BYTES,
+    SET_BYTES,
     TURN,
     panel_widths,
     plan_dtype,
@@ -41,10 +42,10 @@ __all__ = ["L2_SHARE", "Prepared", "PreparedSingle", "fill", "grid_of", "row_pha
 #: L1 caches that the patches and weights of a depthwise pass may take. Far more than one: what is read again comes from
 #: L2 in time, and long runs of channels suit the prefetchers. Of 0.5 to 16, 4 and more are 2 to 5 % faster than less.
 _L1_CACHES = 8
-#: Ways of L1 caches of today; sets are at least as many as a page has lines.
-_WAYS, _PAGE = 8, 4096
-#: Channel vectors that are copied aside at a time: as many as fit.
-_COPIED = 8, 4
+#: Ways of L1 caches of today.
+_WAYS = 8
+#: Channel vectors that are copied aside at a time, of so many bytes at most; half of them where they do not fit.
+_COPIED, _COPIED_BYTES = 8, 256
 #: Outputs from which on it pays to gather the pixels that they are made of.
 _MANY_OUTPUTS = 64
 #: What tiles whose lanes are pixels cost, in multiply-adds of other tiles: a vector of outputs, and a vector of inputs.
@@ -189,7 +190,7 @@ def grid_of(kernel: Kernel, geometry: ConvGeometry, threads: int) -> Grid:
     # More weights than pixels: better to read the pixels twice.
     blocks_first = kernel.op == "pointwise" and geometry.out_channels > rows
     # Pixels that share sets of the cache are mostly computed from copies of some channels at a time: any will do.
-    alone = geometry.in_channels * kernel.dtype.itemsize % (_PAGE // 2) > 0
+    alone = geometry.in_channels * kernel.dtype.itemsize % (SET_BYTES // 2) > 0
     anywhere = kernel.op == "depthwise" and alone
     better = BETTER_WINDOWS if anywhere else BETTER
     return cut(rows, granule, _blocks(kernel, geometry), threads, divisible, blocks_first, better, anywhere)
@@ -293,7 +294,7 @@ class PreparedSingle(Prepared):
             # What is read again for every panel is better copied, too. Others gain 2 to 50 % on both together, unless
             # all pixels share sets of the cache.
             again = self.kernel.op == "pointwise" and geometry.out_channels > _MOST_OUTPUTS
-            if again or x_step * self.kernel.dtype.itemsize % _PAGE == 0:
+            if again or x_step * self.kernel.dtype.itemsize % SET_BYTES == 0:
                 return None
         return self._with(x_step=x_step, out_step=out_step)
 
@@ -369,7 +370,7 @@ class PreparedSingle(Prepared):
         """
         geometry, caches, itemsize = self.geometry, runtime.cache_sizes(), self.kernel.dtype.itemsize
         short = geometry.in_channels * geometry.out_channels * itemsize <= L2_SHARE * caches.l2
-        long_rows = geometry.out_channels * itemsize >= _PAGE // 2
+        long_rows = geometry.out_channels * itemsize >= SET_BYTES // 2
         return short and long_rows and prod(geometry.out_shape) * itemsize > caches.l3 // 4
 
     def _pack(self, w: np.ndarray, bias: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
@@ -429,17 +430,15 @@ class PreparedSingle(Prepared):
     def _crowding(self) -> int:
         """How many lines of a depthwise tile's patch, at most, share a set of the cache.
 
-        Lines that lie a multiple of 4096 bytes apart do. Those that are more than the set holds are gone before all
-        vectors of theirs had a turn; where a line is one vector nothing is lost by that, and this is 0, as it is where
-        the kernel could do nothing about it.
+        Lines that lie a multiple of `SET_BYTES` apart do. Those that are more than the set holds are gone before all
+        vectors of theirs, or all tiles that read them, had a turn. 0 where the kernel could do nothing about it.
         """
         kernel, geometry = self.kernel, self.geometry
-        vector = kernel.lanes * kernel.dtype.itemsize
-        if not kernel.copies or vector >= LINE or geometry.in_channels % kernel.lanes:
+        if not kernel.copies or geometry.in_channels % kernel.lanes:
             return 0
         rows, columns = self._patch
         column = geometry.dilation_w * self._pixel
-        sets = [(r * self._row + q * column) % _PAGE // LINE for r in range(rows) for q in range(columns)]
+        sets = [(r * self._row + q * column) % SET_BYTES // LINE for r in range(rows) for q in range(columns)]
         return max(map(sets.count, sets))
 
     def _shape_crowded(self) -> None:
@@ -448,18 +447,19 @@ class PreparedSingle(Prepared):
         A few more lines than a set holds cost less than most of what could be done about it. 3x3 windows at stride 2
         take 0.75 to 0.9 of the time if two vectors of 1024-byte pixels are computed at a time, beside copies, and 0.86
         to 0.99 where all rows share sets; pixels of 2048 bytes 0.65 to 0.95 if they are copied; other windows take
-        longer in pairs than with nothing done.
+        longer in pairs than with nothing done. Where a vector is a line there are no pairs, and copies of pixels of 2048
+        bytes take 0.5 to 0.85 (Zen 4), of 4096 bytes 0.3 to 0.55; 5x5 and 7x7 windows on 1024 bytes 0.7 to 0.9.
         """
         crowding = self._crowding
-        paired = self.geometry.effective_window[1:] == (3, 2, 2)
+        paired, lines = self.geometry.effective_window[1:] == (3, 2, 2), self._vector == LINE
         if crowding >= 1.5 * _WAYS:
-            copy = None if paired and self._pixel % (_PAGE // 2) else self._copy(wide=paired)
+            copy = None if paired and self._pixel % (SET_BYTES // 2) else self._copy(wide=paired and not lines)
             if copy is not None:
                 self.plan["block_channels"], self.plan["copy_rows"] = copy
                 return
-        elif not crowding or self._row % _PAGE:
+        elif not crowding or self._row % SET_BYTES:
             return
-        if paired:
+        if paired and not lines:
             self.plan["tile_columns"] = HALF_COLUMNS
             self.plan["block_channels"] = self._block_channels() // 2 * 2
 
@@ -469,19 +469,24 @@ class PreparedSingle(Prepared):
         Copies of four vectors of each pixel have to fit the L1 cache where there are `wide` tiles to do without: on
         56x56x512, at stride 2, those take 0.7 of the time.
         """
-        kernel, geometry = self.kernel, self.geometry
-        vector = kernel.lanes * kernel.dtype.itemsize
+        kernel, geometry, vector = self.kernel, self.geometry, self._vector
         kernel_h, _, stride_h, _ = geometry.effective_window
-        # More vectors or more rows? Where copies one after the other share few rows, more vectors.
-        wanted = kernel.tile_rows * (1 if 4 * (kernel_h - stride_h) <= self._patch[0] else 2)
-        for least in (wanted, kernel.tile_rows):
-            for vectors in _COPIED:
+        # More vectors or more rows? Where copies one after the other share few rows, or a vector is a line, more vectors.
+        few = 4 * (kernel_h - stride_h) <= self._patch[0] or vector == LINE
+        most = min(_COPIED, _COPIED_BYTES // vector)
+        for least in (kernel.tile_rows * (1 if few else 2), kernel.tile_rows):
+            for vectors in (most, most // 2):
                 width = -(-geometry.width // geometry.dilation_w) * vectors * vector
                 rows = (COPY_BYTES // width - kernel_h) // stride_h + 1
-                outgrown = vectors < _COPIED[0] and self._patch[0] * width > runtime.cache_sizes().l1
+                outgrown = vectors < most and self._patch[0] * width > runtime.cache_sizes().l1
                 if rows >= least and not (wide and outgrown):
                     return vectors, rows // kernel.tile_rows * kernel.tile_rows
         return None
+
+    @property
+    def _vector(self) -> int:
+        """Bytes of a vector."""
+        return self.kernel.lanes * self.kernel.dtype.itemsize
 
     @property
     def _pixel(self) -> int:

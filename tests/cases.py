@@ -264,6 +264,7 @@ def _odd_windowed(op: str) -> Iterator[Case]:
         yield case((1, 14, 15, 512), dilation=(2, 3), padding=((2, 2), (3, 3)))
         # four vectors at a time, of rows that are too long for eight
         yield case((1, 15, 24, 256), window=(5, 5), stride=(2, 2), padding=((1, 2), (2, 1)))
+        yield case((1, 9, 28, 256), window=(5, 5))  # two, where a vector is a line
         # two vectors of a line at a time: pixels of 1024 bytes, or rows too long to copy
         yield case((1, 6, 24, 256), stride=(2, 2))
         yield case((1, 4, 75, 512), stride=(2, 2))
@@ -276,6 +277,11 @@ def _odd_pointwise() -> Iterator[Case]:
     yield Case("pointwise", (1, 1, 1, 1), 1)
     yield Case("pointwise", (1, 1, 1, 1280), 1000)
     yield Case("pointwise", (1, 7, 7, 513), 65)
+    # of the last vector half or less is outputs: one, two and three vectors, of inputs in whole turns and not
+    for channels in (16, 21):
+        for outputs in (7, 8, 24, 40, 85):
+            yield Case("pointwise", (1, 5, 7, channels), outputs)
+    yield Case("pointwise", (1, 5, 7, 1024), 24)  # pixels that share sets of the cache
     for batch in (0, 3):
         yield Case("pointwise", (batch, 4, 3, 24), 17)
 

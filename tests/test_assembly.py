@@ -238,6 +238,22 @@ def test_compiled_gemm(isa: str, size: int, real: str) -> None:
         assert not [loop.saved for loop in hot if loop.multiply_adds == multiply_adds and loop.saved]
 
 
+@pytest.mark.parametrize("real", ["f32", "f64"])
+def test_half_vectors(real: str) -> None:
+    """Of 24 outputs, a vector and a half with AVX-512, half of the multiply-adds are of half a vector, and splat their input
+    while they load it: an instruction that splats takes a slot of theirs."""
+    body = disassembly("x86_64_v4", real)["gemm_half_2"]
+    hot = [loop for loop in loops(body) if loop.multiply_adds == TURN * ACCUMULATORS[64]]
+    assert hot
+    for loop in hot:
+        assert loop.registers == {"zmm", "ymm"} and not loop.stack
+        assert loop.instructions <= MOST_INSTRUCTIONS * loop.multiply_adds
+    whole, half = {"f32": (16, 8), "f64": (8, 4)}[real]
+    products = [instruction for _, instruction in body if FMA.match(instruction)]
+    assert len([text for text in products if f"{{1to{whole}}}" in text]) == len(products) / 2
+    assert len([text for text in products if f"{{1to{half}}}" in text]) == len(products) / 2
+
+
 @pytest.mark.parametrize("window", COMPILED_WINDOWS)
 @pytest.mark.parametrize(("isa", "size", "real"), TARGETS)
 def test_compiled_depthwise(isa: str, size: int, real: str, window: str) -> None:

@@ -110,13 +110,13 @@ def test_inverted_residuals_with_more_weights_than_stay_in_cache_run_as_three_pa
     assert "_fused_" in dispatch.choose(block(112, 2 * channels), np.float32, 1).name
 
 
-def plan_of(geometry: ConvGeometry) -> tuple[int, int, int]:
-    """Rows of a copy, channel vectors of a pass and columns of a tile, where vectors are eight reals."""
+def plan_of(geometry: ConvGeometry, lanes: int) -> tuple[int, int, int]:
+    """Rows of a copy, channel vectors of a pass and columns of a tile, where vectors are that many reals."""
     if runtime.cython_kernels() is None:
         pytest.skip("the Cython kernels were not built")
     kernel = dispatch.choose(geometry, np.float32, 1, "cython")
-    if kernel.lanes != 8:
-        pytest.skip("for vectors of 32 bytes")
+    if kernel.lanes != lanes:
+        pytest.skip(f"for vectors of {4 * lanes} bytes")
     plan = kernel.prepare(geometry, np.zeros(geometry.w_shape, np.float32)).plan[0]
     return int(plan["copy_rows"]), int(plan["block_channels"]), int(plan["tile_columns"])
 
@@ -142,20 +142,51 @@ def test_pixels_that_share_sets_of_the_cache(
     geometry: ConvGeometry, copy: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runtime, "cache_sizes", lambda: runtime.Memory(32 << 10, 512 << 10, 32 << 20))
-    rows, vectors, columns = plan_of(geometry)
+    rows, vectors, columns = plan_of(geometry, 8)
     found = (rows, vectors) if rows else "pairs" if columns == abi.HALF_COLUMNS else "nothing"
     assert found == copy
 
 
-def test_cases_have_copies_of_all_kinds() -> None:
+@pytest.mark.parametrize(
+    ("geometry", "copy"),
+    [
+        (depthwise(14, 512, 3, 2), (4, 4)),
+        (depthwise(14, 512, 3), (8, 4)),
+        (depthwise(28, 512, 3), (2, 4)),
+        (depthwise(56, 512, 3, 2), (2, 2)),
+        (depthwise(28, 256, 3), "nothing"),  # six lines a set
+        (depthwise(28, 256, 3, 2), "nothing"),
+        (depthwise(28, 256, 5), (6, 2)),
+        (depthwise(28, 192, 7, 2), "nothing"),
+        (depthwise(14, 480, 3, 2), "nothing"),
+    ],
+)
+def test_pixels_that_share_sets_of_the_cache_where_a_vector_is_a_line(
+    geometry: ConvGeometry, copy: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "cache_sizes", lambda: runtime.Memory(32 << 10, 1 << 20, 32 << 20))
+    rows, vectors, columns = plan_of(geometry, 16)
+    assert columns != abi.HALF_COLUMNS
+    assert ((rows, vectors) if rows else "nothing") == copy
+
+
+@pytest.mark.parametrize(
+    ("lanes", "some"), [(8, {(8, True), (4, True), "pairs", "nothing"}), (16, {(4, True), (2, True), "nothing"})]
+)
+def test_cases_have_copies_of_all_kinds(lanes: int, some: set) -> None:
     kinds = set()
     for case in ODD_CASES["depthwise"]:
         geometry = case.geometry
-        if geometry.batch and geometry.multiplier == 1 and geometry.in_channels >= 8 and geometry.kernel_w in (3, 5):
-            rows, vectors, columns = plan_of(geometry)
+        if (
+            geometry.batch
+            and geometry.multiplier == 1
+            and geometry.in_channels >= lanes
+            and geometry.kernel_w in (3, 5)
+        ):
+            rows, vectors, columns = plan_of(geometry, lanes)
             several = 0 < rows < geometry.out_height
             kinds.add((vectors, several) if rows else "pairs" if columns == abi.HALF_COLUMNS else "nothing")
-    assert kinds >= {(8, True), (4, True), "pairs", "nothing"}
+    assert kinds >= some
 
 
 @pytest.mark.parametrize(

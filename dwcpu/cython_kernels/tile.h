@@ -97,6 +97,7 @@ typedef real vec_in_memory __attribute__((vector_size(DWCPU_VECTOR_BYTES), align
 #define ONE_RUN 1
 #define WHOLE_RUN 2
 #define COLOUR_RUN 9
+#define HALF_RUN 3
 #define LINE (int)(64 / sizeof(real))
 #define MOST_HELD (HELD_BYTES / DWCPU_VECTOR_BYTES) /* channel vectors of a pass of strips */
 #define AHEAD_LINES(rows, vectors) /* that a turn asks for: as many inputs as it takes, or its share of a panel */ \
@@ -107,6 +108,7 @@ typedef real vec_in_memory __attribute__((vector_size(DWCPU_VECTOR_BYTES), align
 #define MOST_PHASES 16 /* of the columns of a dilated window: of more, each is computed anew */
 #define MOST_PATCH_ROWS 9 /* of the inputs of a tile: 7x7, stride 2 */
 #define MOST_PATCH_COLUMNS 13 /* inputs side by side of one */
+#define HAS_HALVES (DWCPU_VECTOR_BYTES == 64) /* half a vector may take half the time: see v_store_half */
 #define PAIRED (DWCPU_VECTOR_BYTES < 64) /* whether vectors share cache lines */
 #define COPY_VECTORS (COPY_BYTES / DWCPU_VECTOR_BYTES)
 
@@ -293,6 +295,16 @@ V_INLINE vec v_fma_onto(vec a, vec b, vec c) {
 #endif
 }
 
+/* The same with *a in every lane. AVX-512 splats it while it loads, and v_splat takes a slot of the multiply-adds. */
+V_INLINE vec v_fma_onto_splat(const real *a, vec b, vec c) {
+#if V_AVX512
+    __asm__(V_FORM("vfmadd231ps %2%{1to16%}", "vfmadd231pd %2%{1to8%}") ", %1, %0" : "+v"(c) : "v"(b), "m"(*a));
+    return c;
+#else
+    return v_fma_onto(v_splat(*a), b, c);
+#endif
+}
+
 /* The same with b where it is in memory. */
 V_INLINE vec v_fma_onto_from(vec a, const real *b, vec c) {
 #if V_AVX512 || V_AVX2
@@ -300,6 +312,26 @@ V_INLINE vec v_fma_onto_from(vec a, const real *b, vec c) {
     return c;
 #else
     return v_fma(a, v_load(b), c);
+#endif
+}
+
+/* Halves (HAS_HALVES): of the first LANES / 2 lanes alone; the others may be anything afterwards. Where vectors are of 64
+   bytes these are instructions for 32, of which CPUs whose multiply-adds take two turns for 64 begin two in the time of
+   one. Elsewhere nobody asks for them. */
+V_INLINE void v_store_half(real *p, vec v) {
+#if V_AVX512
+    V_FORM(_mm256_storeu_ps, _mm256_storeu_pd)(p, V_FORM(_mm512_castps512_ps256, _mm512_castpd512_pd256)(v));
+#else
+    v_store(p, v);
+#endif
+}
+
+V_INLINE vec v_fma_onto_splat_half(const real *a, vec b, vec c) {
+#if V_AVX512
+    __asm__(V_FORM("vfmadd231ps %2%{1to8%}", "vfmadd231pd %2%{1to4%}") ", %t1, %t0" : "+v"(c) : "v"(b), "m"(*a));
+    return c;
+#else
+    return v_fma_onto_splat(a, b, c);
 #endif
 }
 
@@ -497,7 +529,10 @@ V_INLINE void v_store_first(real *p, vec v, int count) {
     if (count & 1) _mm_store_ss(p, (__m128)half);
 #endif
 #else
-    v_store_part(p, v, 0, count);
+    if (HAS_HALVES && count == LANES / 2)
+        v_store_half(p, v);
+    else
+        v_store_part(p, v, 0, count);
 #endif
 }
 

@@ -31,6 +31,8 @@ cdef extern from "tile.h" nogil:
         ONE_RUN
         WHOLE_RUN
         COLOUR_RUN
+        HALF_RUN
+        HAS_HALVES
         LINE
         MOST_HELD
         WINDOW_ROWS
@@ -78,6 +80,8 @@ cdef extern from "tile.h" nogil:
     vec v_neg(vec a) noexcept
     vec v_fma(vec a, vec b, vec c) noexcept
     vec v_fma_onto(vec a, vec b, vec c) noexcept
+    vec v_fma_onto_splat(const real *a, vec b, vec c) noexcept
+    vec v_fma_onto_splat_half(const real *a, vec b, vec c) noexcept
     vec v_fma_onto_from(vec a, const real *b, vec c) noexcept
     vec v_fma_over(vec a, vec b, vec c) noexcept
     vec v_square_rest(vec a, vec square) noexcept

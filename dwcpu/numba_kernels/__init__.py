@@ -36,7 +36,8 @@ def _flat_micro_kernels(dtype: np.dtype, channels: int, lanes: int, geometry: An
 
 def _gemm_micro_kernels(dtype: np.dtype, geometry: Any, counts: Any) -> np.ndarray:
     depth, columns = geometry.in_channels // geometry.groups, geometry.out_channels // geometry.groups
-    return pointwise.micro_kernel_table(dtype, counts, depth, columns)
+    step = geometry.stride_w * geometry.in_channels
+    return pointwise.micro_kernel_table(dtype, counts, depth, columns, step)
 
 
 def _depthwise_row(

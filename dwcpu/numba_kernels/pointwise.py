@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from dwcpu.abi import AHEAD_TILES, TURN, panel_widths
+from dwcpu.abi import AHEAD_TILES, CROWDED_ROWS, SET_BYTES, TURN, panel_widths
 from dwcpu.numba_kernels.memory import (
     PLAN,
     REAL,
@@ -168,31 +168,34 @@ def micro_kernel(dtype: np.dtype, rows: int, vectors: int, whole: bool = False) 
     return compile_kernel(name, lambda: _build_micro_kernel(dtype, rows, vectors, whole))
 
 
-def tile_heights(row_counts: Iterable[int], vectors: int) -> set[int]:
+def tile_heights(row_counts: Iterable[int], vectors: int, crowded: bool) -> set[int]:
     """Tile heights that `run_panel` uses for these numbers of rows of a panel of that many vectors."""
-    rows, heights = tallest(vectors), {1}
+    rows, heights = min(tallest(vectors), CROWDED_ROWS) if crowded else tallest(vectors), {1}
     for count in row_counts:
         tiles = -(-count // rows)
         heights |= {count // tiles, -(-count // tiles)} if tiles else set()
     return heights
 
 
-def micro_kernel_table(dtype: np.dtype, row_counts: Iterable[int], depth: int, columns: int) -> np.ndarray:
+def micro_kernel_table(dtype: np.dtype, row_counts: Iterable[int], depth: int, columns: int, step: int) -> np.ndarray:
     """Addresses of the micro-kernels for tiles of these numbers of rows and these output channels, the rest zero.
 
-    Runs are multiples of `depth` inputs. Entry `(vectors - 1) * (rows + 1) + height`; height 1 is always there.
+    Runs are multiples of `depth` inputs, and pixels `step` inputs apart. Entry `(vectors - 1) * (rows + 1) + height`; height 1 is always there.
     """
     rows, vectors = tile_shape()
-    whole = depth % inputs_a_turn() == 0
+    whole, crowded = depth % inputs_a_turn() == 0, step * dtype.itemsize % SET_BYTES == 0
     table = np.zeros((vectors + 1, rows + 1), np.int64)
     for width in set(panel_widths(columns, target().lanes(dtype.itemsize), vectors)):
-        for height in tile_heights(row_counts, width):
+        for height in tile_heights(row_counts, width, crowded):
             table[width - 1, height] = micro_kernel(dtype, height, width, whole)
     return table
 
 
 def run_panel(dtype: np.dtype) -> Callable:
-    """Function that deals `rows` pixels of one panel to micro-kernels of nearly equal height."""
+    """Function that deals `rows` pixels of one panel to micro-kernels of nearly equal height.
+
+    Where pixels share a set of the L1 cache, which holds eight lines, of up to seven rows.
+    """
     entries, narrow, wide = tile_shape()[0] + 1, tallest(2), tallest(3)
     lanes, itemsize = target().lanes(dtype.itemsize), dtype.itemsize
 
@@ -214,6 +217,8 @@ def run_panel(dtype: np.dtype) -> Callable:
     def run(table, gemm, rows, a, residual, out):
         entry = (gemm.columns - 1) // lanes * entries
         most = wide if gemm.columns > 2 * lanes else narrow
+        if gemm.a_stride * itemsize % SET_BYTES == 0:
+            most = min(most, CROWDED_ROWS)
         tiles = (rows + most - 1) // most
         height = rows // tiles
         taller = rows - height * tiles  # tiles of one row more, which come first
