@@ -447,8 +447,8 @@ class PreparedSingle(Prepared):
         A few more lines than a set holds cost less than most of what could be done about it. 3x3 windows at stride 2
         take 0.75 to 0.9 of the time if two vectors of 1024-byte pixels are computed at a time, beside copies, and 0.86
         to 0.99 where all rows share sets; pixels of 2048 bytes 0.65 to 0.95 if they are copied; other windows take
-        longer in pairs than with nothing done. Where a vector is a line there are no pairs, and copies of pixels of 2048
-        bytes take 0.5 to 0.85 (Zen 4), of 4096 bytes 0.3 to 0.55; 5x5 and 7x7 windows on 1024 bytes 0.7 to 0.9.
+        longer in pairs than with nothing done. Where a vector is a line there are no pairs, and copies of pixels of
+        2048 bytes take 0.5 to 0.85 (Zen 4), of 4096 bytes 0.3 to 0.55; 5x5 and 7x7 windows on 1024 bytes 0.7 to 0.9.
         """
         crowding = self._crowding
         paired, lines = self.geometry.effective_window[1:] == (3, 2, 2), self._vector == LINE
@@ -471,7 +471,7 @@ class PreparedSingle(Prepared):
         """
         kernel, geometry, vector = self.kernel, self.geometry, self._vector
         kernel_h, _, stride_h, _ = geometry.effective_window
-        # More vectors or more rows? Where copies one after the other share few rows, or a vector is a line, more vectors.
+        # More vectors or more rows? Where copies one after the other share few rows, or vectors are lines, more vectors.
         few = 4 * (kernel_h - stride_h) <= self._patch[0] or vector == LINE
         most = min(_COPIED, _COPIED_BYTES // vector)
         for least in (kernel.tile_rows * (1 if few else 2), kernel.tile_rows):

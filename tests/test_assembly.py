@@ -240,8 +240,10 @@ def test_compiled_gemm(isa: str, size: int, real: str) -> None:
 
 @pytest.mark.parametrize("real", ["f32", "f64"])
 def test_half_vectors(real: str) -> None:
-    """Of 24 outputs, a vector and a half with AVX-512, half of the multiply-adds are of half a vector, and splat their input
-    while they load it: an instruction that splats takes a slot of theirs."""
+    """Of 24 outputs, a vector and a half with AVX-512, half of the multiply-adds are of half a vector.
+
+    All splat their input while they load it: an instruction that splats takes a slot of theirs.
+    """
     body = disassembly("x86_64_v4", real)["gemm_half_2"]
     hot = [loop for loop in loops(body) if loop.multiply_adds == TURN * ACCUMULATORS[64]]
     assert hot

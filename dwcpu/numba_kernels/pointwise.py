@@ -180,7 +180,8 @@ def tile_heights(row_counts: Iterable[int], vectors: int, crowded: bool) -> set[
 def micro_kernel_table(dtype: np.dtype, row_counts: Iterable[int], depth: int, columns: int, step: int) -> np.ndarray:
     """Addresses of the micro-kernels for tiles of these numbers of rows and these output channels, the rest zero.
 
-    Runs are multiples of `depth` inputs, and pixels `step` inputs apart. Entry `(vectors - 1) * (rows + 1) + height`; height 1 is always there.
+    Runs are multiples of `depth` inputs, and pixels `step` inputs apart. Entry `(vectors - 1) * (rows + 1) + height`;
+    height 1 is always there.
     """
     rows, vectors = tile_shape()
     whole, crowded = depth % inputs_a_turn() == 0, step * dtype.itemsize % SET_BYTES == 0
