@@ -471,7 +471,7 @@ class PreparedSingle(Prepared):
         """
         kernel, geometry, vector = self.kernel, self.geometry, self._vector
         kernel_h, _, stride_h, _ = geometry.effective_window
-        # More vectors or more rows? Where copies one after the other share few rows, or vectors are lines, more vectors.
+        # More vectors or more rows? Where copies that follow each other share few rows, or vectors are lines, the former.
         few = 4 * (kernel_h - stride_h) <= self._patch[0] or vector == LINE
         most = min(_COPIED, _COPIED_BYTES // vector)
         for least in (kernel.tile_rows * (1 if few else 2), kernel.tile_rows):
