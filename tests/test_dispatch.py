@@ -67,7 +67,7 @@ PINNED = {
     ),
     "conv of one tap": (ConvGeometry.conv((1, 20, 20, 32), (1, 1, 32, 8)), "pointwise_f32_", "cython"),
     "two outputs a channel": (depthwise(28, 32, 3, multiplier=2), "depthwise_f32_several_", "numba"),
-    "eight outputs a channel": (depthwise(28, 32, 3, multiplier=8), "depthwise_f32_spread_", "numba"),
+    "eight outputs a channel": (depthwise(28, 3, 3, multiplier=8), "depthwise_f32_spread_", "numba"),
     "many outputs a channel": (depthwise(28, 32, 3, multiplier=9), "conv_f32_", "cython"),
     "one channel, many outputs": (ConvGeometry.conv((1, 64, 64, 1), (3, 3, 1, 32)),
         "conv_f32_", "cython",
@@ -320,7 +320,7 @@ def test_rows_are_cut_finer_rather_than_leave_threads_idle() -> None:
         (depthwise(7, 960, 3), (2, 1)),
         (depthwise(56, 128, 3), (2, 1)),
         # a single row: half of its length
-        (ConvGeometry.depthwise((1, 1, 3000, 128), (1, 3, 128), padding=((0, 0), (32, 0)), dilation=(1, 16)), (2, 1)),
+        (ConvGeometry.depthwise((1, 1, 3072, 128), (1, 3, 128), padding=((0, 0), (32, 0)), dilation=(1, 16)), (2, 1)),
         (ConvGeometry.depthwise((1, 1, 90000, 1), (1, 9, 1), padding="same"), (2, 1)),
         # half of the seventh granule each
         (depthwise(14, 480, 3), (7, 2)),

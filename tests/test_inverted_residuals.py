@@ -51,7 +51,16 @@ def test_window_of_expanded_rows_is_a_ring(size: int, stride: int, monkeypatch: 
         (((size, 1), (1, 0)), (1, 3)),
         ("same", (2, 1)),
     ):
-        case = Case("inverted_residual", (2, 57, 30, 6), 10, (size, size), (stride, stride), dilation, padding=padding)
+        case = Case(
+            "inverted_residual",
+            (2, 57, 30, 6),
+            10,
+            (size, size),
+            (stride, stride),
+            dilation,
+            padding=padding,
+            expanded=17,
+        )
         prepared = kernel.prepare(case.geometry, *make_data(case, np.float32, "integers").kernel_weights())
         rows, reach = prepared._block_rows, (size - 1) * dilation[0] + 1
         assert rows < case.geometry.out_shape[1]

@@ -69,11 +69,11 @@ def fire(b: Builder) -> list[str]:
 
 def dense(b: Builder) -> list[str]:
     """Every layer sees all before it: what has been joined moves again and again."""
-    x = b.conv("x", 3, 12)
+    x = b.conv("x", 3, 20)  # more than a vector has lanes: kernels that take a row as one vector have no gaps
     for at in range(4):
-        y = b.conv(b.act(b.norm(x, 12 + 8 * at), "relu"), 12 + 8 * at, 20, act="relu")
+        y = b.conv(b.act(b.norm(x, 20 + 8 * at), "relu"), 20 + 8 * at, 20, act="relu")
         x = joined(b, x, b.conv(y, 20, 8, 3))
-    return [b.conv(x, 44, 7)]
+    return [b.conv(x, 52, 7)]
 
 
 def dense_apart(b: Builder) -> list[str]:
