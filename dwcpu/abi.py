@@ -173,12 +173,13 @@ STEP_FIELDS: tuple[str, ...] = (
     "tasks",
 )
 
-#: Lines that lie a multiple of so many bytes apart share a set of the L1 cache; and rows at most of a matrix product's
-#: tile whose pixels do, in place of up to 14: a set holds eight lines or a few more.
+#: Lines that lie a multiple of so many bytes apart share a set of the L1 cache, which holds eight or a few more; and
+#: rows at most of a matrix product's tile whose pixels do.
 SET_BYTES, CROWDED_ROWS = 4096, 7
 
-#: Size of the buffer, on the stack, for copies of inputs. Of 24 to 36 KiB more is better, in an L1 cache of 32 KiB too.
-COPY_BYTES = 36 * 1024
+#: Size of the buffer, on the stack, for copies of inputs. Half of it is used if that will do: of 24 to 36 KiB more is
+#: better, in an L1 cache of 32 KiB too. Where a vector is a line, larger copies, in L2, are better than none.
+COPY_BYTES = 72 * 1024
 
 #: Bytes of channels of a pixel whose inputs strips hold at a time, at most: see depthwise_strips.pxi.
 HELD_BYTES = 256

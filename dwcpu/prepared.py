@@ -437,6 +437,8 @@ class PreparedSingle(Prepared):
         if not kernel.copies or geometry.in_channels % kernel.lanes:
             return 0
         rows, columns = self._patch
+        rows = min(rows, -(-geometry.height // geometry.dilation_h))
+        columns = min(columns, -(-geometry.width // geometry.dilation_w))
         column = geometry.dilation_w * self._pixel
         sets = [(r * self._row + q * column) % SET_BYTES // LINE for r in range(rows) for q in range(columns)]
         return max(map(sets.count, sets))
@@ -448,7 +450,7 @@ class PreparedSingle(Prepared):
         take 0.75 to 0.9 of the time if two vectors of 1024-byte pixels are computed at a time, beside copies, and 0.86
         to 0.99 where all rows share sets; pixels of 2048 bytes 0.65 to 0.95 if they are copied; other windows take
         longer in pairs than with nothing done. Where a vector is a line there are no pairs, and copies of pixels of
-        2048 bytes take 0.5 to 0.85 (Zen 4), of 4096 bytes 0.3 to 0.55; 5x5 and 7x7 windows on 1024 bytes 0.7 to 0.9.
+        2048 bytes take 0.45 to 0.9 (Zen 4), of 4096 bytes 0.3 to 0.6; 5x5 and 7x7 windows on 1024 bytes 0.75 to 1.0.
         """
         crowding = self._crowding
         paired, lines = self.geometry.effective_window[1:] == (3, 2, 2), self._vector == LINE
@@ -471,16 +473,20 @@ class PreparedSingle(Prepared):
         """
         kernel, geometry, vector = self.kernel, self.geometry, self._vector
         kernel_h, _, stride_h, _ = geometry.effective_window
-        # More vectors or more rows? Where copies that follow each other share few rows, or vectors are lines, the former.
-        few = 4 * (kernel_h - stride_h) <= self._patch[0] or vector == LINE
-        most = min(_COPIED, _COPIED_BYTES // vector)
-        for least in (kernel.tile_rows * (1 if few else 2), kernel.tile_rows):
-            for vectors in (most, most // 2):
-                width = -(-geometry.width // geometry.dilation_w) * vectors * vector
-                rows = (COPY_BYTES // width - kernel_h) // stride_h + 1
-                outgrown = vectors < most and self._patch[0] * width > runtime.cache_sizes().l1
-                if rows >= least and not (wide and outgrown):
-                    return vectors, rows // kernel.tile_rows * kernel.tile_rows
+        # More vectors or more rows? Where copies one after the other share few rows, more vectors. Where a vector is a
+        # line, half as many take up to twice the time of none, and 3x3 windows at stride 1 with two rows at a time 1.2.
+        most, half = min(_COPIED, _COPIED_BYTES // vector), COPY_BYTES // 2
+        wanted = kernel.tile_rows * (1 if 4 * (kernel_h - stride_h) <= self._patch[0] else 2)
+        tries = [(rows, vectors, half) for rows in (wanted, kernel.tile_rows) for vectors in (most, most // 2)]
+        if vector == LINE:
+            least = wanted if kernel_h == 3 else kernel.tile_rows
+            tries = [(least, most, half), (least, most, COPY_BYTES)]
+        for least, vectors, room in tries:
+            width = -(-geometry.width // geometry.dilation_w) * vectors * vector
+            rows = (room // width - kernel_h) // stride_h + 1
+            outgrown = vectors < most and self._patch[0] * width > runtime.cache_sizes().l1
+            if rows >= least and not (wide and outgrown):
+                return vectors, rows // kernel.tile_rows * kernel.tile_rows
         return None
 
     @property

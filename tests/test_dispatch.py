@@ -152,11 +152,14 @@ def test_pixels_that_share_sets_of_the_cache(
     [
         (depthwise(14, 512, 3, 2), (4, 4)),
         (depthwise(14, 512, 3), (8, 4)),
-        (depthwise(28, 512, 3), (2, 4)),
-        (depthwise(56, 512, 3, 2), (2, 2)),
+        (depthwise(28, 512, 3), (8, 4)),
+        (depthwise(56, 512, 3), "nothing"),  # only two rows at a time
+        (depthwise(56, 512, 3, 2), (2, 4)),
+        (depthwise(80, 512, 3), "nothing"),  # too long for copies
         (depthwise(28, 256, 3), "nothing"),  # six lines a set
         (depthwise(28, 256, 3, 2), "nothing"),
-        (depthwise(28, 256, 5), (6, 2)),
+        (depthwise(28, 256, 5), (6, 4)),
+        (depthwise(4, 512, 3), "nothing"),  # fewer lines than a patch has
         (depthwise(28, 192, 7, 2), "nothing"),
         (depthwise(14, 480, 3, 2), "nothing"),
     ],
@@ -171,7 +174,7 @@ def test_pixels_that_share_sets_of_the_cache_where_a_vector_is_a_line(
 
 
 @pytest.mark.parametrize(
-    ("lanes", "some"), [(8, {(8, True), (4, True), "pairs", "nothing"}), (16, {(4, True), (2, True), "nothing"})]
+    ("lanes", "some"), [(8, {(8, True), (4, True), "pairs", "nothing"}), (16, {(4, True), "nothing"})]
 )
 def test_cases_have_copies_of_all_kinds(lanes: int, some: set) -> None:
     kinds = set()

@@ -484,3 +484,11 @@ def test_windows_far_outside_the_image(where: str, backend: str) -> None:
                 np.testing.assert_array_equal(result, expected(case, np.float32, "integers"), kernel.name)
                 ran += 1
     assert ran or (backend == "cython" and runtime.cython_kernels() is None)
+
+
+def test_tiles_of_pixels_that_share_sets_of_the_cache() -> None:
+    """Seven lines of a set at most; and tiles for where the same pixels have gaps between them."""
+    pointwise = pytest.importorskip("dwcpu.numba_kernels.pointwise")
+    for vectors in 1, 2, 3:
+        usual, crowded = (pointwise.tile_heights({98}, vectors, crowded) for crowded in (False, True))
+        assert crowded == usual | ({7} if max(usual) > 7 else set())

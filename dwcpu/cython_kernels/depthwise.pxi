@@ -183,8 +183,6 @@ cdef void copy_rows(
         copy_pixels(8, x, x_row, x_column, rows, columns, target)
     elif vectors == 4:
         copy_pixels(4, x, x_row, x_column, rows, columns, target)
-    elif vectors == 2:
-        copy_pixels(2, x, x_row, x_column, rows, columns, target)
     else:
         for row in range(rows):
             for column in range(columns):

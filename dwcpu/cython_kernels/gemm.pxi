@@ -116,7 +116,7 @@ cdef inline void ask_later(Panel *panel, int turn) noexcept nogil:
 
 
 cdef inline vec put_on(const bint half, const real *a, vec b, vec c) noexcept nogil:
-    """c + *a * b, of half of the lanes or all. It splats as it loads: halves are done before splats of their own are."""
+    """c + *a * b, of half of the lanes or all."""
     return v_fma_onto_splat_half(a, b, c) if half else v_fma_onto_splat(a, b, c)
 
 

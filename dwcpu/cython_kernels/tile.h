@@ -96,8 +96,8 @@ typedef real vec_in_memory __attribute__((vector_size(DWCPU_VECTOR_BYTES), align
 #define ANY_RUNS 0 /* what a tile knows of the runs of its sum (gemm.pxi) */
 #define ONE_RUN 1
 #define WHOLE_RUN 2
-#define COLOUR_RUN 9
 #define HALF_RUN 3
+#define COLOUR_RUN 9
 #define LINE (int)(64 / sizeof(real))
 #define MOST_HELD (HELD_BYTES / DWCPU_VECTOR_BYTES) /* channel vectors of a pass of strips */
 #define AHEAD_LINES(rows, vectors) /* that a turn asks for: as many inputs as it takes, or its share of a panel */ \
@@ -295,7 +295,8 @@ V_INLINE vec v_fma_onto(vec a, vec b, vec c) {
 #endif
 }
 
-/* The same with *a in every lane. AVX-512 splats it while it loads, and v_splat takes a slot of the multiply-adds. */
+/* The same with *a in every lane. AVX-512 splats it while it loads; v_splat, on Zen 4, takes time of
+   the multiply-adds. */
 V_INLINE vec v_fma_onto_splat(const real *a, vec b, vec c) {
 #if V_AVX512
     __asm__(V_FORM("vfmadd231ps %2%{1to16%}", "vfmadd231pd %2%{1to8%}") ", %1, %0" : "+v"(c) : "v"(b), "m"(*a));

@@ -169,11 +169,15 @@ def micro_kernel(dtype: np.dtype, rows: int, vectors: int, whole: bool = False) 
 
 
 def tile_heights(row_counts: Iterable[int], vectors: int, crowded: bool) -> set[int]:
-    """Tile heights that `run_panel` uses for these numbers of rows of a panel of that many vectors."""
-    rows, heights = min(tallest(vectors), CROWDED_ROWS) if crowded else tallest(vectors), {1}
-    for count in row_counts:
-        tiles = -(-count // rows)
-        heights |= {count // tiles, -(-count // tiles)} if tiles else set()
+    """Tile heights that `run_panel` uses for these numbers of rows of a panel of that many vectors.
+
+    Where pixels are `crowded` also those where they are not: they may be read with gaps between them.
+    """
+    heights = {1}
+    for rows in {tallest(vectors), min(tallest(vectors), CROWDED_ROWS) if crowded else tallest(vectors)}:
+        for count in row_counts:
+            tiles = -(-count // rows)
+            heights |= {count // tiles, -(-count // tiles)} if tiles else set()
     return heights
 
 
