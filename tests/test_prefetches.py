@@ -32,10 +32,11 @@ x = np.ones((1, pixels, 1, depth), np.float32)
 (node,) = layer.nodes(x.shape, 1)
 prepared, later = node.operation, np.ones(size // 4, np.float32)
 (own,) = prepared.passes(1)
-assert own.room >= size, own.room
+# The higher tiles are, the fewer ask; and of all of it the second panel, which asks for two shares, would miss some.
+size = min(size, own.room // 2 // 1024 * 1024)
 prepared.plan["later"], prepared.plan["later_size"] = later.ctypes.data, size
 prepared.run(x, None, np.empty((1, pixels, 1, columns), np.float32), 1)
-print(later.ctypes.data)
+print(later.ctypes.data, size)
 """
 
 
@@ -60,13 +61,17 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.nightly
 @pytest.mark.parametrize(
-    ("pixels", "depth", "columns"), [(784, 64, 128), (784, 64, 32), (1001, 96, 48), (400, 192, 64)]
+    ("pixels", "depth", "columns"),
+    [(784, 64, 128), (784, 64, 32), (784, 64, 64), (1001, 96, 48), (1001, 96, 96), (400, 192, 64)],
 )
 def test_all_that_is_to_be_asked_for_is(tree: Path, pixels: int, depth: int, columns: int) -> None:
     """By two panels, three and more, each its share: of the last panel tiles have no next one to ask for."""
     size = 64 * 200
     command = [sys.executable, "-c", PROGRAM, *map(str, (pixels, depth, columns, size))]
     done = subprocess.run(command, cwd=tree, check=True, capture_output=True, text=True)
-    begin = int(done.stdout)
+    begin, size = map(int, done.stdout.split())
+    if size == 0:
+        pytest.skip("a single panel, whose tiles ask for their inputs")
+    assert size >= 64 * 30
     asked = {int(line.split()[1], 16) - begin for line in done.stderr.splitlines() if line.startswith("asked")}
     assert {place // 64 for place in asked if 0 <= place < size} >= set(range(size // 64))
