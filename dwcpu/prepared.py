@@ -59,8 +59,8 @@ _HELD_ROWS, _HELD_L2 = 4, 0.5
 _L2_SHARE_WEIGHTS = 0.25
 #: Output channels up to which a matrix product reads pixels with gaps between them.
 _MOST_OUTPUTS = 128
-#: Pixels of a block whose outputs go to memory.
-_STREAMED_ROWS = 28
+#: Pixels of a block whose outputs go to memory, in rows of so many bytes at least.
+_STREAMED_ROWS, _STREAMED_BYTES = 28, 2048
 
 
 class Prepared:
@@ -370,7 +370,7 @@ class PreparedSingle(Prepared):
         """
         geometry, caches, itemsize = self.geometry, runtime.cache_sizes(), self.kernel.dtype.itemsize
         short = geometry.in_channels * geometry.out_channels * itemsize <= L2_SHARE * caches.l2
-        long_rows = geometry.out_channels * itemsize >= SET_BYTES // 2
+        long_rows = geometry.out_channels * itemsize >= _STREAMED_BYTES
         return short and long_rows and prod(geometry.out_shape) * itemsize > caches.l3 // 4
 
     def _pack(self, w: np.ndarray, bias: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
@@ -388,11 +388,10 @@ class PreparedSingle(Prepared):
 
     def _block_channels(self) -> int:
         """Channel vectors whose patch and weights fit the L1 caches of a pass."""
-        kernel = self.kernel
         kernel_h, kernel_w = self.geometry.kernel_h, self.geometry.kernel_w
         vectors = prod(self._patch) + kernel_h * kernel_w * int(self.plan["multiplier"][0])
         budget = int(_L1_CACHES * runtime.cache_sizes().l1)
-        return max(8, budget // (vectors * kernel.lanes * kernel.dtype.itemsize))
+        return max(8, budget // (vectors * self._vector))
 
     def _hold(self) -> int:
         """Have a window of any size computed from copies of its inputs; the bytes that they take.
@@ -400,7 +399,7 @@ class PreparedSingle(Prepared):
         See depthwise_strips.pxi. They stay in L2: of four cache lines of channels, or fewer, or of some columns.
         """
         geometry, plan, room = self.geometry, self.plan, int(_HELD_L2 * runtime.cache_sizes().l2)
-        vector, tile = self.kernel.lanes * self.kernel.dtype.itemsize, self.kernel.tile_columns
+        vector, tile = self._vector, self.kernel.tile_columns
         rows = min((_HELD_ROWS - 1) * geometry.stride_h + self._reach, geometry.height)
         reach = (geometry.kernel_w - 1) * geometry.dilation_w
         columns = (room // (rows * max(LINE, vector)) - reach) // geometry.stride_w
@@ -432,6 +431,7 @@ class PreparedSingle(Prepared):
 
         Lines that lie a multiple of `SET_BYTES` apart do. Those that are more than the set holds are gone before all
         vectors of theirs, or all tiles that read them, had a turn. 0 where the kernel could do nothing about it.
+        Images smaller than a patch take 0.75 of the time if they are not taken for a whole one (256 to 2048 channels).
         """
         kernel, geometry = self.kernel, self.geometry
         if not kernel.copies or geometry.in_channels % kernel.lanes:

@@ -121,9 +121,9 @@ def plan_of(geometry: ConvGeometry, lanes: int) -> tuple[int, int, int]:
     return int(plan["copy_rows"]), int(plan["block_channels"]), int(plan["tile_columns"])
 
 
-@pytest.mark.parametrize(
-    ("geometry", "copy"),
-    [
+#: Lanes -> geometries with what is done about pixels that share sets: rows and vectors of a copy, or vectors in pairs.
+CROWDED: dict[int, list[tuple[ConvGeometry, object]]] = {
+    8: [
         (depthwise(14, 512, 3, 2), (4, 8)),
         (depthwise(14, 512, 3), (8, 8)),
         (depthwise(28, 512, 3), (8, 4)),
@@ -136,20 +136,9 @@ def plan_of(geometry: ConvGeometry, lanes: int) -> tuple[int, int, int]:
         (depthwise(112, 64, 3, 2), "pairs"),
         (depthwise(112, 96, 3, 2), "nothing"),
         (depthwise(14, 480, 3, 2), "nothing"),
+        (depthwise(4, 512, 3), "nothing"),  # fewer lines than a patch has
     ],
-)
-def test_pixels_that_share_sets_of_the_cache(
-    geometry: ConvGeometry, copy: object, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(runtime, "cache_sizes", lambda: runtime.Memory(32 << 10, 512 << 10, 32 << 20))
-    rows, vectors, columns = plan_of(geometry, 8)
-    found = (rows, vectors) if rows else "pairs" if columns == abi.HALF_COLUMNS else "nothing"
-    assert found == copy
-
-
-@pytest.mark.parametrize(
-    ("geometry", "copy"),
-    [
+    16: [  # a vector is a line
         (depthwise(14, 512, 3, 2), (4, 4)),
         (depthwise(14, 512, 3), (8, 4)),
         (depthwise(28, 512, 3), (8, 4)),
@@ -159,18 +148,23 @@ def test_pixels_that_share_sets_of_the_cache(
         (depthwise(28, 256, 3), "nothing"),  # six lines a set
         (depthwise(28, 256, 3, 2), "nothing"),
         (depthwise(28, 256, 5), (6, 4)),
-        (depthwise(4, 512, 3), "nothing"),  # fewer lines than a patch has
         (depthwise(28, 192, 7, 2), "nothing"),
         (depthwise(14, 480, 3, 2), "nothing"),
+        (depthwise(4, 512, 3), "nothing"),
     ],
+}
+
+
+@pytest.mark.parametrize(
+    ("lanes", "geometry", "copy"), [(lanes, *each) for lanes, cases in CROWDED.items() for each in cases]
 )
-def test_pixels_that_share_sets_of_the_cache_where_a_vector_is_a_line(
-    geometry: ConvGeometry, copy: object, monkeypatch: pytest.MonkeyPatch
+def test_pixels_that_share_sets_of_the_cache(
+    lanes: int, geometry: ConvGeometry, copy: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runtime, "cache_sizes", lambda: runtime.Memory(32 << 10, 1 << 20, 32 << 20))
-    rows, vectors, columns = plan_of(geometry, 16)
-    assert columns != abi.HALF_COLUMNS
-    assert ((rows, vectors) if rows else "nothing") == copy
+    monkeypatch.setattr(runtime, "cache_sizes", lambda: runtime.Memory(32 << 10, 512 << 10, 32 << 20))
+    rows, vectors, columns = plan_of(geometry, lanes)
+    found = (rows, vectors) if rows else "pairs" if columns == abi.HALF_COLUMNS else "nothing"
+    assert found == copy
 
 
 @pytest.mark.parametrize(
