@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import arrays
+from . import pages
 from .abi import panel_widths
 
 __all__ = ["depthwise_panels", "gemm_panels"]
 
 
+def _lasting(count: int, dtype: np.dtype) -> np.ndarray:
+    return pages.lasting(count * dtype.itemsize).view(dtype)
+
+
 def _packed(*pieces: np.ndarray) -> np.ndarray:
     """The pieces, flattened and one after the other, in aligned memory."""
-    result = arrays.aligned(sum(piece.size for piece in pieces), pieces[0].dtype)
+    result = _lasting(sum(piece.size for piece in pieces), pieces[0].dtype)
     first = 0
     for piece in pieces:
         result[first : first + piece.size].reshape(piece.shape)[...] = piece
@@ -88,8 +92,7 @@ def gemm_panels(
     outputs = w.shape[-1] // groups
     rows = w.reshape(-1, groups, outputs)
     padded = -(-outputs // lanes) * lanes
-    weights = arrays.aligned(rows.shape[0] * groups * padded, w.dtype)
-    packed_bias = arrays.aligned(groups * padded, w.dtype)
+    weights, packed_bias = _lasting(rows.shape[0] * groups * padded, w.dtype), _lasting(groups * padded, w.dtype)
     packed_bias[:] = 0
     if bias is not None:
         packed_bias.reshape(groups, padded)[:, :outputs] = bias.reshape(groups, outputs)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from . import runtime
+from . import pages, runtime
 from .abi import STEP_FIELDS
 from .ahead import asking
 from .arrays import LINE
@@ -35,8 +35,6 @@ GIVEN = -1
 
 #: What addresses of `abi.STEP_FIELDS` count from.
 _NONE, _ARENA, _X, _RESIDUAL, _OUT = range(5)
-#: Arenas begin on a page.
-_PAGE = 4096
 #: Bytes from which an arena is given up where a run needs only one part in `_MUCH` of it.
 _LARGE, _MUCH = 64 << 20, 8
 
@@ -122,9 +120,8 @@ class Arenas:
         except IndexError:
             arena = _NO_ARENA
         if arena[0].size < size or arena[0].size > max(_MUCH * size, _LARGE):
-            raw = np.empty(size + _PAGE, np.uint8)
-            start = -raw.ctypes.data % _PAGE
-            arena = raw[start : start + size], raw.ctypes.data + start
+            memory = pages.whole(size)
+            arena = memory, memory.ctypes.data
         return arena
 
     def give(self, arena: tuple[np.ndarray, int]) -> None:
