@@ -52,6 +52,11 @@ class Grid(NamedTuple):
         return *self.cut, self.threads, int(self.waking)
 
     @property
+    def share(self) -> float:
+        """The largest piece, as part of the whole."""
+        return self.most_rows / max(self.rows, 1) * -(-self.blocks // self.block_parts) / self.blocks
+
+    @property
     def most_rows(self) -> int:
         """Number of rows of the largest row part."""
         granules, parts = -(-self.rows // self.granule), self.row_parts
@@ -94,9 +99,8 @@ def cut(
         parts = min(row_parts, granules)
         tasks = parts * block_parts
         grid = Grid(rows, granule, parts, blocks, block_parts, tasks, min(threads, tasks))
-        share = grid.most_rows / max(rows, 1) * -(-blocks // block_parts) / blocks
-        if share < best_share * (better if best.tasks > 1 else 1.0):
-            best, best_share = grid, share
+        if grid.share < best_share * (better if best.tasks > 1 else 1.0):
+            best, best_share = grid, grid.share
     if anywhere and divisible and granules > threads > 1:
         # in granules, of which a part takes as long as the whole
         best_share = -(-best.most_rows // granule) * -(-blocks // best.block_parts) / blocks
