@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from . import choices, runtime
-from .abi import MOST_MULTIPLES, MOST_UNROLLED_TAPS
+from .abi import MOST_MULTIPLES, MOST_UNROLLED_TAPS, SET_BYTES
 from .epilogue import Activation
 from .fused import PreparedInverted, PreparedSeparable, PreparedSplit, threads_used
 from .fused_geometry import Geometry, InvertedResidualGeometry, SeparableGeometry
@@ -180,6 +180,8 @@ MOST_UNROLLED = 256
 #: Smallest window that is computed from copies of its inputs, in strips, its largest dilation and effective stride, and
 #: the shortest row of outputs.
 _LEAST_HELD_TAPS, _MOST_HELD_DILATION, _MOST_HELD_STRIDE, _LEAST_HELD_OUTPUTS = 81, 4, 3, 5
+#: See `_has_rows`.
+_MOST_IN_ROWS, _LEAST_ROWS = 13, 8
 
 
 def _unrolled_key(kernel: Kernel, geometry: ConvGeometry) -> tuple:
@@ -252,7 +254,7 @@ def list_kernels() -> list[str]:
     - ``3x3s1`` and its like: this window, at this stride;
     - ``flat3``: three channels (or as many as it says), several pixels to a vector;
     - ``several``, ``spread``: two outputs a channel and more, as vectors side by side, or as lanes of one;
-    - ``line``: windows of one row; ``small``: any window up to 49 taps, compiled for it;
+    - ``line``: windows of one row, along signals; ``small``: any window up to 49 taps, compiled for it;
     - ``strips``: large windows, from copies of their inputs; ``any``: every window, with loops over its taps.
 
     Products of matrices (pointwise and other convolutions) have one way, ``any``. Fused operations have two: ``fused``,
@@ -346,6 +348,8 @@ def _choose(geometry: Geometry, dtype: np.dtype, threads: int, backend: str) -> 
                 how = ": large windows, from copies of their inputs"
             return fitting[0], "compiled ahead of time" + how
     fitting = [kernel for kernel in _family("numba", dtype) if kernel.supports(geometry)]
+    if _has_rows(geometry, dtype):
+        fitting.sort(key=lambda kernel: kernel.label == "line")
     return fitting[0], "compiled for this window" if fitting[0].window[0] else "compiled here for any window"
 
 
@@ -365,6 +369,22 @@ def _as_good(kernel: Kernel, geometry: Geometry) -> bool:
         return False
     narrow = geometry.in_channels < kernel.lanes and kernel.lanes % geometry.in_channels == 0
     return not narrow or geometry.kernel_h > 1
+
+
+def _has_rows(geometry: Geometry, dtype: np.dtype) -> bool:
+    """Whether tiles of two rows suit a window of one row better than its own, which go along a signal.
+
+    They share weights: 0.75 to 1.04 of the time on images of eight rows and more, mean 0.91, with vectors of 32 and of
+    64 bytes. Signals take 1.2 to 1.8, windows of 31 columns 1.0 to 1.1, and pixels that share sets of L1, which two rows
+    have twice as many of, 1.1 to 1.25.
+    """
+    return (
+        isinstance(geometry, ConvGeometry)
+        and geometry.op == "depthwise"
+        and geometry.kernel_w <= _MOST_IN_ROWS
+        and geometry.out_height >= _LEAST_ROWS
+        and geometry.in_channels * dtype.itemsize % (SET_BYTES // 4) != 0
+    )
 
 
 def _is_large(geometry: Geometry) -> bool:

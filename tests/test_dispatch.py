@@ -58,8 +58,11 @@ PINNED = {
     "a long line of few channels": (depthwise(200, 4, (1, 90)), "depthwise_f32_any_", "numba"),
     "a long line of three channels": (depthwise(200, 3, (1, 90)), "depthwise_f32_any_", "cython"),
     "11x11 of few channels, several outputs a channel": (depthwise(56, 4, 11, 1, 2), "depthwise_f32_any_", "numba"),
-    "one line": (depthwise(56, 96, (1, 5)), "depthwise_f32_line_", "numba"),
-    "one long line": (depthwise(56, 96, (1, 9)), "depthwise_f32_line_1x8v", "numba"),
+    "a window of one row": (depthwise(56, 96, (1, 5)), "depthwise_f32_small_", "numba"),
+    "a window of one long row": (depthwise(56, 96, (1, 15)), "depthwise_f32_line_1x8v", "numba"),
+    "a window of one row, few rows": (depthwise(7, 96, (1, 5)), "depthwise_f32_line_1x8v", "numba"),
+    "a window of one row, crowded": (depthwise(56, 256, (1, 5)), "depthwise_f32_line_1x8v", "numba"),
+    "a signal": (ConvGeometry.depthwise((1, 1, 500, 96), (1, 5, 96, 1)), "depthwise_f32_line_1x8v", "numba"),
     "pointwise": (ConvGeometry.pointwise((1, 7, 7, 64), (64, 64)), "pointwise_f32_", "cython"),
     "stem": (ConvGeometry.conv((1, 224, 224, 3), (3, 3, 3, 32), stride=2), "conv_f32_", "cython"),
     "conv of one channel a group": (
@@ -328,6 +331,17 @@ def test_how_two_threads_share(geometry: ConvGeometry, parts: tuple[int, int]) -
     grid = kernel.prepare(geometry, np.ones(geometry.w_shape, np.float32)).grid(2)
     assert (grid.row_parts, grid.block_parts) == parts
     assert grid.tasks == 2
+
+
+@pytest.mark.parametrize(("pixels", "outputs"), [(49, 160), (100, 160), (49, 96), (36, 64), (21, 48)])
+@pytest.mark.parametrize("family", ["numba", "cython"])
+def test_products_of_few_pixels_are_shared_evenly(pixels: int, outputs: int, family: str) -> None:
+    """Whether by panels, whole tiles or parts of tiles depends on their sizes."""
+    if family == "cython" and runtime.cython_kernels() is None:
+        pytest.skip("there are no compiled kernels")
+    geometry = ConvGeometry.pointwise((1, pixels, 1, 480), (480, outputs))
+    kernel = dispatch.choose(geometry, np.float32, 2, family)
+    assert kernel.prepare(geometry, np.ones(geometry.w_shape, np.float32)).grid(2).share < 0.53
 
 
 def test_rows_of_a_dilated_window_are_cut_in_half() -> None:
