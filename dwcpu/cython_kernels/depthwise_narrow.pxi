@@ -48,6 +48,7 @@ cdef inline void narrow_tile(
     cdef int r, j
     first_block(&block, size * size, job, tile, block_begin, block_end)
     while True:
+        ask_weights(size * size, tile, &block)
         x, out, row_mask, apart = block.x, block.out, tile.row_mask, job.x_rows
         for i in range(tile.rows):
             v = v_load(block.bias)

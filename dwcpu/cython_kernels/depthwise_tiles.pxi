@@ -6,6 +6,10 @@
 # row of the patch: an input serves both rows of outputs. Addresses are those that x86 computes in a load (v_beside):
 # where a core's other hardware thread is busy, the number of instructions is what counts. There is at least one block.
 
+cdef enum:
+    ASKED_TAPS = 72
+
+
 cdef struct Job:      # distances in elements
     const real *weights
     const real *bias
@@ -71,6 +75,15 @@ cdef inline bint next_block(Block *block, const int taps) noexcept nogil:
         block.x -= block.slide
         block.out -= block.slide
     return True
+
+
+cdef inline void ask_weights(const int taps, const Tile *tile, const Block *block) noexcept nogil:
+    """The first tile of an image asks for weights of a block some ASKED_TAPS taps on. From L3 or memory the CPU fetches
+    them too late: in a network 5x5 windows of 1152 channels on 7x7 pixels take 25 in place of 32 us (19 from L2)."""
+    cdef int i
+    if not (tile.row_mask & 1 or tile.column_mask & 1):
+        for i in range((taps * LANES + LINE - 1) // LINE):
+            v_prefetch(block.weights + (1 + ASKED_TAPS // taps) * taps * LANES + i * LINE)
 
 
 cdef inline void steps_of(i64 column, i64 *steps) noexcept nogil:
@@ -351,6 +364,7 @@ cdef inline void border_tile(
     cdef int r, i, j, k, q
     first_block(&block, size * size, job, tile, block_begin, block_end)
     while True:
+        ask_weights(size * size, tile, &block)
         v = v_load(block.bias)
         for i in range(WINDOW_ROWS * columns):
             acc[i] = v
