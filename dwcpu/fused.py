@@ -12,7 +12,7 @@ from .arrays import LINE
 from .fused_geometry import Geometry, InvertedResidualGeometry, SeparableGeometry
 from .geometry import ConvGeometry
 from .grid import Grid, cut, worth_threads, worth_waking
-from .pipeline import GIVEN, Node, Pass, Pipeline, chain
+from .pipeline import GIVEN, Node, Pass, Pipeline, Span, chain
 from .prepared import L2_SHARE, Prepared, PreparedSingle, fill, grid_of, row_phases
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ _PANEL_WIDTH = 96
 _MOST_APART = 4
 #: Pixels of a matrix product whose time hides the reading of large weights, and what stands around a call.
 _HIDING_PIXELS = 96
+#: How far weights of a fused kernel may lie apart, in their own size, for all that lies there to be asked for.
+_MUCH_APART = 1.25
 #: What a flop of a depthwise window costs beside one of a matrix product.
 _WINDOW_COST = 2.0
 
@@ -139,15 +141,16 @@ class PreparedSeparable(Prepared):
     def passes(self, threads: int) -> tuple[Pass, ...]:
         """As `Prepared.passes`."""
         (only,) = super().passes(threads)
+        only = only._replace(reads=_joined(self.depthwise, self.pointwise))
         # Several threads, or blocks, would all ask for the same.
         if self._block_rows < only.grid.rows or len(self._stretches) > 1 or only.grid.row_parts > 1:
             return (only,)
         room = self.pointwise.room(only.grid.rows * self.geometry.pointwise.width, 1)
         return (only._replace(room=room, asking=self.asking),)
 
-    def asking(self, own: Pass, address: int, size: int) -> Pass:
+    def asking(self, own: Pass, later: Span | None, soon: Span | None) -> Pass:
         """As `PreparedSingle.asking`."""
-        inner = self.pointwise.asking(own, address, size)
+        inner = self.pointwise.asking(own, later, soon)
         plan = self.plan.copy()
         plan["pointwise_plan"] = inner.plan.ctypes.data
         return own._replace(plan=plan, owner=(self, inner))
@@ -241,6 +244,22 @@ class PreparedInverted(Prepared):
         self.expand.plan["out_step"] = stretches["x_step"] = panel
         stretches["tile_columns"] = depthwise.kernel.tile_columns  # nothing crowds
 
+    def passes(self, threads: int) -> tuple[Pass, ...]:
+        """As `Prepared.passes`."""
+        (only,) = Prepared.passes(self, threads)
+        (last,) = self.separable.passes(threads)
+        only = only._replace(reads=_joined(self.expand, self.separable.depthwise, self.separable.pointwise))
+        if self._block_rows < only.grid.rows or only.grid.row_parts > 1 or last.asking is None:
+            return (only,)
+        return (only._replace(room=last.room, asking=self.asking),)
+
+    def asking(self, own: Pass, later: Span | None, soon: Span | None) -> Pass:
+        """As `PreparedSingle.asking`."""
+        inner = self.separable.asking(own, later, soon)
+        plan = self.plan.copy()
+        plan["separable_plan"] = inner.plan.ctypes.data
+        return own._replace(plan=plan, owner=(self, inner.owner, inner.plan))
+
     @property
     def _expanded_step(self) -> int:
         """From one expanded pixel to the next, in elements."""
@@ -273,6 +292,14 @@ class PreparedInverted(Prepared):
         rows = range(1, self._most_expanded + 1)
         self.expand.ready_for({count * middle.width for count in rows}, int(self.expand.plan["block_rows"][0]))
         self.separable.ready_for(set(range(1, self._block_rows + 1)))
+
+
+def _joined(*parts: PreparedSingle) -> Span:
+    """The weights of kernels that run together, which were mostly packed together; else those that are read first."""
+    spans = [part.weights for part in parts]
+    begin, end = min(span.address for span in spans), max(span.address + span.size for span in spans)
+    size = sum(span.size for span in spans)
+    return Span(begin, end - begin) if end - begin <= _MUCH_APART * size else spans[0]
 
 
 def _whole_lines(size: int) -> int:

@@ -25,7 +25,22 @@ from .grid import Grid
 if TYPE_CHECKING:
     from .background import Job
 
-__all__ = ["GIVEN", "Arenas", "Builder", "Call", "Node", "Pass", "Pipeline", "Step", "Value", "chain", "given"]
+__all__ = [
+    "GIVEN",
+    "NOTHING",
+    "Arenas",
+    "Builder",
+    "Call",
+    "Node",
+    "Pass",
+    "Pipeline",
+    "Room",
+    "Span",
+    "Step",
+    "Value",
+    "chain",
+    "given",
+]
 
 #: ``run(x, residual, out, threads)``
 Run = Callable[[np.ndarray, np.ndarray | None, np.ndarray, int], object]
@@ -37,6 +52,32 @@ GIVEN = -1
 _NONE, _ARENA, _X, _RESIDUAL, _OUT = range(5)
 #: Bytes from which an arena is given up where a run needs only one part in `_MUCH` of it.
 _LARGE, _MUCH = 64 << 20, 8
+
+
+class Span(NamedTuple):
+    """So many bytes from an address on."""
+
+    address: int
+    size: int
+
+    def begun(self, most: int) -> Span:
+        """The first bytes of it, `most` at most."""
+        return Span(self.address, min(self.size, most))
+
+    def parted(self, most: int) -> tuple[Span, Span]:
+        """What is left when the last bytes of it, `most` at most, are taken, and those."""
+        left = max(self.size - most, 0)
+        return Span(self.address, left), Span(self.address + left, self.size - left)
+
+
+NOTHING = Span(0, 0)
+
+
+class Room(NamedTuple):
+    """How many bytes of other kernels' weights a kernel has time to ask for: of later ones, and of the next one."""
+
+    later: int
+    soon: int
 
 
 class Pass(NamedTuple):
@@ -54,12 +95,14 @@ class Pass(NamedTuple):
     over : (bool, bool)
         Whether the result may lie where the input or the residual does: every element of it is written after those in
         its place were read for the last time.
-    awaited : (int, int)
-        Address and bytes of the weights that it would wait for: see `ahead`.
-    room : int
-        How many bytes of later kernels' weights it can ask for besides.
+    reads : Span
+        Its weights, from those on that it reads first.
+    awaited : Span
+        The same if it would wait for all of them: see `ahead`.
+    room : Room
+        What it can ask for besides its own.
     asking : callable, optional
-        ``asking(self, address, size)`` gives the pass that does so.
+        ``asking(self, later, soon)`` gives the pass that does so: two spans, or None.
     """
 
     kernel: int
@@ -68,9 +111,10 @@ class Pass(NamedTuple):
     out_shape: tuple[int, ...]
     owner: object
     over: tuple[bool, bool] = (False, False)
-    awaited: tuple[int, int] = (0, 0)
-    room: int = 0
-    asking: Callable[[Pass, int, int], Pass] | None = None
+    reads: Span = NOTHING
+    awaited: Span = NOTHING
+    room: Room = Room(0, 0)
+    asking: Callable[[Pass, Span | None, Span | None], Pass] | None = None
 
 
 class Kernels(Protocol):

@@ -23,6 +23,7 @@ from .abi import (
     HELD_BYTES,
     SET_BYTES,
     TURN,
+    lines_a_turn,
     panel_widths,
     plan_dtype,
 )
@@ -32,7 +33,7 @@ from .fused_geometry import Geometry
 from .geometry import ConvGeometry
 from .grid import BETTER, BETTER_WINDOWS, Grid, cut, run_length, worth_threads, worth_waking
 from .interrupts import imported
-from .pipeline import Pass, Value
+from .pipeline import NOTHING, Pass, Room, Span, Value
 
 if TYPE_CHECKING:
     from .dispatch import Kernel
@@ -518,29 +519,40 @@ class PreparedSingle(Prepared):
     def passes(self, threads: int) -> tuple[Pass, ...]:
         """As `Prepared.passes`."""
         (only,) = super().passes(threads)
+        only = only._replace(reads=self.weights)
         if self.kernel.op != "pointwise":
             return (only,)
         if only.grid.rows <= self.kernel.tile_rows:  # too few pixels to hide the reading of the next panel behind
-            weights = self._packed[0]
-            return (only._replace(awaited=(weights.ctypes.data, weights.nbytes)),)
+            return (only._replace(awaited=self.weights),)
         if only.grid.row_parts > 1:  # several threads would all ask for the same
             return (only,)
         return (only._replace(room=self.room(only.grid.rows, only.grid.block_parts), asking=self.asking),)
 
-    def room(self, rows: int, parts: int) -> int:
-        """Bytes of a later kernel's weights that a product of that many pixels, in so many parts, can ask for.
+    @property
+    def weights(self) -> Span:
+        """Where they lie."""
+        return Span(self._packed[0].ctypes.data, self._packed[0].nbytes)
 
-        Each turn of the tiles of the last block that are left when the next panel has been asked for takes a line; but
-        the first panel of a part asks for its inputs.
+    def room(self, rows: int, parts: int) -> Room:
+        """Bytes of later kernels' weights that a product of that many pixels, in so many parts, can ask for.
+
+        Of each part, the first panel asks for its inputs, and the last one for what is read soon. The others' tiles of
+        the last block that are left when the next panel has been asked for ask for a line a turn.
         """
         last = (rows - 1) % int(self.plan["block_rows"][0]) + 1
-        tiles = max(0, -(-last // self.kernel.tile_rows) - AHEAD_TILES)
-        return tiles * (self.geometry.in_channels // TURN) * max(0, self.blocks - parts) * LINE
+        tiles, turns = -(-last // self.kernel.tile_rows), self.geometry.in_channels // TURN
+        fewest, most = self.blocks // parts, -(-self.blocks // parts)
+        if fewest < 2:
+            return Room(0, 0)
+        later = max(0, tiles - AHEAD_TILES) * turns * (fewest - 2) * self.blocks // fewest
+        soon = tiles * turns * lines_a_turn(last // tiles, self.kernel.dtype.itemsize) * self.blocks // most
+        return Room(later * LINE, soon * LINE)
 
-    def asking(self, own: Pass, address: int, size: int) -> Pass:
-        """The pass `own` with a plan that asks for `size` bytes from `address` on, `room` at most."""
+    def asking(self, own: Pass, later: Span | None, soon: Span | None) -> Pass:
+        """The pass `own` with a plan that asks for these, `room` at most."""
         plan = self.plan.copy()
-        plan["later"], plan["later_size"] = address, size
+        plan["later"], plan["later_size"] = later or NOTHING
+        plan["soon"], plan["soon_size"] = soon or NOTHING
         return own._replace(plan=plan)
 
     def _cut(self, threads: int) -> Grid:

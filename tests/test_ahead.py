@@ -16,39 +16,64 @@ import dwcpu
 from dwcpu import ahead, dispatch, pipeline, runtime
 from dwcpu.abi import FIELDS, plan_dtype
 from dwcpu.grid import cut
-from dwcpu.pipeline import Pass
+from dwcpu.pipeline import NOTHING, Pass, Room, Span
+
+#: Three panels and more, with vectors of whatever size.
+COLUMNS = 160
 
 
-def passed(awaited: tuple[int, int], room: int) -> Pass:
+def passed(awaited: Span, room: Room, reads: Span = NOTHING) -> Pass:
     """A pass whose plan says what it was told to ask for."""
 
-    def asking(own: Pass, address: int, size: int) -> Pass:
-        assert 0 < size <= own.room
+    def asking(own: Pass, later: Span | None, soon: Span | None) -> Pass:
         plan = own.plan.copy()
-        plan["later"], plan["later_size"] = address, size
+        for what, span, most in (("later", later, own.room.later), ("soon", soon, own.room.soon)):
+            if span is not None:
+                assert 0 < span.size <= most
+                plan[what], plan[f"{what}_size"] = span
         return own._replace(plan=plan)
 
-    grid = cut(1, 1, 1, 1, False)
-    return Pass(0, np.zeros(1, plan_dtype()), grid, (1,), None, awaited=awaited, room=room, asking=asking)
+    grid, plan = cut(1, 1, 1, 1, False), np.zeros(1, plan_dtype())
+    return Pass(0, plan, grid, (1,), None, reads=reads, awaited=awaited, room=room, asking=asking)
 
 
-def asked(passes: list[Pass]) -> list[tuple[int, int]]:
-    return [(int(each.plan["later"][0]), int(each.plan["later_size"][0])) for each in ahead.asking(passes)]
+def asked(passes: list[Pass], what: str = "later") -> list[tuple[int, int]]:
+    return [(int(each.plan[what][0]), int(each.plan[f"{what}_size"][0])) for each in ahead.asking(passes)]
+
+
+def later(room: int, awaited: tuple[int, int] = (0, 0)) -> Pass:
+    return passed(Span(*awaited), Room(room, 0))
+
+
+def soon(room: int, reads: tuple[int, int], awaits: bool = False) -> Pass:
+    return passed(Span(*reads) if awaits else NOTHING, Room(room, room), Span(*reads))
 
 
 def test_the_nearest_asks_for_the_last_weights() -> None:
-    passes = [passed((0, 0), 50), passed((0, 0), 0), passed((0, 0), 30), passed((1000, 100), 0)]
+    passes = [later(50), later(0), later(30), later(0, (1000, 100))]
     assert asked(passes) == [(1020, 50), (0, 0), (1070, 30), (0, 0)]
 
 
 def test_nobody_asks_for_two() -> None:
-    passes = [passed((0, 0), 50), passed((0, 0), 50), passed((1000, 20), 0), passed((2000, 60), 0)]
+    passes = [later(50), later(50), later(0, (1000, 20)), later(0, (2000, 60))]
     assert asked(passes) == [(2010, 50), (1000, 20), (0, 0), (0, 0)]
+
+
+def test_each_asks_for_what_the_next_one_with_weights_reads_first() -> None:
+    passes = [soon(50, (1000, 10)), soon(50, (2000, 20)), soon(50, (0, 0)), soon(0, (3000, 90)), soon(0, (4000, 90))]
+    assert asked(passes, "soon") == [(2000, 20), (3000, 50), (3000, 50), (0, 0), (0, 0)]
+    assert asked(passes) == [(0, 0)] * 5
+
+
+def test_the_last_of_what_is_awaited_is_asked_for_as_what_is_read_next() -> None:
+    passes = [soon(50, (1000, 10)), soon(60, (2000, 20)), soon(0, (3000, 150), True)]
+    assert asked(passes, "soon") == [(2000, 20), (3090, 60), (0, 0)]
+    assert asked(passes) == [(3000, 30), (3030, 60), (0, 0)]
 
 
 @given(st.lists(st.tuples(st.integers(0, 90), st.integers(0, 90)), max_size=12))
 def test_each_weight_is_asked_for_once_and_before_its_turn(sizes: list[tuple[int, int]]) -> None:
-    passes = [passed((1000 * at, wanted), room) for at, (wanted, room) in enumerate(sizes)]
+    passes = [passed(Span(1000 * at, wanted), Room(room, 0)) for at, (wanted, room) in enumerate(sizes)]
     found: set[int] = set()
     for at, (address, size) in enumerate(asked(passes)):
         weights = set(range(address, address + size))
@@ -85,23 +110,25 @@ def test_products_ask_for_a_classifier_and_results_stay_the_same(
         pipeline.chain(nodes, x.shape, x.dtype, 1).run(x, None, out)
         return out
 
-    first = dwcpu.PointwiseConv2d(weights(32, 64), backend=backend)
+    first = dwcpu.PointwiseConv2d(weights(32, COLUMNS), backend=backend)
     if fused:
         (kernel,) = (k.name for k in dispatch.kernels(dtype, backend) if (k.op, k.label) == ("separable", "fused"))
-        first = dwcpu.SeparableConv2d(weights(3, 3, 32), weights(32, 64), padding="same", backend=kernel)
-    to_one_pixel = dwcpu.DepthwiseConv2d(weights(12, 12, 64), backend=backend)
-    layers = [first, to_one_pixel, dwcpu.PointwiseConv2d(weights(64, 203), backend=backend)]
+        first = dwcpu.SeparableConv2d(weights(3, 3, 32), weights(32, COLUMNS), padding="same", backend=kernel)
+    to_one_pixel = dwcpu.DepthwiseConv2d(weights(12, 12, COLUMNS), backend=backend)
+    layers = [first, to_one_pixel, dwcpu.PointwiseConv2d(weights(COLUMNS, 203), backend=backend)]
     x, found = weights(1, 12, 12, 32), []
     monkeypatch.setattr(pipeline, "asking", list)
     expected = computed()
     monkeypatch.setattr(pipeline, "asking", lasting)
     assert np.array_equal(computed(), expected)
-    address, size = found[-1].awaited
-    assert size >= 64 * 203 * x.itemsize
-    host = found[0]
+    (host, window, classifier), last = found, COLUMNS * 203 * x.itemsize
+    address, size = classifier.awaited
+    assert size >= last
     plan = host.owner[1].plan if fused else host.plan
-    assert int(plan["later_size"][0]) == min(size, host.room) > 0
+    assert int(plan["later_size"][0]) == min(size, host.room.later) > 0
     assert int(plan["later"][0]) + int(plan["later_size"][0]) == address + size
+    assert (int(plan["soon"][0]), int(plan["soon_size"][0])) == window.reads.begun(host.room.soon)
+    assert min(window.reads.size, host.room.soon) > 0
 
 
 KERNEL = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 5, *[ctypes.c_int64] * 4)

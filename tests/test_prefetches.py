@@ -32,11 +32,12 @@ x = np.ones((1, pixels, 1, depth), np.float32)
 (node,) = layer.nodes(x.shape, 1)
 prepared, later = node.operation, np.ones(size // 4, np.float32)
 (own,) = prepared.passes(1)
-# The higher tiles are, the fewer ask; and of all of it the second panel, which asks for two shares, would miss some.
-size = min(size, own.room // 2 // 1024 * 1024)
-prepared.plan["later"], prepared.plan["later_size"] = later.ctypes.data, size
+later_size, soon_size = (min(size, most) for most in own.room)  # the higher tiles are, the fewer ask
+soon = np.ones(size // 4, np.float32)
+prepared.plan["later"], prepared.plan["later_size"] = later.ctypes.data, later_size
+prepared.plan["soon"], prepared.plan["soon_size"] = soon.ctypes.data, soon_size
 prepared.run(x, None, np.empty((1, pixels, 1, columns), np.float32), 1)
-print(later.ctypes.data, size)
+print(later.ctypes.data, later_size, soon.ctypes.data, soon_size)
 """
 
 
@@ -59,19 +60,54 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tree
 
 
+def asked_by(tree: Path, program: str, *arguments: int) -> tuple[list[int], set[int]]:
+    """What a program says, and the addresses that its kernel asked for."""
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    done = subprocess.run(command, cwd=tree, check=True, capture_output=True, text=True)
+    asked = {int(line.split()[1], 16) for line in done.stderr.splitlines() if line.startswith("asked")}
+    return list(map(int, done.stdout.split())), asked
+
+
+def lines(begin: int, end: int, asked: set[int]) -> set[int]:
+    """Which lines of a range were asked for, from the first one on."""
+    return {(place - begin) // 64 for place in asked if begin <= place < end}
+
+
 @pytest.mark.nightly
 @pytest.mark.parametrize(
     ("pixels", "depth", "columns"),
-    [(784, 64, 128), (784, 64, 32), (784, 64, 64), (1001, 96, 48), (1001, 96, 96), (400, 192, 64)],
+    [(784, 64, 128), (784, 64, 32), (784, 64, 64), (1001, 96, 48), (1001, 96, 96), (400, 192, 64), (49, 160, 960)],
 )
 def test_all_that_is_to_be_asked_for_is(tree: Path, pixels: int, depth: int, columns: int) -> None:
     """By two panels, three and more, each its share: of the last panel tiles have no next one to ask for."""
-    size = 64 * 200
-    command = [sys.executable, "-c", PROGRAM, *map(str, (pixels, depth, columns, size))]
-    done = subprocess.run(command, cwd=tree, check=True, capture_output=True, text=True)
-    begin, size = map(int, done.stdout.split())
-    if size == 0:
+    (*places,), asked = asked_by(tree, PROGRAM, pixels, depth, columns, 64 * 200)
+    if places[3] == 0:
         pytest.skip("a single panel, whose tiles ask for their inputs")
-    assert size >= 64 * 30
-    asked = {int(line.split()[1], 16) - begin for line in done.stderr.splitlines() if line.startswith("asked")}
-    assert {place // 64 for place in asked if 0 <= place < size} >= set(range(size // 64))
+    assert places[3] >= 64 * 30
+    for begin, size in (places[:2], places[2:]):
+        assert lines(begin, begin + size, asked) >= set(range(size // 64))
+
+
+#: Runs one window and prints where its weights lie.
+WINDOW = """
+import sys
+import numpy as np
+import dwcpu
+
+size, channels, pixels = map(int, sys.argv[1:])
+layer = dwcpu.DepthwiseConv2d(np.ones((size, size, channels), np.float32), padding="same", backend="cython")
+x = np.ones((1, pixels, pixels, channels), np.float32)
+(node,) = layer.nodes(x.shape, 1)
+node.operation.run(x, None, np.empty_like(x), 1)
+print(*node.operation.weights)
+"""
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(("size", "channels", "pixels"), [(3, 960, 7), (5, 1152, 7), (5, 240, 14), (3, 500, 20)])
+def test_windows_ask_for_their_weights(tree: Path, size: int, channels: int, pixels: int) -> None:
+    """But for those of the first blocks, which nobody can ask for in time."""
+    (begin, length), asked = asked_by(tree, WINDOW, size, channels, pixels)
+    found = lines(begin, begin + length, asked)
+    assert found == set(range(min(found), (length + 63) // 64))
+    assert min(found) <= 2 * 72 + size * size

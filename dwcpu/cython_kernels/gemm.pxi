@@ -42,6 +42,14 @@ cdef inline i64 tallest(i64 vectors) noexcept nogil:
     return WIDE_ROWS if vectors > GEMM_VECTORS else GEMM_ROWS
 
 
+cdef inline i64 rows_of_tiles(const Panel *panel) noexcept nogil:
+    """Most rows of the tiles of a panel: where pixels share a set of L1, which holds eight lines, up to seven. For 14, each
+    input came from L2 again."""
+    if panel.a_step * <i64> sizeof(real) % SET_BYTES == 0:
+        return smaller(tallest(panel.vectors), CROWDED_ROWS)
+    return tallest(panel.vectors)
+
+
 cdef inline i64 panels_of(i64 channels) noexcept nogil:
     """Number of panels of a weight matrix of that many columns: as `abi.panel_widths`."""
     cdef i64 vectors = ceil_div(channels, LANES)
@@ -104,15 +112,15 @@ cdef inline void ask_nothing(Panel *panel) noexcept nogil:
     panel.ahead_step = 0
 
 
-cdef inline void ask_later(Panel *panel, int turn) noexcept nogil:
-    """All that was to be asked for ahead is."""
+cdef inline void ask_later(Panel *panel, int turn, int lines) noexcept nogil:
+    """All that was to be asked for ahead is: then for what is to be asked for later, `lines` a turn."""
     cdef const real *later = panel.later
     cdef const real *later_end = panel.later_end
     ask_nothing(panel)
     if later < later_end:
         panel.ahead = later
         panel.ahead_end = later_end
-        panel.ahead_step = LINE // turn
+        panel.ahead_step = lines * LINE // turn
 
 
 cdef inline vec put_on(const bint half, const real *a, vec b, vec c) noexcept nogil:
@@ -237,7 +245,7 @@ cdef inline void gemm_tiles(
         a += rows * panel.a_step  # not the sum's own: its multiples would be computed, and spilled, at each turn
         panel.ahead = ahead
         if ahead >= panel.ahead_end:
-            ask_later(panel, turn)
+            ask_later(panel, turn, 1)
         tiles -= 1
 
 
@@ -446,18 +454,15 @@ cdef void gemm_panel(
 ) noexcept nogil:
     """One panel for `pixels` pixels, dealt to tiles whose heights differ by one at most, the taller ones first.
 
-    Where pixels share a set of L1, which holds eight lines, tiles of up to seven: for 14, each input came from L2 again.
     Few columns have pixels as lanes, where there are enough of these: see few_outputs.pxi.
     """
     cdef i64 columns = (panel.vectors - 1) * LANES + panel.last
-    cdef i64 tiles, rows = tallest(panel.vectors), taller = 0, first
+    cdef i64 tiles, rows = rows_of_tiles(panel), taller = 0, first
     if columns <= FEW_COLUMNS and 2 * columns <= LANES and panel.row_taps == 1 and panel.column_taps == 1 and (
         panel.depth >= LANES and pixels >= LANES
     ):
         gemm_few(plan, panel, columns, pixels, a, residual, out)
         return
-    if panel.a_step * <i64> sizeof(real) % SET_BYTES == 0:
-        rows = smaller(rows, CROWDED_ROWS)
     tiles = ceil_div(pixels, rows)
     if tiles * rows > pixels:
         rows = pixels // tiles

@@ -5,21 +5,41 @@
 # Loops, outermost first: blocks of plan.block_rows pixels, whose inputs stay in L2 while all panels pass; panels;
 # tiles.
 
+cdef void ask_for_others(
+    Panel *panel, const Plan *plan, i64 rows, i64 panels, i64 block, i64 block_begin, i64 block_end
+) noexcept nogil:
+    """Have panel `block` of a part ask for what later kernels read, its share of that: see `ahead`.
+
+    The first one asks for its inputs; the last has no next one to ask for (`abi.lines_a_turn`).
+    """
+    cdef i64 size = plan.later_size // <i64> sizeof(real), first, share, turn = block - block_begin - 1
+    cdef i64 turns = block_end - block_begin - 2
+    cdef int height
+    if block + 1 == block_end:
+        size = plan.soon_size // <i64> sizeof(real)
+        height = <int> (rows // ceil_div(rows, rows_of_tiles(panel)))
+        panel.later = <const real *> plan.soon + size * block_begin // panels
+        panel.later_end = <const real *> plan.soon + size * block_end // panels
+        ask_later(panel, TURN, (AHEAD_LINES(height, <int> panel.vectors) + 1) // 2)
+    elif size > 0:
+        first = size * block_begin // panels
+        share = size * block_end // panels - first
+        panel.later = <const real *> plan.later + first + share * turn // turns
+        panel.later_end = <const real *> plan.later + first + share * (turn + 1) // turns
+
+
 cdef void pointwise(
     const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
     cdef Panel panel
     cdef i64 step = larger(plan.block_rows, 1)
-    cdef i64 row = row_begin, rows, block, place, width, first
-    cdef i64 later_size = plan.later_size // <i64> sizeof(real)
-    cdef i64 panels = panels_of(plan.out_channels), share = 0
+    cdef i64 row = row_begin, rows, block, place, width
+    cdef i64 panels = panels_of(plan.out_channels)
     panel.row_taps = panel.column_taps = 1
     panel.a_row = panel.w_row = panel.a_column = panel.w_column = 0
     panel.a_step = plan.x_step
     panel.depth = plan.in_channels
-    if later_size > 0:
-        share = ceil_div(later_size, larger(panels, 1))
     while row < row_end:
         rows = smaller(step, row_end - row)
         block = block_begin
@@ -32,12 +52,8 @@ cdef void pointwise(
                 panel.ahead += GEMM_VECTORS * LANES * panel.depth
                 panel.ahead_end = panel.ahead + width * panel.depth
                 panel.ahead_step = ceil_div(width, AHEAD_TILES)
-            if share > 0 and block > block_begin and row + rows == row_end:
-                first = block_begin if block == block_begin + 1 else block  # the first panel asks for its inputs
-                panel.later = <const real *> plan.later + first * share
-                panel.later_end = <const real *> plan.later + smaller((block + 1) * share, later_size)
-                if block + 1 == block_end:  # there is no next panel to ask for first
-                    ask_later(&panel, TURN)
+            if block > block_begin and row + rows == row_end:
+                ask_for_others(&panel, plan, rows, panels, block, block_begin, block_end)
             if block == block_begin:  # also those of the next block of rows, at its end
                 panel.inputs_end = x + row_end * plan.x_step
             place = row * plan.out_step + block * GEMM_VECTORS * LANES

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from dwcpu.abi import AHEAD_TILES, CROWDED_ROWS, SET_BYTES, TURN, panel_widths
+from dwcpu.abi import AHEAD_TILES, CROWDED_ROWS, SET_BYTES, TURN, lines_a_turn, panel_widths
 from dwcpu.numba_kernels.memory import (
     PLAN,
     REAL,
@@ -196,13 +196,23 @@ def micro_kernel_table(dtype: np.dtype, row_counts: Iterable[int], depth: int, c
     return table
 
 
-def run_panel(dtype: np.dtype) -> Callable:
-    """Function that deals `rows` pixels of one panel to micro-kernels of nearly equal height.
+def _rows_of_tiles(dtype: np.dtype) -> Callable:
+    """Most rows of the tiles of a panel: where pixels share a set of the L1 cache, which holds eight lines, seven."""
+    narrow, wide, itemsize = tallest(2), tallest(3), dtype.itemsize
+    columns = 2 * target().lanes(itemsize)
 
-    Where pixels share a set of the L1 cache, which holds eight lines, of up to seven rows.
-    """
-    entries, narrow, wide = tile_shape()[0] + 1, tallest(2), tallest(3)
-    lanes, itemsize = target().lanes(dtype.itemsize), dtype.itemsize
+    @part
+    def rows_of_tiles(gemm):
+        most = wide if gemm.columns > columns else narrow
+        return min(most, CROWDED_ROWS) if gemm.a_stride * itemsize % SET_BYTES == 0 else most
+
+    return rows_of_tiles
+
+
+def run_panel(dtype: np.dtype) -> Callable:
+    """Function that deals `rows` pixels of one panel to micro-kernels of nearly equal height."""
+    entries, itemsize = tile_shape()[0] + 1, dtype.itemsize
+    lanes, rows_of_tiles = target().lanes(itemsize), _rows_of_tiles(dtype)
 
     @part
     def run_tiles(table, gemm, entry, height, tiles, first, a, residual, out):
@@ -221,9 +231,7 @@ def run_panel(dtype: np.dtype) -> Callable:
     @part
     def run(table, gemm, rows, a, residual, out):
         entry = (gemm.columns - 1) // lanes * entries
-        most = wide if gemm.columns > 2 * lanes else narrow
-        if gemm.a_stride * itemsize % SET_BYTES == 0:
-            most = min(most, CROWDED_ROWS)
+        most = rows_of_tiles(gemm)
         tiles = (rows + most - 1) // most
         height = rows // tiles
         taller = rows - height * tiles  # tiles of one row more, which come first
@@ -238,7 +246,29 @@ def _build(dtype: np.dtype) -> tuple[Callable, Any]:
     lanes, pair = target().lanes(dtype.itemsize), tile_shape()[1]
     width = pair * lanes
     itemsize = dtype.itemsize
-    new_gemm = new_record(GEMM)
+    new_gemm, rows_of_tiles = new_record(GEMM), _rows_of_tiles(dtype)
+    soon_steps = tuple(lines_a_turn(height, itemsize) * 64 // TURN for height in range(tile_shape()[0] + 1))
+
+    @part
+    def ask_for_others(gemm, plan, rows, panels, panel, block_begin, block_end):
+        """Have a panel of a part ask for what later kernels read, its share of that: see `dwcpu.ahead`.
+
+        The first one asks for its inputs, the last one, which has no next one to ask for, for what is read soonest.
+        """
+        turns = block_end - block_begin - 2
+        if panel + 1 == block_end:
+            most = rows_of_tiles(gemm)
+            height = rows // ((rows + most - 1) // most)
+            size = plan.soon_size // itemsize
+            gemm.ahead = plan.soon + size * block_begin // panels * itemsize
+            gemm.ahead_end = plan.soon + size * block_end // panels * itemsize
+            gemm.ahead_step = soon_steps[height] if size > 0 else 0
+        elif plan.later_size > 0:
+            size, turn = plan.later_size // itemsize, panel - block_begin - 1
+            begin = size * block_begin // panels
+            share = size * block_end // panels - begin
+            gemm.later = plan.later + (begin + share * turn // turns) * itemsize
+            gemm.later_end = plan.later + (begin + share * (turn + 1) // turns) * itemsize
 
     def pointwise(plan, x, residual, out, scratch, row_begin, row_end, block_begin, block_end):
         length, channels, step = plan.in_channels, plan.out_channels, plan.block_rows
@@ -248,7 +278,6 @@ def _build(dtype: np.dtype) -> tuple[Callable, Any]:
         gemm.hardswish, gemm.low, gemm.high = plan.hardswish, plan.low, plan.high
         vectors = (channels + lanes - 1) // lanes
         panels = max(1, vectors // pair)  # abi.panel_widths
-        later_share = (plan.later_size // itemsize + panels - 1) // panels * itemsize
         for first in range(row_begin, row_end, step):
             rows = min(step, row_end - first)
             for panel in range(block_begin, block_end):
@@ -259,10 +288,8 @@ def _build(dtype: np.dtype) -> tuple[Callable, Any]:
                 gemm.ahead = gemm.ahead_end = gemm.weights
                 gemm.ahead_step = 0
                 gemm.later = gemm.later_end = gemm.weights
-                if later_share > 0 and panel > block_begin and first + rows == row_end:
-                    share = block_begin if panel == block_begin + 1 else panel  # the first panel asks for its inputs
-                    gemm.later = plan.later + share * later_share
-                    gemm.later_end = plan.later + min((panel + 1) * later_share, plan.later_size)
+                if panel > block_begin and first + rows == row_end:
+                    ask_for_others(gemm, plan, rows, panels, panel, block_begin, block_end)
                 gemm.inputs_end = address_of(offset(x, row_end * plan.x_step)) if panel == block_begin else 0
                 if panel + 1 < block_end:
                     wide = width if panel + 2 < panels else (vectors - (panel + 1) * pair) * lanes
