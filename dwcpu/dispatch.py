@@ -380,7 +380,7 @@ def _has_rows(geometry: Geometry, dtype: np.dtype) -> bool:
     """
     return (
         isinstance(geometry, ConvGeometry)
-        and geometry.op == "depthwise"
+        and (geometry.op, geometry.kernel_h) == ("depthwise", 1)
         and geometry.kernel_w <= _MOST_IN_ROWS
         and geometry.out_height >= _LEAST_ROWS
         and geometry.in_channels * dtype.itemsize % (SET_BYTES // 4) != 0

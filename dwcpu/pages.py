@@ -2,8 +2,9 @@
 
 A network's weights and activations are some thousand pages of 4 KiB. A CPU knows the addresses of fewer, and in a
 virtual machine to look one up takes two tables after another, again for each page that a run comes back to. Pages of
-2 MiB are few enough: MobileNetV2 takes 0.96 of the time. Linux gives them where a program asks (`madvise`), unless it
-is told not to, and takes them apart where memory is short; elsewhere this is memory like any other.
+2 MiB are few enough: networks take 0.97 of the time (benchmarks/ANALYSIS.md). Linux gives them where a program asks
+(`madvise`), unless it is told not to, and takes them apart where memory is short; elsewhere this is memory like any
+other.
 """
 
 from __future__ import annotations
@@ -15,14 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from .arrays import LINE
+from .arrays import LINE, aligned
 
 __all__ = ["lasting", "whole"]
 
-#: Bytes of the pieces that `lasting` cuts up.
-_PIECE = 8 << 20
-#: What is left of them, taken out by whoever cuts. Only `pop` and `append`, which are safe from many threads: one that
-#: finds none begins a piece of its own.
+#: What is left of pages that `lasting` cuts up. Only `pop` and `append`, which are safe from many threads: one that
+#: finds none begins a page of its own.
 _rests: list[np.ndarray] = []
 _NOTHING = np.empty(0, np.uint8)
 
@@ -30,9 +29,14 @@ _NOTHING = np.empty(0, np.uint8)
 def lasting(size: int) -> np.ndarray:
     """`size` bytes on a cache line for what is made once and read often, such as weights.
 
-    Arrays that are made one after the other lie side by side: a large page is shared by many, and is free again once
-    none of them is left.
+    Small arrays that are made one after the other lie side by side on a large page, which is free again when the last
+    of them is gone: a small one that is left over holds that page, but no more. Others have pages of their own.
     """
+    large = _large()
+    if large == 0:
+        return aligned(size, np.dtype(np.uint8))
+    if size >= large // 2:
+        return whole(size)
     taken = -(-size // LINE) * LINE
     try:
         rest = _rests.pop()
@@ -41,7 +45,7 @@ def lasting(size: int) -> np.ndarray:
     if rest.size >= taken:
         result, rest = rest[:size], rest[taken:]
     else:
-        fresh = whole(max(taken, _PIECE))
+        fresh = whole(large)
         result, rest = fresh[:size], max(rest, fresh[taken:], key=len)
     _rests.append(rest)
     return result
@@ -57,7 +61,7 @@ def whole(size: int) -> np.ndarray:
     """
     large = _large()
     if large and size >= large // 2:
-        with contextlib.suppress(OSError):  # no memory: then there is none below either, and NumPy says so
+        with contextlib.suppress(OSError, OverflowError):  # no memory: there is none below either, and NumPy says so
             length = -(-size // large) * large + large  # with room to begin at a large page
             return _begun(_advised(mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)), size, large)
     return _begun(np.empty(size + mmap.PAGESIZE, np.uint8), size, mmap.PAGESIZE)

@@ -96,7 +96,7 @@ class Pass(NamedTuple):
         Whether the result may lie where the input or the residual does: every element of it is written after those in
         its place were read for the last time.
     reads : Span
-        Its weights, from those on that it reads first.
+        Its weights, which are packed in the order in which it reads them.
     awaited : Span
         The same if it would wait for all of them: see `ahead`.
     room : Room

@@ -537,12 +537,13 @@ class PreparedSingle(Prepared):
         """Bytes of later kernels' weights that a product of that many pixels, in so many parts, can ask for.
 
         Of each part, the first panel asks for its inputs, and the last one for what is read soon. The others' tiles of
-        the last block that are left when the next panel has been asked for ask for a line a turn.
+        the last block that are left when the next panel has been asked for ask for a line a turn. A single pixel has no
+        tiles.
         """
         last = (rows - 1) % int(self.plan["block_rows"][0]) + 1
         tiles, turns = -(-last // self.kernel.tile_rows), self.geometry.in_channels // TURN
         fewest, most = self.blocks // parts, -(-self.blocks // parts)
-        if fewest < 2:
+        if fewest < 2 or last == 1:
             return Room(0, 0)
         later = max(0, tiles - AHEAD_TILES) * turns * (fewest - 2) * self.blocks // fewest
         soon = tiles * turns * lines_a_turn(last // tiles, self.kernel.dtype.itemsize) * self.blocks // most

@@ -84,8 +84,38 @@ def test_all_that_is_to_be_asked_for_is(tree: Path, pixels: int, depth: int, col
     if places[3] == 0:
         pytest.skip("a single panel, whose tiles ask for their inputs")
     assert places[3] >= 64 * 30
+    assert places[1] > 0 or columns < 96 or pixels < 100, "tiles between the first panel and the last have time"
     for begin, size in (places[:2], places[2:]):
         assert lines(begin, begin + size, asked) >= set(range(size // 64))
+
+
+#: Runs a fused kernel in blocks, and prints where the inputs begin that the first one does not read, and their bytes.
+SEPARABLE = """
+import sys
+import numpy as np
+import dwcpu
+from dwcpu import dispatch, runtime
+
+columns = int(sys.argv[1])
+runtime.cache_sizes = lambda: runtime.Memory(32768, 300_000, 1 << 20)
+(kernel,) = (k.name for k in dispatch.kernels(np.float32, "cython") if (k.op, k.label) == ("separable", "fused"))
+layer = dwcpu.SeparableConv2d(np.ones((3, 3, 64), np.float32), np.ones((64, columns), np.float32), backend=kernel)
+x = np.ones((1, 62, 40, 64), np.float32)
+(node,) = layer.nodes(x.shape, 1)
+prepared = node.operation
+assert prepared.plan["asks_ahead"][0] == 1
+prepared.run(x, None, np.empty((1, 60, 38, columns), np.float32), 1)
+read = (int(prepared.plan["block_rows"][0]) + 2) * x[0, 0].nbytes
+print(x.ctypes.data + read, x.nbytes - read)
+"""
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("columns", [64, 96, 160])
+def test_blocks_ask_for_inputs_of_the_next(tree: Path, columns: int) -> None:
+    """Of two panels too, of which the second is the last. There is not time for all."""
+    (begin, size), asked = asked_by(tree, SEPARABLE, columns)
+    assert len(lines(begin, begin + size, asked)) > 100
 
 
 #: Runs one window and prints where its weights lie.

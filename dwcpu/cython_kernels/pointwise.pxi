@@ -10,22 +10,25 @@ cdef void ask_for_others(
 ) noexcept nogil:
     """Have panel `block` of a part ask for what later kernels read, its share of that: see `ahead`.
 
-    The first one asks for its inputs; the last has no next one to ask for (`abi.lines_a_turn`).
+    The first one asks for its inputs. The last has no next one to ask for: it asks for what is read soon, if there is
+    such a thing, several lines a turn (`abi.lines_a_turn`), else for a share as the others do.
     """
     cdef i64 size = plan.later_size // <i64> sizeof(real), first, share, turn = block - block_begin - 1
-    cdef i64 turns = block_end - block_begin - 2
+    cdef i64 turns = block_end - block_begin - 1 - (1 if plan.soon_size > 0 else 0)
     cdef int height
-    if block + 1 == block_end:
+    if turn == turns:
         size = plan.soon_size // <i64> sizeof(real)
         height = <int> (rows // ceil_div(rows, rows_of_tiles(panel)))
         panel.later = <const real *> plan.soon + size * block_begin // panels
         panel.later_end = <const real *> plan.soon + size * block_end // panels
-        ask_later(panel, TURN, (AHEAD_LINES(height, <int> panel.vectors) + 1) // 2)
+        ask_later(panel, TURN, <int> (ceil_div(height * TURN, LINE) + 1) // 2)
     elif size > 0:
         first = size * block_begin // panels
         share = size * block_end // panels - first
         panel.later = <const real *> plan.later + first + share * turn // turns
         panel.later_end = <const real *> plan.later + first + share * (turn + 1) // turns
+        if block + 1 == block_end:
+            ask_later(panel, TURN, 1)
 
 
 cdef void pointwise(

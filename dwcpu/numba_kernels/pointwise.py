@@ -253,18 +253,19 @@ def _build(dtype: np.dtype) -> tuple[Callable, Any]:
     def ask_for_others(gemm, plan, rows, panels, panel, block_begin, block_end):
         """Have a panel of a part ask for what later kernels read, its share of that: see `dwcpu.ahead`.
 
-        The first one asks for its inputs, the last one, which has no next one to ask for, for what is read soonest.
+        The first one asks for its inputs. The last has no next one to ask for: it asks for what is read soon, if there
+        is such a thing, else for a share as the others do.
         """
-        turns = block_end - block_begin - 2
-        if panel + 1 == block_end:
+        turns = block_end - block_begin - 1 - (1 if plan.soon_size > 0 else 0)
+        turn = panel - block_begin - 1
+        if turn == turns:
             most = rows_of_tiles(gemm)
-            height = rows // ((rows + most - 1) // most)
             size = plan.soon_size // itemsize
             gemm.ahead = plan.soon + size * block_begin // panels * itemsize
             gemm.ahead_end = plan.soon + size * block_end // panels * itemsize
-            gemm.ahead_step = soon_steps[height] if size > 0 else 0
+            gemm.ahead_step = soon_steps[rows // ((rows + most - 1) // most)]
         elif plan.later_size > 0:
-            size, turn = plan.later_size // itemsize, panel - block_begin - 1
+            size = plan.later_size // itemsize
             begin = size * block_begin // panels
             share = size * block_end // panels - begin
             gemm.later = plan.later + (begin + share * turn // turns) * itemsize
