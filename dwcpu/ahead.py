@@ -4,8 +4,7 @@ Matrix products leave memory idle, and each of their tiles has instructions that
 no next one to ask for: its tiles ask for what the next kernel reads first, before anybody else could. And a product of
 one pixel, such as a classifier, uses each weight once: it takes as long as memory needs to deliver them, three times as
 long as from the L3 cache. Tiles of panels between the first and the last, if more than ask for the next panel, ask for
-those.
-`Pass.room` says how many bytes there is time for.
+those. `Pass.room` says how many bytes there is time for.
 """
 
 from __future__ import annotations

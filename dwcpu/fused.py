@@ -246,7 +246,7 @@ class PreparedInverted(Prepared):
 
     def passes(self, threads: int) -> tuple[Pass, ...]:
         """As `Prepared.passes`."""
-        (only,) = Prepared.passes(self, threads)
+        (only,) = super().passes(threads)
         (last,) = self.separable.passes(threads)
         only = only._replace(reads=_joined(self.expand, self.separable.depthwise, self.separable.pointwise))
         if self._block_rows < only.grid.rows or only.grid.row_parts > 1 or last.asking is None:

@@ -86,9 +86,9 @@ def test_each_weight_is_asked_for_once_and_before_its_turn(sizes: list[tuple[int
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("backend", ["cython", "numba"])
-@pytest.mark.parametrize("fused", [False, True], ids=["pointwise", "separable"])
+@pytest.mark.parametrize("op", ["pointwise", "separable", "inverted_residual"])
 def test_products_ask_for_a_classifier_and_results_stay_the_same(
-    fused: bool, backend: str, dtype: type, monkeypatch: pytest.MonkeyPatch
+    op: str, backend: str, dtype: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if backend == "cython" and runtime.cython_kernels() is None:
         pytest.skip("the Cython kernels were not built")
@@ -111,9 +111,13 @@ def test_products_ask_for_a_classifier_and_results_stay_the_same(
         return out
 
     first = dwcpu.PointwiseConv2d(weights(32, COLUMNS), backend=backend)
-    if fused:
-        (kernel,) = (k.name for k in dispatch.kernels(dtype, backend) if (k.op, k.label) == ("separable", "fused"))
-        first = dwcpu.SeparableConv2d(weights(3, 3, 32), weights(32, COLUMNS), padding="same", backend=kernel)
+    if op != "pointwise":
+        (kernel,) = (k.name for k in dispatch.kernels(dtype, backend) if (k.op, k.label) == (op, "fused"))
+        if op == "separable":
+            first = dwcpu.SeparableConv2d(weights(3, 3, 32), weights(32, COLUMNS), padding="same", backend=kernel)
+        else:
+            parts = weights(32, 64), weights(3, 3, 64), weights(64, COLUMNS)
+            first = dwcpu.InvertedResidual(*parts, padding="same", backend=kernel)
     to_one_pixel = dwcpu.DepthwiseConv2d(weights(12, 12, COLUMNS), backend=backend)
     layers = [first, to_one_pixel, dwcpu.PointwiseConv2d(weights(COLUMNS, 203), backend=backend)]
     x, found = weights(1, 12, 12, 32), []
@@ -124,7 +128,11 @@ def test_products_ask_for_a_classifier_and_results_stay_the_same(
     (host, window, classifier), last = found, COLUMNS * 203 * x.itemsize
     address, size = classifier.awaited
     assert size >= last
-    plan = host.owner[1].plan if fused else host.plan
+    plan = {
+        "pointwise": lambda: host.plan,
+        "separable": lambda: host.owner[1].plan,
+        "inverted_residual": lambda: host.owner[1][1].plan,
+    }[op]()
     assert int(plan["later_size"][0]) == min(size, host.room.later) > 0
     assert int(plan["later"][0]) + int(plan["later_size"][0]) == address + size
     assert (int(plan["soon"][0]), int(plan["soon_size"][0])) == window.reads.begun(host.room.soon)
