@@ -96,7 +96,7 @@ def abi_declarations(abi: dict[str, Any]) -> tuple[str, str]:
     pxi += "".join(f"        {name}\n" for name in shared)
     pxi += "    const real EXP_SERIES[]\n    const real ERFC_SERIES[]\n    const real ERF_SERIES[]\n"
     for name in (
-        "EXP_LOWEST", "EXP_NORMAL", "EXP_SHIFT", "INVERSE_LN2", "LN2_HEAD", "LN2_TAIL", "GELU_FARTHEST", "GELU_SHIFT",
+        "EXP_LOWEST", "EXP_NORMAL", "EXP_SHIFT", "INVERSE_LN2", "LN2_HEAD", "LN2_TAIL", "GELU_LOWEST", "GELU_HIGHEST",
         "ERFC_CENTRE", "ROOT_TWO", "ERF_NEAR", "GELU_LINE", "GELU_CUBE",
     ):  # fmt: skip
         pxi += f"    const real {name}\n"
@@ -113,18 +113,17 @@ def constants(abi: dict[str, Any], dtype: str) -> str:
         "INVERSE_LN2": 1 / math.log(2),
         "LN2_HEAD": abi["LN2"][dtype][0],
         "LN2_TAIL": abi["LN2"][dtype][1],
-        "GELU_FARTHEST": abi["GELU_FARTHEST"][dtype],
+        "GELU_LOWEST": abi["GELU_LOWEST"][dtype],
+        "GELU_HIGHEST": abi["GELU_HIGHEST"][dtype],
         "ERFC_CENTRE": abi["ERFC_CENTRE"][dtype],
         "ROOT_TWO": math.sqrt(2),
         "ERF_NEAR": 0.75,  # up to here the series of erf, of so many terms, is as good as 1 - erfc
         "GELU_LINE": math.sqrt(8 / math.pi),
         "GELU_CUBE": math.sqrt(8 / math.pi) * 0.044715,
     }
-    scale = abi["GELU_SCALE"][dtype]
-    scalars["GELU_SHIFT"] = scalars["EXP_SHIFT"] + scale
     series = {
         "EXP": abi["EXP_TERMS"][dtype],
-        "ERFC": [math.ldexp(term, -scale) for term in abi["ERFC_TERMS"][dtype]],
+        "ERFC": abi["ERFC_TERMS"][dtype],
         # Maclaurin's, in x^2, times x
         "ERF": [
             2 / math.sqrt(math.pi) * (-1) ** n / (math.factorial(n) * (2 * n + 1)) for n in range(16 if double else 9)

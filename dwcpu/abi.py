@@ -45,8 +45,8 @@ __all__ = [
     "EXP_TERMS",
     "FEW_OUTPUTS",
     "FIELDS",
-    "GELU_FARTHEST",
-    "GELU_SCALE",
+    "GELU_HIGHEST",
+    "GELU_LOWEST",
     "HALF_COLUMNS",
     "HELD_BYTES",
     "LN2",
@@ -253,54 +253,51 @@ EXP_LOWEST: dict[str, float] = {"float32": -104.0, "float64": -746.0}
 #: At and above these arguments exp is a normal number.
 EXP_NORMAL: dict[str, float] = {"float32": -86.0, "float64": -707.0}
 
-#: From here on, both ways, gelu(v) is v or zero, rounded.
-GELU_FARTHEST: dict[str, float] = {"float32": 14.5, "float64": 38.75}
+#: Below the first of these gelu is -0: the factor of v is no normal number any more. Above the second it is v, rounded.
+GELU_LOWEST: dict[str, float] = {"float32": -12.95, "float64": -37.52}
+GELU_HIGHEST: dict[str, float] = {"float32": 6.0, "float64": 9.0}
 
-#: What gelu multiplies is not exp(-w^2 / 2), which may be below the smallest normal number, but 2^this times as much,
-#: by a polynomial that is as much smaller.
-GELU_SCALE: dict[str, int] = {"float32": 64, "float64": 512}
-
-#: (w + centre) exp(w^2 / 2) erfc(w / sqrt(2)) / 2 for w >= 0 as a polynomial, constant term first, in
-#: t = (w - centre) / (w + centre). The variable is that of M. M. Shepherd and J. G. Laframboise, "Chebyshev
+#: (w + centre) exp(w^2 / 2) erfc(w / sqrt(2)) / (4 centre) for 0 <= w <= -GELU_LOWEST as a polynomial, constant term
+#: first, in t = (w - centre) / (w + centre). The variable is that of M. M. Shepherd and J. G. Laframboise, "Chebyshev
 #: approximation of (1 + 2x) exp(x^2) erfc x in 0 <= x < infinity", Math. Comp. 36 (1981). With this factor in place of
-#: theirs, 1 / (w + centre) is the only division. Of all polynomials of its degree the one with the least relative
-#: error, 2.5e-8 and 1.3e-17, found by Remez's exchange with 50 digits.
+#: theirs, 2 centre / (w + centre) = 1 - t is the only division. Of all polynomials of its degree the one with the
+#: least relative error, 1.8e-8 and 1.1e-17, found by Remez's exchange with 50 digits.
 ERFC_CENTRE: dict[str, float] = {"float32": 2.90625, "float64": 5.0}
 ERFC_TERMS: dict[str, tuple[float, ...]] = {
     "float32": (
-        0.7255244620120276,
-        -0.49682443190453124,
-        0.21249544731259518,
-        -0.035304281174161276,
-        -0.013395871000930778,
-        0.00574687152433602,
-        0.001701773882453905,
-        -0.0007322324239226466,
-        -0.0003148547444665938,
+        0.12482141260374836,
+        -0.08547516148691604,
+        0.036558366750639705,
+        -0.006074046959723592,
+        -0.0023047930038740294,
+        0.0009896381128783468,
+        0.0002934446861522296,
+        -0.0001272538514491692,
+        -5.5259704748423316e-05,
     ),
     "float64": (
-        0.769193049750063,
-        -0.6653825028900566,
-        0.49530561596997696,
-        -0.3135331566713151,
-        0.16502036617036442,
-        -0.06911863870597085,
-        0.02079506680018439,
-        -0.0029933767754463103,
-        -0.0007978694008617949,
-        0.0005448991041223346,
-        -5.93757151799448e-05,
-        -4.9763003298505035e-05,
-        1.668116012541926e-05,
-        3.9814755592281245e-06,
-        -2.769092859909005e-06,
-        -3.3772516109206085e-07,
-        4.327429413813812e-07,
-        4.360791838023116e-08,
-        -6.53669858493863e-08,
-        -1.0220958998815093e-08,
-        7.198717496375184e-09,
-        2.02109298316461e-09,
+        0.07691930497500629,
+        -0.06653825028900566,
+        0.04953056159699767,
+        -0.0313533156671312,
+        0.01650203661703772,
+        -0.006911863870606407,
+        0.002079506679992247,
+        -0.0002993376774203188,
+        -7.978693980296903e-05,
+        5.448990953414838e-05,
+        -5.937573332801086e-06,
+        -4.976296795676741e-06,
+        1.6681232526364862e-06,
+        3.9813942382092714e-07,
+        -2.7692741872862863e-07,
+        -3.3762860856021917e-08,
+        4.3301954307706845e-08,
+        4.357797567713567e-09,
+        -6.560139519268646e-09,
+        -1.0267429321435448e-09,
+        7.283200111502483e-10,
+        2.0567438166149806e-10,
     ),
 }
 
@@ -315,8 +312,8 @@ ABI: int = crc32(
     repr(
         (
             _OTHER_CHANGES, FIELDS, STEP_FIELDS, SET_BYTES, CROWDED_ROWS, COPY_BYTES, HELD_BYTES, AHEAD_TILES, TURN,
-            HALF_COLUMNS, FEW_OUTPUTS, ACTIVATION_CODES, EXP_TERMS, LN2, EXP_LOWEST, EXP_NORMAL, GELU_FARTHEST,
-            GELU_SCALE, ERFC_CENTRE, ERFC_TERMS,
+            HALF_COLUMNS, FEW_OUTPUTS, ACTIVATION_CODES, EXP_TERMS, LN2, EXP_LOWEST, EXP_NORMAL, GELU_LOWEST,
+            GELU_HIGHEST, ERFC_CENTRE, ERFC_TERMS,
         )
     ).encode()
 )  # fmt: skip

@@ -212,7 +212,9 @@ def activate(values: np.ndarray, activation: Activation) -> np.ndarray:
                 return values / (1.0 + np.exp(-values))
             case "gelu":
                 # 1 + erf(z) written as erfc(-z), which keeps its digits where erf(z) is near -1.
-                return 0.5 * values * np.asarray(_erfc(-values / math.sqrt(2.0)), dtype=np.float64)
+                # Minus infinity has zero, its limit, not the product of both.
+                half_erfc = 0.5 * np.asarray(_erfc(-values / math.sqrt(2.0)), dtype=np.float64)
+                return np.maximum(values, -1e300) * half_erfc
             case _:
                 return values
 

@@ -29,9 +29,9 @@ cdef inline vec exp_domain(vec v) noexcept nogil:
 
 
 cdef inline void exp_parts(
-    const int count, const real shift, const real scale, vec *v, const vec *rest, vec *shifted
+    const int count, const real scale, vec *v, const vec *rest, vec *shifted
 ) noexcept nogil:
-    """exp(scale * (v + rest)) <= 1 as a number near 1 times a power of two, whose exponent plus `shift` is in `shifted`.
+    """exp(scale * (v + rest)) <= 1 as a number near 1 times a power of two, with exponent + EXP_SHIFT in `shifted`.
 
     `scale` is 1 or minus one half, which constants take in without a rounding. `rest`: what rounding took from v, or NULL.
     """
@@ -39,10 +39,10 @@ cdef inline void exp_parts(
     cdef real power
     cdef int i, k
     for i in range(count):
-        shifted[i] = v_fma(v[i], v_splat(scale * INVERSE_LN2), v_splat(shift))
+        shifted[i] = v_fma(v[i], v_splat(scale * INVERSE_LN2), v_splat(EXP_SHIFT))
     for i in range(count):
         r[i] = v[i]
-        v[i] = v_sub(v_splat(shift), shifted[i])
+        v[i] = v_sub(v_splat(EXP_SHIFT), shifted[i])
     for i in range(count):
         r[i] = v_fma(v[i], v_splat(LN2_HEAD / scale), r[i])
     for i in range(count):
@@ -68,7 +68,7 @@ cdef inline void exp_of(const int count, vec *v) noexcept nogil:
     cdef int i
     for i in range(1, count):
         lowest = v_more_bits(lowest, v[i])
-    exp_parts(count, EXP_SHIFT, 1, v, NULL, shifted)
+    exp_parts(count, 1, v, NULL, shifted)
     if v_any_more_bits(lowest, v_splat(EXP_NORMAL)):
         for i in range(count):
             v[i] = v_scale(shifted[i], v[i])
@@ -88,27 +88,25 @@ cdef inline void sigmoid_of(const int count, vec *v) noexcept nogil:
         v[i] = v_div(v_select_negative(v[i], e[i], one), v_add(one, e[i]))
 
 
-cdef inline void half_erfc_of(const int count, const vec *v, vec *half) noexcept nogil:
-    """erfc(|v| / sqrt(2)) / 2."""
+cdef inline void half_erfc_of(const int count, const vec *w, vec *half) noexcept nogil:
+    """erfc(w / sqrt(2)) / 2, for 0 <= w <= -GELU_LOWEST."""
     cdef vec e[TOGETHER]
     cdef vec rest[TOGETHER]
     cdef vec shifted[TOGETHER]
     cdef vec inverse[TOGETHER]
     cdef vec t[TOGETHER]
     cdef vec y[TOGETHER]
-    cdef vec w
     cdef vec one = v_splat(1)
     cdef int i, k
     for i in range(count):  # exp is computed while the divisions go on
-        inverse[i] = v_div(one, v_add(gelu_size(v[i]), v_splat(ERFC_CENTRE)))
+        inverse[i] = v_div(v_splat(2 * ERFC_CENTRE), v_add(w[i], v_splat(ERFC_CENTRE)))
     for i in range(count):
-        w = gelu_size(v[i])
-        e[i] = v_mul(w, w)
-        rest[i] = v_square_rest(w, e[i])  # exp would magnify it
-    exp_parts(count, GELU_SHIFT, -0.5, e, rest, shifted)
+        e[i] = v_mul(w[i], w[i])
+        rest[i] = v_square_rest(w[i], e[i])  # exp would magnify it
+    exp_parts(count, -0.5, e, rest, shifted)
     for i in range(count):
         e[i] = v_scale_normal(shifted[i], e[i])
-        t[i] = v_fma(v_splat(-2 * ERFC_CENTRE), inverse[i], one)
+        t[i] = v_sub(one, inverse[i])
         y[i] = v_splat(ERFC_SERIES[ERFC_COUNT - 1])
     for k in range(ERFC_COUNT - 1):
         for i in range(count):
@@ -118,17 +116,15 @@ cdef inline void half_erfc_of(const int count, const vec *v, vec *half) noexcept
 
 
 cdef inline void gelu_of(const int count, vec *v) noexcept nogil:
+    """What |v| has below zero from v or from zero. No product is too small for a normal number: such ones are slow."""
+    cdef vec w[TOGETHER]
     cdef vec half[TOGETHER]
-    cdef vec one = v_splat(1)
     cdef int i
-    half_erfc_of(count, v, half)
     for i in range(count):
-        v[i] = v_mul(v[i], v_select_negative(v[i], half[i], v_sub(one, half[i])))
-
-
-cdef inline vec gelu_size(vec v) noexcept nogil:
-    """|v|, as far as it matters."""
-    return v_at_most(v_abs(v), v_splat(GELU_FARTHEST))
+        w[i] = v_where_positive(v_sub(v[i], v_splat(GELU_LOWEST)), v_abs(v_at_most(v[i], v_splat(GELU_HIGHEST))))
+    half_erfc_of(count, w, half)
+    for i in range(count):
+        v[i] = v_fma(v_neg(w[i]), half[i], v_at_least(v[i], v_splat(-0.0)))
 
 
 cdef inline void activation_of(const int code, const int count, vec *v, vec alpha) noexcept nogil:
@@ -188,42 +184,53 @@ cdef inline void activate_rows(
 cdef inline void activate_together(
     const int code, const int together, real *values, i64 rows, i64 row_stride, i64 columns, double parameter
 ) noexcept nogil:
-    """Long chains of operations, `together` vectors step by step, from row to row."""
+    """Long chains of operations, `together` vectors step by step: whole vectors of all rows, then what is left of each.
+
+    Where fewer than `together` are left the last one is computed several times, in place of code of its own.
+    """
     cdef vec alpha = v_splat(<real> parameter)
     cdef vec v[TOGETHER]
     cdef real *places[TOGETHER]
-    cdef real *place = values
-    cdef i64 whole = columns // LANES, left = rows * whole, in_row = whole, turn = row_stride - whole * LANES
-    cdef int count, i, rest = <int> (columns - whole * LANES)
-    while left > 0:
-        count = together if left >= together else 1
-        for i in range(together):
-            if i < count:
-                places[i] = place
-                place += LANES
-                in_row -= 1
-                if in_row == 0:
-                    place += turn
-                    in_row = whole
-        if count == together:
+    cdef real *place
+    cdef real *last = NULL
+    cdef i64 left, in_row, vectors
+    cdef int i, rest, lanes = LANES
+    if row_stride == columns:  # one long row
+        columns *= rows
+        rows = 1
+    vectors = columns // LANES
+    rest = <int> (columns - vectors * LANES)
+    place = values
+    while lanes > 0:
+        left = rows * vectors
+        in_row = vectors
+        while left > 0:
             for i in range(together):
-                v[i] = v_load(places[i])
+                if i < left:
+                    last = place
+                    place += LANES
+                    in_row -= 1
+                    if in_row == 0:
+                        place += row_stride - vectors * LANES
+                        in_row = vectors
+                places[i] = last
+            if lanes == LANES:
+                for i in range(together):
+                    v[i] = v_load(places[i])
+            else:
+                for i in range(together):
+                    v[i] = v_load_part(places[i], 0, lanes)
             activation_of(code, together, v, alpha)
-            for i in range(together):
-                v_store(places[i], v[i])
-        else:
-            v[0] = v_load(places[0])
-            activation_of(code, 1, v, alpha)
-            v_store(places[0], v[0])
-        left -= count
-    values += whole * LANES
-    if rest:
-        while rows > 0:
-            v[0] = v_load_part(values, 0, rest)
-            activation_of(code, 1, v, alpha)
-            v_store_first(values, v[0], rest)
-            values += row_stride
-            rows -= 1
+            if lanes == LANES:
+                for i in range(together):
+                    v_store(places[i], v[i])
+            else:
+                for i in range(together):
+                    v_store_first(places[i], v[i], lanes)
+            left -= together
+        place = values + vectors * LANES
+        vectors = 1
+        lanes = rest if lanes == LANES else 0
 
 
 cdef void hardswish(real *values, i64 rows, i64 row_stride, i64 columns, double alpha) noexcept nogil:

@@ -45,7 +45,7 @@ cdef inline void erf_of(const int count, vec *v) noexcept nogil:
     cdef vec one = v_splat(1), twice
     cdef int i, k
     for i in range(count):
-        far[i] = v_mul(v[i], v_splat(ROOT_TWO))
+        far[i] = v_at_most(v_abs(v_mul(v[i], v_splat(ROOT_TWO))), v_splat(GELU_HIGHEST))
     half_erfc_of(count, far, half)
     for i in range(count):
         far[i] = v_mul(v[i], v[i])

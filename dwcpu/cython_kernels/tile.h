@@ -417,6 +417,9 @@ V_INLINE vec v_minimum(vec a, vec b) {
 V_INLINE vec v_abs(vec v) { return (vec)((vec_bits)v & ~(vec_bits)v_splat((real)-0.0)); }
 V_INLINE vec v_neg_abs(vec v) { return (vec)((vec_bits)v | (vec_bits)v_splat((real)-0.0)); }
 
+/* v, or zero where the sign bit of s is set, without a mask register, which on Zen 4 takes a turn of a multiply-add */
+V_INLINE vec v_where_positive(vec s, vec v) { return (vec)((vec_bits)v & ~((vec_bits)s >> (8 * sizeof(bits) - 1))); }
+
 /* yes where the sign bit of v is set, else no */
 V_INLINE vec v_select_negative(vec v, vec yes, vec no) {
 #if V_AVX2

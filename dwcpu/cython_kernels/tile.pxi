@@ -93,6 +93,7 @@ cdef extern from "tile.h" nogil:
     real v_root(real a) noexcept
     vec v_abs(vec v) noexcept
     vec v_neg_abs(vec v) noexcept
+    vec v_where_positive(vec s, vec v) noexcept
     vec v_select_negative(vec v, vec yes, vec no) noexcept
     vec v_more_bits(vec a, vec b) noexcept
     bint v_any_more_bits(vec a, vec b) noexcept

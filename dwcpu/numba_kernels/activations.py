@@ -11,13 +11,22 @@ that results below the smallest normal number are reached without a detour throu
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import ldexp, log
+from math import log
 from typing import Any
 
 import numpy as np
 from numba import types
 
-from dwcpu.abi import ACTIVATION_CODES, ERFC_CENTRE, ERFC_TERMS, EXP_LOWEST, EXP_TERMS, GELU_FARTHEST, GELU_SCALE, LN2
+from dwcpu.abi import (
+    ACTIVATION_CODES,
+    ERFC_CENTRE,
+    ERFC_TERMS,
+    EXP_LOWEST,
+    EXP_TERMS,
+    GELU_HIGHEST,
+    GELU_LOWEST,
+    LN2,
+)
 from dwcpu.numba_kernels.memory import REAL
 from dwcpu.numba_kernels.scalar import fma, polynomial, power_of_two
 from dwcpu.numba_kernels.target import compile_kernel, part, target
@@ -35,10 +44,9 @@ def _functions(dtype: np.dtype) -> dict[str, Callable]:
     shift = T(1.5 * 2.0 ** np.finfo(dtype).nmant)
     ln2_head, ln2_tail = (T(v) for v in LN2[dtype.name])
     series = polynomial(dtype, EXP_TERMS[dtype.name])
-    scale = GELU_SCALE[dtype.name]
-    erfc, gelu_shift = polynomial(dtype, [ldexp(term, -scale) for term in ERFC_TERMS[dtype.name]]), shift + T(scale)
-    centre, farthest = T(ERFC_CENTRE[dtype.name]), T(GELU_FARTHEST[dtype.name])
-    minus_diameter = T(-2) * centre
+    erfc, centre = polynomial(dtype, ERFC_TERMS[dtype.name]), T(ERFC_CENTRE[dtype.name])
+    gelu_lowest, gelu_highest = T(GELU_LOWEST[dtype.name]), T(GELU_HIGHEST[dtype.name])
+    diameter, minus_zero = T(2) * centre, T(-0.0)
     power, normal_power = power_of_two(dtype), power_of_two(dtype, normal=True)
 
     @part
@@ -85,16 +93,15 @@ def _functions(dtype: np.dtype) -> dict[str, Callable]:
 
     @part
     def gelu(v, alpha):
-        w = -v if v < zero else v
-        w = farthest if w > farthest else w
-        inverse = one / (w + centre)
+        w = (zero if v < gelu_lowest else -v) if v <= zero else gelu_highest if v > gelu_highest else v
+        inverse = diameter / (w + centre)
         square = w * w
         rest = square_rest(w, square)  # exp would magnify it
-        shifted = fma(minus_half * square, inverse_ln2, gelu_shift)
-        n = shifted - gelu_shift
+        shifted = fma(minus_half * square, inverse_ln2, shift)
+        n = shifted - shift
         r = fma(-n, ln2_tail, fma(-n, ln2_head, minus_half * square)) + minus_half * rest
-        half_erfc = normal_power(shifted, series(r)) * (erfc(fma(minus_diameter, inverse, one)) * inverse)
-        return v * (half_erfc if v < zero else one - half_erfc)
+        half_erfc = normal_power(shifted, series(r)) * (erfc(one - inverse) * inverse)
+        return fma(-w, half_erfc, minus_zero if v < zero else v)
 
     return {
         "hardswish": hardswish,
