@@ -60,8 +60,9 @@ _HELD_ROWS, _HELD_L2 = 4, 0.5
 _L2_SHARE_WEIGHTS = 0.25
 #: Output channels up to which a matrix product reads pixels with gaps between them.
 _MOST_OUTPUTS = 128
-#: Pixels of a block whose outputs go to memory, in rows of so many bytes at least.
-_STREAMED_ROWS, _STREAMED_BYTES = 28, 2048
+#: Pixels of a block whose outputs go to memory, in rows of so many bytes at least; where a vector is a line, in these,
+#: and tile by tile.
+_STREAMED_ROWS, _STREAMED_BYTES, _STREAMED_LINES = 28, 2048, 3584
 
 
 class Prepared:
@@ -242,10 +243,13 @@ class PreparedSingle(Prepared):
             pixel = geometry.in_channels
             if geometry.in_channels * geometry.out_channels <= _L2_SHARE_WEIGHTS * l2:
                 pixel += geometry.out_channels
-            rows = rows_in_l2 // pixel
+            tiles = max(2, rows_in_l2 // pixel // kernel.tile_rows)
             if self._streams_out:
-                rows = min(rows, _STREAMED_ROWS)
-            plan["block_rows"] = max(2, rows // kernel.tile_rows) * kernel.tile_rows
+                tiles = 1 if self._vector == LINE else min(tiles, _STREAMED_ROWS // kernel.tile_rows)
+            plan["block_rows"] = tiles * kernel.tile_rows
+            # Where a vector is a line, a tile writes to so many lines at once that the CPU fetches them too late. (Those
+            # of AVX2 write half as many, and take 1.02 to 1.04 of the time if they ask.)
+            plan["asks_out"] = self._vector == LINE and prod(geometry.out_shape) > l2
         elif kernel.op == "conv":
             plan["block_rows"] = max(1, rows_in_l2 // (geometry.stride_h * geometry.width * geometry.in_channels))
             if self._few_outputs:
@@ -373,11 +377,12 @@ class PreparedSingle(Prepared):
         """Whether a matrix product is mostly the writing of outputs to memory: many, in long rows, of short sums.
 
         Few rows at a time are then written from end to end. On 4900 pixels 3 to 1000 channels take 0.73 of the time, 8
-        to 512 0.58, 3136 of 24 to 1000 0.62; 64 to 1024 0.94. Of rows of less than 2 KiB some take longer.
+        to 512 0.58, 3136 of 24 to 1000 0.62; 64 to 1024 0.94. Of rows of less than 2 KiB some take longer. With AVX-512
+        3 to 1000 take 0.6 of the time, 24 to 1000 0.9 to 1, 64 to 1024 0.97, but 12 to 512 1.05 to 1.15.
         """
         geometry, caches, itemsize = self.geometry, runtime.cache_sizes(), self.kernel.dtype.itemsize
         short = geometry.in_channels * geometry.out_channels * itemsize <= L2_SHARE * caches.l2
-        long_rows = geometry.out_channels * itemsize >= _STREAMED_BYTES
+        long_rows = geometry.out_channels * itemsize >= (_STREAMED_LINES if self._vector == LINE else _STREAMED_BYTES)
         return short and long_rows and prod(geometry.out_shape) * itemsize > caches.l3 // 4
 
     def _pack(self, w: np.ndarray, bias: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ import pytest
 from cases import ODD_CASES, Case, make_data
 
 import dwcpu
-from dwcpu import abi, dispatch, runtime
+from dwcpu import abi, arrays, dispatch, runtime
 from dwcpu.epilogue import Activation
 from dwcpu.fused_geometry import InvertedResidualGeometry, SeparableGeometry
 from dwcpu.geometry import ConvGeometry
@@ -193,6 +193,7 @@ def test_cases_have_copies_of_all_kinds(lanes: int, some: set) -> None:
     ("size", "in_channels", "out_channels", "pixels"),
     [
         (112, 16, 96, 585),  # inputs and outputs: 256 KiB
+        (28, 64, 64, 512),
         (112, 128, 256, 170),
         (112, 129, 256, 508),  # weights of more than 128 KiB are not to be read so often: inputs alone
         (112, 1024, 1024, 64),
@@ -207,7 +208,10 @@ def test_blocks_of_matrix_products(
     geometry = ConvGeometry("pointwise", 1, size, size, in_channels, out_channels)
     for kernel in (k for k in dispatch.kernels("float32") if k.op == "pointwise"):
         prepared = kernel.prepare(geometry, np.zeros((1, 1, in_channels, out_channels), np.float32))
-        assert prepared.plan["block_rows"][0] == pixels // kernel.tile_rows * kernel.tile_rows
+        lines, streams = kernel.lanes * 4 == arrays.LINE, pixels == 28
+        tiles = 1 if lines and streams else pixels // kernel.tile_rows
+        assert prepared.plan["block_rows"][0] == tiles * kernel.tile_rows
+        assert prepared.plan["asks_out"][0] == (lines and size**2 * out_channels * 4 > 512 << 10)
 
 
 def test_an_inverted_residual_expands_all_rows_of_a_block_in_one() -> None:
@@ -216,6 +220,7 @@ def test_an_inverted_residual_expands_all_rows_of_a_block_in_one() -> None:
         parts = tuple((np.zeros(part.w_shape, np.float32), None, Activation()) for part in geometry.parts)
         prepared = kernel.prepare(geometry, parts)
         assert prepared.expand.plan["block_rows"][0] >= min(56, prepared._block_rows + 2) * 56
+        assert prepared.expand.plan["asks_out"][0] == 0  # what it writes to is in L2
 
 
 @pytest.mark.parametrize(("dilation", "rows"), [(1, 6), (2, 4), (6, 12), (12, 24), (40, 6)])

@@ -52,9 +52,12 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(path, package)
     header = package / "tile.h"
     told = "V_INLINE void v_prefetch(const real *p) { __builtin_prefetch(p, 0, 2); }"
+    told_out = "V_INLINE void v_prefetch_out(real *p) { __builtin_prefetch(p, 1, 3); }"
     text = header.read_text()
-    assert told in text
-    header.write_text("#include <stdio.h>\n" + text.replace(told, told[: told.index("{")] + TOLD))
+    for each in (told, told_out):
+        assert each in text
+        text = text.replace(each, each[: each.index("{")] + TOLD)
+    header.write_text("#include <stdio.h>\n" + text)
     command = [sys.executable, "-c", BUILD, "-O1", f"_{isa}_f32"]
     subprocess.run(command, cwd=tree, check=True, capture_output=True)
     return tree
@@ -87,6 +90,36 @@ def test_all_that_is_to_be_asked_for_is(tree: Path, pixels: int, depth: int, col
     assert places[1] > 0 or columns < 96 or pixels < 100, "tiles between the first panel and the last have time"
     for begin, size in (places[:2], places[2:]):
         assert lines(begin, begin + size, asked) >= set(range(size // 64))
+
+
+#: Runs one product, and prints where its outputs lie.
+OUTPUTS = """
+import sys
+import numpy as np
+import dwcpu
+from dwcpu import arrays
+
+pixels, depth, columns, asks = map(int, sys.argv[1:])
+layer = dwcpu.PointwiseConv2d(np.ones((depth, columns), np.float32), backend="cython")
+x, out = (arrays.aligned((1, pixels, 1, size), np.dtype(np.float32)) for size in (depth, columns))
+x[...] = 1
+(node,) = layer.nodes(x.shape, 1)
+node.operation.plan["asks_out"] = asks
+node.operation.run(x, None, out, 1)
+print(out.ctypes.data, out.nbytes, 2 * node.operation.kernel.tile_rows * out[0, 0].nbytes)
+"""
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(("pixels", "depth", "columns"), [(784, 64, 128), (1001, 24, 144), (300, 7, 40)])
+def test_tiles_ask_for_lines_that_are_written_to(tree: Path, pixels: int, depth: int, columns: int) -> None:
+    """Two tiles on, but for half of a line or less at the end of rows."""
+    (begin, size, first), asked = asked_by(tree, OUTPUTS, pixels, depth, columns, 1)
+    assert lines(begin, begin + size, asked) >= set(range(first // 64, size // 64)) - {
+        line for line in range(size // 64) if (line * 64 // 4) % columns >= columns - 8
+    }
+    _, asked = asked_by(tree, OUTPUTS, pixels, depth, columns, 0)
+    assert not lines(begin, begin + size, asked)
 
 
 #: Runs a fused kernel in blocks, and prints where the inputs begin that the first one does not read, and their bytes.

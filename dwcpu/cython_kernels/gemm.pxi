@@ -29,6 +29,7 @@ cdef struct Panel:
     const real *inputs_end     # of inputs that are asked for in place of that, two tiles ahead; null for none
     const real *later          # what is asked for when all of that is: weights of a later kernel
     const real *later_end
+    bint asks_out              # whether tiles ask for the lines that the one two below writes to
     const real *hardswish      # in place of the clamp: its numbers, or null
     real low
     real high
@@ -123,6 +124,14 @@ cdef inline void ask_later(Panel *panel, int turn, int lines) noexcept nogil:
         panel.ahead_step = lines * LINE // turn
 
 
+cdef inline void ask_out(const int rows, const int vectors, i64 out_step, real *out) noexcept nogil:
+    """Ask for the lines of the tile two below: outputs that are in no near cache take 0.84 to 0.95 of the time for it."""
+    cdef int i, j
+    for i in range(rows):
+        for j in range(vectors * LANES // LINE):
+            v_prefetch_out(out + (2 * rows + i) * out_step + j * LINE)
+
+
 cdef inline vec put_on(const bint half, const real *a, vec b, vec c) noexcept nogil:
     """c + *a * b, of half of the lanes or all."""
     return v_fma_onto_splat_half(a, b, c) if half else v_fma_onto_splat(a, b, c)
@@ -158,6 +167,8 @@ cdef inline void gemm_tiles(
             b[j] = v_load(panel.bias + j * LANES)
             for i in range(rows):
                 acc[i][j] = b[j]
+        if one and panel.asks_out:
+            ask_out(rows, vectors, panel.out_step, out)
         step = v_anew_step(panel.a_step)
         ahead = panel.ahead
         ahead_step = panel.ahead_step
@@ -515,6 +526,7 @@ cdef inline void panel_of(Panel *panel, const Plan *plan, i64 channels, i64 dept
     panel.bias = <const real *> plan.bias + first
     panel.inputs_end = NULL
     ask_nothing(panel)
+    panel.asks_out = plan.asks_out != 0
     panel.hardswish = HARDSWISH_NUMBERS if plan.hardswish else NULL
     panel.low = <real> plan.low
     panel.high = <real> plan.high

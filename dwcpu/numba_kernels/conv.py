@@ -78,7 +78,7 @@ def _build(dtype: np.dtype) -> tuple[Callable, Any]:
         gemm.a_w = plan.dilation_w * plan.in_channels
         gemm.out_stride = plan.out_step
         gemm.hardswish, gemm.low, gemm.high = plan.hardswish, plan.low, plan.high
-        gemm.ahead_step = gemm.inputs_end = 0
+        gemm.ahead_step = gemm.inputs_end = gemm.asks_out = 0
         for first in range(row_begin, row_end, plan.block_rows):
             last = min(first + plan.block_rows, row_end)
             for block in range(block_begin, block_end):

@@ -42,7 +42,8 @@ __all__ = ["GEMM", "address", "kernel_signature", "micro_kernel", "micro_kernel_
 #: moving by a_h and a_w a tap and the weights by b_h and b_w. A pointwise convolution is one tap. `ahead` is what the
 #: next tile prefetches, by `ahead_step` bytes an input up to `ahead_end`: the next panel, in parts, one a tile; or, of
 #: the first panel, if `inputs_end` is not 0, the inputs up to there, two tiles before their turn. When all of that is
-#: asked for, weights of a later kernel from `later` to `later_end` are.
+#: asked for, weights of a later kernel from `later` to `later_end` are. If `asks_out` is not 0 tiles ask for the lines that
+#: the one two below writes to.
 GEMM = Record(
     "Gemm",
     {
@@ -64,6 +65,7 @@ GEMM = Record(
         "inputs_end": "p",
         "later": "p",
         "later_end": "p",
+        "asks_out": "i",
         "hardswish": "i",
         "low": "d",
         "high": "d",
@@ -110,6 +112,7 @@ def _build_micro_kernel(dtype: np.dtype, rows: int, vectors: int, whole: bool) -
     width = vectors * lanes
     turn = inputs_a_turn()
     lines = -(-rows * turn * dtype.itemsize // 64)  # of inputs that a turn takes
+    line = 64 // dtype.itemsize
 
     @inlined
     def add_turn(tile, x, a_stride, w):
@@ -126,13 +129,17 @@ def _build_micro_kernel(dtype: np.dtype, rows: int, vectors: int, whole: bool) -
             tile = tile_rows(as_pointer(a, gemm.bias), rows, vectors, lanes)
             first = t * rows
             ahead, ahead_step = gemm.ahead, gemm.ahead_step
+            if gemm.asks_out != 0:
+                for i in range(rows):
+                    for column in range(0, width, line):
+                        prefetch(offset(out, (first + 2 * rows + i) * out_stride + column))
             for kh in range(gemm.n_h):
                 for kw in range(gemm.n_w):
                     x = offset(a, first * a_stride + kh * gemm.a_h + kw * gemm.a_w)
                     w = offset(as_pointer(a, gemm.weights), kh * gemm.b_h + kw * gemm.b_w)
                     for _ in range(length // turn):
-                        for line in range(lines):
-                            prefetch(as_pointer(a, ahead + line * 64))
+                        for i in range(lines):
+                            prefetch(as_pointer(a, ahead + i * 64))
                         ahead += turn * ahead_step
                         tile = add_turn(tile, x, a_stride, w)
                         x, w = offset(x, turn), offset(w, turn * width)
@@ -276,7 +283,7 @@ def _build(dtype: np.dtype) -> tuple[Callable, Any]:
         gemm = new_gemm()
         gemm.a_stride, gemm.length, gemm.out_stride = plan.x_step, length, plan.out_step
         gemm.n_h, gemm.n_w, gemm.a_h, gemm.a_w, gemm.b_h, gemm.b_w = 1, 1, 0, 0, 0, 0
-        gemm.hardswish, gemm.low, gemm.high = plan.hardswish, plan.low, plan.high
+        gemm.asks_out, gemm.hardswish, gemm.low, gemm.high = plan.asks_out, plan.hardswish, plan.low, plan.high
         vectors = (channels + lanes - 1) // lanes
         panels = max(1, vectors // pair)  # abi.panel_widths
         for first in range(row_begin, row_end, step):
