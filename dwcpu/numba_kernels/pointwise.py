@@ -42,8 +42,8 @@ __all__ = ["GEMM", "address", "kernel_signature", "micro_kernel", "micro_kernel_
 #: moving by a_h and a_w a tap and the weights by b_h and b_w. A pointwise convolution is one tap. `ahead` is what the
 #: next tile prefetches, by `ahead_step` bytes an input up to `ahead_end`: the next panel, in parts, one a tile; or, of
 #: the first panel, if `inputs_end` is not 0, the inputs up to there, two tiles before their turn. When all of that is
-#: asked for, weights of a later kernel from `later` to `later_end` are. If `asks_out` is not 0 tiles ask for the lines that
-#: the one two below writes to.
+#: asked for, weights of a later kernel from `later` to `later_end` are. If `asks_out` is not 0 tiles ask for the lines
+#: that the one two below writes to.
 GEMM = Record(
     "Gemm",
     {
