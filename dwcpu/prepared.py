@@ -247,8 +247,8 @@ class PreparedSingle(Prepared):
             if self._streams_out:
                 tiles = 1 if self._vector == LINE else min(tiles, _STREAMED_ROWS // kernel.tile_rows)
             plan["block_rows"] = tiles * kernel.tile_rows
-            # Where a vector is a line, tiles write to so many lines at once that the CPU fetches them too late. Of
-            # AVX2 they write to half as many, and take 1.02 to 1.04 of the time if they ask.
+            # Where a vector is a line, tiles write to so many lines at once that the CPU fetches them too late. Those of
+            # AVX2 write to half as many: to ask would take them 2 to 4 % longer.
             plan["asks_out"] = self._vector == LINE and prod(geometry.out_shape) > l2
         elif kernel.op == "conv":
             plan["block_rows"] = max(1, rows_in_l2 // (geometry.stride_h * geometry.width * geometry.in_channels))
