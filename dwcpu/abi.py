@@ -255,7 +255,8 @@ EXP_LOWEST: dict[str, float] = {"float32": -104.0, "float64": -746.0}
 #: At and above these arguments exp is a normal number.
 EXP_NORMAL: dict[str, float] = {"float32": -86.0, "float64": -707.0}
 
-#: Below the first of these gelu is -0: the factor of v is no normal number any more. Above the second it is v, rounded.
+#: Below the first of these, where the factor of v is no normal number any more, gelu is -0. Above the second it is v,
+#: rounded.
 GELU_LOWEST: dict[str, float] = {"float32": -12.95, "float64": -37.52}
 GELU_HIGHEST: dict[str, float] = {"float32": 6.0, "float64": 9.0}
 

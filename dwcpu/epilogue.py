@@ -21,7 +21,7 @@ None                v                                          clamp to (-inf, i
 The last two columns say how far results may be from the exact ones, in units in the last place of the exact one rounded
 to that type (below the smallest normal number: in multiples of the smallest number there is), for every `v`. The bounds
 of a clip hold for bounds that the type has. "silu" may be off by ``abs(v)`` times the smallest number there is besides,
-"gelu" by ``abs(v)`` times the smallest normal number, since below that the factor of v is taken for zero.
+"gelu" by ``abs(v)`` times the smallest normal number: below about that, the factor of v is taken for zero.
 
 A clamp is ``v < low ? low : (v > high ? high : v)``: NaN passes, and -0.0 stays -0.0.
 """

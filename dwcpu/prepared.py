@@ -60,8 +60,8 @@ _HELD_ROWS, _HELD_L2 = 4, 0.5
 _L2_SHARE_WEIGHTS = 0.25
 #: Output channels up to which a matrix product reads pixels with gaps between them.
 _MOST_OUTPUTS = 128
-#: Pixels of a block whose outputs go to memory, in rows of so many bytes at least; where a vector is a line, in these,
-#: and tile by tile.
+#: Pixels of a block whose outputs go to memory, in rows of so many bytes at least; and the latter where a vector is a
+#: line, whose blocks are single tiles.
 _STREAMED_ROWS, _STREAMED_BYTES, _STREAMED_LINES = 28, 2048, 3584
 
 
@@ -247,8 +247,8 @@ class PreparedSingle(Prepared):
             if self._streams_out:
                 tiles = 1 if self._vector == LINE else min(tiles, _STREAMED_ROWS // kernel.tile_rows)
             plan["block_rows"] = tiles * kernel.tile_rows
-            # Where a vector is a line, tiles write to so many lines at once that the CPU fetches them too late. Those of
-            # AVX2 write to half as many: to ask would take them 2 to 4 % longer.
+            # Where a vector is a line, tiles write to so many lines at once that the CPU fetches them too late. Those
+            # of AVX2 write to half as many: to ask would take them 2 to 4 % longer.
             plan["asks_out"] = self._vector == LINE and prod(geometry.out_shape) > l2
         elif kernel.op == "conv":
             plan["block_rows"] = max(1, rows_in_l2 // (geometry.stride_h * geometry.width * geometry.in_channels))

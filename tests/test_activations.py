@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from itertools import product
 
 import numpy as np
 import pytest
@@ -63,7 +64,7 @@ def test_close_to_the_reference_everywhere(activation: object, dtype: type) -> N
     limits = np.finfo(dtype)
     for kernel in any_window_kernels(dtype):
         result = applied(values, activation, kernel)
-        # A few units in the last place, of the result or of the subnormal factor that it was made from (gelu has zero).
+        # A few units in the last place, of the result or of the subnormal factor that it was made from (zero for gelu).
         smallest = limits.smallest_normal if activation == "gelu" else limits.smallest_subnormal * 4
         allowed = 6 * limits.eps * np.abs(right) + np.abs(values) * smallest
         if activation == "gelu" and dtype is np.float64:
@@ -93,7 +94,7 @@ def test_same_bits_from_every_family(name: str, dtype: type, rng: np.random.Gene
     if family is None or not family.fused():
         pytest.skip("there are no compiled kernels that round alike")
     limits = np.finfo(dtype)
-    values = [rng.normal(0, 5, 4000), rng.normal(0, 40, 2000), rng.uniform(-120, 0, 2000), rng.uniform(-760, 0, 2000)]
+    values = [rng.normal(0, 5, 4064), rng.normal(0, 40, 2000), rng.uniform(-120, 0, 2000), rng.uniform(-760, 0, 2000)]
     values += [np.array([0, -0.0, np.inf, -np.inf, np.nan, limits.max, limits.tiny, -limits.smallest_subnormal])]
     values += [np.array([1, 2, 3, 4])]  # which are left alone, as is the end of the other row
     x = np.concatenate(values).astype(dtype).reshape(2, -1)
@@ -107,6 +108,28 @@ def test_same_bits_from_every_family(name: str, dtype: type, rng: np.random.Gene
     np.testing.assert_array_equal(*results)
     numbers = ~np.isnan(results[0])
     assert results[0][numbers].tobytes() == results[1][numbers].tobytes()
+
+
+@EVERY_DTYPE
+def test_compiled_second_passes_take_any_block(dtype: type, rng: np.random.Generator) -> None:
+    """Each value once, in groups of vectors, whatever the rows; nothing beside them is written."""
+    family = runtime.cython_kernels()
+    if family is None:
+        pytest.skip("the Cython kernels were not built")
+    name = np.dtype(dtype).name
+    for address in (*family.activations(name).values(), *family.functions(name).values()):
+        second_pass = ctypes.CFUNCTYPE(None, ctypes.c_void_p, *[ctypes.c_int64] * 3, ctypes.c_double)(address)
+        for rows, columns, gap in product((0, 1, 2, 5, 7), (1, 3, 8, 15, 16, 17, 40, 64, 97), (0, 1, 16)):
+            step = columns + gap
+            x = rng.normal(0, 5, rows * step + 70).astype(dtype)
+            right, one = x.copy(), np.empty(1, dtype)
+            for row in range(rows):
+                for at in range(row * step, row * step + columns):
+                    one[0] = x[at]
+                    second_pass(one.ctypes.data, 1, 1, 1, 0.25)
+                    right[at] = one[0]
+            second_pass(x.ctypes.data, rows, step, columns, 0.25)
+            assert x.tobytes() == right.tobytes(), (rows, columns, step)
 
 
 @EVERY_ACTIVATION

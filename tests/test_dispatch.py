@@ -190,28 +190,46 @@ def test_cases_have_copies_of_all_kinds(lanes: int, some: set) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "in_channels", "out_channels", "pixels"),
+    ("size", "in_channels", "out_channels", "pixels", "streams"),
     [
-        (112, 16, 96, 585),  # inputs and outputs: 256 KiB
-        (28, 64, 64, 512),
-        (112, 128, 256, 170),
-        (112, 129, 256, 508),  # weights of more than 128 KiB are not to be read so often: inputs alone
-        (112, 1024, 1024, 64),
-        (70, 3, 1000, 28),  # outputs go to memory, and few inputs to each
-        (14, 3, 1000, 65),
+        (112, 16, 96, 585, ""),  # inputs and outputs: 256 KiB
+        (28, 64, 64, 512, ""),
+        (112, 128, 256, 170, ""),
+        (112, 129, 256, 508, ""),  # weights of more than 128 KiB are not to be read so often: inputs alone
+        (112, 1024, 1024, 64, ""),
+        (70, 3, 1000, 65, "all"),  # outputs go to memory, and few inputs to each
+        (75, 12, 512, 125, "narrow"),  # in rows of 2 KiB
+        (14, 3, 1000, 65, ""),
     ],
 )
 def test_blocks_of_matrix_products(
-    size: int, in_channels: int, out_channels: int, pixels: int, monkeypatch: pytest.MonkeyPatch
+    size: int, in_channels: int, out_channels: int, pixels: int, streams: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runtime, "cache_sizes", lambda: runtime.Memory(32 << 10, 512 << 10, 32 << 20))
     geometry = ConvGeometry("pointwise", 1, size, size, in_channels, out_channels)
     for kernel in (k for k in dispatch.kernels("float32") if k.op == "pointwise"):
         prepared = kernel.prepare(geometry, np.zeros((1, 1, in_channels, out_channels), np.float32))
-        lines, streams = kernel.lanes * 4 == arrays.LINE, pixels == 28
-        tiles = 1 if lines and streams else pixels // kernel.tile_rows
+        lines = kernel.lanes * 4 == arrays.LINE
+        tiles = pixels // kernel.tile_rows
+        if streams == "all" or (streams == "narrow" and not lines):
+            tiles = 1 if lines else 28 // kernel.tile_rows
         assert prepared.plan["block_rows"][0] == tiles * kernel.tile_rows
         assert prepared.plan["asks_out"][0] == (lines and size**2 * out_channels * 4 > 512 << 10)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_products_that_ask_for_lines_of_outputs_have_the_same_bits(dtype: type, rng: np.random.Generator) -> None:
+    for size, in_channels, out_channels in ((9, 16, 32), (13, 7, 45), (4, 5, 3), (1, 40, 70)):
+        geometry = ConvGeometry("pointwise", 2, size, size, in_channels, out_channels)
+        x = rng.standard_normal(geometry.x_shape).astype(dtype)
+        w = rng.standard_normal((1, 1, in_channels, out_channels)).astype(dtype)
+        for kernel in (k for k in dispatch.kernels(dtype) if k.op == "pointwise"):
+            prepared, found = kernel.prepare(geometry, w), []
+            for asks in (0, 1):
+                prepared.plan["asks_out"] = asks
+                found.append(np.empty(geometry.out_shape, dtype))
+                prepared.run(x, None, found[-1], 1)
+            assert found[0].tobytes() == found[1].tobytes(), kernel.name
 
 
 def test_an_inverted_residual_expands_all_rows_of_a_block_in_one() -> None:

@@ -111,13 +111,13 @@ print(out.ctypes.data, out.nbytes, 2 * node.operation.kernel.tile_rows * out[0, 
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize(("pixels", "depth", "columns"), [(784, 64, 128), (1001, 24, 144), (300, 7, 40)])
+@pytest.mark.parametrize(("pixels", "depth", "columns"), [(784, 64, 128), (1001, 24, 144), (300, 7, 48)])
 def test_tiles_ask_for_lines_that_are_written_to(tree: Path, pixels: int, depth: int, columns: int) -> None:
-    """Two tiles on, but for half of a line or less at the end of rows."""
+    """Two tiles on: all lines but those of the first two, and of a row or two where tiles begin to be of another height."""
     (begin, size, first), asked = asked_by(tree, OUTPUTS, pixels, depth, columns, 1)
-    assert lines(begin, begin + size, asked) >= set(range(first // 64, size // 64)) - {
-        line for line in range(size // 64) if (line * 64 // 4) % columns >= columns - 8
-    }
+    wanted = set(range(-(-first // 64), size // 64))
+    assert len(wanted - lines(begin, begin + size, asked)) < len(wanted) // 100
+    assert not lines(begin, begin + first // 2, asked)
     _, asked = asked_by(tree, OUTPUTS, pixels, depth, columns, 0)
     assert not lines(begin, begin + size, asked)
 

@@ -116,7 +116,7 @@ cdef inline void half_erfc_of(const int count, const vec *w, vec *half) noexcept
 
 
 cdef inline void gelu_of(const int count, vec *v) noexcept nogil:
-    """What |v| has below zero from v or from zero. No product is too small for a normal number: such ones are slow."""
+    """max(v, 0) - |v| erfc(|v| / sqrt(2)) / 2. Far from zero no product is below the smallest normal number: those are slow."""
     cdef vec w[TOGETHER]
     cdef vec half[TOGETHER]
     cdef int i
@@ -201,7 +201,7 @@ cdef inline void activate_together(
     vectors = columns // LANES
     rest = <int> (columns - vectors * LANES)
     place = values
-    while lanes > 0:
+    while lanes > 0:  # two turns at most: in the second, a vector of `rest` lanes a row
         left = rows * vectors
         in_row = vectors
         while left > 0:
