@@ -350,6 +350,12 @@ POINTWISE: list[Shape] = _merge(
         _pointwise("mask", 48, 48, 96, 1, "sigmoid"),
         _pointwise("flow", 128, 128, 32, 2, None),
         _pointwise("small", 4, 4, 64, 64),
+        # results of several MB
+        _pointwise("large", 150, 150, 24, 144, "relu6"),
+        _pointwise("large", 256, 256, 16, 64),
+        _pointwise("large", 112, 112, 24, 256),
+        _pointwise("large", 80, 80, 40, 240, "relu6"),
+        _pointwise("large", 56, 56, 24, 1000, None),
     ]
 )
 
