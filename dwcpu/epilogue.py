@@ -23,7 +23,8 @@ to that type (below the smallest normal number: in multiples of the smallest num
 of a clip hold for bounds that the type has. "silu" may be off by ``abs(v)`` times the smallest number there is besides,
 "gelu" by ``abs(v)`` times the smallest normal number: below about that, the factor of v is taken for zero.
 
-A clamp is ``v < low ? low : (v > high ? high : v)``: NaN passes, and -0.0 stays -0.0.
+A clamp is ``v < low ? low : (v > high ? high : v)``: NaN passes, and -0.0 stays -0.0. Of minus infinity "hardswish" and
+"silu" make NaN, its product with zero, and "gelu" -0.0, its limit.
 """
 
 from __future__ import annotations

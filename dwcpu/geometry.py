@@ -135,8 +135,10 @@ class ConvGeometry:
         x, w = names
         batch, height, width, channels = shapes.image(x_shape, operation, x)
         if len(w_shape) not in (3, 4):
+            matrix = ", or if it is the matrix of a pointwise convolution, give it as that" if len(w_shape) == 2 else ""
             raise ValueError(
                 f"{operation}: {w} has shape {tuple(w_shape)}; it must be (KH, KW, C) or (KH, KW, C, M); reshape {w}"
+                + matrix
             )
         kernel_h, kernel_w, w_channels = w_shape[:3]
         multiplier = w_shape[3] if len(w_shape) == 4 else 1

@@ -70,7 +70,7 @@ MISTAKES = {
     "w dimensions": (
         lambda: ops.depthwise_conv2d(X, ones(3, 16)),
         ValueError,
-        "depthwise_conv2d: w has shape (3, 16); it must be (KH, KW, C) or (KH, KW, C, M); reshape w",
+        "depthwise_conv2d: w has shape (3, 16); it must be (KH, KW, C) or (KH, KW, C, M); reshape w, or if",
     ),
     "no channels": (
         lambda: ops.depthwise_conv2d(ones(1, 8, 8, 0), ones(3, 3, 0)),
