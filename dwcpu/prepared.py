@@ -249,7 +249,7 @@ class PreparedSingle(Prepared):
             plan["block_rows"] = tiles * kernel.tile_rows
             # Where a vector is a line, tiles write to so many lines at once that the CPU fetches them too late. Those
             # of AVX2 write to half as many: to ask would take them 2 to 4 % longer.
-            plan["asks_out"] = self._vector == LINE and prod(geometry.out_shape) > l2
+            plan["asks_out"] = self._vector == LINE and prod(geometry.out_shape) > 2 * l2
         elif kernel.op == "conv":
             plan["block_rows"] = max(1, rows_in_l2 // (geometry.stride_h * geometry.width * geometry.in_channels))
             if self._few_outputs:

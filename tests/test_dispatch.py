@@ -214,7 +214,7 @@ def test_blocks_of_matrix_products(
         if streams == "all" or (streams == "narrow" and not lines):
             tiles = 1 if lines else 28 // kernel.tile_rows
         assert prepared.plan["block_rows"][0] == tiles * kernel.tile_rows
-        assert prepared.plan["asks_out"][0] == (lines and size**2 * out_channels * 4 > 512 << 10)
+        assert prepared.plan["asks_out"][0] == (lines and size**2 * out_channels * 4 > 1 << 20)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
