@@ -21,7 +21,7 @@ import numpy as np
 from . import choices, runtime
 from .abi import MOST_MULTIPLES, MOST_UNROLLED_TAPS, SET_BYTES
 from .epilogue import Activation
-from .fused import PreparedInverted, PreparedSeparable, PreparedSplit, threads_used
+from .fused import PreparedInverted, PreparedSeparable, PreparedSplit, splitting_pays, threads_used
 from .fused_geometry import Geometry, InvertedResidualGeometry, SeparableGeometry
 from .geometry import ConvGeometry
 from .grid import run_length
@@ -421,12 +421,8 @@ def _choose_fused(
             return split, "the weights are more than stays in L2 from block to block: each is read once"
     if rows < threads and depthwise.out_height == 1:
         return split, f"{threads} threads cannot share {rows} rows; each of the steps alone they share by columns"
-    if threads > 1 and between <= threads * l2:
-        # A thread of an inverted residual expands rows that its neighbour expands too; a separable one only reads them.
-        if isinstance(geometry, InvertedResidualGeometry) and rows < 8 * threads:
-            return split, f"{threads} threads would expand too many of {rows} rows twice; what is between stays in L2"
-        if -(-rows // threads) * threads > 1.1 * rows:
-            return split, f"{threads} threads cannot share {rows} rows evenly; what is between stays in L2"
+    if threads > 1 and 2 * between <= threads * l2 and splitting_pays(geometry, dtype.itemsize, threads):
+        return split, f"{threads} threads cannot share {rows} rows evenly; what is between stays in L2"
     return fused, "what lies between the steps stays in cache"
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from .fused_geometry import Geometry
 from .geometry import ConvGeometry
 
-__all__ = ["BETTER", "BETTER_WINDOWS", "Grid", "cut", "run_length", "worth_threads", "worth_waking"]
+__all__ = ["BETTER", "BETTER_WINDOWS", "Grid", "cut", "run_length", "serial_us", "worth_threads", "worth_waking"]
 
 #: Serial microseconds below which a kernel stays on the calling thread. To hand over work costs 0.2 to 0.4 us where
 #: helpers are awake.
@@ -51,10 +52,13 @@ class Grid(NamedTuple):
         """What drivers take: the same, threads and waking."""
         return *self.cut, self.threads, int(self.waking)
 
-    @property
-    def share(self) -> float:
-        """The largest piece, as part of the whole."""
-        return self.most_rows / max(self.rows, 1) * -(-self.blocks // self.block_parts) / self.blocks
+    def share(self, widths: Sequence[int] = ()) -> float:
+        """The largest piece, as part of the whole; `widths` of the blocks, unless they are all alike."""
+        rows = self.most_rows / max(self.rows, 1)
+        if not widths:
+            return rows * -(-self.blocks // self.block_parts) / self.blocks
+        ends = [self.blocks * part // self.block_parts for part in range(self.block_parts + 1)]
+        return rows * max(sum(widths[a:b]) for a, b in pairwise(ends)) / sum(widths)
 
     @property
     def most_rows(self) -> int:
@@ -81,6 +85,7 @@ def cut(
     blocks_first: bool = False,
     better: float = BETTER,
     anywhere: bool = False,
+    widths: Sequence[int] = (),
 ) -> Grid:
     """The most even sharing of rows x blocks among `threads`; blocks are only split where `divisible`.
 
@@ -99,8 +104,9 @@ def cut(
         parts = min(row_parts, granules)
         tasks = parts * block_parts
         grid = Grid(rows, granule, parts, blocks, block_parts, tasks, min(threads, tasks))
-        if grid.share < best_share * (better if best.tasks > 1 else 1.0):
-            best, best_share = grid, grid.share
+        share = grid.share(widths)
+        if share < best_share * (better if best.tasks > 1 else 1.0):
+            best, best_share = grid, share
     if anywhere and divisible and granules > threads > 1:
         # in granules, of which a part takes as long as the whole
         best_share = -(-best.most_rows // granule) * -(-blocks // best.block_parts) / blocks
@@ -114,15 +120,16 @@ def cut(
 
 def worth_threads(geometry: Geometry, itemsize: int) -> bool:
     """Whether a computation is long enough to be shared with threads that are awake."""
-    return _serial_us(geometry, itemsize) > _WORTH_US
+    return serial_us(geometry, itemsize) > _WORTH_US
 
 
 def worth_waking(geometry: Geometry, itemsize: int) -> bool:
     """Whether a computation is long enough to wake threads for it."""
-    return _serial_us(geometry, itemsize) > _WORTH_WAKING_US
+    return serial_us(geometry, itemsize) > _WORTH_WAKING_US
 
 
-def _serial_us(geometry: Geometry, itemsize: int) -> float:
+def serial_us(geometry: Geometry, itemsize: int) -> float:
+    """About how long a modest core takes, in microseconds."""
     return max(geometry.flops / _GFLOPS, geometry.bytes(itemsize) / _GBYTES) / 1e3
 
 

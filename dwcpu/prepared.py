@@ -174,8 +174,15 @@ def _blocks(kernel: Kernel, geometry: ConvGeometry) -> int:
     """Number of blocks of the kernel's grid: see `abi`."""
     if kernel.op == "depthwise":
         return 1 if kernel.layout == "flat" else -(-_channels(kernel, geometry) // kernel.lanes)
-    widths = panel_widths(geometry.out_channels // geometry.groups, kernel.lanes, kernel.tile_columns)
-    return geometry.groups * len(widths)
+    return len(_block_widths(kernel, geometry))
+
+
+def _block_widths(kernel: Kernel, geometry: ConvGeometry) -> list[int]:
+    """Outputs of each block of a matrix product or convolution."""
+    outputs = geometry.out_channels // geometry.groups
+    *full, _ = panel_widths(outputs, kernel.lanes, kernel.tile_columns)
+    widths = [vectors * kernel.lanes for vectors in full]
+    return geometry.groups * [*widths, outputs - sum(widths)]
 
 
 def grid_of(kernel: Kernel, geometry: ConvGeometry, threads: int) -> Grid:
@@ -195,11 +202,12 @@ def grid_of(kernel: Kernel, geometry: ConvGeometry, threads: int) -> Grid:
     alone = geometry.in_channels * kernel.dtype.itemsize % (SET_BYTES // 2) > 0
     anywhere = kernel.op == "depthwise" and alone
     better, blocks = BETTER_WINDOWS if anywhere else BETTER, _blocks(kernel, geometry)
-    made = cut(rows, granule, blocks, threads, divisible, blocks_first, better, anywhere)
+    widths = () if kernel.op == "depthwise" else _block_widths(kernel, geometry)
+    made = cut(rows, granule, blocks, threads, divisible, blocks_first, better, anywhere, widths)
     if kernel.op == "pointwise" and made.tasks > 1:
         # Tiles are of any height, if not as good: with tiles of fourteen rows, 49 pixels are shared as 28 and 21.
-        finer = cut(rows, 1, blocks, threads, divisible, blocks_first)
-        if finer.share < BETTER * made.share and 2 * finer.most_rows >= granule:
+        finer = cut(rows, 1, blocks, threads, divisible, blocks_first, widths=widths)
+        if finer.share(widths) < BETTER * made.share(widths) and 2 * finer.most_rows >= granule:
             return finer
     return made
 

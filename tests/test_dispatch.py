@@ -356,7 +356,7 @@ def test_how_two_threads_share(geometry: ConvGeometry, parts: tuple[int, int]) -
     assert grid.tasks == 2
 
 
-@pytest.mark.parametrize(("pixels", "outputs"), [(49, 160), (100, 160), (49, 96), (36, 64), (21, 48)])
+@pytest.mark.parametrize(("pixels", "outputs"), [(49, 160), (100, 160), (49, 96), (36, 64), (21, 48), (49, 80)])
 @pytest.mark.parametrize("family", ["numba", "cython"])
 def test_products_of_few_pixels_are_shared_evenly(pixels: int, outputs: int, family: str) -> None:
     """Whether by panels, whole tiles or parts of tiles depends on their sizes."""
@@ -364,7 +364,8 @@ def test_products_of_few_pixels_are_shared_evenly(pixels: int, outputs: int, fam
         pytest.skip("there are no compiled kernels")
     geometry = ConvGeometry.pointwise((1, pixels, 1, 480), (480, outputs))
     kernel = dispatch.choose(geometry, np.float32, 2, family)
-    assert kernel.prepare(geometry, np.ones(geometry.w_shape, np.float32)).grid(2).share < 0.53
+    grid = kernel.prepare(geometry, np.ones(geometry.w_shape, np.float32)).grid(2)
+    assert grid.share(abi.panel_widths(outputs, kernel.lanes, kernel.tile_columns)) < 0.53
 
 
 def test_rows_of_a_dilated_window_are_cut_in_half() -> None:
@@ -387,10 +388,40 @@ def test_rows_of_fused_kernels_are_shared_evenly(size: int, threads: int, rows: 
             assert sorted(prepared.grid(threads).row_counts()) == rows, kernel.name
 
 
-@pytest.mark.parametrize(("size", "label"), [(14, "fused"), (28, "fused"), (7, "split")])
-def test_fused_kernels_run_where_rows_are_shared_evenly(size: int, label: str) -> None:
-    geometry = SeparableGeometry.of((1, size, size, 256), (3, 3, 256, 1), (256, 256), padding="same")
-    assert dispatch.choose(geometry, np.float32, 2).label == label
+@pytest.mark.parametrize(
+    ("size", "channels", "threads", "label"),
+    [
+        (14, 256, 2, "fused"),
+        (28, 256, 2, "fused"),
+        (7, 256, 2, "split"),  # rows shared as 4 and 3
+        (7, 256, 7, "fused"),
+        (7, 96, 2, "fused"),  # so little work that a pass of its own costs more
+        (27, 640, 2, "fused"),  # what is between would not stay in L2
+        (1, 2048, 2, "split"),  # a single row
+    ],
+)
+def test_fused_kernels_run_where_rows_are_shared_evenly(
+    size: int, channels: int, threads: int, label: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "cache_sizes", lambda: runtime.Memory(32 << 10, 1 << 20, 32 << 20))
+    geometry = SeparableGeometry.of(
+        (1, size, size, channels), (3, 3, channels, 1), (channels, channels), padding="same"
+    )
+    assert dispatch._choose_fused(geometry, np.dtype(np.float32), threads, "auto")[0].label == label
+
+
+@pytest.mark.parametrize(
+    ("size", "channels", "kernel", "label"),
+    [(8, 32, 3, "fused"), (8, 80, 3, "split"), (14, 24, 3, "fused"), (14, 24, 5, "fused"), (14, 64, 5, "split")],
+)
+def test_inverted_residuals_are_split_where_much_would_be_expanded_twice(
+    size: int, channels: int, kernel: int, label: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "cache_sizes", lambda: runtime.Memory(32 << 10, 1 << 20, 32 << 20))
+    wide = 3 * channels
+    shapes = (channels, wide), (kernel, kernel, wide), (wide, channels)
+    geometry = InvertedResidualGeometry.of((1, size, size, channels), *shapes, padding="same")
+    assert dispatch._choose_fused(geometry, np.dtype(np.float32), 2, "auto")[0].label == label
 
 
 @pytest.mark.parametrize(("size", "shared"), [(4, (1, False)), (7, (2, False)), (28, (2, True))])
@@ -442,11 +473,11 @@ def test_long_signals_are_two_passes_on_several_threads() -> None:
 
 def test_two_passes_alone_are_shared_as_explain_says() -> None:
     """Although either of them would be, in a row of others."""
-    layer = dwcpu.SeparableConv2d(np.ones((3, 3, 32), np.float32), np.ones((32, 128), np.float32), padding="same")
-    geometry = SeparableGeometry.of((1, 7, 7, 32), (3, 3, 32, 1), (32, 128), padding="same")
+    layer = dwcpu.SeparableConv2d(np.ones((1, 3, 32), np.float32), np.ones((32, 128), np.float32), padding="same")
+    geometry = SeparableGeometry.of((1, 1, 49, 32), (1, 3, 32, 1), (32, 128), padding="same")
     assert dispatch.choose(geometry, np.float32, 2).label == "split"
-    assert layer.explain((1, 7, 7, 32), 2).threads == 1
+    assert layer.explain((1, 1, 49, 32), 2).threads == 1
     parts = [(np.ones(part.w_shape, np.float32), None, Activation()) for part in geometry.parts]
     prepared = dispatch.choose(geometry, np.float32, 2).prepare(geometry, parts)
-    prepared.run(np.ones((1, 7, 7, 32), np.float32), None, np.empty((1, 7, 7, 128), np.float32), 2)
+    prepared.run(np.ones((1, 1, 49, 32), np.float32), None, np.empty((1, 1, 49, 128), np.float32), 2)
     assert [pipeline._team for pipeline in prepared._pipelines.values()] == [1]
