@@ -86,7 +86,16 @@ def abi_declarations(abi: dict[str, Any]) -> tuple[str, str]:
     types = {"p": "void *", "i": "int64_t ", "d": "double "}
     members = [types[kind] + name for name, kind in abi["FIELDS"].items()]
     header = "#include <stdint.h>\n\ntypedef struct {\n" + "".join(f"    {m};\n" for m in members) + "} Plan;\n"
-    same = ("AHEAD_TILES", "TURN", "SET_BYTES", "CROWDED_ROWS", "COPY_BYTES", "HELD_BYTES", "FEW_OUTPUTS")
+    same = (
+        "AHEAD_TILES",
+        "TURN",
+        "SET_BYTES",
+        "CROWDED_ROWS",
+        "ASKING_ROWS",
+        "COPY_BYTES",
+        "HELD_BYTES",
+        "FEW_OUTPUTS",
+    )
     shared = {name: name for name in same} | {"HALF": "HALF_COLUMNS"}
     header += f"enum {{ {', '.join(f'{ours} = {abi[name]}' for ours, name in shared.items())} }};\n"
     for dtype in ("float32", "float64"):

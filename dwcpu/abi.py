@@ -36,6 +36,7 @@ __all__ = [
     "ABI",
     "ACTIVATION_CODES",
     "AHEAD_TILES",
+    "ASKING_ROWS",
     "COPY_BYTES",
     "CROWDED_ROWS",
     "ERFC_CENTRE",
@@ -182,6 +183,9 @@ STEP_FIELDS: tuple[str, ...] = (
 #: rows at most of a matrix product's tile whose pixels do.
 SET_BYTES, CROWDED_ROWS = 4096, 7
 
+#: Rows at most of a matrix product's tile that asks for the lines of outputs of the next.
+ASKING_ROWS = 8
+
 #: Size of the buffer, on the stack, for copies of inputs. Half of it is used if that will do: of 24 to 36 KiB more is
 #: better, in an L1 cache of 32 KiB too. Where a vector is a line, larger copies, in L2, are better than none.
 COPY_BYTES = 72 * 1024
@@ -314,9 +318,9 @@ _OTHER_CHANGES = 11
 ABI: int = crc32(
     repr(
         (
-            _OTHER_CHANGES, FIELDS, STEP_FIELDS, SET_BYTES, CROWDED_ROWS, COPY_BYTES, HELD_BYTES, AHEAD_TILES, TURN,
-            HALF_COLUMNS, FEW_OUTPUTS, ACTIVATION_CODES, EXP_TERMS, LN2, EXP_LOWEST, EXP_NORMAL, GELU_LOWEST,
-            GELU_HIGHEST, ERFC_CENTRE, ERFC_TERMS,
+            _OTHER_CHANGES, FIELDS, STEP_FIELDS, SET_BYTES, CROWDED_ROWS, ASKING_ROWS, COPY_BYTES, HELD_BYTES,
+            AHEAD_TILES, TURN, HALF_COLUMNS, FEW_OUTPUTS, ACTIVATION_CODES, EXP_TERMS, LN2, EXP_LOWEST, EXP_NORMAL,
+            GELU_LOWEST, GELU_HIGHEST, ERFC_CENTRE, ERFC_TERMS,
         )
     ).encode()
 )  # fmt: skip

@@ -63,7 +63,7 @@ def splitting_pays(geometry: Geometry, itemsize: int, threads: int) -> bool:
     for all others.
     """
     serial = serial_us(geometry, itemsize)
-    if not worth_waking(geometry, itemsize):
+    if geometry.batch == 0 or not worth_waking(geometry, itemsize):
         return False
     *before, depthwise, _ = geometry.parts
     rows = geometry.batch * depthwise.out_height

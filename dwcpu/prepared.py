@@ -60,9 +60,10 @@ _HELD_ROWS, _HELD_L2 = 4, 0.5
 _L2_SHARE_WEIGHTS = 0.25
 #: Output channels up to which a matrix product reads pixels with gaps between them.
 _MOST_OUTPUTS = 128
-#: Pixels of a block whose outputs go to memory, in rows of so many bytes at least; and the latter where a vector is a
-#: line, whose blocks are single tiles.
-_STREAMED_ROWS, _STREAMED_BYTES, _STREAMED_LINES = 28, 2048, 3584
+#: Pixels of a block whose outputs go to memory, in rows of so many bytes at least.
+_STREAMED_ROWS, _STREAMED_BYTES = 28, 2048
+#: The latter where a vector is a line, whose blocks are single tiles; and inputs at most.
+_STREAMED_LINES, _STREAMED_INPUTS = 3584, 16
 
 
 class Prepared:
@@ -255,8 +256,8 @@ class PreparedSingle(Prepared):
             if self._streams_out:
                 tiles = 1 if self._vector == LINE else min(tiles, _STREAMED_ROWS // kernel.tile_rows)
             plan["block_rows"] = tiles * kernel.tile_rows
-            # Where a vector is a line, tiles write to so many lines at once that the CPU fetches them too late. Those
-            # of AVX2 write to half as many: to ask would take them 2 to 4 % longer.
+            # Where a vector is a line, tiles write to so many lines at once that the CPU fetches them too late, even
+            # those of eight rows. Those of AVX2 write to half as many: to ask would take them 2 to 4 % longer.
             plan["asks_out"] = self._vector == LINE and prod(geometry.out_shape) > 2 * l2
         elif kernel.op == "conv":
             plan["block_rows"] = max(1, rows_in_l2 // (geometry.stride_h * geometry.width * geometry.in_channels))
@@ -386,11 +387,13 @@ class PreparedSingle(Prepared):
 
         Few rows at a time are then written from end to end. On 4900 pixels 3 to 1000 channels take 0.73 of the time, 8
         to 512 0.58, 3136 of 24 to 1000 0.62; 64 to 1024 0.94. Of rows of less than 2 KiB some take longer. With AVX-512
-        3 to 1000 take 0.6 of the time, 24 to 1000 0.9 to 1, 64 to 1024 0.97, but 12 to 512 1.05 to 1.15.
+        3 to 1000 take 0.6 of the time, 16 to 1000 0.93, but 24 to 1000 1.07, 8 and 12 to 512 1.05 to 1.25.
         """
         geometry, caches, itemsize = self.geometry, runtime.cache_sizes(), self.kernel.dtype.itemsize
-        short = geometry.in_channels * geometry.out_channels * itemsize <= L2_SHARE * caches.l2
-        long_rows = geometry.out_channels * itemsize >= (_STREAMED_LINES if self._vector == LINE else _STREAMED_BYTES)
+        depth, row = geometry.in_channels, geometry.out_channels * itemsize
+        short, long_rows = depth * row <= L2_SHARE * caches.l2, row >= _STREAMED_BYTES
+        if self._vector == LINE:
+            short, long_rows = depth <= _STREAMED_INPUTS, row >= _STREAMED_LINES
         return short and long_rows and prod(geometry.out_shape) * itemsize > caches.l3 // 4
 
     def _pack(self, w: np.ndarray, bias: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
@@ -586,7 +589,7 @@ class PreparedSingle(Prepared):
             counts = {part for count in counts for part in (min(count, step), count % step)}
         assert self.kernel.micro_kernels is not None
         # Filled in place: a table is read by running kernels, which make do with height 1 where they find a zero.
-        table = self.kernel.micro_kernels(self.geometry, sorted(counts - {0}))
+        table = self.kernel.micro_kernels(self.geometry, sorted(counts - {0}), bool(self.plan["asks_out"][0]))
         self._table[table != 0] = table[table != 0]
 
 

@@ -199,6 +199,8 @@ def test_cases_have_copies_of_all_kinds(lanes: int, some: set) -> None:
         (112, 1024, 1024, 64, ""),
         (70, 3, 1000, 65, "all"),  # outputs go to memory, and few inputs to each
         (75, 12, 512, 125, "narrow"),  # in rows of 2 KiB
+        (70, 16, 1000, 64, "all"),
+        (70, 24, 1000, 64, "narrow"),
         (14, 3, 1000, 65, ""),
     ],
 )

@@ -487,8 +487,11 @@ def test_windows_far_outside_the_image(where: str, backend: str) -> None:
 
 
 def test_tiles_of_pixels_that_share_sets_of_the_cache() -> None:
-    """Seven lines of a set at most; and tiles for where the same pixels have gaps between them."""
+    """Seven lines of a set at most, and tiles for where the same pixels have gaps between them. Eight rows that ask."""
     pointwise = pytest.importorskip("dwcpu.numba_kernels.pointwise")
     for vectors in 1, 2, 3:
         usual, crowded = (pointwise.tile_heights({98}, vectors, crowded) for crowded in (False, True))
+        assert crowded == usual | ({7} if max(usual) > 7 else set())
+        usual, crowded = (pointwise.tile_heights({56}, vectors, crowded, True) for crowded in (False, True))
+        assert max(usual) == min(pointwise.tallest(vectors), 8)
         assert crowded == usual | ({7} if max(usual) > 7 else set())

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from dwcpu.abi import AHEAD_TILES, CROWDED_ROWS, SET_BYTES, TURN, lines_a_turn, panel_widths
+from dwcpu.abi import AHEAD_TILES, ASKING_ROWS, CROWDED_ROWS, SET_BYTES, TURN, lines_a_turn, panel_widths
 from dwcpu.numba_kernels.memory import (
     PLAN,
     REAL,
@@ -43,7 +43,7 @@ __all__ = ["GEMM", "address", "kernel_signature", "micro_kernel", "micro_kernel_
 #: next tile prefetches, by `ahead_step` bytes an input up to `ahead_end`: the next panel, in parts, one a tile; or, of
 #: the first panel, if `inputs_end` is not 0, the inputs up to there, two tiles before their turn. When all of that is
 #: asked for, weights of a later kernel from `later` to `later_end` are. If `asks_out` is not 0 tiles ask for the lines
-#: that the one two below writes to.
+#: that the one below writes to.
 GEMM = Record(
     "Gemm",
     {
@@ -132,7 +132,7 @@ def _build_micro_kernel(dtype: np.dtype, rows: int, vectors: int, whole: bool) -
             if gemm.asks_out != 0:
                 for i in range(rows):
                     for column in range(0, width, line):
-                        prefetch(offset(out, (first + 2 * rows + i) * out_stride + column))
+                        prefetch(offset(out, (first + rows + i) * out_stride + column))
             for kh in range(gemm.n_h):
                 for kw in range(gemm.n_w):
                     x = offset(a, first * a_stride + kh * gemm.a_h + kw * gemm.a_w)
@@ -175,42 +175,50 @@ def micro_kernel(dtype: np.dtype, rows: int, vectors: int, whole: bool = False) 
     return compile_kernel(name, lambda: _build_micro_kernel(dtype, rows, vectors, whole))
 
 
-def tile_heights(row_counts: Iterable[int], vectors: int, crowded: bool) -> set[int]:
+def tile_heights(row_counts: Iterable[int], vectors: int, crowded: bool, asks_out: bool = False) -> set[int]:
     """Tile heights that `run_panel` uses for these numbers of rows of a panel of that many vectors.
 
     Where pixels are `crowded` also those where they are not: they may be read with gaps between them.
     """
     heights = {1}
-    for rows in {tallest(vectors), min(tallest(vectors), CROWDED_ROWS) if crowded else tallest(vectors)}:
+    most = min(tallest(vectors), ASKING_ROWS) if asks_out else tallest(vectors)
+    for rows in {most, min(most, CROWDED_ROWS) if crowded else most}:
         for count in row_counts:
             tiles = -(-count // rows)
             heights |= {count // tiles, -(-count // tiles)} if tiles else set()
     return heights
 
 
-def micro_kernel_table(dtype: np.dtype, row_counts: Iterable[int], depth: int, columns: int, step: int) -> np.ndarray:
+def micro_kernel_table(
+    dtype: np.dtype, row_counts: Iterable[int], depth: int, columns: int, step: int, asks_out: bool
+) -> np.ndarray:
     """Addresses of the micro-kernels for tiles of these numbers of rows and these output channels, the rest zero.
 
-    Runs are multiples of `depth` inputs, and pixels `step` inputs apart. Entry `(vectors - 1) * (rows + 1) + height`;
-    height 1 is always there.
+    Runs are multiples of `depth` inputs, pixels `step` inputs apart; `asks_out` is the plan's. Entry
+    `(vectors - 1) * (rows + 1) + height`; height 1 is always there.
     """
     rows, vectors = tile_shape()
     whole, crowded = depth % inputs_a_turn() == 0, step * dtype.itemsize % SET_BYTES == 0
     table = np.zeros((vectors + 1, rows + 1), np.int64)
     for width in set(panel_widths(columns, target().lanes(dtype.itemsize), vectors)):
-        for height in tile_heights(row_counts, width, crowded):
+        for height in tile_heights(row_counts, width, crowded, asks_out):
             table[width - 1, height] = micro_kernel(dtype, height, width, whole)
     return table
 
 
 def _rows_of_tiles(dtype: np.dtype) -> Callable:
-    """Most rows of the tiles of a panel: where pixels share a set of the L1 cache, which holds eight lines, seven."""
+    """Most rows of the tiles of a panel: where pixels share a set of the L1 cache, which holds eight lines, seven.
+
+    And fewer where outputs come from no near cache.
+    """
     narrow, wide, itemsize = tallest(2), tallest(3), dtype.itemsize
     columns = 2 * target().lanes(itemsize)
 
     @part
     def rows_of_tiles(gemm):
         most = wide if gemm.columns > columns else narrow
+        if gemm.asks_out != 0:
+            most = min(most, ASKING_ROWS)
         return min(most, CROWDED_ROWS) if gemm.a_stride * itemsize % SET_BYTES == 0 else most
 
     return rows_of_tiles
