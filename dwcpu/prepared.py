@@ -63,7 +63,7 @@ _MOST_OUTPUTS = 128
 #: Pixels of a block whose outputs go to memory, in rows of so many bytes at least.
 _STREAMED_ROWS, _STREAMED_BYTES = 28, 2048
 #: The latter where a vector is a line, whose blocks are single tiles; and inputs at most.
-_STREAMED_LINES, _STREAMED_INPUTS = 3584, 16
+_STREAMED_LINES, _STREAMED_INPUTS = 3584, 8
 
 
 class Prepared:
@@ -249,16 +249,18 @@ class PreparedSingle(Prepared):
             # Inputs stay in L2, and outputs too where the weights leave room: panels fill lines side by side, and the
             # CPU fetches neighbours ahead, for which the next panel must not come too late. With AVX-512 16 to 96
             # channels take 0.76 of the time for it, 32 to 64 and 24 to 144 0.93; without, as long as before.
+            # Where a vector is a line, tiles write to so many lines at once that the CPU fetches them too late, even
+            # those of eight rows: of results that L2 does not hold, they ask for them. Those of AVX2 write to half as
+            # many: to ask would take them 2 to 4 % longer.
+            asks_out = self._vector == LINE and prod(geometry.out_shape) > 2 * l2
             pixel = geometry.in_channels
-            if geometry.in_channels * geometry.out_channels <= _L2_SHARE_WEIGHTS * l2:
+            if not asks_out and geometry.in_channels * geometry.out_channels <= _L2_SHARE_WEIGHTS * l2:
                 pixel += geometry.out_channels
             tiles = max(2, rows_in_l2 // pixel // kernel.tile_rows)
             if self._streams_out:
                 tiles = 1 if self._vector == LINE else min(tiles, _STREAMED_ROWS // kernel.tile_rows)
             plan["block_rows"] = tiles * kernel.tile_rows
-            # Where a vector is a line, tiles write to so many lines at once that the CPU fetches them too late, even
-            # those of eight rows. Those of AVX2 write to half as many: to ask would take them 2 to 4 % longer.
-            plan["asks_out"] = self._vector == LINE and prod(geometry.out_shape) > 2 * l2
+            plan["asks_out"] = asks_out
         elif kernel.op == "conv":
             plan["block_rows"] = max(1, rows_in_l2 // (geometry.stride_h * geometry.width * geometry.in_channels))
             if self._few_outputs:
@@ -387,14 +389,14 @@ class PreparedSingle(Prepared):
 
         Few rows at a time are then written from end to end. On 4900 pixels 3 to 1000 channels take 0.73 of the time, 8
         to 512 0.58, 3136 of 24 to 1000 0.62; 64 to 1024 0.94. Of rows of less than 2 KiB some take longer. With AVX-512
-        3 to 1000 take 0.6 of the time, 16 to 1000 0.93, but 24 to 1000 1.07, 8 and 12 to 512 1.05 to 1.25.
+        3 to 1000 take 0.8 of the time, 8 to 1000 0.97, but 12 to 1000 1.06, 16 to 2000 1.1, and 3 to 1000 on 3136 1.35.
         """
         geometry, caches, itemsize = self.geometry, runtime.cache_sizes(), self.kernel.dtype.itemsize
         depth, row = geometry.in_channels, geometry.out_channels * itemsize
-        short, long_rows = depth * row <= L2_SHARE * caches.l2, row >= _STREAMED_BYTES
+        size = prod(geometry.out_shape) * itemsize
         if self._vector == LINE:
-            short, long_rows = depth <= _STREAMED_INPUTS, row >= _STREAMED_LINES
-        return short and long_rows and prod(geometry.out_shape) * itemsize > caches.l3 // 4
+            return depth <= _STREAMED_INPUTS and row >= _STREAMED_LINES and size > caches.l3 // 2
+        return depth * row <= L2_SHARE * caches.l2 and row >= _STREAMED_BYTES and size > caches.l3 // 4
 
     def _pack(self, w: np.ndarray, bias: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         kernel, geometry = self.kernel, self.geometry
