@@ -40,7 +40,7 @@ COMPILED_WINDOWS |= {"wide_3x3s2": 9}
 TURN, UNROLLED_RUN = 4, 9
 #: Instructions for each multiply-add of a GEMM: a core that is shared with a busy neighbour issues three a cycle, and
 #: then nothing else counts.
-MOST_INSTRUCTIONS, MOST_NUMBA_INSTRUCTIONS = 1.9, {32: 2.0, 64: 2.3}
+MOST_INSTRUCTIONS, MOST_NUMBA_INSTRUCTIONS = 1.9, {32: 2.0, 64: 2.4}
 #: The same of a window's tiles, all that surrounds their sums included. Without addresses that loads compute themselves
 #: they took a tenth more.
 MOST_WINDOW_INSTRUCTIONS = {
@@ -341,6 +341,9 @@ dtype, lanes = np.dtype(np.float32), target.target().lanes(4)
 for whole in (False, True):
     for vectors in (2, 3):
         pointwise.micro_kernel(dtype, pointwise.tallest(vectors), vectors, whole)
+for vectors in (1, 2, 3):
+    for height in range(2, pointwise.tallest(vectors)):
+        pointwise.micro_kernel(dtype, height, vectors, True)
 for size, stride in ((3, 1), (3, 2), (5, 1)):
     window = depthwise.Window(size, size, stride, stride)
     plain = depthwise._build_plain(dtype, window, depthwise.tile_shape(window), lanes, 1, 1)
@@ -376,10 +379,20 @@ def test_numba_gemm(compiled: tuple[int, dict[str, str]]) -> None:
     turn = TURN if size == 32 else 1  # LLVM unrolls nothing where registers are many
     # a tile of three vectors has few rows to share the loads of its weights
     for sums, vectors, more in ((ACCUMULATORS[size], 2, 0.0), (WIDE_ACCUMULATORS[size], 3, 0.3 if turn == 1 else 0.0)):
-        listings = [text for name, text in kernels.items() if re.match(rf"gemm_f32_\d+x{vectors}v", name)]
-        assert len(listings) == 2
+        name = f"gemm_f32_{sums // vectors}x{vectors}v"
+        listings = [kernels[name], kernels[f"{name}_whole"]]
         for listing in listings:
             check(numba_loops(listing), turn * sums, size, 0, MOST_NUMBA_INSTRUCTIONS[size] + more)
+
+
+def test_numba_gemm_of_any_height(compiled: tuple[int, dict[str, str]]) -> None:
+    """Sums that are kept on the stack take 1.3 to 4 times as long, depending on where that is."""
+    names = [name for name in compiled[1] if name.startswith("gemm")]
+    assert len(names) > 10
+    for name in names:
+        found = [loop for loop in numba_loops(compiled[1][name]) if loop.multiply_adds]
+        assert found
+        assert not any(loop.stack for loop in found), name
 
 
 @pytest.mark.parametrize("window", WINDOWS)
