@@ -169,8 +169,8 @@ _MOST_UNROLLED = 22
 def outer_fma(typingctx, tile, a, a_stride, b):
     """tile[i, j] += a[i * a_stride] * b[j]: one step of the GEMM micro-kernel.
 
-    Of many sums every third row has a pointer of which LLVM does not know how it was made. Otherwise it unrolls the loop
-    around 12 x 2 vectors and keeps sums in memory, which takes 1.3 to 4 times as long, depending on where the stack is.
+    Of many sums every third row has a pointer of which LLVM does not know how it was made. Otherwise it unrolls the
+    loop around 12 x 2 vectors and keeps sums in memory, which takes 1.3 to 4 times as long: it depends on the stack.
     """
 
     def codegen(context, builder, signature, args):
