@@ -422,6 +422,8 @@ def _choose_fused(
     if rows < threads and depthwise.out_height == 1:
         return split, f"{threads} threads cannot share {rows} rows; each of the steps alone they share by columns"
     if threads > 1 and 2 * between <= threads * l2 and splitting_pays(geometry, dtype.itemsize, threads):
+        if isinstance(geometry, InvertedResidualGeometry):
+            return split, f"{threads} threads would expand too many of {rows} rows twice; what is between stays in L2"
         return split, f"{threads} threads cannot share {rows} rows evenly; what is between stays in L2"
     return fused, "what lies between the steps stays in cache"
 

@@ -16,7 +16,9 @@ from . import arrays, packing, runtime
 from .abi import (
     ACTIVATION_CODES,
     AHEAD_TILES,
+    ASKING_ROWS,
     COPY_BYTES,
+    CROWDED_ROWS,
     FEW_OUTPUTS,
     FIELDS,
     HALF_COLUMNS,
@@ -60,10 +62,9 @@ _HELD_ROWS, _HELD_L2 = 4, 0.5
 _L2_SHARE_WEIGHTS = 0.25
 #: Output channels up to which a matrix product reads pixels with gaps between them.
 _MOST_OUTPUTS = 128
-#: Pixels of a block whose outputs go to memory, in rows of so many bytes at least.
-_STREAMED_ROWS, _STREAMED_BYTES = 28, 2048
-#: The latter where a vector is a line, whose blocks are single tiles; and inputs at most.
-_STREAMED_LINES, _STREAMED_INPUTS = 3584, 8
+#: Pixels of a block whose outputs go to memory, in rows of so many bytes at least; the latter where a vector is a line,
+#: and inputs at most. Blocks have `tile_rows` pixels there.
+_STREAMED_ROWS, _STREAMED_BYTES, _STREAMED_LINES, _STREAMED_INPUTS = 28, 2048, 3584, 8
 
 
 class Prepared:
@@ -559,7 +560,12 @@ class PreparedSingle(Prepared):
         tiles.
         """
         last = (rows - 1) % int(self.plan["block_rows"][0]) + 1
-        tiles, turns = -(-last // self.kernel.tile_rows), self.geometry.in_channels // TURN
+        tile_rows, turns = self.kernel.tile_rows, self.geometry.in_channels // TURN
+        if self.plan["asks_out"][0]:
+            tile_rows = min(tile_rows, ASKING_ROWS)
+        if int(self.plan["x_step"][0]) * self.kernel.dtype.itemsize % SET_BYTES == 0:
+            tile_rows = min(tile_rows, CROWDED_ROWS)
+        tiles = -(-last // tile_rows)
         fewest, most = self.blocks // parts, -(-self.blocks // parts)
         if fewest < 2 or last == 1:
             return Room(0, 0)

@@ -337,13 +337,14 @@ PROGRAM = """
 import importlib, numpy as np
 from dwcpu.numba_kernels import depthwise, pointwise
 target = importlib.import_module("dwcpu.numba_kernels.target")
-dtype, lanes = np.dtype(np.float32), target.target().lanes(4)
+dtype, lanes, turn = np.dtype(np.float32), target.target().lanes(4), pointwise.inputs_a_turn()
 for whole in (False, True):
     for vectors in (2, 3):
         pointwise.micro_kernel(dtype, pointwise.tallest(vectors), vectors, whole)
 for vectors in (1, 2, 3):
     for height in range(2, pointwise.tallest(vectors)):
-        pointwise.micro_kernel(dtype, height, vectors, True)
+        for whole in (False, True)[turn == 1 :]:
+            pointwise.micro_kernel(dtype, height, vectors, whole)
 for size, stride in ((3, 1), (3, 2), (5, 1)):
     window = depthwise.Window(size, size, stride, stride)
     plain = depthwise._build_plain(dtype, window, depthwise.tile_shape(window), lanes, 1, 1)

@@ -417,14 +417,18 @@ def test_fused_kernels_run_where_rows_are_shared_evenly(
     ("size", "channels", "kernel", "label"),
     [(8, 32, 3, "fused"), (8, 80, 3, "split"), (14, 24, 3, "fused"), (14, 24, 5, "fused"), (14, 64, 5, "split")],
 )
+@pytest.mark.parametrize("batch", [1, 2, 3])
 def test_inverted_residuals_are_split_where_much_would_be_expanded_twice(
-    size: int, channels: int, kernel: int, label: str, monkeypatch: pytest.MonkeyPatch
+    size: int, channels: int, kernel: int, label: str, batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Of two images each of two threads has one; three are as one, with more to do."""
     monkeypatch.setattr(runtime, "cache_sizes", lambda: runtime.Memory(32 << 10, 1 << 20, 32 << 20))
     wide = 3 * channels
     shapes = (channels, wide), (kernel, kernel, wide), (wide, channels)
-    geometry = InvertedResidualGeometry.of((1, size, size, channels), *shapes, padding="same")
-    assert dispatch._choose_fused(geometry, np.dtype(np.float32), 2, "auto")[0].label == label
+    geometry = InvertedResidualGeometry.of((batch, size, size, channels), *shapes, padding="same")
+    chosen, reason = dispatch._choose_fused(geometry, np.dtype(np.float32), 2, "auto")
+    assert chosen.label == ("fused" if batch == 2 else label)
+    assert ("twice" in reason) == (chosen.label == "split")
 
 
 @pytest.mark.parametrize(("size", "shared"), [(4, (1, False)), (7, (2, False)), (28, (2, True))])
