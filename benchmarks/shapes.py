@@ -356,6 +356,8 @@ POINTWISE: list[Shape] = _merge(
         _pointwise("large", 112, 112, 24, 256),
         _pointwise("large", 80, 80, 40, 240, "relu6"),
         _pointwise("large", 56, 56, 24, 1000, None),
+        _pointwise("large", 112, 112, 18, 512, None),
+        _pointwise("large", 48, 48, 13, 1264, None),
     ]
 )
 
@@ -376,6 +378,9 @@ SEPARABLE: list[Shape] = _merge(
         _separable("odd", 224, 224, 3, 9, 3, 2),
         _separable("odd", 57, 43, 20, 37),
         _separable("small", 4, 4, 64, 64),
+        _separable("small", 7, 7, 224, 80),
+        _separable("small", 10, 10, 128, 128, 3, 2),
+        _separable("sizes", 17, 17, 512, 512),
         _separable("audio", 1, 512, 256, 256, (1, 31), dw_activation=None),
         _separable("audio", 1, 1000, 128, 128, (1, 3), dilation=8, padding=((0, 0), (16, 0))),
     ]
@@ -386,6 +391,11 @@ INVERTED_RESIDUAL: list[Shape] = _merge(
     + [
         _inverted("efficientnet_lite0", s, c, cout, k, stride, padding=_lite(k) if stride == 2 else None)
         for s, c, cout, k, stride in _EFFICIENTNET_LITE0
+    ]
+    + [
+        _inverted("small", 8, 80, 80, expansion=3),
+        _inverted("small", 18, 20, 20, 3, 2, expansion=2),
+        _inverted("sizes", 19, 64, 64),
     ]
 )
 
