@@ -56,6 +56,7 @@ __all__ = [
     "SET_BYTES",
     "STEP_FIELDS",
     "TURN",
+    "most_tile_rows",
     "panel_widths",
     "plan_dtype",
 ]
@@ -332,6 +333,17 @@ def lines_a_turn(height: int, itemsize: int) -> int:
     Half as many as a turn's inputs take. For all of them a product on 7x7 pixels would take 1.09 of its time.
     """
     return (-(-height * TURN * itemsize // 64) + 1) // 2
+
+
+def most_tile_rows(tallest: int, crowded: bool, asks_out: bool) -> int:
+    """Most rows of a matrix product's tiles, of which there may be `tallest`: where pixels share sets, or tiles ask.
+
+    Examples
+    --------
+    >>> most_tile_rows(14, False, False), most_tile_rows(14, False, True), most_tile_rows(14, True, True)
+    (14, 8, 7)
+    """
+    return min(tallest, CROWDED_ROWS if crowded else tallest, ASKING_ROWS if asks_out else tallest)
 
 
 def panel_widths(outputs: int, lanes: int, vectors: int) -> list[int]:

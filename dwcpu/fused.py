@@ -11,9 +11,9 @@ from . import runtime
 from .arrays import LINE
 from .fused_geometry import Geometry, InvertedResidualGeometry, SeparableGeometry
 from .geometry import ConvGeometry
-from .grid import Grid, cut, serial_us, worth_threads, worth_waking
+from .grid import Grid, cut, grid_of, row_phases, serial_us, worth_threads, worth_waking
 from .pipeline import GIVEN, Node, Pass, Pipeline, Span, chain
-from .prepared import L2_SHARE, Prepared, PreparedSingle, fill, grid_of, row_phases
+from .prepared import L2_SHARE, Prepared, PreparedSingle, fill
 
 if TYPE_CHECKING:
     from .dispatch import Kernel

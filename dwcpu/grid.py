@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from math import gcd
+from typing import TYPE_CHECKING, NamedTuple
 
+from .abi import SET_BYTES, panel_widths
 from .fused_geometry import Geometry
 from .geometry import ConvGeometry
+
+if TYPE_CHECKING:
+    from .dispatch import Kernel
 
 __all__ = ["BETTER", "BETTER_WINDOWS", "Grid", "cut", "run_length", "serial_us", "worth_threads", "worth_waking"]
 
@@ -138,3 +143,64 @@ def run_length(geometry: ConvGeometry) -> int:
     first = min(geometry.out_width, -(-geometry.pad_left // geometry.stride_w))
     room = geometry.width - 1 + geometry.pad_left - (geometry.kernel_w - 1) * geometry.dilation_w
     return max(first, min(geometry.out_width, room // geometry.stride_w + 1)) - first
+
+
+def channels_of(kernel: Kernel, geometry: ConvGeometry) -> int:
+    """Channels that a depthwise kernel makes vectors of."""
+    return geometry.out_channels if kernel.layout == "spread" else geometry.in_channels
+
+
+def row_phases(geometry: ConvGeometry) -> int:
+    """How many rows lie from one row of a depthwise tile to the next: see `geometry.effective_window`."""
+    return geometry.dilation_h // gcd(geometry.stride_h, geometry.dilation_h)
+
+
+def segment_of(kernel: Kernel, geometry: ConvGeometry) -> int:
+    """Output columns of a row of a depthwise kernel's grid: see `abi`."""
+    fixed = kernel.backend == "cython" and any(kernel.window)  # those have no such loop
+    if kernel.op != "depthwise" or fixed or geometry.out_height > 1:
+        return 0
+    columns = geometry.dilation_w // gcd(geometry.stride_w, geometry.dilation_w) * kernel.tile_columns
+    return columns if 2 * columns <= geometry.out_width else 0
+
+
+def blocks_of(kernel: Kernel, geometry: ConvGeometry) -> int:
+    """Number of blocks of the kernel's grid: see `abi`."""
+    if kernel.op == "depthwise":
+        return 1 if kernel.layout == "flat" else -(-channels_of(kernel, geometry) // kernel.lanes)
+    return len(block_widths(kernel, geometry))
+
+
+def block_widths(kernel: Kernel, geometry: ConvGeometry) -> list[int]:
+    """Outputs of each block of a matrix product or convolution."""
+    outputs = geometry.out_channels // geometry.groups
+    *full, _ = panel_widths(outputs, kernel.lanes, kernel.tile_columns)
+    widths = [vectors * kernel.lanes for vectors in full]
+    return geometry.groups * [*widths, outputs - sum(widths)]
+
+
+def grid_of(kernel: Kernel, geometry: ConvGeometry, threads: int) -> Grid:
+    """The grid of one kernel for `threads` threads, cut."""
+    rows = geometry.batch * geometry.out_height * (geometry.out_width if kernel.op == "pointwise" else 1)
+    # The rows of a dilated window's tile lie apart: it makes no difference where others are cut.
+    apart = kernel.op == "depthwise" and row_phases(geometry) > 1
+    granule = 1 if kernel.op == "conv" or apart else kernel.tile_rows
+    segment = segment_of(kernel, geometry)
+    if segment:
+        rows, granule = geometry.batch * (geometry.out_width // segment), 1
+    # Where the last channel vector slides back over its neighbour, two threads must not share the two.
+    divisible = kernel.op != "depthwise" or channels_of(kernel, geometry) % kernel.lanes == 0
+    # More weights than pixels: better to read the pixels twice.
+    blocks_first = kernel.op == "pointwise" and geometry.out_channels > rows
+    # Pixels that share sets of the cache are mostly computed from copies of some channels at a time: any will do.
+    alone = geometry.in_channels * kernel.dtype.itemsize % (SET_BYTES // 2) > 0
+    anywhere = kernel.op == "depthwise" and alone
+    better, blocks = BETTER_WINDOWS if anywhere else BETTER, blocks_of(kernel, geometry)
+    widths = () if kernel.op == "depthwise" else block_widths(kernel, geometry)
+    made = cut(rows, granule, blocks, threads, divisible, blocks_first, better, anywhere, widths)
+    if kernel.op == "pointwise" and made.tasks > 1:
+        # Tiles are of any height, if not as good: with tiles of fourteen rows, 49 pixels are shared as 28 and 21.
+        finer = cut(rows, 1, blocks, threads, divisible, blocks_first, widths=widths)
+        if finer.share(widths) < BETTER * made.share(widths) and 2 * finer.most_rows >= granule:
+            return finer
+    return made

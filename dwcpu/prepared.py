@@ -16,9 +16,7 @@ from . import arrays, packing, runtime
 from .abi import (
     ACTIVATION_CODES,
     AHEAD_TILES,
-    ASKING_ROWS,
     COPY_BYTES,
-    CROWDED_ROWS,
     FEW_OUTPUTS,
     FIELDS,
     HALF_COLUMNS,
@@ -26,21 +24,21 @@ from .abi import (
     SET_BYTES,
     TURN,
     lines_a_turn,
-    panel_widths,
+    most_tile_rows,
     plan_dtype,
 )
 from .arrays import LINE
 from .epilogue import Activation
 from .fused_geometry import Geometry
 from .geometry import ConvGeometry
-from .grid import BETTER, BETTER_WINDOWS, Grid, cut, run_length, worth_threads, worth_waking
+from .grid import Grid, blocks_of, grid_of, run_length, segment_of, worth_threads, worth_waking
 from .interrupts import imported
 from .pipeline import NOTHING, Pass, Room, Span, Value
 
 if TYPE_CHECKING:
     from .dispatch import Kernel
 
-__all__ = ["L2_SHARE", "Prepared", "PreparedSingle", "fill", "grid_of", "row_phases"]
+__all__ = ["L2_SHARE", "Prepared", "PreparedSingle", "fill"]
 
 #: L1 caches that the patches and weights of a depthwise pass may take. Far more than one: what is read again comes from
 #: L2 in time, and long runs of channels suit the prefetchers. Of 0.5 to 16, 4 and more are 2 to 5 % faster than less.
@@ -153,67 +151,6 @@ def fill(plan: Any, geometry: ConvGeometry) -> None:
     plan["multiplier"] = max(1, geometry.out_channels // geometry.in_channels)
 
 
-def _channels(kernel: Kernel, geometry: ConvGeometry) -> int:
-    """Channels that a depthwise kernel makes vectors of."""
-    return geometry.out_channels if kernel.layout == "spread" else geometry.in_channels
-
-
-def row_phases(geometry: ConvGeometry) -> int:
-    """How many rows lie from one row of a depthwise tile to the next: see `geometry.effective_window`."""
-    return geometry.dilation_h // gcd(geometry.stride_h, geometry.dilation_h)
-
-
-def _segment(kernel: Kernel, geometry: ConvGeometry) -> int:
-    """Output columns of a row of a depthwise kernel's grid: see `abi`."""
-    fixed = kernel.backend == "cython" and any(kernel.window)  # those have no such loop
-    if kernel.op != "depthwise" or fixed or geometry.out_height > 1:
-        return 0
-    columns = geometry.dilation_w // gcd(geometry.stride_w, geometry.dilation_w) * kernel.tile_columns
-    return columns if 2 * columns <= geometry.out_width else 0
-
-
-def _blocks(kernel: Kernel, geometry: ConvGeometry) -> int:
-    """Number of blocks of the kernel's grid: see `abi`."""
-    if kernel.op == "depthwise":
-        return 1 if kernel.layout == "flat" else -(-_channels(kernel, geometry) // kernel.lanes)
-    return len(_block_widths(kernel, geometry))
-
-
-def _block_widths(kernel: Kernel, geometry: ConvGeometry) -> list[int]:
-    """Outputs of each block of a matrix product or convolution."""
-    outputs = geometry.out_channels // geometry.groups
-    *full, _ = panel_widths(outputs, kernel.lanes, kernel.tile_columns)
-    widths = [vectors * kernel.lanes for vectors in full]
-    return geometry.groups * [*widths, outputs - sum(widths)]
-
-
-def grid_of(kernel: Kernel, geometry: ConvGeometry, threads: int) -> Grid:
-    """The grid of one kernel for `threads` threads, cut."""
-    rows = geometry.batch * geometry.out_height * (geometry.out_width if kernel.op == "pointwise" else 1)
-    # The rows of a dilated window's tile lie apart: it makes no difference where others are cut.
-    apart = kernel.op == "depthwise" and row_phases(geometry) > 1
-    granule = 1 if kernel.op == "conv" or apart else kernel.tile_rows
-    segment = _segment(kernel, geometry)
-    if segment:
-        rows, granule = geometry.batch * (geometry.out_width // segment), 1
-    # Where the last channel vector slides back over its neighbour, two threads must not share the two.
-    divisible = kernel.op != "depthwise" or _channels(kernel, geometry) % kernel.lanes == 0
-    # More weights than pixels: better to read the pixels twice.
-    blocks_first = kernel.op == "pointwise" and geometry.out_channels > rows
-    # Pixels that share sets of the cache are mostly computed from copies of some channels at a time: any will do.
-    alone = geometry.in_channels * kernel.dtype.itemsize % (SET_BYTES // 2) > 0
-    anywhere = kernel.op == "depthwise" and alone
-    better, blocks = BETTER_WINDOWS if anywhere else BETTER, _blocks(kernel, geometry)
-    widths = () if kernel.op == "depthwise" else _block_widths(kernel, geometry)
-    made = cut(rows, granule, blocks, threads, divisible, blocks_first, better, anywhere, widths)
-    if kernel.op == "pointwise" and made.tasks > 1:
-        # Tiles are of any height, if not as good: with tiles of fourteen rows, 49 pixels are shared as 28 and 21.
-        finer = cut(rows, 1, blocks, threads, divisible, blocks_first, widths=widths)
-        if finer.share(widths) < BETTER * made.share(widths) and 2 * finer.most_rows >= granule:
-            return finer
-    return made
-
-
 class PreparedSingle(Prepared):
     """Depthwise, pointwise or conv."""
 
@@ -273,7 +210,7 @@ class PreparedSingle(Prepared):
                 plan["gathers"], plan["block_rows"] = 1, max(1, rows_in_l2 // row)
                 self._scratch = min(int(plan["block_rows"][0]), geometry.batch * geometry.out_height) * row * itemsize
         else:
-            plan["segment"] = _segment(kernel, geometry)
+            plan["segment"] = segment_of(kernel, geometry)
             plan["block_channels"] = self._block_channels()
             self._shape_crowded()
             if kernel.label == "strips":
@@ -533,7 +470,7 @@ class PreparedSingle(Prepared):
     @property
     def blocks(self) -> int:
         """Number of blocks of the kernel's grid."""
-        return _blocks(self.kernel, self.geometry)
+        return blocks_of(self.kernel, self.geometry)
 
     def passes(self, threads: int) -> tuple[Pass, ...]:
         """As `Prepared.passes`."""
@@ -560,12 +497,9 @@ class PreparedSingle(Prepared):
         tiles.
         """
         last = (rows - 1) % int(self.plan["block_rows"][0]) + 1
-        tile_rows, turns = self.kernel.tile_rows, self.geometry.in_channels // TURN
-        if self.plan["asks_out"][0]:
-            tile_rows = min(tile_rows, ASKING_ROWS)
-        if int(self.plan["x_step"][0]) * self.kernel.dtype.itemsize % SET_BYTES == 0:
-            tile_rows = min(tile_rows, CROWDED_ROWS)
-        tiles = -(-last // tile_rows)
+        crowded = int(self.plan["x_step"][0]) * self.kernel.dtype.itemsize % SET_BYTES == 0
+        tile_rows = most_tile_rows(self.kernel.tile_rows, crowded, bool(self.plan["asks_out"][0]))
+        tiles, turns = -(-last // tile_rows), self.geometry.in_channels // TURN
         fewest, most = self.blocks // parts, -(-self.blocks // parts)
         if fewest < 2 or last == 1:
             return Room(0, 0)

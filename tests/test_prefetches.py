@@ -25,12 +25,13 @@ import numpy as np
 import dwcpu
 from dwcpu import dispatch
 
-pixels, depth, columns, size = map(int, sys.argv[1:])
+pixels, depth, columns, size, asks = map(int, sys.argv[1:])
 (kernel,) = (each.name for each in dispatch.kernels(np.float32, "cython") if each.op == "pointwise")
 layer = dwcpu.PointwiseConv2d(np.ones((depth, columns), np.float32), backend=kernel)
 x = np.ones((1, pixels, 1, depth), np.float32)
 (node,) = layer.nodes(x.shape, 1)
 prepared, later = node.operation, np.ones(size // 4, np.float32)
+prepared.plan["asks_out"] = asks
 (own,) = prepared.passes(1)
 later_size, soon_size = (min(size, most) for most in own.room)  # the higher tiles are, the fewer ask
 soon = np.ones(size // 4, np.float32)
@@ -83,13 +84,23 @@ def lines(begin: int, end: int, asked: set[int]) -> set[int]:
 )
 def test_all_that_is_to_be_asked_for_is(tree: Path, pixels: int, depth: int, columns: int) -> None:
     """By two panels, three and more, each its share: of the last panel tiles have no next one to ask for."""
-    (*places,), asked = asked_by(tree, PROGRAM, pixels, depth, columns, 64 * 200)
+    (*places,), asked = asked_by(tree, PROGRAM, pixels, depth, columns, 64 * 200, 0)
     if places[3] == 0:
         pytest.skip("a single panel, whose tiles ask for their inputs")
     assert places[3] >= 64 * 30
     assert places[1] > 0 or columns < 96 or pixels < 100, "tiles between the first panel and the last have time"
     for begin, size in (places[:2], places[2:]):
         assert lines(begin, begin + size, asked) >= set(range(size // 64))
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("pixels", [56, 100, 112])
+def test_tiles_of_fewer_rows_ask_for_all_that_they_have_room_for(tree: Path, pixels: int) -> None:
+    """Those that ask for lines of outputs, too."""
+    (*places,), asked = asked_by(tree, PROGRAM, pixels, 64, 128, 64 * 10_000, 1)
+    begin, size = places[2:]
+    assert size >= 64 * 16 * (pixels // 14)
+    assert lines(begin, begin + size, asked) >= set(range(size // 64))
 
 
 #: Runs one product, and prints where its outputs lie.

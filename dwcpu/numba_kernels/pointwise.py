@@ -19,7 +19,16 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from dwcpu.abi import AHEAD_TILES, ASKING_ROWS, CROWDED_ROWS, SET_BYTES, TURN, lines_a_turn, panel_widths
+from dwcpu.abi import (
+    AHEAD_TILES,
+    ASKING_ROWS,
+    CROWDED_ROWS,
+    SET_BYTES,
+    TURN,
+    lines_a_turn,
+    most_tile_rows,
+    panel_widths,
+)
 from dwcpu.numba_kernels.memory import (
     PLAN,
     REAL,
@@ -181,8 +190,7 @@ def tile_heights(row_counts: Iterable[int], vectors: int, crowded: bool, asks_ou
     Where pixels are `crowded` also those where they are not: they may be read with gaps between them.
     """
     heights = {1}
-    most = min(tallest(vectors), ASKING_ROWS) if asks_out else tallest(vectors)
-    for rows in {most, min(most, CROWDED_ROWS) if crowded else most}:
+    for rows in {most_tile_rows(tallest(vectors), gaps, asks_out) for gaps in {False, crowded}}:
         for count in row_counts:
             tiles = -(-count // rows)
             heights |= {count // tiles, -(-count // tiles)} if tiles else set()
