@@ -14,7 +14,18 @@ from .geometry import ConvGeometry
 if TYPE_CHECKING:
     from .dispatch import Kernel
 
-__all__ = ["BETTER", "BETTER_WINDOWS", "Grid", "cut", "run_length", "serial_us", "worth_threads", "worth_waking"]
+__all__ = [
+    "Grid",
+    "blocks_of",
+    "cut",
+    "grid_of",
+    "row_phases",
+    "run_length",
+    "segment_of",
+    "serial_us",
+    "worth_threads",
+    "worth_waking",
+]
 
 #: Serial microseconds below which a kernel stays on the calling thread. To hand over work costs 0.2 to 0.4 us where
 #: helpers are awake.
@@ -24,10 +35,10 @@ _WORTH_WAKING_US = 16.0
 #: Rates for that estimate, deliberately those of a modest core: GFLOP/s and GB/s.
 _GFLOPS, _GBYTES = 60.0, 20.0
 #: A split that leaves this much less imbalance than the split by rows is worth reading inputs twice for.
-BETTER = 0.97
+_BETTER = 0.97
 #: The same for windows. Half of the channels of a pixel is a short run: two threads do 14x14x480 in 0.76 to 0.88 of the
 #: time if they take eight and six rows in place of half of the channels each.
-BETTER_WINDOWS = 0.8
+_BETTER_WINDOWS = 0.8
 
 
 class Grid(NamedTuple):
@@ -88,7 +99,7 @@ def cut(
     threads: int,
     divisible: bool,
     blocks_first: bool = False,
-    better: float = BETTER,
+    better: float = _BETTER,
     anywhere: bool = False,
     widths: Sequence[int] = (),
 ) -> Grid:
@@ -118,7 +129,7 @@ def cut(
         for block_parts in range(2, min(threads, blocks) + 1):
             whole, rest = divmod(-(-granules * block_parts // threads), block_parts)
             share = whole + -(-rest * blocks // block_parts) / blocks
-            if share < best_share * BETTER:
+            if share < best_share * _BETTER:
                 best, best_share = Grid(rows, granule, granules, blocks, block_parts, threads, threads), share
     return best
 
@@ -145,7 +156,7 @@ def run_length(geometry: ConvGeometry) -> int:
     return max(first, min(geometry.out_width, room // geometry.stride_w + 1)) - first
 
 
-def channels_of(kernel: Kernel, geometry: ConvGeometry) -> int:
+def _channels(kernel: Kernel, geometry: ConvGeometry) -> int:
     """Channels that a depthwise kernel makes vectors of."""
     return geometry.out_channels if kernel.layout == "spread" else geometry.in_channels
 
@@ -167,11 +178,11 @@ def segment_of(kernel: Kernel, geometry: ConvGeometry) -> int:
 def blocks_of(kernel: Kernel, geometry: ConvGeometry) -> int:
     """Number of blocks of the kernel's grid: see `abi`."""
     if kernel.op == "depthwise":
-        return 1 if kernel.layout == "flat" else -(-channels_of(kernel, geometry) // kernel.lanes)
-    return len(block_widths(kernel, geometry))
+        return 1 if kernel.layout == "flat" else -(-_channels(kernel, geometry) // kernel.lanes)
+    return len(_block_widths(kernel, geometry))
 
 
-def block_widths(kernel: Kernel, geometry: ConvGeometry) -> list[int]:
+def _block_widths(kernel: Kernel, geometry: ConvGeometry) -> list[int]:
     """Outputs of each block of a matrix product or convolution."""
     outputs = geometry.out_channels // geometry.groups
     *full, _ = panel_widths(outputs, kernel.lanes, kernel.tile_columns)
@@ -189,18 +200,18 @@ def grid_of(kernel: Kernel, geometry: ConvGeometry, threads: int) -> Grid:
     if segment:
         rows, granule = geometry.batch * (geometry.out_width // segment), 1
     # Where the last channel vector slides back over its neighbour, two threads must not share the two.
-    divisible = kernel.op != "depthwise" or channels_of(kernel, geometry) % kernel.lanes == 0
+    divisible = kernel.op != "depthwise" or _channels(kernel, geometry) % kernel.lanes == 0
     # More weights than pixels: better to read the pixels twice.
     blocks_first = kernel.op == "pointwise" and geometry.out_channels > rows
     # Pixels that share sets of the cache are mostly computed from copies of some channels at a time: any will do.
     alone = geometry.in_channels * kernel.dtype.itemsize % (SET_BYTES // 2) > 0
     anywhere = kernel.op == "depthwise" and alone
-    better, blocks = BETTER_WINDOWS if anywhere else BETTER, blocks_of(kernel, geometry)
-    widths = () if kernel.op == "depthwise" else block_widths(kernel, geometry)
+    better, blocks = _BETTER_WINDOWS if anywhere else _BETTER, blocks_of(kernel, geometry)
+    widths = () if kernel.op == "depthwise" else _block_widths(kernel, geometry)
     made = cut(rows, granule, blocks, threads, divisible, blocks_first, better, anywhere, widths)
     if kernel.op == "pointwise" and made.tasks > 1:
         # Tiles are of any height, if not as good: with tiles of fourteen rows, 49 pixels are shared as 28 and 21.
         finer = cut(rows, 1, blocks, threads, divisible, blocks_first, widths=widths)
-        if finer.share(widths) < BETTER * made.share(widths) and 2 * finer.most_rows >= granule:
+        if finer.share(widths) < _BETTER * made.share(widths) and 2 * finer.most_rows >= granule:
             return finer
     return made
