@@ -408,11 +408,14 @@ CONV: list[Shape] = _merge(
         _conv("stem", 224, 224, 3, 64, 7, 2),
         _conv("standard", 56, 56, 64, 64, 3),
         _conv("standard", 14, 14, 256, 256, 3),
+        _conv("standard", 56, 56, 24, 24, 3),
         _conv("short cut", 14, 14, 256, 512, 1, 2, activation=None),
         _conv("colours", 224, 224, 16, 3, 9, activation=None),
         _conv("mask", 64, 64, 64, 1, 3, activation=None),
         _conv("grouped", 28, 28, 256, 256, 3, groups=32),
         _conv("grouped", 14, 14, 120, 120, 3, groups=3),
+        _conv("grouped", 56, 56, 128, 128, 3, groups=32),
+        _conv("grouped", 28, 28, 56, 56, 3, groups=7),
         _conv("audio", 1, 3000, 80, 256, (1, 3), 2, activation="gelu"),
     ]
 )

@@ -111,6 +111,9 @@ FIELDS: dict[str, str] = {
     # compiled conv, window 1x1: whether the pixels that it reads are first gathered in scratch, for `block_rows` output
     # rows at a time
     "gathers": "i",
+    # compiled conv: groups whose outputs share a vector, and then `block_rows` output rows at a time are computed from
+    # inputs that are spread over its lanes in scratch; 0: each group has panels of its own
+    "joined": "i",
     # depthwise: channel vectors per pass, so that a tile's patch and weights stay in the L1 cache
     "block_channels": "i",
     # depthwise: output rows (of a phase) that are computed from a copy of their inputs, for a pass of channels, where

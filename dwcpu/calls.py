@@ -310,29 +310,29 @@ def _packings(compiled: Compiled, packed: dict[Any, Any], filters_first: bool) -
     if [len(store) for store in stores] != [1] * len(parts):
         return ()
     for part, store in zip(parts, stores, strict=True):
-        ((op, lanes, layout, vectors), (weights, bias)) = next(iter(store.items()))
-        found.append((op != "depthwise", *_sizes(part, op, lanes, layout, vectors, filters_first), weights, bias))
+        ((op, layout, panels), (weights, bias)) = next(iter(store.items()))
+        found.append((op != "depthwise", *_sizes(part, op, layout, panels, filters_first), weights, bias))
     return tuple(found)
 
 
 def _sizes(
-    geometry: ConvGeometry, op: str, lanes: int, layout: str, vectors: int, filters_first: bool
+    geometry: ConvGeometry, op: str, layout: str, panels: tuple[int, int, int], filters_first: bool
 ) -> tuple[tuple, tuple]:
     """Sizes of a packing, and how far each tap, input and output is from the next: see `Packing` in `_calls.pyx`.
 
-    The sizes are taps, inputs, outputs, groups, lanes, vectors and, where channels repeat, the period.
+    The sizes are taps, inputs, outputs, all outputs, lanes, vectors and, where channels repeat, the period.
     """
-    taps, out_channels = geometry.taps, geometry.out_channels
-    groups = 1 if op == "depthwise" else geometry.groups
-    inputs, outputs = geometry.in_channels // groups, out_channels // groups
+    taps, inputs, out_channels = geometry.taps, geometry.in_channels, geometry.out_channels
+    outputs, lanes, vectors = panels
     if op != "depthwise":
+        inputs //= geometry.groups
         steps = (1, taps, inputs * taps) if filters_first else (inputs * out_channels, out_channels, 1)
     else:
-        outputs //= inputs
+        outputs = out_channels // inputs
         if layout:  # every output channel has an input channel of its own
             inputs, outputs = out_channels, 1
         steps = (1, outputs * taps, taps) if filters_first else (out_channels, outputs, 1)
     period = inputs
     if layout == "flat":
         inputs = lcm(inputs, lanes)
-    return (taps, inputs, outputs, groups, lanes, vectors, period), steps
+    return (taps, inputs, outputs, out_channels, lanes, vectors, period), steps

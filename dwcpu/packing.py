@@ -65,19 +65,19 @@ def depthwise_panels(w: np.ndarray, bias: np.ndarray | None, lanes: int) -> tupl
 
 
 def gemm_panels(
-    w: np.ndarray, bias: np.ndarray | None, groups: int, lanes: int, vectors: int
+    w: np.ndarray, bias: np.ndarray | None, outputs: int, lanes: int, vectors: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Weights of a matrix product in panels of output channels, group by group, as wide as `panel_widths` says.
 
     Each panel is ``[tap, input channel][width]``. Channels that the last vector of a group lacks are zero; so is their
-    bias.
+    bias. Groups have `outputs` channels, the last one what is left.
 
     Parameters
     ----------
     w : ndarray, shape (KH, KW, Cin / groups, Cout) or (Cin, Cout)
     bias : ndarray, shape (Cout,), or None
         None is zeros.
-    groups, lanes, vectors : int
+    outputs, lanes, vectors : int
 
     Returns
     -------
@@ -86,24 +86,24 @@ def gemm_panels(
     Examples
     --------
     >>> import numpy as np
-    >>> gemm_panels(np.arange(6.0).reshape(2, 3), None, 1, 2, 1)[0]
+    >>> gemm_panels(np.arange(6.0).reshape(2, 3), None, 3, 2, 1)[0]
     array([0., 1., 3., 4., 2., 0., 5., 0.])
     """
-    outputs = w.shape[-1] // groups
-    rows = w.reshape(-1, groups, outputs)
-    padded = -(-outputs // lanes) * lanes
-    weights, packed_bias = _lasting(rows.shape[0] * groups * padded, w.dtype), _lasting(groups * padded, w.dtype)
+    rows = w.reshape(-1, w.shape[-1])
+    groups = [(start, min(start + outputs, rows.shape[1])) for start in range(0, rows.shape[1], outputs)]
+    padded = sum(-(-(end - start) // lanes) * lanes for start, end in groups)
+    weights, packed_bias = _lasting(rows.shape[0] * padded, w.dtype), _lasting(padded, w.dtype)
     packed_bias[:] = 0
-    if bias is not None:
-        packed_bias.reshape(groups, padded)[:, :outputs] = bias.reshape(groups, outputs)
-    first = 0
-    for group in range(groups):
-        column = 0
-        for wide in panel_widths(outputs, lanes, vectors):
-            columns, filled = wide * lanes, min(wide * lanes, outputs - column)
+    first = place = 0
+    for start, end in groups:
+        if bias is not None:
+            packed_bias[place : place + end - start] = bias[start:end]
+        for wide in panel_widths(end - start, lanes, vectors):
+            columns, filled = wide * lanes, min(wide * lanes, end - start)
             panel = weights[first : first + rows.shape[0] * columns].reshape(rows.shape[0], columns)
-            panel[:, :filled] = rows[:, group, column : column + filled]
+            panel[:, :filled] = rows[:, start : start + filled]
             panel[:, filled:] = 0
             first += panel.size
-            column += columns
+            place += columns
+            start += columns
     return weights, packed_bias

@@ -31,7 +31,17 @@ from .arrays import LINE
 from .epilogue import Activation
 from .fused_geometry import Geometry
 from .geometry import ConvGeometry
-from .grid import Grid, blocks_of, grid_of, run_length, segment_of, worth_threads, worth_waking
+from .grid import (
+    Grid,
+    blocks_of,
+    grid_of,
+    joined_groups,
+    panels_of,
+    run_length,
+    segment_of,
+    worth_threads,
+    worth_waking,
+)
 from .interrupts import imported
 from .pipeline import NOTHING, Pass, Room, Span, Value
 
@@ -170,7 +180,8 @@ class PreparedSingle(Prepared):
         self._scratch = 0
         fill(plan, geometry)
         # Two threads that pack at once make the same arrays: whichever is kept will do.
-        key = (kernel.op, kernel.lanes, kernel.layout, kernel.tile_columns if kernel.op != "depthwise" else 0)
+        panels = (1, kernel.lanes, 0) if kernel.op == "depthwise" else panels_of(kernel, geometry)
+        key = (kernel.op, kernel.layout, panels)
         self._packed = packed.get(key) or packed.setdefault(key, self._pack(w, bias))
         plan["weights"], plan["bias"] = (array.ctypes.data for array in self._packed)
         plan["low"], plan["high"], plan["alpha"] = activation.low, activation.high, activation.alpha
@@ -209,6 +220,8 @@ class PreparedSingle(Prepared):
                 row = geometry.out_width * geometry.in_channels
                 plan["gathers"], plan["block_rows"] = 1, max(1, rows_in_l2 // row)
                 self._scratch = min(int(plan["block_rows"][0]), geometry.batch * geometry.out_height) * row * itemsize
+            elif joined_groups(kernel, geometry):
+                plan["joined"], plan["block_rows"], self._scratch = self._join(rows_in_l2)
         else:
             plan["segment"] = segment_of(kernel, geometry)
             plan["block_channels"] = self._block_channels()
@@ -321,6 +334,15 @@ class PreparedSingle(Prepared):
         compiled = self.kernel.op == "conv" and self.kernel.backend == "cython"
         return compiled and geometry.groups == geometry.taps == 1 and large and inside
 
+    def _join(self, elements: int) -> tuple[int, int, int]:
+        """Groups sharing a vector, output rows of a block, and bytes of its spread inputs: `elements` if possible."""
+        geometry, kernel = self.geometry, self.kernel
+        row = geometry.width * geometry.in_channels // geometry.groups * kernel.lanes
+        most = max(1, (elements // row - self._reach) // geometry.stride_h + 1)
+        block = -(-geometry.out_height // -(-geometry.out_height // most))
+        rows = min((block - 1) * geometry.stride_h + self._reach, geometry.height)
+        return joined_groups(kernel, geometry), block, rows * row * kernel.dtype.itemsize
+
     @property
     def _streams_out(self) -> bool:
         """Whether a matrix product is mostly the writing of outputs to memory: many, in long rows, of short sums.
@@ -347,7 +369,7 @@ class PreparedSingle(Prepared):
             w = w.reshape(*window, -1, 1 if kernel.layout else geometry.multiplier)
             return packing.depthwise_panels(w, bias, kernel.lanes)
         w = w.reshape(*window, geometry.in_channels // geometry.groups, geometry.out_channels)
-        return packing.gemm_panels(w, bias, geometry.groups, kernel.lanes, kernel.tile_columns)
+        return packing.gemm_panels(w, bias, *panels_of(kernel, geometry))
 
     def _block_channels(self) -> int:
         """Channel vectors whose patch and weights fit the L1 caches of a pass."""

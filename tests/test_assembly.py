@@ -221,6 +221,8 @@ def gcc_version(isa: str, real: str) -> int:
     return int(found[1]) if found else 0
 
 
+#: Rows of the tallest tile of one vector, by the size of vectors: MOST_ROWS in tile.h.
+ROWS_OF_ONE = {32: 9, 64: 14}
 TARGETS = [(isa, size, real) for isa, size in (("x86_64_v3", 32), ("x86_64_v4", 64)) for real in ("f32", "f64")]
 
 
@@ -236,6 +238,15 @@ def test_compiled_gemm(isa: str, size: int, real: str) -> None:
         hot = loops(found[name])
         check(hot, multiply_adds, size, multiply_adds // ADDS_A_MOVE, MOST_INSTRUCTIONS + more)
         assert not [loop.saved for loop in hot if loop.multiply_adds == multiply_adds and loop.saved]
+
+
+@pytest.mark.parametrize(("isa", "size", "real"), TARGETS)
+def test_compiled_groups_of_few_channels(isa: str, size: int, real: str) -> None:
+    """Tiles of one vector, whose inputs are vectors in memory, and with AVX-512 of half of one, of splat inputs."""
+    found = disassembly(isa, real)
+    names = {"gemm_joined": size} | ({"gemm_half_runs_1": 32} if size == 64 else {})
+    for name, register in names.items():
+        check(loops(found[name]), TURN * ROWS_OF_ONE[size], register, 0, 1.6)
 
 
 @pytest.mark.parametrize("real", ["f32", "f64"])

@@ -8,7 +8,7 @@ from cases import Case, make_data
 from test_kernels import ENDS, KERNELS, check_gaps, compute, expected
 
 import dwcpu
-from dwcpu import runtime
+from dwcpu import grid, runtime
 from dwcpu.dispatch import Kernel
 from dwcpu.prepared import PreparedSingle
 
@@ -134,3 +134,56 @@ def test_matrix_products_with_few_outputs(kernel: Kernel, outputs: int) -> None:
                 for some in (outputs, outputs + 9)
             )  # fmt: skip
             assert few.tobytes() == np.ascontiguousarray(many[..., :outputs]).tobytes(), f"{case} {activation}"
+
+
+@EVERY_KERNEL
+def test_groups_that_share_a_vector(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same bits as with vectors of their own, whatever the last vector lacks and however many rows a block has."""
+    lanes = kernel.lanes
+    monkeypatch.setattr(grid, "_RUN", 1e6)  # where groups can share one at all, they do
+    seen = set()
+    counts = [
+        (inputs, outputs, groups)
+        for outputs in sorted({1, 2, 3, lanes // 2 - 1, lanes // 2} - {0})
+        for inputs in sorted({2, 3, outputs + 1, 2 * outputs, lanes})
+        for groups in (2, 3, lanes // outputs, lanes // outputs + 1, 3 * lanes // outputs - 1)
+        if groups > 1
+    ]
+    for number, (inputs, outputs, groups) in enumerate(counts):
+        case = Case(
+            "conv", (1 + number % 2, 7, 13 + number % 9, groups * inputs), groups * outputs,
+            ((3, 3), (1, 1), (2, 5), (1, 4), (3, 1))[number % 5], ((1, 1), (2, 1), (1, 2), (3, 2))[number % 4],
+            ((1, 1), (1, 1), (2, 1), (1, 3))[number // 2 % 4],
+            (((1, 0), (2, 3)), ((0, 0), (0, 0)), ((4, 1), (0, 1)))[number % 3], groups,
+        )  # fmt: skip
+        l2 = (256, 8 << 10, 1 << 20)[number % 3]
+        monkeypatch.setattr(runtime, "cache_sizes", lambda l2=l2: runtime.Memory(2048, l2, 1 << 22))
+        activation = (None, "hardswish", "relu6", "silu", "gelu")[number % 5]
+        threads, end = 1 + number % 2, ENDS[number // 2 % 2]
+        plan = kernel.prepare(case.geometry, *make_data(case, kernel.dtype.type, "normal").kernel_weights()).plan
+        joined, rows = int(plan["joined"][0]), int(plan["block_rows"][0])
+        most = min(lanes // outputs, 2 * lanes // inputs, groups)
+        assert joined == (most if most > 1 else 0), str(case)
+        seen.add((joined * inputs > lanes, 0 < rows < case.geometry.out_height, joined > 0 and groups % joined > 0))
+        found = compute(kernel, case, "normal", activation, True, number % 3 > 0, threads, end)
+        with monkeypatch.context() as patch:
+            patch.setattr(grid, "_RUN", -1e6)
+            right = compute(kernel, case, "normal", activation, True, number % 3 > 0, 1, end)
+        assert found.tobytes() == right.tobytes(), f"{case} {activation} {threads}"
+    assert lanes == 2 or all(len(set(each)) == 2 for each in zip(*seen, strict=True))
+
+
+@EVERY_KERNEL
+def test_where_groups_share_vectors(kernel: Kernel) -> None:
+    """Where that computes much less than vectors that are mostly empty."""
+    lanes = kernel.lanes
+
+    def joined(inputs: int, outputs: int, groups: int, window: tuple[int, int] = (3, 3)) -> int:
+        case = Case("conv", (1, 28, 28, groups * inputs), groups * outputs, window, groups=groups)
+        data = make_data(case, kernel.dtype.type, "normal")
+        return int(kernel.prepare(case.geometry, *data.kernel_weights()).plan["joined"][0])
+
+    assert joined(lanes, lanes, 8) == joined(1, lanes // 2 + 1, 8) == joined(lanes + 1, 1, 8) == 0
+    assert joined(lanes // 2, lanes // 2, 1, (5, 5)) == 0
+    quarter = max(1, lanes // 4)
+    assert joined(quarter, quarter, 8, (5, 5)) == min(lanes // quarter, 8)

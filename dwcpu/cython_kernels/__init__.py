@@ -13,6 +13,7 @@ them, on threads of its own, without the GIL. It runs the kernels of the Numba f
   `min(block * lanes, channels - lanes)` on; fewer channels than `lanes` are one block, padded with zeros;
 - pointwise and convolution weights, per group: panels of `tile_columns * lanes` output channels (`abi.panel_widths`),
   `[kh][kw][cin][column]`, the last panel only as many vectors wide as it needs and padded with zeros; bias alike.
+  Groups that share a vector (`grid.joined_groups`) count as one.
 
 Arrays need no alignment beyond that of one element; 64 bytes for weights and outputs make loads and stores up to twice
 as fast.

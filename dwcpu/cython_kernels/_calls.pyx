@@ -89,8 +89,8 @@ cdef struct Packing:
     bint panels       # of a matrix product; else depthwise
     i64 taps
     i64 inputs        # channels of a group; of the image where depthwise, or of what its kernel takes for it
-    i64 outputs       # of a group; of a channel where depthwise
-    i64 groups
+    i64 outputs       # of a group of panels; of a channel where depthwise
+    i64 all_outputs
     i64 lanes
     i64 vectors
     i64 period        # depthwise: channels after which they repeat, if they do
@@ -194,7 +194,7 @@ cdef void pack(const Packing *p, const word *w, const word *bias) noexcept nogil
     cdef word *target = <word *> p.weights
     cdef word *target_bias = <word *> p.bias
     cdef const word *first
-    cdef i64 block, start, count, row, tap, j, group, column, columns, filled, padded, width
+    cdef i64 block, start, count, row, tap, j, column, columns, filled, padded, width
     if not p.panels and p.period < p.inputs:
         for column in range(p.inputs):
             start = column % p.period
@@ -218,18 +218,21 @@ cdef void pack(const Packing *p, const word *w, const word *bias) noexcept nogil
                     move(target_bias, bias + start * p.outputs + j, count, p.outputs)
                     target_bias += p.lanes
         return
-    padded = (p.outputs + p.lanes - 1) // p.lanes * p.lanes
     width = p.lanes * p.vectors
-    for group in range(p.groups):
+    start = 0
+    while start < p.all_outputs:
+        count = min(p.outputs, p.all_outputs - start)
+        padded = (count + p.lanes - 1) // p.lanes * p.lanes
         if bias != NULL:
-            move(target_bias + group * padded, bias + group * p.outputs, p.outputs, 1)
+            move(target_bias, bias + start, count, 1)
+            target_bias += padded
         column = 0
         while column < padded:
             columns = min(width, padded - column)
             if p.vectors == 2 and padded - column == 3 * p.lanes:  # abi.panel_widths
                 columns = 3 * p.lanes
-            filled = min(columns, p.outputs - column)
-            first = w + (group * p.outputs + column) * p.output_step
+            filled = min(columns, count - column)
+            first = w + (start + column) * p.output_step
             if p.output_step != 1:
                 pack_filters(p, target, first, filled, columns)
             else:
@@ -237,6 +240,7 @@ cdef void pack(const Packing *p, const word *w, const word *bias) noexcept nogil
                     move(target + row * columns, first + row * p.input_step, filled, 1)
             target += p.taps * p.inputs * columns
             column += columns
+        start += count
 
 
 cdef class Call:
@@ -306,7 +310,7 @@ cdef class Call:
         cdef Packing p
         panels, sizes, steps, weights, bias = packing
         p.panels = panels
-        p.taps, p.inputs, p.outputs, p.groups, p.lanes, p.vectors, p.period = sizes
+        p.taps, p.inputs, p.outputs, p.all_outputs, p.lanes, p.vectors, p.period = sizes
         p.tap_step, p.input_step, p.output_step = steps
         p.weights, p.bias = <char *> PyArray_DATA(as_array(weights)), <char *> PyArray_DATA(as_array(bias))
         self.size += weights.nbytes + bias.nbytes

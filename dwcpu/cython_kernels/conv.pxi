@@ -15,6 +15,8 @@
 # With plan.gathers the window is one pixel, all outputs lie inside, and there is one group: the pixels that strides leave
 # are copied into scratch, which holds those of plan.block_rows rows, and the pointwise kernel takes them as they lie
 # there, without the short tiles at each row's end.
+#
+# With plan.joined groups of few channels share vectors: see joined_groups.pxi.
 
 cdef inline i64 first_tap(i64 position, i64 dilation, i64 taps) noexcept nogil:
     """First tap k with position + k * dilation >= 0, or `taps`."""
@@ -63,7 +65,7 @@ cdef void conv_run(
         panel.depth = columns * channels
     else:
         panel.column_taps = columns
-        panel.a_column = plan.dilation_w * plan.in_channels
+        panel.a_column = plan.dilation_w * plan.x_step
         panel.w_column = channels * width
         panel.depth = channels
     image += ((top + kh * plan.dilation_h) * plan.width + left + kw * plan.dilation_w) * plan.x_step
@@ -148,6 +150,9 @@ cdef void conv(
     cdef i64 row = row_begin, rows, begin, image, block, group, column
     if plan.gathers:
         gathered_conv(plan, x, residual, out, <real *> scratch, row_begin, row_end, block_begin, block_end)
+        return
+    if plan.joined:
+        joined_conv(plan, x, residual, out, <real *> scratch, row_begin, row_end, block_begin, block_end)
         return
     while row < row_end:
         image = row // plan.out_height

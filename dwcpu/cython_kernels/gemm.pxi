@@ -23,6 +23,7 @@ cdef struct Panel:
     i64 a_column
     i64 w_column
     i64 depth
+    bint joined                # whether each input of a pixel is a vector: see joined_groups.pxi
     const real *ahead          # what the next tile prefetches: where the last one stopped
     const real *ahead_end      # NEVER where nothing is left to ask for
     i64 ahead_step             # for each input: the first AHEAD_TILES tiles ask for a part of the next panel each
@@ -150,7 +151,8 @@ cdef inline void gemm_tiles(
     the length of each, which is one turn, one a kernel row, with whole vectors: that of a 3x3 window on three colours,
     the first layer of most networks. HALF_RUN is one of any length, and half of the last vector, or less, is outputs:
     only half of it is computed, and 24 outputs take 0.76 of the time of 32 where vectors of 64 bytes take two turns of
-    the multiply-add. ANY_RUNS is nothing.
+    the multiply-add; HALF_RUNS are any number of such runs. JOINED_RUNS have inputs that are vectors, a lane for each
+    output. ANY_RUNS is nothing.
     """
     cdef vec acc[ROWS_LIMIT][MOST_VECTORS]
     cdef vec b[MOST_VECTORS]
@@ -159,9 +161,10 @@ cdef inline void gemm_tiles(
     cdef const real *w
     cdef const real *ahead
     cdef i64 step, ahead_step, out_step, k, h, g
-    cdef bint half = run == HALF_RUN, one = run == ONE_RUN or run == WHOLE_RUN or half
+    cdef bint joined = run == JOINED_RUNS, half = run == HALF_RUN or run == HALF_RUNS
+    cdef bint one = run == ONE_RUN or run == WHOLE_RUN or run == HALF_RUN
     cdef bint colours = run == COLOUR_RUN, whole = run == WHOLE_RUN or colours
-    cdef int i, j, u, turn = COLOUR_RUN if colours else TURN
+    cdef int i, j, u, turn = COLOUR_RUN if colours else TURN, input = LANES if joined else 1
     cdef int last = LANES if whole else <int> panel.last
     while tiles > 0:
         for j in range(vectors):
@@ -182,27 +185,31 @@ cdef inline void gemm_tiles(
                 if not one:
                     p[0] += h * panel.a_row
                     w += h * panel.w_row
-                if run == ANY_RUNS:
+                if run == ANY_RUNS or run == HALF_RUNS or joined:
                     p[0] += g * panel.a_column
                     w += g * panel.w_column
                 for i in range(3, rows, 3):
                     p[i // 3] = v_anew(p[i // 3 - 1] + 3 * step)
                 k = panel.depth
-                if whole or (one and k >= turn):
+                if whole or ((one or half or joined) and k >= turn):
                     k = 1 if colours else <i64> (<uint64_t> k // turn)
                     while True:
                         if one:
                             for i in range(AHEAD_LINES(rows, vectors)):
                                 v_prefetch(ahead + i * LINE)
                             ahead += turn * ahead_step
-                        for i in range(0, rows, 3):
-                            p[i // 3] += turn
+                        for i in range(0, rows, 3):  # anew, or GCC keeps what they were, too, in vector registers
+                            p[i // 3] = v_anew(p[i // 3] + turn * input)
                         for u in range(turn):
                             step = v_anew_step(step)
                             w = v_anew(w)
                             for j in range(vectors):
                                 b[j] = v_load(w + (u * vectors + j) * LANES)
                             for i in range(rows):
+                                if joined:
+                                    acc[i][0] = v_fma_onto_from(
+                                        b[0], p[i // 3] + i % 3 * step + (u - turn) * LANES, acc[i][0])
+                                    continue
                                 if half:
                                     for j in range(vectors):
                                         acc[i][j] = put_on(
@@ -225,6 +232,9 @@ cdef inline void gemm_tiles(
                     for j in range(vectors):
                         b[j] = v_load(w + j * LANES)
                     for i in range(rows):
+                        if joined:
+                            acc[i][0] = v_fma_onto_from(b[0], p[i // 3] + i % 3 * step, acc[i][0])
+                            continue
                         if half:
                             for j in range(vectors):
                                 acc[i][j] = put_on(j == vectors - 1, p[i // 3] + i % 3 * step, b[j], acc[i][j])
@@ -233,7 +243,7 @@ cdef inline void gemm_tiles(
                         for j in range(vectors):
                             acc[i][j] = v_fma(x, b[j], acc[i][j])
                     for i in range(0, rows, 3):
-                        p[i // 3] += 1
+                        p[i // 3] += input
                     w += vectors * LANES
                     k -= 1
                 g += 1
@@ -410,23 +420,54 @@ cdef void gemm_runs_4(
         gemm_tiles_of(4, ANY_RUNS, rows, panel, tiles, a, residual, out)
 
 
+cdef void gemm_half_runs_1(
+    i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
+) noexcept nogil:
+    if HAS_HALVES:
+        gemm_tiles_of(1, HALF_RUNS, rows, panel, tiles, a, residual, out)
+
+
+cdef void gemm_half_runs_2(
+    i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
+) noexcept nogil:
+    if HAS_HALVES:
+        gemm_tiles_of(2, HALF_RUNS, rows, panel, tiles, a, residual, out)
+
+
+cdef void gemm_half_runs_3(
+    i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
+) noexcept nogil:
+    if HAS_HALVES:
+        gemm_tiles_of(3, HALF_RUNS, rows, panel, tiles, a, residual, out)
+
+
+cdef void gemm_joined(
+    i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
+) noexcept nogil:
+    gemm_tiles_of(1, JOINED_RUNS, rows, panel, tiles, a, residual, out)
+
+
 ctypedef void (*Tiles)(
     i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out) noexcept nogil
 
 
 cdef inline Tiles tiles_of(const Panel *panel) noexcept nogil:
     """The function for tiles of this panel."""
-    cdef bint whole = panel.last == LANES
+    cdef bint whole = panel.last == LANES, half = HAS_HALVES and 2 * panel.last <= LANES
+    if panel.joined:
+        return gemm_joined
     if panel.row_taps == 1 and panel.column_taps == 1:
         if whole and panel.vectors >= GEMM_VECTORS and panel.depth % TURN == 0:
             return gemm_whole if panel.vectors == GEMM_VECTORS else gemm_whole_wide
-        if HAS_HALVES and 2 * panel.last <= LANES:
+        if half:
             return gemm_half_1 if panel.vectors == 1 else gemm_half_2 if panel.vectors == 2 else gemm_half_3
         if panel.vectors == 1:
             return gemm_one_1
         if panel.vectors == 2:
             return gemm_one_2
         return gemm_one_3 if panel.vectors == 3 else gemm_one_4
+    if half:
+        return gemm_half_runs_1 if panel.vectors == 1 else gemm_half_runs_2 if panel.vectors == 2 else gemm_half_runs_3
     if panel.vectors == 1:
         return gemm_runs_1
     if panel.column_taps == 1 and panel.depth == COLOUR_RUN and whole and panel.vectors != 3:
@@ -471,7 +512,7 @@ cdef void gemm_panel(
     cdef i64 columns = (panel.vectors - 1) * LANES + panel.last
     cdef i64 tiles, rows = rows_of_tiles(panel), taller = 0, first
     if columns <= FEW_COLUMNS and 2 * columns <= LANES and panel.row_taps == 1 and panel.column_taps == 1 and (
-        panel.depth >= LANES and pixels >= LANES
+        panel.depth >= LANES and pixels >= LANES and not panel.joined
     ):
         gemm_few(plan, panel, columns, pixels, a, residual, out)
         return
@@ -526,6 +567,7 @@ cdef inline void panel_of(Panel *panel, const Plan *plan, i64 channels, i64 dept
     panel.weights = <const real *> plan.weights + first * depth
     panel.bias = <const real *> plan.bias + first
     panel.inputs_end = NULL
+    panel.joined = False
     ask_nothing(panel)
     panel.asks_out = plan.asks_out != 0
     panel.hardswish = HARDSWISH_NUMBERS if plan.hardswish else NULL

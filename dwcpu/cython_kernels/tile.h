@@ -98,6 +98,8 @@ typedef real vec_in_memory __attribute__((vector_size(DWCPU_VECTOR_BYTES), align
 #define WHOLE_RUN 2
 #define HALF_RUN 3
 #define COLOUR_RUN 9
+#define HALF_RUNS 4
+#define JOINED_RUNS 5
 #define LINE (int)(64 / sizeof(real))
 #define MOST_HELD (HELD_BYTES / DWCPU_VECTOR_BYTES) /* channel vectors of a pass of strips */
 #define AHEAD_LINES(rows, vectors) /* that a turn asks for: as many inputs as it takes, or its share of a panel */ \
@@ -261,6 +263,41 @@ V_INLINE vec v_in_blocks_low(vec a, vec b) { return V_SHUFFLE(a, b, V_EACH(V_IN_
 V_INLINE vec v_in_blocks_high(vec a, vec b) { return V_SHUFFLE(a, b, V_EACH(V_IN_HIGH, 0)); }
 V_INLINE vec v_blocks_low(vec a, vec b) { return V_SHUFFLE(a, b, V_EACH(V_BLOCKS_LOW, 0)); }
 V_INLINE vec v_blocks_high(vec a, vec b) { return V_SHUFFLE(a, b, V_EACH(V_BLOCKS_HIGH, 0)); }
+
+/* Lanes of a by their numbers, and of a and b, whose lanes are numbered from LANES on. */
+V_INLINE vec_bits v_numbers(const bits *p) {
+    vec_bits numbers;
+    memcpy(&numbers, p, sizeof numbers);
+    return numbers;
+}
+
+#if V_AVX2
+/* Numbers of lanes as numbers of their words of 32 bits. */
+V_INLINE __m256i v_words(vec_bits numbers) {
+    return (__m256i)(DWCPU_DOUBLE ? 2 * numbers + ((2 * numbers + 1) << V_FORM(0, 32)) : numbers);
+}
+#endif
+
+V_INLINE vec v_pick(vec a, vec_bits numbers) {
+#if V_AVX512
+    return V_FORM(_mm512_permutexvar_ps, _mm512_permutexvar_pd)((__m512i)numbers, a);
+#elif V_AVX2
+    return (vec)_mm256_permutevar8x32_epi32((__m256i)a, v_words(numbers));
+#else
+    vec v = {0};
+    for (int i = 0; i < LANES; i++) v[i] = a[numbers[i] % LANES];
+    return v;
+#endif
+}
+
+V_INLINE vec v_pick_of_two(vec a, vec b, vec_bits numbers) {
+#if V_AVX512
+    return V_FORM(_mm512_permutex2var_ps, _mm512_permutex2var_pd)(a, (__m512i)numbers, b);
+#else
+    vec_bits of_b = numbers >= LANES;
+    return (vec)(((vec_bits)v_pick(b, numbers) & of_b) | ((vec_bits)v_pick(a, numbers) & ~of_b));
+#endif
+}
 
 V_INLINE vec v_zero(void) { return (vec){0}; }
 V_INLINE vec v_add(vec a, vec b) { return a + b; }

@@ -11,7 +11,10 @@ ctypedef int64_t i64
 
 cdef extern from "tile.h" nogil:
     ctypedef float real  # float or double: only the C compiler knows which
+    ctypedef int bits  # an integer as wide as a real
     ctypedef struct vec:
+        pass
+    ctypedef struct vec_bits:
         pass
     enum:
         LANES
@@ -32,6 +35,8 @@ cdef extern from "tile.h" nogil:
         WHOLE_RUN
         COLOUR_RUN
         HALF_RUN
+        HALF_RUNS
+        JOINED_RUNS
         HAS_HALVES
         LINE
         MOST_HELD
@@ -71,6 +76,9 @@ cdef extern from "tile.h" nogil:
     vec v_interleave_3_first(vec a, vec b, vec c) noexcept
     vec v_interleave_3_second(vec a, vec b, vec c) noexcept
     vec v_interleave_3_third(vec a, vec b, vec c) noexcept
+    vec_bits v_numbers(const bits *p) noexcept
+    vec v_pick(vec a, vec_bits numbers) noexcept
+    vec v_pick_of_two(vec a, vec b, vec_bits numbers) noexcept
     vec v_splat(real s) noexcept
     vec v_zero() noexcept
     vec v_add(vec a, vec b) noexcept
