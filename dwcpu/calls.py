@@ -61,6 +61,8 @@ class Call:
         Addresses of the compiled drivers, of one kernel in several tasks and of a row; 0 where there are none.
     scratch_of : callable
         Gives the address of so many bytes of scratch memory, and what keeps them alive.
+    most_scratch : int
+        Bytes at most that turned images may take there, with the kernels' own.
     packings : tuple
         Where the weights of a function go: see `_packings`. Only the compiled class has them.
     turns : tuple of Pass
@@ -80,6 +82,7 @@ class Call:
         launch: tuple[int, ...] | None,
         drives: tuple[int, int],
         scratch_of: Callable[[int], tuple[int, np.ndarray]],
+        most_scratch: int,
         packings: tuple = (),
         turns: tuple[Pass, ...] = (),
     ) -> None:
@@ -202,8 +205,8 @@ def _call(
     turns: tuple = (),
 ) -> Any:
     kind: Any = Call if _compiled is None else _compiled.Call
-    drives, scratch_of = runtime.driver_addresses(), runtime.scratch
-    return kind(*shapes, turned, dtype, runner, threads, launch, drives, scratch_of, packings, turns)
+    scratch = runtime.scratch, runtime.MOST_SCRATCH
+    return kind(*shapes, turned, dtype, runner, threads, launch, runtime.driver_addresses(), *scratch, packings, turns)
 
 
 def _turn(image: tuple[int, ...], last: bool, dtype: np.dtype, threads: int) -> Pass | None:

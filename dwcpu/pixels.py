@@ -223,7 +223,7 @@ def copy(
     outer += [[1, 0, 0]] * (_COPY_AXES - 2 - len(outer))
     table = np.array([*outer, across, down], np.int64).T.copy()
     run = max(1, _COPIED // down[0] // LINE) * LINE
-    runs = -(-across[0] // run)
+    runs = max(1, across[0] // run)
     fields = {"weights": table.ctypes.data, "width": run, "height": runs}
     kernel = made("copy", kind, shape, shape, outer[0][0] * runs, fields, table)
     if kernel is not None:

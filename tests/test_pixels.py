@@ -337,6 +337,17 @@ def test_copies_go_from_any_order_of_memory_to_any_other(seed, dtype) -> None:
     np.testing.assert_array_equal(target, source)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("rows", [2, 3, 4, 5, 7, 8, 12, 15, 17, 24, 9000])
+def test_planes_are_turned_whatever_tiles_leave(rows, dtype) -> None:
+    for columns in (3, 4, 5, 9, 15, 16, 24, 41):
+        x, out = random(rows, columns, dtype=dtype), np.empty((columns, rows), dtype)
+        kernel = pixels.copy(out.shape, dtype, x.T.strides, out.strides)
+        assert kernel is not None
+        run(kernel, x, out)
+        np.testing.assert_array_equal(out, x.T)
+
+
 @pytest.mark.parametrize("end", ["begin", "end"])
 @pytest.mark.parametrize("channels", [1, 3, 8, 9, 33])
 @pytest.mark.parametrize("name", ["products", "resize", "transposed"])

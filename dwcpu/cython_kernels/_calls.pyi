@@ -22,6 +22,7 @@ class Call:
         launch: tuple[int, ...] | None,
         drives: tuple[int, int],
         scratch_of: Callable[[int], tuple[int, np.ndarray]],
+        most_scratch: int,
         packings: tuple = (),
         turns: tuple = (),
     ) -> None: ...

@@ -139,14 +139,20 @@ cdef inline bint apart(object one, object other) noexcept:
     return first + PyArray_NBYTES(as_array(one)) <= second or second + PyArray_NBYTES(as_array(other)) <= first
 
 
-cdef object empty(Shape *shape, int type_number, i64 itemsize, object x):
-    """`arrays.empty`."""
-    cdef npy_intp size = itemsize
+cdef i64 bytes_of(const Shape *shape, i64 itemsize) noexcept:
+    """Of an array."""
+    cdef i64 size = itemsize
     cdef int axis
-    cdef i64 turn = LINE, place = 0
-    cdef char *start
     for axis in range(shape.axes):
         size *= shape.sizes[axis]
+    return size
+
+
+cdef object empty(Shape *shape, int type_number, i64 itemsize, object x):
+    """`arrays.empty`."""
+    cdef npy_intp size = bytes_of(shape, itemsize)
+    cdef i64 turn = LINE, place = 0
+    cdef char *start
     if size < WORTH_ALIGNING:
         return PyArray_SimpleNew(shape.axes, shape.sizes, type_number)
     if x is not None:
@@ -257,6 +263,8 @@ cdef class Call:
     cdef i64 cut[9]  # `grid.Grid.arguments`
     cdef i64 turns[3][11]  # kernel, plan and `Grid.arguments` of what turns x, the residual and the result
     cdef Drive turn  # NULL where nothing is turned
+    cdef bint held_images  # whether turned images lie in scratch, and where: x, the result and the residual, and their end
+    cdef i64 places[4]
     cdef tuple kept
     cdef Drive drive  # NULL where it is one task
     cdef DriveRow drive_row  # NULL where it is one kernel
@@ -269,13 +277,13 @@ cdef class Call:
 
     def __init__(
         self, tuple x_shape, tuple out_shape, tuple x_image, tuple out_image, turned, dtype, runner, threads,
-        launch, tuple drives, scratch_of, tuple packings=(), tuple turns=()
+        launch, tuple drives, scratch_of, i64 most_scratch, tuple packings=(), tuple turns=()
     ):
         self.x_shape, self.out_shape = shape_of(x_shape), shape_of(out_shape)
         self.x_image, self.out_image = shape_of(x_image), shape_of(out_image)
         self.turned = turned
         self.type_number, self.itemsize = (NPY_FLOAT, 4) if dtype.char == "f" else (NPY_DOUBLE, 8)
-        self.runner, self.threads, self.thread_count = runner, threads, threads
+        self.runner, self.threads, self.thread_count, self.scratch_of = runner, threads, threads, scratch_of
         self.kernel, self.scratch_size = NULL, 0
         self.drive, self.drive_row, self.turn, self.kept = NULL, NULL, NULL, turns
         one, row = drives
@@ -291,20 +299,34 @@ cdef class Call:
             if row:
                 self.drive_row = <DriveRow> <void *> <i64> row
                 self.steps, self.count, self.team = launch[0], launch[1], launch[2]
-                self.scratch_of, self.scratch_size = scratch_of, launch[3]
+                self.scratch_size = launch[3]
         elif launch[8] == 1 or one:
             self.kernel = <dwcpu_kernel> <void *> <i64> launch[0]
             self.plan = <void *> <i64> launch[1]
             for number in range(9):
                 self.cut[number] = launch[2 + number]
-            self.scratch_of, self.scratch_size = scratch_of, launch[2] * launch[8]
+            self.scratch_size = launch[2] * launch[8]
             if launch[8] > 1:
                 self.drive = <Drive> <void *> <i64> one
+        self.place_images(most_scratch)
         self.parts, self.packed, self.size = len(packings), packings, 0
         if self.parts > MOST_PARTS:
             raise ValueError(f"Call: packings has {self.parts} entries; it must have at most {MOST_PARTS}; give fewer")
         for number, packing in enumerate(packings):
             self.packings[number] = self.packing_of(packing)
+
+    cdef void place_images(self, i64 most) noexcept:
+        """Have turned images lie behind the kernel's scratch, if all that is kept takes `most` bytes.
+
+        Memory that is new at each call may be new to the process: three thousand cycles a page.
+        """
+        cdef i64 x_bytes = bytes_of(&self.x_image, self.itemsize), out_bytes = bytes_of(&self.out_image, self.itemsize)
+        cdef i64 place = (self.scratch_size + LINE - 1) // LINE * LINE
+        self.places[0] = place
+        self.places[1] = place + APART + (x_bytes + APART_TURN - 1 - APART) // APART_TURN * APART_TURN
+        self.places[2] = (self.places[1] + out_bytes + LINE - 1) // LINE * LINE
+        self.places[3] = self.places[2] + out_bytes
+        self.held_images = self.turn != NULL and (self.kernel != NULL or self.drive_row != NULL) and self.places[3] <= most
 
     cdef Packing packing_of(self, tuple packing) except *:
         cdef Packing p
@@ -351,7 +373,7 @@ cdef class Call:
         result = empty(&self.out_shape, self.type_number, self.itemsize, x) if out is None else out
 
         inner_x, inner_residual, inner_out = x, residual, result
-        if self.turned:
+        if self.turned and not self.held_images:
             inner_x = empty(&self.x_image, self.type_number, self.itemsize, None)
             inner_out = empty(&self.out_image, self.type_number, self.itemsize, inner_x)
             if residual is not None:
@@ -366,9 +388,16 @@ cdef class Call:
                 given[part] = PyArray_DATA(as_array(weights[2 * part]))
                 bias = weights[2 * part + 1]
                 given_bias[part] = NULL if bias is None else PyArray_DATA(as_array(bias))
-        if self.scratch_size:
-            held = self.scratch_of(self.scratch_size)
+        cdef i64 size = self.scratch_size
+        if self.held_images:
+            size = self.places[2 if residual is None else 3]
+        if size:
+            held = self.scratch_of(size)
             scratch = <void *> <i64> (<tuple> held)[0]
+        if self.held_images:
+            x_data, out_data = <char *> scratch + self.places[0], <char *> scratch + self.places[1]
+            if residual is not None:
+                residual_data = <char *> scratch + self.places[2]
         cdef const void *x_given = PyArray_DATA(as_array(x))
         cdef const void *residual_given = NULL if residual is None else PyArray_DATA(as_array(residual))
         cdef void *out_given = PyArray_DATA(as_array(result))

@@ -10,12 +10,13 @@
 # outputs are asked for two tiles ahead: large results that are in no near cache take 0.81 to 0.94 of the time for it.
 
 cdef inline void colour_tiles(
-    const int rows, const int vectors, const int stride,
+    const int rows, const int vectors, const bint half, const int stride,
     const Plan *plan, const Panel *panel, i64 pixels, const real *x, real *y
 ) noexcept nogil:
     """A run of `pixels` pixels by tiles of `rows` pixels and `vectors` vectors, and their activation.
 
-    `stride` is how many elements of x lie from one pixel to the next, or 0 for `a_step`.
+    Of the last vector all is computed or, if that will do, `half`. `stride` is how many elements of x lie from one pixel
+    to the next, or 0 for `a_step`.
     """
     cdef vec acc[ROWS_LIMIT][MOST_VECTORS]
     cdef vec b[MOST_VECTORS]
@@ -46,6 +47,10 @@ cdef inline void colour_tiles(
                     for j in range(vectors):
                         b[j] = v_load(w + (c * vectors + j) * LANES)
                     for i in range(rows):
+                        if half:
+                            for j in range(vectors):
+                                acc[i][j] = put_on(j == vectors - 1, p + i * step, b[j], acc[i][j])
+                            continue
                         v = v_splat(p[i * step])
                         for j in range(vectors):
                             acc[i][j] = v_fma_onto(v, b[j], acc[i][j])
@@ -67,11 +72,13 @@ cdef inline void colour_tiles_of(
     const int rows, const int vectors, const Plan *plan, const Panel *panel, i64 pixels, const real *x, real *y
 ) noexcept nogil:
     if pixels < rows:
-        colour_tiles(1, vectors, 0, plan, panel, pixels, x, y)
-    elif panel.a_step == 2:
-        colour_tiles(rows, vectors, 2, plan, panel, pixels, x, y)
+        colour_tiles(1, vectors, False, 0, plan, panel, pixels, x, y)
+    elif panel.a_step != 2:
+        colour_tiles(rows, vectors, False, 0, plan, panel, pixels, x, y)
+    elif HAS_HALVES and 2 * panel.last <= LANES:
+        colour_tiles(rows, vectors, True, 2, plan, panel, pixels, x, y)
     else:
-        colour_tiles(rows, vectors, 0, plan, panel, pixels, x, y)
+        colour_tiles(rows, vectors, False, 2, plan, panel, pixels, x, y)
 
 
 cdef void colour_pixels(

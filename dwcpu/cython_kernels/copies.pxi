@@ -3,13 +3,14 @@
 # Assumes: x and out do not overlap. plan.weights points to COPY_AXES sizes, as many steps in x, and in out, all in
 # elements: three outer axes and then a plane, whose last axis has the smallest step in out, and whose other one that in
 # x, where these differ. Rows are those of the outermost axis times plan.height runs of plan.width entries of the
-# plane's first axis; there is one block.
+# plane's first axis, the last run having what is left; there is one block.
 # Guarantees: bits are moved, whatever they mean.
 # A plane is copied in runs where one axis is contiguous on both sides; where one is so in x and the other in out, as
 # between channel-first and channel-last images, in tiles that are turned in registers.
 
 cdef enum:
     COPY_AXES = 5
+    LEAST_TURNED = 4  # rows or columns that are turned in registers, though fewer than LANES
 
 
 cdef inline void copy_runs(i64 count, i64 size, i64 x_step, i64 out_step, const real *x, real *out) noexcept nogil:
@@ -37,6 +38,23 @@ cdef inline void turn_tile(i64 x_step, i64 out_step, const real *x, real *out) n
     turn_rows(rows)
     for i in range(LANES):
         v_store(out + i * out_step, rows[i])
+
+
+cdef inline void turn_part(
+    i64 across, i64 down, i64 x_step, i64 out_step, const real *x, real *out
+) noexcept nogil:
+    """`down` rows of `across` elements, LANES at most of each and fewer of one."""
+    cdef vec rows[LANES_LIMIT]
+    cdef int i
+    for i in range(LANES):
+        rows[i] = v_load_part(x + i * x_step, 0, <int> across) if i < down else v_zero()
+    turn_rows(rows)
+    for i in range(LANES):
+        if i < across:
+            if down == LANES:
+                v_store(out + i * out_step, rows[i])
+            else:
+                v_store_first(out + i * out_step, rows[i], <int> down)
 
 
 cdef inline void turn_few(
@@ -80,6 +98,12 @@ cdef void turn_plane(i64 across, i64 down, i64 x_step, i64 out_step, const real 
         turn_few(3, across, x_step, out_step, x, out)
     elif down == 4:
         turn_few(4, across, x_step, out_step, x, out)
+    elif LEAST_TURNED <= LANES // 2 and smaller(across, down) >= LEAST_TURNED:
+        for b in range(ceil_div(down, LANES)):
+            for a in range(ceil_div(across, LANES)):
+                turn_part(
+                    smaller(LANES, across - a * LANES), smaller(LANES, down - b * LANES), x_step, out_step,
+                    x + b * LANES * x_step + a * LANES, out + a * LANES * out_step + b * LANES)
     elif down < across:
         for b in range(down):
             for a in range(across):
@@ -104,7 +128,7 @@ cdef void copy_strided(
     for row in range(row_begin, row_end):
         outer = row // plan.height
         first = (row - outer * plan.height) * plan.width
-        across = smaller(plan.width, sizes[3] - first)
+        across = plan.width if (row + 1) % plan.height else sizes[3] - first
         for b in range(sizes[1]):
             for c in range(sizes[2]):
                 source = x + outer * x_steps[0] + b * x_steps[1] + c * x_steps[2] + first * x_across
