@@ -307,6 +307,12 @@ def _odd_conv() -> Iterator[Case]:
     yield Case("conv", (1, 10, 13, 3), 33, (4, 2), (3, 1))
     yield Case("conv", (1, 12, 12, 3), 24, (7, 7), (2, 2), padding=((3, 3), (3, 3)))
     yield Case("conv", (1, 1, 30, 5), 6, (1, 4), padding=((0, 0), (3, 0)))
+    for width, outputs, options in (
+        (3, 20, {}),
+        (4, 33, {"stride": (2, 1)}),
+        (5, 6, {"dilation": (3, 2), "groups": 2}),
+    ):
+        yield Case("conv", (2, 23, width, 4), outputs, (3, 3), **options)  # narrow ones
     for groups, channels, outputs in ((2, 4, 6), (3, 3, 3), (3, 9, 6), (4, 8, 64), (5, 5, 10), (20, 20, 20)):
         yield Case("conv", (1, 6, 7, channels), outputs, (3, 3), groups=groups)
     for batch in (0, 3):

@@ -8,7 +8,9 @@
 # Guarantees: gemm.pxi or colours.pxi; the runs go in the order kernel row, kernel column, input channel; taps in the
 # padding are left out.
 # Loops, outermost first: blocks of output rows; panels; runs of output pixels with the same valid taps. The inner
-# pixels of a row are such a run; so are the pixels of a border column, top to bottom.
+# pixels of a row are such a run; so are the pixels of a border column, top to bottom, or of every column where images are
+# narrow. An activation of its own comes after each panel, where a tile's outputs are in L1; with groups, whose rows are
+# short, after all panels of a block.
 #
 # With plan.ring_rows the inner pixels of rows are left to few_outputs.pxi.
 #
@@ -77,6 +79,29 @@ cdef void conv_run(
     gemm_panel(plan, &panel, pixels, image, moved(residual, place), out + place)
 
 
+cdef inline i64 pace(i64 pixels, i64 vectors) noexcept nogil:
+    """What a run takes, about: few sums are not enough to keep the multiply-adds busy."""
+    return larger(pixels * vectors, LEAST_SUMS)
+
+
+cdef bint is_narrow(const Plan *plan, const Panel *panel, i64 across, i64 begin, i64 end) noexcept nogil:
+    """Whether the `across` inner pixels of rows `begin` to `end` are faster computed column by column."""
+    cdef i64 first = inner_begin(plan.out_height, plan.stride_h, plan.pad_top)
+    cdef i64 last = inner_end(
+        first, plan.out_height, plan.stride_h, plan.pad_top, plan.dilation_h, plan.kernel_h, plan.height)
+    cdef i64 down = larger(smaller(last, end) - larger(first, begin), 0)
+    return across * (pace(down, panel.vectors) + (end - begin - down) * pace(1, panel.vectors)) < (
+        (end - begin) * pace(across, panel.vectors))
+
+
+cdef inline void activate_after(const Plan *plan, real *out, i64 pixels, i64 columns) noexcept nogil:
+    """The activation of `columns` outputs of each of some pixels, when all of them are there."""
+    if columns == plan.out_step:
+        activate(plan, out, 1, 0, pixels * columns)
+    else:
+        activate(plan, out, pixels, plan.out_step, columns)
+
+
 cdef void conv_panel(
     const Plan *plan, const Panel *panel, const real *image, const real *residual, real *out, void *scratch,
     i64 begin, i64 end
@@ -91,7 +116,9 @@ cdef void conv_panel(
         first, plan.out_width, plan.stride_w, plan.pad_left, plan.dilation_w, plan.kernel_w, plan.width)
     if plan.ring_rows > 0:
         few_outputs(plan, panel, image, residual, out, <real *> scratch, begin, end, first, last)
-    elif first < last:
+    elif is_narrow(plan, panel, last - first, begin, end):
+        last = first
+    else:
         for row in range(begin, end):
             conv_run(plan, panel, image, residual, out, row, first, last - first, step, plan.out_step)
     if last - first == plan.out_width:
@@ -136,10 +163,17 @@ cdef void gathered_conv(
         row = end
 
 
+cdef inline i64 first_column(i64 block, i64 panels, i64 channels) noexcept nogil:
+    """First output channel of a block, of groups of `channels` channels and `panels` panels."""
+    cdef i64 group = block // panels
+    return group * channels + (block - group * panels) * GEMM_VECTORS * LANES
+
+
 cdef void conv(
     const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
+    cdef Plan own = plan[0]
     cdef Panel panel
     cdef i64 in_channels = plan.in_channels // plan.groups, out_channels = plan.out_channels // plan.groups
     cdef i64 depth = plan.kernel_h * plan.kernel_w * in_channels
@@ -154,6 +188,8 @@ cdef void conv(
     if plan.joined:
         joined_conv(plan, x, residual, out, <real *> scratch, row_begin, row_end, block_begin, block_end)
         return
+    if plan.groups > 1:
+        own.activation = NULL
     while row < row_end:
         image = row // plan.out_height
         begin = row - image * plan.out_height
@@ -163,8 +199,13 @@ cdef void conv(
             panel_of(&panel, plan, out_channels, depth, block - group * panels)
             panel.weights += group * depth * padded
             panel.bias += group * padded
-            column = group * out_channels + (block - group * panels) * GEMM_VECTORS * LANES
+            column = first_column(block, panels, out_channels)
             conv_panel(
-                plan, &panel, x + image * image_size + group * in_channels,
+                &own, &panel, x + image * image_size + group * in_channels,
                 moved(residual, image * out_size + column), out + image * out_size + column, scratch, begin, begin + rows)
+        if plan.groups > 1:
+            column = first_column(block_begin, panels, out_channels)
+            activate_after(
+                plan, out + image * out_size + begin * plan.out_width * plan.out_step + column, rows * plan.out_width,
+                first_column(block_end, panels, out_channels) - column)
         row += rows

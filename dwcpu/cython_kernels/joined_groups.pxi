@@ -52,6 +52,7 @@ cdef void joined_conv(
     cdef i64 row = row_begin, image, begin, rows, top, end, block, group, members, count, safe, at, i, lane
     cdef const real *source
     own.groups = 1
+    own.activation = NULL
     own.in_channels = inputs
     own.x_step = inputs * LANES
     for i in range(inputs):
@@ -87,4 +88,8 @@ cdef void joined_conv(
             conv_panel(
                 &own, &panel, spread - top * plan.width * own.x_step, moved(residual, at), out + at, NULL,
                 begin, begin + rows)
+        group = block_begin * plan.joined
+        activate_after(
+            plan, out + image * out_size + begin * plan.out_width * plan.out_step + group * outputs,
+            rows * plan.out_width, (smaller(block_end * plan.joined, plan.groups) - group) * outputs)
         row += rows

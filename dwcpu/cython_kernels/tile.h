@@ -98,6 +98,7 @@ typedef real vec_in_memory __attribute__((vector_size(DWCPU_VECTOR_BYTES), align
 #define WHOLE_RUN 2
 #define HALF_RUN 3
 #define COLOUR_RUN 9
+#define LEAST_SUMS 8 /* that keep two multiply-add units of four cycles busy */
 #define HALF_RUNS 4
 #define JOINED_RUNS 5
 #define LINE (int)(64 / sizeof(real))

@@ -36,6 +36,7 @@ cdef extern from "tile.h" nogil:
         COLOUR_RUN
         HALF_RUN
         HALF_RUNS
+        LEAST_SUMS
         JOINED_RUNS
         HAS_HALVES
         LINE
