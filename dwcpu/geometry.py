@@ -337,14 +337,13 @@ class ConvGeometry:
         if channels % parts or out_channels % parts:
             raise ValueError(
                 f"{operation}: groups is {parts} but {x} has {channels} channels and {w} has {out_channels} output "
-                f"channels; groups must divide both; choose a common divisor"
-                + shapes.elsewhere(per_group * parts, x_shape, x)
+                f"channels; groups must divide both" + shapes.regrouped(w_shape, parts, x_shape, names)
             )
         if per_group * parts != channels:
             raise ValueError(
                 f"{operation}: {w} has {per_group} input channels but {x} has {channels} and groups is {parts}; "
                 f"the third axis of {w} must equal the channels of {x} divided by groups, {channels // parts}"
-                + shapes.fewer_or_more(per_group * parts, x_shape, names)
+                + shapes.regrouped(w_shape, parts, x_shape, names)
             )
         return cls._windowed(
             "conv", (batch, height, width, channels), out_channels, (kernel_h, kernel_w),

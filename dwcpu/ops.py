@@ -546,8 +546,9 @@ def dwconv2d(
         )
     if per_group * parts != channels:
         hint, last = "", image.shape[-1]
-        if per_group == parts == 1 and channels > 0 and out_channels % channels == 0:
-            hint = f"; for a depthwise convolution give groups={channels}"
+        meant, rest = divmod(channels, per_group)
+        if meant > 0 and not rest and out_channels % meant == 0:
+            hint = f"; {'for a depthwise convolution ' if per_group == 1 else ''}give groups={meant}"
         elif last > 0 and (per_group * parts == last or (per_group == parts == 1 and out_channels % last == 0)):
             hint = _LAST
         raise ValueError(

@@ -103,6 +103,20 @@ def fewer_or_more(channels: int, x_shape: tuple[int, ...], names: tuple[str, str
     return elsewhere(channels, x_shape, x) or f"; give {x} with {channels} channels, or {w} for {x_shape[-1]}"
 
 
+def regrouped(w_shape: tuple[int, ...], parts: int, x_shape: tuple[int, ...], names: tuple[str, str]) -> str:
+    """What to do where weights (KH, KW, Cin / groups, Cout) in so many groups meet an image of other channels."""
+    x, w = names
+    per_group, out_channels = w_shape[2:]
+    groups, rest = divmod(x_shape[-1], per_group)
+    fixes = [] if x.startswith("the output") or out_channels % parts else [f"{x} with {per_group * parts} channels"]
+    if groups and not rest and out_channels % groups == 0:
+        fixes.append(f"groups={groups}")
+    if x_shape[-1] and x_shape[-1] % parts == 0:
+        fixes.append(f"{w} with {x_shape[-1] // parts} input channels")
+    some = ", ".join(fixes[:-1]) + (" or " if fixes[1:] else "") + "".join(fixes[-1:]) or "other weights"
+    return elsewhere(per_group * parts, x_shape, x) or f"; give {some}"
+
+
 def elsewhere(channels: int, x_shape: tuple[int, ...], x: str) -> str:
     """Whether an image with so many channels has them on another axis; not what comes out of an operation before."""
     if channels not in x_shape[1:-1] or x.startswith("the output"):

@@ -103,14 +103,32 @@ MISTAKES = {
         ValueError,
         (
             "conv2d: w has 16 input channels but x has 16 and groups is 2; the third axis of w must equal the channels "
-            "of x divided by groups, 8"
+            "of x divided by groups, 8; give x with 32 channels, groups=1 or w with 8 input channels"
         ),
     ),
     "conv w dimensions": (lambda: ops.conv2d(X, DW), ValueError, "it must be (KH, KW, Cin / groups, Cout); reshape w"),
     "groups": (
         lambda: ops.conv2d(X, CONV, groups=3),
         ValueError,
-        "conv2d: groups is 3 but x has 16 channels and w has 24 output channels; groups must divide both",
+        (
+            "conv2d: groups is 3 but x has 16 channels and w has 24 output channels; groups must divide both; give x "
+            "with 48 channels or groups=1"
+        ),
+    ),
+    "groups forgotten": (
+        lambda: ops.conv2d(X, ones(3, 3, 4, 32)),
+        ValueError,
+        "divided by groups, 16; give x with 4 channels, groups=4 or w with 16 input channels",
+    ),
+    "groups, but other channels": (
+        lambda: ops.conv2d(ones(1, 8, 8, 3), ones(3, 3, 1, 32), groups=32),
+        ValueError,
+        "but x has 3 channels and w has 32 output channels; groups must divide both; give x with 32 channels",
+    ),
+    "groups, nothing fits": (
+        lambda: ops.conv2d(X, ones(3, 3, 3, 9), groups=5),
+        ValueError,
+        "groups must divide both; give other weights",
     ),
     "stride in place of bias": (
         lambda: ops.conv2d(X, CONV, 2),
@@ -464,6 +482,11 @@ MISTAKES = {
             "dwconv2d: weight has 1 input channels but input has 3 and groups is 1; the second axis of weight must "
             "equal the channels of input divided by groups, 3; for a depthwise convolution give groups=3"
         ),
+    ),
+    "dwconv2d groups forgotten": (
+        lambda: ops.dwconv2d(ones(32, 8, 8), ones(64, 4, 3, 3)),
+        ValueError,
+        "must equal the channels of input divided by groups, 32; give groups=8",
     ),
     "dwconv2d channels last": (
         lambda: ops.dwconv2d(ones(14, 14, 8), ones(8, 1, 3, 3)),
