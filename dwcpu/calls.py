@@ -62,7 +62,7 @@ class Call:
     scratch_of : callable
         Gives the address of so many bytes of scratch memory, and what keeps them alive.
     most_scratch : int
-        Bytes at most that turned images may take there, with the kernels' own.
+        Bytes that turned images may take there at most, a residual's too, with what all threads of the kernels want.
     packings : tuple
         Where the weights of a function go: see `_packings`. Only the compiled class has them.
     turns : tuple of Pass

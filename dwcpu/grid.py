@@ -41,13 +41,15 @@ _BETTER = 0.97
 #: The same for windows. Half of the channels of a pixel is a short run: two threads do 14x14x480 in 0.76 to 0.88 of the
 #: time if they take eight and six rows in place of half of the channels each.
 _BETTER_WINDOWS = 0.8
-#: What groups of few channels cost, in multiply-adds of a whole vector, for each output pixel: half a vector, one whose
-#: input is a vector in memory, and what stands around a run of a sum where rows have so many pixels; of fewer more.
+#: Time of groups of few channels for each output pixel, in that of a multiply-add of a whole vector: one of half a
+#: vector; one that reads its input, a vector, from memory; a run of a sum, where rows have `_LONG_RUN` pixels or more.
 _HALF, _FROM_MEMORY, _RUN, _LONG_RUN = 0.5, 1.4, 2.0, 14
-#: To spread an input of a pixel over a vector, and over one whose lanes no shuffle picks by their numbers.
+#: The same for an input of a pixel that is spread over a vector, by a shuffle or, where there is none, lane by lane.
 _SPREAD, _SPREAD_BY_LANES = 2.0, 6.0
-#: Bytes of vectors that have halves, and of those without such shuffles.
+#: Bytes of vectors whose halves are computed (HAS_HALVES in tile.h), and of those without such shuffles.
 _HALVED_VECTOR, _SHORT_VECTOR = 64, 16
+#: Bytes of spread inputs that are made at a time, and the most that may be, where windows span many rows.
+_SPREAD_BYTES, _MOST_SPREAD_BYTES = 1 << 19, 1 << 22
 
 
 class Grid(NamedTuple):
@@ -191,34 +193,48 @@ def blocks_of(kernel: Kernel, geometry: ConvGeometry) -> int:
     return len(_block_widths(kernel, geometry))
 
 
-def joined_groups(kernel: Kernel, geometry: ConvGeometry) -> int:
-    """Groups of a convolution whose outputs share a vector (see joined_groups.pxi); 0: each has vectors of its own.
+class Joined(NamedTuple):
+    """How many groups share a vector of outputs, output rows of a block, and input rows that are spread for it."""
 
-    Of random windows, groups, strides and dilations those that are joined take 0.12 to 1.2 of the time that they would
-    take otherwise, half of them less than 0.55; groups of four channels, 3x3 on 56x56x128, 0.38.
+    groups: int
+    rows: int
+    spread_rows: int
+
+
+def joined_groups(kernel: Kernel, geometry: ConvGeometry) -> Joined | None:
+    """Whether groups of a convolution share vectors of outputs (see joined_groups.pxi), and how.
+
+    Of random windows, groups, strides and dilations those that do take 0.12 to 1.2 of the time that they would take
+    otherwise, half of them less than 0.55; groups of four channels, 3x3 on 56x56x128, 0.38.
     """
     if kernel.op != "conv" or kernel.backend != "cython" or geometry.groups == 1:
-        return 0
-    groups, lanes = geometry.groups, kernel.lanes
+        return None
+    groups, lanes, height = geometry.groups, kernel.lanes, geometry.height
     inputs, outputs = geometry.in_channels // groups, geometry.out_channels // groups
     joined = min(lanes // outputs, 2 * lanes // inputs, groups)
-    if joined < 2:
-        return 0
     vector = lanes * kernel.dtype.itemsize
+    row, reach = geometry.width * inputs * vector, (geometry.kernel_h - 1) * geometry.dilation_h + 1
+    # Blocks that follow one another spread the rows that both read twice.
+    room = min(max(_SPREAD_BYTES // row, 2 * reach), _MOST_SPREAD_BYTES // row)
+    if joined < 2 or room < min(reach, height):
+        return None
+    blocks = -(-geometry.out_height // (max(room - reach, 0) // geometry.stride_h + 1)) if room < height else 1
+    rows = -(-geometry.out_height // blocks)
+    spread_rows = min((rows - 1) * geometry.stride_h + reach, height)
     half = _HALF if vector == _HALVED_VECTOR and 2 * outputs <= lanes else 1.0
     run = _RUN * max(1.0, _LONG_RUN / max(1, run_length(geometry)))
     runs = geometry.kernel_h if geometry.dilation_w == 1 else geometry.taps
-    read = geometry.height * geometry.width / (geometry.out_height * geometry.out_width)
-    spread = _SPREAD if vector > _SHORT_VECTOR else _SPREAD_BY_LANES
+    read = blocks * spread_rows * geometry.width / (geometry.out_height * geometry.out_width)
+    spread = read * (_SPREAD if vector > _SHORT_VECTOR else _SPREAD_BY_LANES)
     apart = groups * geometry.taps * (half * inputs + run)
-    together = -(-groups // joined) * (inputs * (_FROM_MEMORY * geometry.taps + spread * read) + run * runs)
-    return joined if together < apart else 0
+    together = -(-groups // joined) * (inputs * (_FROM_MEMORY * geometry.taps + spread) + run * runs)
+    return Joined(joined, rows, spread_rows) if together < apart else None
 
 
 def panels_of(kernel: Kernel, geometry: ConvGeometry) -> tuple[int, int, int]:
     """How the weights of a product or convolution lie in panels: `outputs`, `lanes` and `vectors` of `gemm_panels`."""
     outputs, joined = geometry.out_channels // geometry.groups, joined_groups(kernel, geometry)
-    return (joined * outputs, kernel.lanes, 1) if joined else (outputs, kernel.lanes, kernel.tile_columns)
+    return (joined.groups * outputs, kernel.lanes, 1) if joined else (outputs, kernel.lanes, kernel.tile_columns)
 
 
 def _block_widths(kernel: Kernel, geometry: ConvGeometry) -> list[int]:

@@ -70,7 +70,7 @@ def gemm_panels(
     """Weights of a matrix product in panels of output channels, group by group, as wide as `panel_widths` says.
 
     Each panel is ``[tap, input channel][width]``. Channels that the last vector of a group lacks are zero; so is their
-    bias. Groups have `outputs` channels, the last one what is left.
+    bias. The last group has what channels are left.
 
     Parameters
     ----------
@@ -78,6 +78,7 @@ def gemm_panels(
     bias : ndarray, shape (Cout,), or None
         None is zeros.
     outputs, lanes, vectors : int
+        Channels of a group, of a vector, and vectors of a panel.
 
     Returns
     -------
@@ -98,12 +99,13 @@ def gemm_panels(
     for start, end in groups:
         if bias is not None:
             packed_bias[place : place + end - start] = bias[start:end]
+        column = start
         for wide in panel_widths(end - start, lanes, vectors):
-            columns, filled = wide * lanes, min(wide * lanes, end - start)
+            columns, filled = wide * lanes, min(wide * lanes, end - column)
             panel = weights[first : first + rows.shape[0] * columns].reshape(rows.shape[0], columns)
-            panel[:, :filled] = rows[:, start : start + filled]
+            panel[:, :filled] = rows[:, column : column + filled]
             panel[:, filled:] = 0
             first += panel.size
             place += columns
-            start += columns
+            column += columns
     return weights, packed_bias

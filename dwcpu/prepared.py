@@ -220,8 +220,10 @@ class PreparedSingle(Prepared):
                 row = geometry.out_width * geometry.in_channels
                 plan["gathers"], plan["block_rows"] = 1, max(1, rows_in_l2 // row)
                 self._scratch = min(int(plan["block_rows"][0]), geometry.batch * geometry.out_height) * row * itemsize
-            elif joined_groups(kernel, geometry):
-                plan["joined"], plan["block_rows"], self._scratch = self._join(rows_in_l2)
+            elif joined := joined_groups(kernel, geometry):
+                plan["joined"], plan["block_rows"] = joined.groups, joined.rows
+                inputs = geometry.width * geometry.in_channels // geometry.groups
+                self._scratch = joined.spread_rows * inputs * self._vector
         else:
             plan["segment"] = segment_of(kernel, geometry)
             plan["block_channels"] = self._block_channels()
@@ -333,15 +335,6 @@ class PreparedSingle(Prepared):
         large = geometry.in_channels * self.kernel.dtype.itemsize >= LINE and geometry.out_channels >= _MANY_OUTPUTS
         compiled = self.kernel.op == "conv" and self.kernel.backend == "cython"
         return compiled and geometry.groups == geometry.taps == 1 and large and inside
-
-    def _join(self, elements: int) -> tuple[int, int, int]:
-        """Groups sharing a vector, output rows of a block, and bytes of its spread inputs: `elements` if possible."""
-        geometry, kernel = self.geometry, self.kernel
-        row = geometry.width * geometry.in_channels // geometry.groups * kernel.lanes
-        most = max(1, (elements // row - self._reach) // geometry.stride_h + 1)
-        block = -(-geometry.out_height // -(-geometry.out_height // most))
-        rows = min((block - 1) * geometry.stride_h + self._reach, geometry.height)
-        return joined_groups(kernel, geometry), block, rows * row * kernel.dtype.itemsize
 
     @property
     def _streams_out(self) -> bool:

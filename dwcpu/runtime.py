@@ -297,9 +297,10 @@ def _line(path: str) -> str:
         return file.read().strip()
 
 
-#: Bytes of scratch memory, for each thread that takes part in a call, that are kept between calls; for a row of
-#: kernels, all that lies between them. Kernels want about half of an L2 cache, large windows that are dilated a few
-#: times as much; only images of enormous width need more, and their calls take so long that fresh memory costs nothing.
+#: Bytes of scratch memory that are kept between calls: of a kernel, for each thread that takes part; of a row of
+#: kernels, all that lies between them; of a call that turns images, these (a residual's too) and what its kernels want
+#: together. Kernels want about half of an L2 cache, windows that span many rows a few times as much; only images of
+#: enormous width need more, and their calls take so long that fresh memory costs nothing.
 MOST_SCRATCH = 4 << 20
 
 

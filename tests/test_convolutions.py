@@ -156,8 +156,7 @@ def test_groups_that_share_a_vector(kernel: Kernel, monkeypatch: pytest.MonkeyPa
             ((1, 1), (1, 1), (2, 1), (1, 3))[number // 2 % 4],
             (((1, 0), (2, 3)), ((0, 0), (0, 0)), ((4, 1), (0, 1)))[number % 3], groups,
         )  # fmt: skip
-        l2 = (256, 8 << 10, 1 << 20)[number % 3]
-        monkeypatch.setattr(runtime, "cache_sizes", lambda l2=l2: runtime.Memory(2048, l2, 1 << 22))
+        monkeypatch.setattr(grid, "_SPREAD_BYTES", (256, 16 << 10, 1 << 20)[number % 3])
         activation = (None, "hardswish", "relu6", "silu", "gelu")[number % 5]
         threads, end = 1 + number % 2, ENDS[number // 2 % 2]
         plan = kernel.prepare(case.geometry, *make_data(case, kernel.dtype.type, "normal").kernel_weights()).plan
@@ -178,8 +177,11 @@ def test_where_groups_share_vectors(kernel: Kernel) -> None:
     """Where that computes much less than vectors that are mostly empty."""
     lanes = kernel.lanes
 
-    def joined(inputs: int, outputs: int, groups: int, window: tuple[int, int] = (3, 3)) -> int:
-        case = Case("conv", (1, 28, 28, groups * inputs), groups * outputs, window, groups=groups)
+    def joined(
+        inputs: int, outputs: int, groups: int, window: tuple[int, int] = (3, 3), width: int = 28, apart: int = 1
+    ) -> int:
+        image = (1, 28, width, groups * inputs)
+        case = Case("conv", image, groups * outputs, window, dilation=(apart, 1), groups=groups)
         data = make_data(case, kernel.dtype.type, "normal")
         return int(kernel.prepare(case.geometry, *data.kernel_weights()).plan["joined"][0])
 
@@ -187,3 +189,6 @@ def test_where_groups_share_vectors(kernel: Kernel) -> None:
     assert joined(lanes // 2, lanes // 2, 1, (5, 5)) == 0
     quarter = max(1, lanes // 4)
     assert joined(quarter, quarter, 8, (5, 5)) == min(lanes // quarter, 8)
+    # blocks whose windows span so many rows that they would spread most of them again, or that need much memory for it
+    assert joined(quarter, quarter, 8, (3, 3), width=10**5, apart=8) == 0
+    assert joined(quarter, quarter, 8, (1, 3), width=10**6) == 0

@@ -80,7 +80,7 @@ cdef void conv_run(
 
 
 cdef inline i64 pace(i64 pixels, i64 vectors) noexcept nogil:
-    """What a run takes, about: few sums are not enough to keep the multiply-adds busy."""
+    """Multiply-adds of a vector that a run has time for at each of its inputs: few sums do not keep the units busy."""
     return larger(pixels * vectors, LEAST_SUMS)
 
 

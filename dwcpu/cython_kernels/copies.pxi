@@ -43,7 +43,7 @@ cdef inline void turn_tile(i64 x_step, i64 out_step, const real *x, real *out) n
 cdef inline void turn_part(
     i64 across, i64 down, i64 x_step, i64 out_step, const real *x, real *out
 ) noexcept nogil:
-    """`down` rows of `across` elements, LANES at most of each and fewer of one."""
+    """`down` rows of `across` elements, LANES of each at most."""
     cdef vec rows[LANES_LIMIT]
     cdef int i
     for i in range(LANES):

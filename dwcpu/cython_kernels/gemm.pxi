@@ -1,10 +1,10 @@
 # The GEMM micro-kernel: a tile of pixels x one panel of output channels, in registers from the bias to the clamp.
 #
 # Assumes: weights packed in panels of `vectors` vectors, [tap][input channel][panel width], the columns beyond the
-# last output channel padded; bias padded alike. Reads inputs straight from x: the pixels of a tile lie `a_step`
-# apart, and the sum runs over row_taps x column_taps runs of `depth` consecutive inputs. Pointwise is one run; a
-# standard convolution without column dilation is one run per kernel row; other convolutions one run per tap.
-# An empty sum is the bias alone.
+# last output channel padded; bias padded alike. Reads inputs straight from x, or from what joined_groups.pxi makes of
+# it, where each is a vector: the pixels of a tile lie `a_step` apart, and the sum runs over row_taps x column_taps
+# runs of `depth` consecutive inputs. Pointwise is one run; a standard convolution without column dilation is one run
+# per kernel row; other convolutions one run per tap. An empty sum is the bias alone.
 # Guarantees: each output has one accumulator, which starts from the bias and takes the inputs in the order of the
 # runs.
 # Loops, outermost first: runs, inputs of a run. The tile stays in registers, a panel in L1 or L2 from tile to tile.

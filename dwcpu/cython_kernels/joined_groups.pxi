@@ -2,13 +2,13 @@
 # empty lanes.
 #
 # Assumes: groups of plan.in_channels / groups inputs and as many outputs that plan.joined of them fit one vector, their
-# inputs two; weights and bias one vector an input as packing.joined_panels makes them; rows as for conv.pxi, blocks are
-# vectors of outputs; scratch holds the spread inputs of plan.block_rows output rows.
+# inputs two; weights and bias as gemm_panels packs them, these groups as one; rows as for conv.pxi, blocks are vectors of
+# outputs; scratch holds the spread inputs of plan.block_rows output rows.
 # Guarantees: conv.pxi.
 # Loops, outermost first: blocks of output rows; vectors of outputs, for each of which the inputs of these rows are spread:
 # each input of a pixel becomes a vector, which has that of its own group in the lane of each output. Then a window is a
-# sum over vectors of inputs, and conv_panel computes it as it computes others. Spread inputs are read once a tap from
-# scratch, which stays in L2.
+# sum over vectors of inputs, and conv_panel computes it as it computes others. Spread inputs are read once a tap, mostly
+# from L2.
 
 cdef inline void spread_pixels(
     const bint two, const bits *lanes, i64 inputs, i64 count, i64 safe, const real *x, i64 x_step, i64 pixels, real *to

@@ -89,6 +89,7 @@ typedef real vec_in_memory __attribute__((vector_size(DWCPU_VECTOR_BYTES), align
 /* Panels of two vectors: of an odd number of vectors the last panel has three, and tiles of WIDE_ROWS. A panel of one
    has tiles of MOST_ROWS: with 16 registers 9, which take 0.94 of the time of 12, since loads then count most. */
 #define MOST_VECTORS (GEMM_VECTORS == 2 ? 3 : GEMM_VECTORS)
+#define LEAST_SUMS 8 /* in flight, that keep two multiply-add units of four cycles busy */
 #define ROWS_LIMIT 14 /* of any tile of any instruction set */
 #define PIXEL_PANELS 4 /* panels that are computed together for a single pixel */
 #define PIXEL_AHEAD 256 /* weights that are asked for ahead there, in each panel */
@@ -98,7 +99,6 @@ typedef real vec_in_memory __attribute__((vector_size(DWCPU_VECTOR_BYTES), align
 #define WHOLE_RUN 2
 #define HALF_RUN 3
 #define COLOUR_RUN 9
-#define LEAST_SUMS 8 /* that keep two multiply-add units of four cycles busy */
 #define HALF_RUNS 4
 #define JOINED_RUNS 5
 #define LINE (int)(64 / sizeof(real))
