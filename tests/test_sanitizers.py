@@ -26,7 +26,7 @@ pytest.importorskip("Cython", minversion="3.1")
 FLAGS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g1", "-O1"]
 
 #: Tests to run: none for which Numba compiles.
-FILES = ["test_kernels.py", "test_pixels.py", "test_elementwise.py", "test_calls.py"]
+FILES = ["test_kernels.py", "test_convolutions.py", "test_pixels.py", "test_elementwise.py", "test_calls.py"]
 CHOSEN = "__cython or test_pixels or test_elementwise or test_calls"
 
 pytestmark = pytest.mark.skipif(not kernels.available(), reason="the Cython kernels were not built")
