@@ -94,14 +94,6 @@ cdef bint is_narrow(const Plan *plan, const Panel *panel, i64 across, i64 begin,
         (end - begin) * pace(across, panel.vectors))
 
 
-cdef inline void activate_after(const Plan *plan, real *out, i64 pixels, i64 columns) noexcept nogil:
-    """The activation of `columns` outputs of each of some pixels, when all of them are there."""
-    if columns == plan.out_step:
-        activate(plan, out, 1, 0, pixels * columns)
-    else:
-        activate(plan, out, pixels, plan.out_step, columns)
-
-
 cdef void conv_panel(
     const Plan *plan, const Panel *panel, const real *image, const real *residual, real *out, void *scratch,
     i64 begin, i64 end
@@ -205,7 +197,7 @@ cdef void conv(
                 moved(residual, image * out_size + column), out + image * out_size + column, scratch, begin, begin + rows)
         if plan.groups > 1:
             column = first_column(block_begin, panels, out_channels)
-            activate_after(
+            activate(
                 plan, out + image * out_size + begin * plan.out_width * plan.out_step + column, rows * plan.out_width,
-                first_column(block_end, panels, out_channels) - column)
+                plan.out_step, first_column(block_end, panels, out_channels) - column)
         row += rows

@@ -97,10 +97,7 @@ cdef void compute(
     micro(job, tile, block_begin, block_end)
     if plan.activation != NULL:
         for i in range(tile.rows):
-            if stored == job.out_column:
-                activate(plan, tile.out + i * job.out_row, 1, 0, tile.count * tile.columns * stored)
-            else:
-                activate(plan, tile.out + i * job.out_row + first, tile.count * tile.columns, job.out_column, stored)
+            activate(plan, tile.out + i * job.out_row + first, tile.count * tile.columns, job.out_column, stored)
 
 
 cdef void tile_row(

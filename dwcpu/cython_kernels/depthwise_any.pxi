@@ -376,10 +376,7 @@ cdef void columns_of_row(Run *run, i64 columns, i64 block_begin, i64 block_end) 
                     lanes_of(&lanes[j], block + j, channels)
                 abreast_of(block_end - block)(run)
                 block += ABREAST
-        if stored == plan.out_step:
-            activate(plan, run.out, 1, 0, count * stored)
-        else:
-            activate(plan, run.out + first, count, plan.out_step, stored)
+        activate(plan, run.out + first, count, plan.out_step, stored)
         columns -= count
         run.x += count * plan.stride_w * plan.x_step
         run.residual = moved(run.residual, count * plan.out_step)

@@ -198,10 +198,7 @@ cdef void few_outputs(
             few_5(&few, pixels)
         else:
             few_6(&few, pixels)
-        if plan.out_step == plan.out_channels:
-            activate(plan, few.out, 1, 0, pixels * plan.out_channels)
-        else:
-            activate(plan, few.out, pixels, plan.out_step, plan.out_channels)
+        activate(plan, few.out, pixels, plan.out_step, plan.out_channels)
 
 
 cdef inline void few_channels(
@@ -307,7 +304,4 @@ cdef void gemm_few(
         few_pixels_3(panel, pixels, a, residual, out)
     else:
         few_pixels_4(panel, pixels, a, residual, out)
-    if panel.out_step == columns:
-        activate(plan, out, 1, 0, pixels * columns)
-    else:
-        activate(plan, out, pixels, panel.out_step, columns)
+    activate(plan, out, pixels, panel.out_step, columns)

@@ -89,7 +89,7 @@ cdef void joined_conv(
                 &own, &panel, spread - top * plan.width * own.x_step, moved(residual, at), out + at, NULL,
                 begin, begin + rows)
         group = block_begin * plan.joined
-        activate_after(
+        activate(
             plan, out + image * out_size + begin * plan.out_width * plan.out_step + group * outputs,
-            rows * plan.out_width, (smaller(block_end * plan.joined, plan.groups) - group) * outputs)
+            rows * plan.out_width, plan.out_step, (smaller(block_end * plan.joined, plan.groups) - group) * outputs)
         row += rows

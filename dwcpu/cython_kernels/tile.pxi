@@ -163,9 +163,15 @@ cdef inline vec ended(bint swish, vec v, vec low, vec high) noexcept nogil:
 
 
 cdef inline void activate(const Plan *plan, real *values, i64 rows, i64 row_stride, i64 columns) noexcept nogil:
-    """The second pass of activations that are not a clamp, over values that were just written."""
-    if plan.activation != NULL:
-        (<Activation> plan.activation)(values, rows, row_stride, columns, plan.alpha)
+    """The second pass of activations that are not a clamp, over values that were just written.
+
+    Rows without gaps are one: the ends of short ones take longer than what is between.
+    """
+    if plan.activation == NULL:
+        return
+    if row_stride == columns:
+        columns, rows = rows * columns, 1
+    (<Activation> plan.activation)(values, rows, row_stride, columns, plan.alpha)
 
 
 cdef inline void turn_rows(vec *rows) noexcept nogil:
