@@ -70,9 +70,9 @@ _HELD_ROWS, _HELD_L2 = 4, 0.5
 _L2_SHARE_WEIGHTS = 0.25
 #: Output channels up to which a matrix product reads pixels with gaps between them.
 _MOST_OUTPUTS = 128
-#: Pixels of a block whose outputs go to memory, in rows of so many bytes at least; the latter where a vector is a line,
-#: and inputs at most. Blocks have `tile_rows` pixels there.
-_STREAMED_ROWS, _STREAMED_BYTES, _STREAMED_LINES, _STREAMED_INPUTS = 28, 2048, 3584, 8
+#: Pixels of a block whose outputs go to memory, in rows of so many bytes at least; the latter of each where a vector is
+#: a line, and inputs at most there.
+_STREAMED_ROWS, _STREAMED_BYTES, _STREAMED_LINES, _STREAMED_INPUTS = (28, 14), 2048, 3584, 8
 
 
 class Prepared:
@@ -207,7 +207,7 @@ class PreparedSingle(Prepared):
                 pixel += geometry.out_channels
             tiles = max(2, rows_in_l2 // pixel // kernel.tile_rows)
             if self._streams_out:
-                tiles = 1 if self._vector == LINE else min(tiles, _STREAMED_ROWS // kernel.tile_rows)
+                tiles = min(tiles, _STREAMED_ROWS[self._vector == LINE] // kernel.tile_rows)
             plan["block_rows"] = tiles * kernel.tile_rows
             plan["asks_out"] = asks_out
         elif kernel.op == "conv":

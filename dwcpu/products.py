@@ -54,7 +54,7 @@ def products(a: np.ndarray, b: np.ndarray) -> PixelKernel | None:
     fields: dict[str, Any] = {
         "height": height, "in_channels": depth, "out_channels": columns, "out_step": columns, "width": inner_count,
         "weights": table.ctypes.data, "bias": zeros.ctypes.data,
-        "block_rows": max(_ROWS, _ROW_BYTES // (depth * size)),
+        "block_rows": max(_ROWS, _ROW_BYTES // (depth * size)), "tile_rows": kernel.tile_rows,
     }  # fmt: skip
     fields |= epilogue(dtype, Activation())
     pairs = prod(batch)

@@ -240,6 +240,17 @@ def test_compiled_gemm(isa: str, size: int, real: str) -> None:
         assert not [loop.saved for loop in hot if loop.multiply_adds == multiply_adds and loop.saved]
 
 
+@pytest.mark.parametrize("real", ["f32", "f64"])
+def test_compiled_short_tiles(real: str) -> None:
+    """Tiles of seven rows, which some CPUs take: their multiply-adds splat the inputs of five."""
+    for vectors, name in ((2, "gemm_whole"), (3, "gemm_whole_wide")):
+        hot = [loop for loop in loops(disassembly("x86_64_v4", real)[name]) if loop.multiply_adds == TURN * 7 * vectors]
+        assert hot
+        for loop in hot:
+            assert loop.registers == {"zmm"} and not loop.stack
+            assert loop.instructions <= 2 * loop.multiply_adds
+
+
 @pytest.mark.parametrize(("isa", "size", "real"), TARGETS)
 def test_compiled_groups_of_few_channels(isa: str, size: int, real: str) -> None:
     """Tiles of one vector, whose inputs are vectors in memory, and with AVX-512 of half of one, of splat inputs."""

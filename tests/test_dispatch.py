@@ -215,7 +215,7 @@ def test_blocks_of_matrix_products(
         asks = lines and size**2 * out_channels * 4 > 1 << 20
         tiles = ((64 << 10) // in_channels if asks else pixels) // kernel.tile_rows  # outputs do not stay in L2 then
         if streams == "all" or (streams == "narrow" and not lines):
-            tiles = 1 if lines else 28 // kernel.tile_rows
+            tiles = (14 if lines else 28) // kernel.tile_rows
         assert prepared.plan["block_rows"][0] == tiles * kernel.tile_rows
         assert prepared.plan["asks_out"][0] == asks
 

@@ -10,6 +10,7 @@ import contextlib
 import os
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 
 import hypothesis
@@ -484,6 +485,25 @@ def test_windows_far_outside_the_image(where: str, backend: str) -> None:
                 np.testing.assert_array_equal(result, expected(case, np.float32, "integers"), kernel.name)
                 ran += 1
     assert ran or (backend == "cython" and runtime.cython_kernels() is None)
+
+
+@pytest.mark.parametrize("rows", [7, 14])
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        k
+        for k in KERNELS
+        if k.op in ("pointwise", "conv") and k.backend == "cython" and k.lanes * k.dtype.itemsize == 64
+    ],
+    ids=lambda kernel: kernel.name,
+)
+def test_tiles_of_the_heights_of_other_cpus(kernel: Kernel, rows: int) -> None:
+    """Of vectors of 64 bytes seven rows, or fourteen, as a CPU has time for: the same bits."""
+    cases = [*cases_for_tile(kernel.op, rows, kernel.tile_columns * kernel.lanes, kernel.lanes), *ODD_CASES[kernel.op]]
+    for number, case in enumerate(case for case in dict.fromkeys(cases) if takes(kernel, case)):
+        options = "normal", (None, "relu", "hardswish", "relu6", "silu")[number % 5], True, number % 3 == 0
+        found = compute(replace(kernel, tile_rows=rows), case, *options)
+        assert found.tobytes() == compute(kernel, case, *options).tobytes(), f"{case}"
 
 
 def test_tiles_of_pixels_that_share_sets_of_the_cache() -> None:

@@ -118,14 +118,14 @@ x[...] = 1
 (node,) = layer.nodes(x.shape, 1)
 node.operation.plan["asks_out"] = asks
 node.operation.run(x, None, out, 1)
-print(out.ctypes.data, out.nbytes, min(node.operation.kernel.tile_rows, ASKING_ROWS) * out[0, 0].nbytes)
+print(out.ctypes.data, out.nbytes, 2 * min(node.operation.kernel.tile_rows, ASKING_ROWS) * out[0, 0].nbytes)
 """
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize(("pixels", "depth", "columns"), [(784, 64, 128), (1001, 24, 160), (300, 7, 64)])
 def test_tiles_ask_for_lines_that_are_written_to(tree: Path, pixels: int, depth: int, columns: int) -> None:
-    """Those of the next tile: all lines but those of the first, and a row where a block begins with higher tiles."""
+    """Those of the tile after the next: all but those of the first two, and rows where higher tiles come first."""
     (begin, size, first), asked = asked_by(tree, OUTPUTS, pixels, depth, columns, 1)
     wanted = set(range(-(-first // 64), size // 64))
     assert len(wanted - lines(begin, begin + size, asked)) < len(wanted) // 100

@@ -51,6 +51,10 @@ cdef inline void colour_tiles(
                             for j in range(vectors):
                                 acc[i][j] = put_on(j == vectors - 1, p + i * step, b[j], acc[i][j])
                             continue
+                        if vectors > 1 and rows <= SHORT_ROWS and i < rows - 2:
+                            for j in range(vectors):
+                                acc[i][j] = v_fma_onto_splat(p + i * step, b[j], acc[i][j])
+                            continue
                         v = v_splat(p[i * step])
                         for j in range(vectors):
                             acc[i][j] = v_fma_onto(v, b[j], acc[i][j])
@@ -87,6 +91,8 @@ cdef void colour_pixels(
     """A run of pixels of a panel of any width."""
     if panel.vectors == 1:
         colour_tiles_of(GEMM_ROWS, 1, plan, panel, pixels, x, y)
+    elif panel.vectors == 2 and SHORT_ROWS > 0 and rows_of_tiles(panel) == SHORT_ROWS:
+        colour_tiles_of(SHORT_ROWS, 2, plan, panel, pixels, x, y)
     elif panel.vectors == 2:
         colour_tiles_of(GEMM_ROWS, 2, plan, panel, pixels, x, y)
     elif panel.vectors == 3:

@@ -34,6 +34,8 @@ cdef struct Panel:
     const real *hardswish      # in place of the clamp: its numbers, or null
     real low
     real high
+    i64 tile_rows              # most rows of tiles of two vectors and more (SHORT_ROWS in tile.h). Not among the first: runs
+                               # copy panels by vectors, and what is read of a copy across two of them waits
 
 
 cdef inline i64 tallest(i64 vectors) noexcept nogil:
@@ -44,10 +46,18 @@ cdef inline i64 tallest(i64 vectors) noexcept nogil:
     return WIDE_ROWS if vectors > GEMM_VECTORS else GEMM_ROWS
 
 
+cdef inline bint ends_in_half(const Panel *panel) noexcept nogil:
+    """Whether half of the last vector is computed."""
+    return HAS_HALVES and 2 * panel.last <= LANES
+
+
 cdef inline i64 rows_of_tiles(const Panel *panel) noexcept nogil:
-    """Most rows of the tiles of a panel: where pixels share a set of L1, which holds eight lines, up to seven. For 14, each
-    input came from L2 again. And fewer where outputs come from no near cache: those of 14 come all at once."""
+    """Most rows of the tiles of a panel: as many as the CPU writes at a time without a pause, or more of half vectors. Where
+    pixels share a set of L1, which holds eight lines, up to seven: for 14, each input came from L2 again. And fewer where
+    outputs come from no near cache: those of 14 come all at once."""
     cdef i64 most = smaller(tallest(panel.vectors), ASKING_ROWS) if panel.asks_out else tallest(panel.vectors)
+    if panel.vectors > 1 and not (panel.vectors == 2 and ends_in_half(panel)):
+        most = smaller(most, panel.tile_rows)
     if panel.a_step * <i64> sizeof(real) % SET_BYTES == 0:
         return smaller(most, CROWDED_ROWS)
     return most
@@ -127,11 +137,11 @@ cdef inline void ask_later(Panel *panel, int turn, int lines) noexcept nogil:
 
 
 cdef inline void ask_out(const int rows, const int vectors, i64 out_step, real *out) noexcept nogil:
-    """Ask for the lines of the tile below."""
+    """Ask for the lines of the tile after the next: those of the next one would come from memory too late."""
     cdef int i, j
     for i in range(rows):
         for j in range(vectors * LANES // LINE):
-            v_prefetch_out(out + (rows + i) * out_step + j * LINE)
+            v_prefetch_out(out + (2 * rows + i) * out_step + j * LINE)
 
 
 cdef inline vec put_on(const bint half, const real *a, vec b, vec c) noexcept nogil:
@@ -162,6 +172,7 @@ cdef inline void gemm_tiles(
     cdef const real *ahead
     cdef i64 step, ahead_step, out_step, k, h, g
     cdef bint joined = run == JOINED_RUNS, half = run == HALF_RUN or run == HALF_RUNS
+    cdef bint splats = vectors > 1 and rows <= SHORT_ROWS
     cdef bint one = run == ONE_RUN or run == WHOLE_RUN or run == HALF_RUN
     cdef bint colours = run == COLOUR_RUN, whole = run == WHOLE_RUN or colours
     cdef int i, j, u, turn = COLOUR_RUN if colours else TURN, input = LANES if joined else 1
@@ -215,6 +226,11 @@ cdef inline void gemm_tiles(
                                         acc[i][j] = put_on(
                                             j == vectors - 1, p[i // 3] + i % 3 * step + u - turn, b[j], acc[i][j])
                                     continue
+                                if splats and i < rows - 2:
+                                    for j in range(vectors):
+                                        acc[i][j] = v_fma_onto_splat(
+                                            p[i // 3] + i % 3 * step + u - turn, b[j], acc[i][j])
+                                    continue
                                 x = v_splat(p[i // 3][i % 3 * step + u - turn])
                                 for j in range(vectors):
                                     if vectors == 1:
@@ -238,6 +254,10 @@ cdef inline void gemm_tiles(
                         if half:
                             for j in range(vectors):
                                 acc[i][j] = put_on(j == vectors - 1, p[i // 3] + i % 3 * step, b[j], acc[i][j])
+                            continue
+                        if splats and i < rows - 2:
+                            for j in range(vectors):
+                                acc[i][j] = v_fma_onto_splat(p[i // 3] + i % 3 * step, b[j], acc[i][j])
                             continue
                         x = v_splat(p[i // 3][i % 3 * step])
                         for j in range(vectors):
@@ -453,7 +473,7 @@ ctypedef void (*Tiles)(
 
 cdef inline Tiles tiles_of(const Panel *panel) noexcept nogil:
     """The function for tiles of this panel."""
-    cdef bint whole = panel.last == LANES, half = HAS_HALVES and 2 * panel.last <= LANES
+    cdef bint whole = panel.last == LANES, half = ends_in_half(panel)
     if panel.joined:
         return gemm_joined
     if panel.row_taps == 1 and panel.column_taps == 1:
@@ -566,6 +586,7 @@ cdef inline void panel_of(Panel *panel, const Plan *plan, i64 channels, i64 dept
     panel.last = rest - (panel.vectors - 1) * LANES
     panel.weights = <const real *> plan.weights + first * depth
     panel.bias = <const real *> plan.bias + first
+    panel.tile_rows = plan.tile_rows
     panel.inputs_end = NULL
     panel.joined = False
     ask_nothing(panel)

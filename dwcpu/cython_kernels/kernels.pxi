@@ -44,6 +44,7 @@ def _row(
 
 def rows():
     """One dict per kernel; 0 stands for any window or stride. Depthwise strides are stride / gcd(stride, dilation)."""
+    cdef int gemm_rows = SHORT_ROWS if v_in_two_turns() else GEMM_ROWS
     return [
         _row("depthwise", <uintptr_t> &depthwise_3x3s1, 3, 1, WINDOW_ROWS, WINDOW_COLUMNS, 1),
         _row("depthwise", <uintptr_t> &depthwise_3x3s2, 3, 2, WINDOW_ROWS, WINDOW_COLUMNS, 1),
@@ -53,11 +54,11 @@ def rows():
         _row("depthwise", <uintptr_t> &depthwise_7x7s2, 7, 2, WINDOW_ROWS, WINDOW_COLUMNS, 1),
         _row("depthwise", <uintptr_t> &depthwise_any, 0, 0, 1, STRIP, 1),
         _row("depthwise", <uintptr_t> &depthwise_strips, 0, 0, 1, MOST_STRIP, 1, held=True),
-        _row("pointwise", <uintptr_t> &pointwise, 0, 0, GEMM_ROWS, GEMM_VECTORS * LANES, GEMM_VECTORS),
-        _row("conv", <uintptr_t> &conv, 0, 0, GEMM_ROWS, GEMM_VECTORS * LANES, GEMM_VECTORS),
-        _row("separable", <uintptr_t> &separable, 0, 0, GEMM_ROWS, GEMM_VECTORS * LANES, GEMM_VECTORS),
+        _row("pointwise", <uintptr_t> &pointwise, 0, 0, gemm_rows, GEMM_VECTORS * LANES, GEMM_VECTORS),
+        _row("conv", <uintptr_t> &conv, 0, 0, gemm_rows, GEMM_VECTORS * LANES, GEMM_VECTORS),
+        _row("separable", <uintptr_t> &separable, 0, 0, gemm_rows, GEMM_VECTORS * LANES, GEMM_VECTORS),
         _row(
-            "inverted_residual", <uintptr_t> &inverted_residual, 0, 0, GEMM_ROWS, GEMM_VECTORS * LANES, GEMM_VECTORS),
+            "inverted_residual", <uintptr_t> &inverted_residual, 0, 0, gemm_rows, GEMM_VECTORS * LANES, GEMM_VECTORS),
     ]
 
 

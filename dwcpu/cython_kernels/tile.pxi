@@ -22,6 +22,7 @@ cdef extern from "tile.h" nogil:
         BLOCKS
         LANES_LIMIT
         GEMM_ROWS
+        SHORT_ROWS
         GEMM_VECTORS
         MOST_VECTORS
         WIDE_ROWS
@@ -50,6 +51,7 @@ cdef extern from "tile.h" nogil:
         PAIRED
     const real *NEVER
     bint IS_SHORT_OF_REGISTERS
+    bint v_in_two_turns() noexcept
     int AHEAD_LINES(int rows, int vectors) noexcept
     bint IS_FULL(int rows, int vectors) noexcept
     const real *v_anew(const real *p) noexcept
