@@ -11,7 +11,7 @@ Names are explained in `list_kernels`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from math import gcd, prod
 from typing import Any
@@ -44,7 +44,9 @@ class Kernel:
     name : str
     op : {"depthwise", "pointwise", "conv", "separable", "inverted_residual"}
     dtype : dtype
-    backend : {"numba", "cython"}
+    backend : {"numba", "cython", "mixed"}
+        "mixed": fused operations that run a window of whichever family is best for it, and else what is compiled
+        ahead of time.
     label, tile : str
         As in the name.
     window : (kernel_h, kernel_w, stride_h, stride_w)
@@ -88,6 +90,11 @@ class Kernel:
     @property
     def _mask_columns(self) -> int:
         return 1 if self.layout == "flat" else self.tile_columns
+
+    @property
+    def backend_of_parts(self) -> str:
+        """What `choose` is asked for where this is a fused operation."""
+        return "auto" if self.backend == "mixed" else self.backend
 
     def supports(self, geometry: Geometry) -> bool:
         """Whether the kernel computes this geometry."""
@@ -155,7 +162,7 @@ class Kernel:
             return PreparedSingle(self, geometry, weights, bias, activation or Activation(), packed)
         parts = []
         for number, (part, (w, *rest)) in enumerate(zip(geometry.parts, weights, strict=True)):
-            kernel = choose(part, self.dtype, 1, self.backend)
+            kernel = choose(part, self.dtype, 1, self.backend_of_parts)
             parts.append(kernel.prepare(part, w, *rest, packed=packed.setdefault(number, {})))
         *expand, depthwise, pointwise = parts
         # where the depthwise part is a grouped conv in truth, its kernel does not take parts of rows
@@ -195,6 +202,12 @@ def _unrolled_key(kernel: Kernel, geometry: ConvGeometry) -> tuple:
 def _family(backend: str, dtype: np.dtype) -> tuple[Kernel, ...]:
     """The rows of one family and dtype."""
     family: Any
+    if backend == "mixed":
+        found = runtime.cython_kernels()
+        if found is None or not found.fused():
+            return ()  # there are none, or results would depend on who computes the window
+        rows = [kernel for kernel in _family("cython", dtype) if kernel.op in ("separable", "inverted_residual")]
+        return tuple(replace(row, name=row.name.replace("__cython", "__mixed"), backend="mixed") for row in rows)
     if backend == "numba":
         family = imported("dwcpu.numba_kernels")
     else:
@@ -240,7 +253,7 @@ def _family(backend: str, dtype: np.dtype) -> tuple[Kernel, ...]:
 def kernels(dtype: Any = None, backend: str | None = None) -> list[Kernel]:
     """The rows of the table, the most special first within an operation; of one dtype or family if one is named."""
     dtypes = [np.dtype(np.float32), np.dtype(np.float64)] if dtype is None else [np.dtype(dtype)]
-    families = ["numba", "cython"] if backend is None else [backend]
+    families = ["numba", "cython", "mixed"] if backend is None else [backend]
     return [row for kind in dtypes for family in families for row in _family(family, kind)]
 
 
@@ -249,7 +262,7 @@ def list_kernels() -> list[str]:
 
     They read ``<op>_<dtype>_<way>_<tile>__<family>``: the operation; ``f32`` or ``f64``; what the kernel is made for;
     rows x columns of outputs that it holds in registers, then vectors (``v``) or, of fewer channels than fill a vector,
-    lanes (``l``); "numba" or "cython". Ways of depthwise kernels, whose first that fits is mostly chosen:
+    lanes (``l``); "numba" or "cython", or "mixed", where a window of Numba's is part of what is compiled. Ways of depthwise kernels, whose first that fits is mostly chosen:
 
     - ``3x3s1`` and its like: this window, at this stride;
     - ``flat3``: three channels (or as many as it says), several pixels to a vector;
@@ -408,6 +421,8 @@ def _choose_fused(
     *_, depthwise, _ = geometry.parts
     if backend == "auto":
         backend = _choose(depthwise, dtype, threads, backend)[0].backend
+        if backend == "numba" and _family("mixed", dtype):
+            backend = "mixed"  # its products take longer, short sums a fifth
     fused, split = (kernel for kernel in _family(backend, dtype) if kernel.op == geometry.op)
     rows = geometry.batch * depthwise.out_height
     between = max(prod(part.out_shape) for part in geometry.parts[:-1]) * dtype.itemsize
@@ -456,7 +471,7 @@ def _wanted(geometry: Geometry, dtype: np.dtype, threads: int, backend: str) -> 
 def _supporting(name: str, geometry: Geometry, dtype: np.dtype) -> Kernel | None:
     """The kernel of that name, if there is one that supports the geometry."""
     backend = name.rpartition("__")[2]
-    rows = _family(backend, dtype) if backend in ("numba", "cython") else ()
+    rows = _family(backend, dtype) if backend in ("numba", "cython", "mixed") else ()
     return next((kernel for kernel in rows if kernel.name == name and kernel.supports(geometry)), None)
 
 
@@ -532,7 +547,7 @@ def explain(geometry: Geometry, dtype: Any, threads: int, backend: str = "auto")
         name = kernel.name
         if not isinstance(geometry, ConvGeometry):
             window = next(part for part in geometry.parts if part.op == "depthwise")
-            reason += f"; the depthwise step is that of {choose(window, kind, 1, kernel.backend).name}"
+            reason += f"; the depthwise step is that of {choose(window, kind, 1, kernel.backend_of_parts).name}"
     used = 1 if backend == "reference" else threads_used(kernel, geometry, threads)
     moved = geometry.bytes(kind.itemsize)
     bound = max(geometry.flops / runtime.peak_of(kind, used) / 1e3, moved / runtime.bandwidth_of(moved, used) / 1e3)

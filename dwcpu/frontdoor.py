@@ -350,7 +350,7 @@ class Program:
             return Compiled(geometry, _nothing)
 
         family = runtime.cython_kernels()
-        if self.backend == "auto" and kernel and kernel.backend == "numba" and family is not None and family.fused():
+        if self.backend == "auto" and kernel and kernel.backend != "cython" and family is not None and family.fused():
             # Cython has a general kernel for everything: it stands in where the better one must be compiled first. But
             # not without fused multiply-adds, which Numba's kernel may have: results would change when it takes over.
             other = self._choose(geometry, threads, "cython")

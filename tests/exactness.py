@@ -95,7 +95,7 @@ def geometry_for(kernel: Kernel, forms: tuple[Geometry, ...]) -> Geometry | None
 def is_affordable(kernel: Kernel, geometry: Geometry) -> bool:
     """Whether Numba need not compile what few other geometries have."""
     window = dispatch.canonical(geometry.parts[-2] if kernel.op in FUSED else geometry)
-    if kernel.backend != "numba" or window.op != "depthwise":
+    if kernel.backend == "cython" or window.op != "depthwise":
         return True
     if kernel.op == "depthwise" and not kernel.most_taps:
         return window.multiplier in MULTIPLES
@@ -197,10 +197,10 @@ def rows_of(backend: str, name: str) -> tuple[list[Kernel], Report]:
     grid._WORTH_US = grid._WORTH_US_IN_A_ROW = -1.0  # small work, as this is, would stay on one thread
     rows = [kernel for kernel in dispatch.kernels() if backend in ("", kernel.backend) and name in ("", kernel.name)]
     report, machines = Report(ran=dict.fromkeys((kernel.name for kernel in rows), 0)), []
-    if any(kernel.backend == "cython" for kernel in rows):
+    if any(kernel.backend != "numba" for kernel in rows):
         machines.append(str(cython_kernels.isa()))
         report.fused &= cython_kernels.fused()
-    if any(kernel.backend == "numba" for kernel in rows):
+    if any(kernel.backend != "cython" for kernel in rows):
         from dwcpu.numba_kernels.target import target
 
         machines.append(f"Numba with vectors of {target().vector_bytes} bytes")
@@ -242,7 +242,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--first", type=int, required=True)
     parser.add_argument("--count", type=int, default=1)
-    parser.add_argument("--backend", default="", choices=["", "numba", "cython"])
+    parser.add_argument("--backend", default="", choices=["", "numba", "cython", "mixed"])
     parser.add_argument("--kernel", default="")
     given = parser.parse_args()
     numbers = range(given.first, given.first + given.count)

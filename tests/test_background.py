@@ -144,7 +144,7 @@ def test_fused_operations(compiler: Any, rng: np.random.Generator, operation: st
     assert running(made).endswith("__cython")
     compiler.finish()
     after = made(x, num_threads=1)
-    assert running(made).endswith("__numba")
+    assert running(made).endswith("__mixed")
     assert np.array_equal(before, after)
 
 

@@ -18,7 +18,7 @@ from dwcpu.fused_geometry import InvertedResidualGeometry, SeparableGeometry
 from dwcpu.geometry import ConvGeometry
 from dwcpu.grid import cut
 
-NAME = re.compile(r"(depthwise|pointwise|conv|separable|inverted_residual)_f(32|64)(_[a-z0-9]+)*__(numba|cython)")
+NAME = re.compile(r"(depthwise|pointwise|conv|separable|inverted_residual)_f(32|64)(_[a-z0-9]+)*__(numba|cython|mixed)")
 
 
 def test_names_are_unique_and_well_formed() -> None:
@@ -88,6 +88,13 @@ PINNED = {
         InvertedResidualGeometry.of((1, 56, 56, 24), (24, 144), (3, 3, 144), (144, 24), padding=1),
         "inverted_residual_f32_fused_", "cython",
     ),
+    "separable 4x4": (
+        SeparableGeometry.of((1, 56, 56, 64), (4, 4, 64), (64, 64), padding="same"), "separable_f32_fused_", "mixed"
+    ),
+    "inverted residual 2x2": (
+        InvertedResidualGeometry.of((1, 56, 56, 24), (24, 144), (2, 2, 144), (144, 24), padding="same"),
+        "inverted_residual_f32_fused_", "mixed",
+    ),
 }  # fmt: skip
 
 
@@ -96,8 +103,30 @@ def test_shape_to_kernel(name: str) -> None:
     geometry, label, family = PINNED[name]
     chosen = dispatch.choose(geometry, np.float32, 1)
     assert (chosen.name + "_").startswith(label)
-    if runtime.cython_kernels() is not None:
-        assert chosen.backend == family
+    compiled = runtime.cython_kernels()
+    if compiled is not None:
+        assert chosen.backend == ("numba" if family == "mixed" and not compiled.fused() else family)
+
+
+def test_windows_of_numba_in_what_is_compiled() -> None:
+    """The rest of a fused operation is compiled ahead of time, in one pass or several; who asks for it has no Numba."""
+    compiled = runtime.cython_kernels()
+    if compiled is None or not compiled.fused():
+        pytest.skip("results would depend on who computes the window")
+    geometry = SeparableGeometry.of((1, 9, 9, 40), (4, 4, 40), (40, 24), padding="same")
+    weights = [(np.zeros(shape, np.float32), None, Activation()) for shape in ((4, 4, 40, 1), (40, 24))]
+    parts = {}
+    for kernel in dispatch.kernels(np.float32):
+        if kernel.op == "separable":
+            prepared = kernel.prepare(geometry, weights)
+            steps = prepared.parts if kernel.label == "split" else (prepared.depthwise, prepared.pointwise)
+            parts[kernel.label, kernel.backend] = tuple(step.kernel.backend for step in steps)
+            explained = dispatch.explain(geometry, np.float32, 1, kernel.name)
+            assert explained.reason.endswith(f"the depthwise step is that of {steps[0].kernel.name}")
+    for way in ("fused", "split"):
+        assert parts[way, "mixed"] == ("numba", "cython")
+        assert parts[way, "cython"] == ("cython", "cython")
+        assert parts[way, "numba"] == ("numba", "numba")
 
 
 def test_inverted_residuals_with_more_weights_than_stay_in_cache_run_as_three_passes() -> None:

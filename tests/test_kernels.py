@@ -65,7 +65,7 @@ pytestmark = pytest.mark.usefixtures("guarded_scratch", "share_even_the_smallest
 def takes(kernel: Kernel, case: Case) -> bool:
     """Whether the kernel is tested on the case; an empty batch never reaches a kernel (`test_layers` has it)."""
     said = kernel.dtype == np.float64 or case.op in FUSED or kernel.lanes < WIDEST
-    reduced = said and kernel.backend == "numba" and not is_nightly()
+    reduced = said and kernel.backend != "cython" and not is_nightly()
     if reduced and kernel.window[:2] != case.window and case.window not in QUICK_WINDOWS:
         return False
     if reduced and case.op == "depthwise" and not kernel.layout:
@@ -145,7 +145,7 @@ def _flat_cases(columns: int, channels: int) -> Iterator[Case]:
 @contextlib.contextmanager
 def compiled_once(kernel: Kernel, number: int) -> Iterator[None]:
     """Leave the block where case `number` needs what was not compiled for the first one, if `COMPILE_ONCE` asks so."""
-    if COMPILE_ONCE not in os.environ or kernel.backend != "numba":
+    if COMPILE_ONCE not in os.environ or kernel.backend == "cython":
         yield
         return
     from dwcpu.numba_kernels.target import ANY, CACHED, NotReadyError, limited
@@ -373,7 +373,7 @@ def test_any_case_on_the_kernels_that_need_no_compilation_of_their_own(
     hypothesis.assume(case.x_shape[0] > 0)
     for kernel in dispatch.kernels(np.float32):
         if kernel.supports(case.geometry) and not (kernel.op == "depthwise" and kernel.most_taps):
-            if op in FUSED and kernel.backend == "numba":
+            if op in FUSED and kernel.backend != "cython":
                 continue  # its depthwise step may be any window
             if (
                 op == "depthwise"
