@@ -1,9 +1,9 @@
 """Kernels that are compiled in the background while others, which compute the same bits, stand in for them.
 
 `Program.compile` comes here with the kernel that `dispatch` chose, if that is one of Numba's, or runs one, and nobody
-asked for it by name. One that this process or the cache on disk has is taken at once. Any other becomes a `Job` of one daemon thread,
-and a kernel that was compiled ahead of time runs until the job is over. Whoever remembers a kernel that stands in keeps
-its job with it, and asks for the kernel anew when `over` says so.
+asked for it by name. One that this process or the cache on disk has is taken at once. Any other becomes a `Job` of one
+daemon thread, and a kernel that was compiled ahead of time runs until the job is over. Whoever remembers a kernel that
+stands in keeps its job with it, and asks for the kernel anew when `over` says so.
 
 Errors only leave the stand-in where it is. At exit the kernel that is being compiled is finished, since LLVM must not
 be interrupted, and all others are dropped; a fork waits for it, too, and the child compiles nothing in the background.

@@ -262,7 +262,8 @@ def list_kernels() -> list[str]:
 
     They read ``<op>_<dtype>_<way>_<tile>__<family>``: the operation; ``f32`` or ``f64``; what the kernel is made for;
     rows x columns of outputs that it holds in registers, then vectors (``v``) or, of fewer channels than fill a vector,
-    lanes (``l``); "numba" or "cython", or "mixed", where a window of Numba's is part of what is compiled. Ways of depthwise kernels, whose first that fits is mostly chosen:
+    lanes (``l``); "numba" or "cython", or "mixed", where a window of Numba's is part of what is compiled ahead of time.
+    Ways of depthwise kernels, whose first that fits is mostly chosen:
 
     - ``3x3s1`` and its like: this window, at this stride;
     - ``flat3``: three channels (or as many as it says), several pixels to a vector;
