@@ -26,6 +26,7 @@ writes its C declaration from this file, which therefore imports nothing of ours
 
 from __future__ import annotations
 
+from math import lcm
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
@@ -46,6 +47,7 @@ __all__ = [
     "EXP_TERMS",
     "FEW_OUTPUTS",
     "FIELDS",
+    "FLAT_VECTORS",
     "GELU_HIGHEST",
     "GELU_LOWEST",
     "HALF_COLUMNS",
@@ -56,6 +58,7 @@ __all__ = [
     "SET_BYTES",
     "STEP_FIELDS",
     "TURN",
+    "flat_columns",
     "most_tile_rows",
     "panel_widths",
     "plan_dtype",
@@ -207,6 +210,9 @@ HALF_COLUMNS = 2
 #: Outputs at most of convolutions that are computed with pixels as lanes: see few_outputs.pxi, which has their tiles.
 FEW_OUTPUTS = 6
 
+#: Vectors of a row, a period apart, of tiles whose vectors hold several pixels: see depthwise_flat.pxi.
+FLAT_VECTORS = 4
+
 #: Taps of the largest window that Numba unrolls, and most outputs a channel of depthwise kernels, whose vectors
 #: unrolled code interleaves: both together fit the instruction cache and compile in about a second. With more outputs a
 #: channel a depthwise convolution runs as a grouped one.
@@ -315,7 +321,7 @@ ERFC_TERMS: dict[str, tuple[float, ...]] = {
 
 #: Counts changes of what this file does not hold: names of kernels, arguments of compiled functions, how weights are
 #: packed.
-_OTHER_CHANGES = 12
+_OTHER_CHANGES = 13
 
 #: A number for all that compiled modules and Python must agree on. Modules that were compiled for another one are left
 #: alone: they would take one field for another, or compute other bits than Numba's kernels.
@@ -323,8 +329,8 @@ ABI: int = crc32(
     repr(
         (
             _OTHER_CHANGES, FIELDS, STEP_FIELDS, SET_BYTES, CROWDED_ROWS, ASKING_ROWS, COPY_BYTES, HELD_BYTES,
-            AHEAD_TILES, TURN, HALF_COLUMNS, FEW_OUTPUTS, ACTIVATION_CODES, EXP_TERMS, LN2, EXP_LOWEST, EXP_NORMAL,
-            GELU_LOWEST, GELU_HIGHEST, ERFC_CENTRE, ERFC_TERMS,
+            AHEAD_TILES, TURN, HALF_COLUMNS, FEW_OUTPUTS, FLAT_VECTORS, ACTIVATION_CODES, EXP_TERMS, LN2, EXP_LOWEST,
+            EXP_NORMAL, GELU_LOWEST, GELU_HIGHEST, ERFC_CENTRE, ERFC_TERMS,
         )
     ).encode()
 )  # fmt: skip
@@ -336,6 +342,17 @@ def lines_a_turn(height: int, itemsize: int) -> int:
     Half as many as a turn's inputs take. For all of them a product on 7x7 pixels would take 1.09 of its time.
     """
     return (-(-height * TURN * itemsize // 64) + 1) // 2
+
+
+def flat_columns(channels: int, lanes: int) -> int:
+    """Output columns of a tile whose vectors hold several pixels, and lie a period of these apart.
+
+    Examples
+    --------
+    >>> flat_columns(1, 16), flat_columns(3, 16), flat_columns(8, 16)
+    (64, 64, 8)
+    """
+    return FLAT_VECTORS * lcm(channels, lanes) // channels
 
 
 def most_tile_rows(tallest: int, crowded: bool, asks_out: bool) -> int:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from . import choices, runtime
-from .abi import MOST_MULTIPLES, MOST_UNROLLED_TAPS, SET_BYTES
+from .abi import MOST_MULTIPLES, MOST_UNROLLED_TAPS, SET_BYTES, flat_columns
 from .epilogue import Activation
 from .fused import PreparedInverted, PreparedSeparable, PreparedSplit, splitting_pays, threads_used
 from .fused_geometry import Geometry, InvertedResidualGeometry, SeparableGeometry
@@ -65,8 +65,8 @@ class Kernel:
         Whether a depthwise kernel can compute from copies of its inputs: see `abi`.
     layout : {"", "line", "spread", "flat"}
         What the lanes of a depthwise kernel are: input channels, as many as a vector or a cache line holds; output
-        channels, several of an input; or all channels of several pixels, where the window must fit the image's width
-        for a whole tile at least.
+        channels, several of an input; or all channels of several pixels: where the window is compiled, it must fit the
+        image's width for a whole tile at least; else the stride along rows is 1.
     """
 
     name: str
@@ -112,6 +112,9 @@ class Kernel:
             # With shared cache sets or few taps 1.1 to 2.6 times as fast as narrower vectors; else 0.85.
             pixel = geometry.dilation_w * geometry.in_channels * self.dtype.itemsize
             if pixel % 2048 and geometry.kernel_w > 8:
+                return False
+        elif self.layout == "flat" and not self.most_taps:
+            if geometry.stride_w > 1:
                 return False
         elif self.layout == "flat":
             if geometry.dilation_w > 1 or run_length(geometry) < self.tile_columns:
@@ -219,7 +222,7 @@ def _family(backend: str, dtype: np.dtype) -> tuple[Kernel, ...]:
     for row in family.rows(dtype.name):
         op, label, lanes = row["op"], row["label"], row["lanes"]
         if op == "depthwise":
-            vector = f"l{lanes}" if row["channels"][1] < 2 * lanes and "layout" not in row else "v1"
+            vector = f"l{lanes}" if row["channels"][1] < 2 * lanes and not row.get("layout") else "v1"
         else:
             vector = "v"
         tile = f"{row['tile_rows']}x{row['tile_columns']}{vector}"
@@ -266,7 +269,8 @@ def list_kernels() -> list[str]:
     Ways of depthwise kernels, whose first that fits is mostly chosen:
 
     - ``3x3s1`` and its like: this window, at this stride;
-    - ``flat3``: three channels (or as many as it says), several pixels to a vector;
+    - ``flat3``: three channels (or as many as it says), several pixels to a vector; ``flat``: the same with loops over
+      the taps of any window, of any number of channels that leaves lanes;
     - ``several``, ``spread``: two outputs a channel and more, as vectors side by side, or as lanes of one;
     - ``line``: windows of one row, along signals; ``small``: any window up to 49 taps, compiled for it;
     - ``strips``: large windows, from copies of their inputs; ``any``: every window, with loops over its taps.
@@ -325,7 +329,9 @@ def _takes(kernel: Kernel) -> str:
         if least > 1 or not many:
             count = f"{least}" if least == most else f"{least} or more" if many else f"{least} to {most}"
             words.append(f"{count} {what.replace('s', '', 1) if most == 1 else what}")
-    words += {"flat": ["rows of a tile or more"], "spread": ["whose number fills vectors"]}.get(kernel.layout, [])
+    words += ["stride 1 along rows"] if kernel.layout == "flat" and not kernel.most_taps else []
+    words += ["rows of a tile or more"] if kernel.layout == "flat" and kernel.most_taps else []
+    words += ["whose number fills vectors"] if kernel.layout == "spread" else []
     return ", ".join(words)
 
 
@@ -372,13 +378,18 @@ def _as_good(kernel: Kernel, geometry: Geometry) -> bool:
 
     Time of Cython over Numba on the shapes of benchmarks/shapes.py, one AVX2 core, float32: 3x3 and 5x5 windows 0.5 to
     1.1, geometric mean 0.9; 7x7 0.83 to 0.99; pointwise 1.01; conv 0.88; large windows in strips 0.3 to 0.6. But any
-    other window 1.2 to 3, several outputs a channel 2 to 10, fewer channels than lanes 2 to 17: there constants pay. Of
-    windows that Numba does not unroll either 0.25 to 1.0 where channels are fewer than lanes, 1.4 to 1.6 where the
-    window is a row and channels fill narrower vectors.
+    other window 1.2 to 3, several outputs a channel 2 to 10, fewer channels than lanes 0.8 to 1.7 at stride 1 and 2 to
+    17 at others: there constants pay. Not where a window is dilated or rows are short, which Numba computes with narrow
+    vectors: 0.25 to 0.95 for channels of less than half of the lanes, 1.0 to 1.8 for more. Nor of windows that it does
+    not unroll either: 0.2 to 1.0 at stride 1, else 0.25 to 1.0 where channels are fewer than lanes, 1.4 to 1.6 where
+    the window is a row and channels fill narrower vectors.
     """
     if geometry.op != "depthwise" or kernel.window[0]:
         return True
     assert isinstance(geometry, ConvGeometry)
+    if kernel.label == "flat":
+        narrow = geometry.dilation_w > 1 or run_length(geometry) < flat_columns(geometry.in_channels, kernel.lanes)
+        return geometry.taps > MOST_UNROLLED_TAPS or (narrow and 2 * geometry.in_channels < kernel.lanes)
     if geometry.taps <= MOST_UNROLLED_TAPS or not (kernel.label == "strips" or geometry.multiplier == 1):
         return False
     narrow = geometry.in_channels < kernel.lanes and kernel.lanes % geometry.in_channels == 0

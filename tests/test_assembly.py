@@ -205,7 +205,7 @@ def disassembly(isa: str, real: str) -> dict[str, list[tuple[str | None, str]]]:
     listing = subprocess.run(
         ["objdump", "--disassemble", "--no-show-raw-insn", spec.origin], capture_output=True, text=True, check=True
     ).stdout
-    prefix = re.compile(rf".*_{isa}_{real}_(?=gemm_|inner_|wide_|side_|narrow_|close_|by_two_)")
+    prefix = re.compile(rf".*_{isa}_{real}_(?=gemm_|inner_|wide_|side_|narrow_|close_|by_two_|flat_)")
     found = {prefix.sub("", name): body for name, body in functions(listing).items() if prefix.match(name)}
     if not found:
         pytest.skip("the compiled module has no symbols")
@@ -295,6 +295,13 @@ def test_compiled_strips(isa: str, size: int, real: str, strip: str) -> None:
     check(found, 3 * 10, size, 0, 2.0)
     for outputs in range(4, 10) if strip == "by_two_10" else (10,):
         check(found, outputs, size)
+
+
+@pytest.mark.parametrize(("isa", "size", "real"), TARGETS)
+def test_compiled_few_channels(isa: str, size: int, real: str) -> None:
+    """Tiles of four vectors, and of all rows that registers hold, share inputs."""
+    found, rows = disassembly(isa, real), 4 if size == 64 else 2
+    check(loops(found[f"flat_rows_{rows}"]), 4 * rows, size, 0, 2.5)
 
 
 @pytest.mark.parametrize("window", [name.replace("inner", "side") for name in COMPILED_WINDOWS if "inner" in name])

@@ -121,8 +121,11 @@ def _candidates(kernel: Kernel) -> Iterator[Case]:
     rows, columns = kernel.tile_rows or 2, kernel.tile_columns or 4
     if kernel.op != "depthwise":
         columns *= kernel.lanes
-    if kernel.layout == "flat":
+    if kernel.layout == "flat" and kernel.most_taps:
         yield from _flat_cases(columns, kernel.channels[0])
+    elif kernel.layout == "flat":
+        for channels in sorted({1, 2, 3, kernel.lanes // 2, kernel.lanes - 1} - {kernel.lanes}):
+            yield from _flat_cases_of_any_window(-(-kernel.lanes // channels), rows, channels)
     elif kernel.window[0] and kernel.window[1]:
         window, stride = kernel.window[:2], kernel.window[2:]
         yield from cases_for_tile(kernel.op, rows, columns, kernel.lanes, window, stride)
@@ -140,6 +143,19 @@ def _flat_cases(columns: int, channels: int) -> Iterator[Case]:
     for stride, more, pads in ((2, 3, (0, 0)), (2, 2 * columns + 5, (1, 2)), (3, 4, (1, 1))):
         width = stride * columns + more
         yield Case("depthwise", (2, 5, width, channels), channels, (3, 3), (2, stride), padding=((1, 1), pads))
+
+
+def _flat_cases_of_any_window(columns: int, rows: int, channels: int) -> Iterator[Case]:
+    """Around `columns`, which fill a vector, and tiles of as many rows; windows larger than the image, too."""
+    same = {"padding": ((4, 4), (5, 5))}
+    for width in (1, columns - 1, columns, columns + 1, 5 * columns + 2):
+        if width > 0:
+            yield Case("depthwise", (2, rows + 3, width, channels), channels, (9, 11), **same)
+    yield Case("depthwise", (1, 2 * rows + 9, 4 * columns + 9, channels), channels, (10, 10))
+    yield Case("depthwise", (1, rows + 2, 6 * columns, channels), channels, (3, 5), dilation=(2, 3), **same)
+    yield Case("depthwise", (2, 13, columns + 5, channels), channels, (4, 3), (2, 1), **same)
+    yield Case("depthwise", (2, 1, 9 * columns + 60, channels), channels, (1, 51), padding=((0, 0), (50, 0)))
+    yield Case("depthwise", (1, 3, 5, channels), channels, (1, 3), padding=((2, 2), (3, 9)))  # some see no tap
 
 
 @contextlib.contextmanager

@@ -195,7 +195,8 @@ def rows(dtype: str) -> list[dict[str, Any]]:
     """Kernels of one dtype, "float32" or "float64", the most special first; empty if there are none.
 
     The keys are those of `dwcpu.numba_kernels.rows`. Depthwise kernels with a fixed window need multiplier 1 and at
-    least `lanes` channels, the one in strips `lanes` channels; the other one takes any.
+    least `lanes` channels, the one in strips `lanes` channels, the flat one multiplier 1 and fewer channels; the other
+    one takes any.
     """
     return [_row(kernel) for kernel in _modules[dtype].rows()] if dtype in _modules else []
 
@@ -203,19 +204,20 @@ def rows(dtype: str) -> list[dict[str, Any]]:
 def _row(kernel: dict[str, Any]) -> dict[str, Any]:
     op, lanes, address = kernel["op"], kernel["lanes"], kernel["address"]
     window = tuple(kernel[name] for name in ("kernel_h", "kernel_w", "stride_h", "stride_w"))
-    fixed, strips = op == "depthwise" and window[0] > 0, kernel["held"]
+    fixed, way = op == "depthwise" and window[0] > 0, kernel["way"]
     fused = op in ("separable", "inverted_residual")
     return {
         "op": op,
-        "label": "{}x{}s{}".format(*window) if fixed else "fused" if fused else "strips" if strips else "any",
+        "label": "{}x{}s{}".format(*window) if fixed else "fused" if fused else way if op == "depthwise" else "any",
         "window": window if fixed else (0, 0, 0, 0),
         "tile_rows": kernel["tile_rows"],
         "tile_columns": kernel["tile_cols"] if op == "depthwise" else kernel["vectors"],
         "lanes": lanes,
-        "channels": (lanes if fixed or strips else 1, _NO_LIMIT),
-        "multipliers": (1, 1 if fixed else _NO_LIMIT),
+        "channels": (1, lanes - 1) if way == "flat" else (lanes if fixed or way == "strips" else 1, _NO_LIMIT),
+        "multipliers": (1, 1 if fixed or way == "flat" else _NO_LIMIT),
         "most_taps": 0,
         "copies": fixed,
+        "layout": "flat" if way == "flat" else "",
         "address": lambda: address,
     }
 

@@ -8,6 +8,7 @@ include "few_outputs.pxi"
 include "joined_groups.pxi"
 include "conv.pxi"
 include "depthwise_any.pxi"
+include "depthwise_flat.pxi"
 include "depthwise_tiles.pxi"
 include "depthwise_narrow.pxi"
 include "depthwise.pxi"
@@ -33,12 +34,12 @@ ABI = DWCPU_ABI  # see dwcpu.abi
 
 
 def _row(
-    op, uintptr_t address, int kernel, int stride, int tile_rows, int tile_cols, int vectors, bint held=False
+    op, uintptr_t address, int kernel, int stride, int tile_rows, int tile_cols, int vectors, way="any"
 ):
     return {
         "op": op, "kernel_h": kernel, "kernel_w": kernel, "stride_h": stride, "stride_w": stride,
         "tile_rows": tile_rows, "tile_cols": tile_cols, "vectors": vectors, "lanes": LANES, "address": address,
-        "held": held,
+        "way": way,
     }
 
 
@@ -52,8 +53,9 @@ def rows():
         _row("depthwise", <uintptr_t> &depthwise_5x5s2, 5, 2, WINDOW_ROWS, WINDOW_COLUMNS, 1),
         _row("depthwise", <uintptr_t> &depthwise_7x7s1, 7, 1, WINDOW_ROWS, WINDOW_COLUMNS, 1),
         _row("depthwise", <uintptr_t> &depthwise_7x7s2, 7, 2, WINDOW_ROWS, WINDOW_COLUMNS, 1),
+        _row("depthwise", <uintptr_t> &depthwise_flat, 0, 0, FLAT_ROWS, FLAT_VECTORS, 1, "flat"),
         _row("depthwise", <uintptr_t> &depthwise_any, 0, 0, 1, STRIP, 1),
-        _row("depthwise", <uintptr_t> &depthwise_strips, 0, 0, 1, MOST_STRIP, 1, held=True),
+        _row("depthwise", <uintptr_t> &depthwise_strips, 0, 0, 1, MOST_STRIP, 1, "strips"),
         _row("pointwise", <uintptr_t> &pointwise, 0, 0, gemm_rows, GEMM_VECTORS * LANES, GEMM_VECTORS),
         _row("conv", <uintptr_t> &conv, 0, 0, gemm_rows, GEMM_VECTORS * LANES, GEMM_VECTORS),
         _row("separable", <uintptr_t> &separable, 0, 0, gemm_rows, GEMM_VECTORS * LANES, GEMM_VECTORS),

@@ -115,6 +115,9 @@ typedef real vec_in_memory __attribute__((vector_size(DWCPU_VECTOR_BYTES), align
 #define NEVER ((const real *)UINTPTR_MAX) /* an end that is not reached */
 #define WINDOW_ROWS 2
 #define WINDOW_COLUMNS 4
+/* Tiles of few channels, several pixels to a vector: four rows where sums of four times four vectors leave registers. */
+#define FLAT_ROWS (DWCPU_VECTOR_BYTES == 64 ? 4 : 2)
+#define FLAT_ROWS_LIMIT 4
 #define MOST_PHASES 16 /* of the columns of a dilated window: of more, each is computed anew */
 #define MOST_PATCH_ROWS 9 /* of the inputs of a tile: 7x7, stride 2 */
 #define MOST_PATCH_COLUMNS 13 /* inputs side by side of one */
@@ -556,6 +559,20 @@ V_INLINE vec v_load_part(const real *p, int first, int last) {
     for (int i = 0; i < LANES; i++)
         if (i >= first && i < last) v[i] = p[i];
     return v;
+#endif
+}
+
+/* Of yes in lanes first .. last - 1, of no in the others. */
+V_INLINE vec v_select_part(vec yes, vec no, int first, int last) {
+#if V_AVX512
+    return V_FORM(_mm512_mask_mov_ps, _mm512_mask_mov_pd)(no, v_lanes(first, last), yes);
+#elif V_AVX2
+    vec_bits mask = (vec_bits)v_lanes(first, last);
+    return (vec)(((vec_bits)yes & mask) | ((vec_bits)no & ~mask));
+#else
+    for (int i = 0; i < LANES; i++)
+        if (i >= first && i < last) no[i] = yes[i];
+    return no;
 #endif
 }
 

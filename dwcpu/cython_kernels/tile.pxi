@@ -49,6 +49,8 @@ cdef extern from "tile.h" nogil:
         MOST_PHASES
         COPY_VECTORS
         PAIRED
+        FLAT_ROWS
+        FLAT_ROWS_LIMIT
     const real *NEVER
     bint IS_SHORT_OF_REGISTERS
     bint v_in_two_turns() noexcept
@@ -69,6 +71,7 @@ cdef extern from "tile.h" nogil:
     void v_store(real *p, vec v) noexcept
     vec v_load_part(const real *p, int first, int last) noexcept
     void v_store_part(real *p, vec v, int first, int last) noexcept
+    vec v_select_part(vec yes, vec no, int first, int last) noexcept
     void v_store_first(real *p, vec v, int count) noexcept
     vec v_interleave_low(vec a, vec b) noexcept
     vec v_interleave_high(vec a, vec b) noexcept

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dwcpu.abi import MOST_MULTIPLES, MOST_UNROLLED_TAPS
+from dwcpu.abi import MOST_MULTIPLES, MOST_UNROLLED_TAPS, flat_columns
 from dwcpu.numba_kernels import conv, depthwise, depthwise_flat, inverted_residual, pointwise, separable
 from dwcpu.numba_kernels.target import target
 
@@ -69,7 +69,7 @@ def _flat_row(dtype: np.dtype, channels: int, lanes: int) -> dict[str, Any]:
         "label": f"flat{channels}",
         "window": (0, 0, 0, 0),
         "tile_rows": depthwise_flat.TILE[0],
-        "tile_columns": depthwise_flat.tile_columns(channels, lanes),
+        "tile_columns": flat_columns(channels, lanes),
         "lanes": lanes,
         "channels": (channels, channels),
         "multipliers": (1, 1),

@@ -7,8 +7,8 @@ weights are packed as if so many channels there were (a `period`), and vectors o
 weights.
 
 Assumes: channels < lanes; weights and bias as in `depthwise`, for the period. Guarantees: those of `depthwise`, whose
-loops call these by address; a tile is as many columns as its vectors cover, `tile_columns`, and all of its columns see
-the window's whole width. `other` does single columns at the borders, on vectors of just the channels.
+loops call these by address; a tile is as many columns as its vectors cover, `abi.flat_columns`, and all of them see the
+window's whole width. `other` does single columns at the borders, on vectors of just the channels.
 """
 
 from __future__ import annotations
@@ -20,20 +20,16 @@ from typing import Any
 import numpy as np
 from numba import types
 
+from dwcpu.abi import FLAT_VECTORS
 from dwcpu.numba_kernels.depthwise import DEPTHWISE, Shape, Window
 from dwcpu.numba_kernels.memory import REAL, as_pointer, is_null, offset
 from dwcpu.numba_kernels.target import compile_kernel, part
 from dwcpu.numba_kernels.tile import activate, add_part, bits, flat_fma, store_part, tile_repeat, window_fma_masked
 
-__all__ = ["TILE", "micro_kernels", "tile_columns"]
+__all__ = ["TILE", "micro_kernels"]
 
 #: Output rows, and vectors of a row, of the register tile: see `depthwise.tile_shape`.
-TILE = (2, 4)
-
-
-def tile_columns(channels: int, lanes: int) -> int:
-    """Output columns of a tile."""
-    return TILE[1] * lcm(channels, lanes) // channels
+TILE = (2, FLAT_VECTORS)
 
 
 def _tile(window: Window, lanes: int, channels: int) -> Callable:
