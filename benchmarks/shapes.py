@@ -295,6 +295,11 @@ DEPTHWISE: list[Shape] = _merge(
         _depthwise("dilation", 28, 28, 256, 3, dilation=4),
         _depthwise("dilation", 33, 33, 256, 3, dilation=2),
         _depthwise("dilation", 33, 33, 320, 5, dilation=2),
+        _depthwise("dilation", 56, 56, 4, 3, dilation=2),
+        # filters of pictures and of signals
+        _depthwise("filter", 224, 224, 3, 13, activation=None),
+        _depthwise("filter", 224, 224, 1, 9, activation=None),
+        _depthwise("filter", 1, 16000, 1, (1, 101), activation=None),
         _depthwise("multiplier", 56, 56, 64, 3, multiplier=2),
         _depthwise("multiplier", 28, 28, 32, 3, 2, multiplier=4),
         _depthwise("multiplier", 112, 112, 3, 3, multiplier=8),
