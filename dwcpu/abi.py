@@ -109,7 +109,8 @@ FIELDS: dict[str, str] = {
     # pointwise: likewise what the next kernel reads first, for which tiles of the last panel ask (see `lines_a_turn`)
     "soon": "p",
     "soon_size": "i",
-    # pointwise: whether tiles, of `ASKING_ROWS` at most, ask for the lines that the next one writes to
+    # pointwise: whether tiles, of `ASKING_ROWS` at most, ask for the lines that the next one writes to, or, compiled,
+    # the one after it
     "asks_out": "i",
     # compiled conv, window 1x1: whether the pixels that it reads are first gathered in scratch, for `block_rows` output
     # rows at a time

@@ -1,9 +1,10 @@
 """The table of kernels, and the choice among them.
 
 One row a kernel: `kernels()` lists the rows of both families, which describe themselves (`rows` of `numba_kernels` and
-`cython_kernels`). `choose` is a pure function of geometry, dtype, threads and what is available, unless `choices`
-that were measured are asked for, or the process has code for `MOST_UNROLLED` windows already. Since every kernel gives
-the same bits, nobody notices a different choice but by the clock.
+`cython_kernels`), and of fused operations that take parts of both ("mixed"). `choose` is a pure function of geometry,
+dtype, threads and what is available, unless `choices` that were measured are asked for, or the process has code for
+`MOST_UNROLLED` windows already. Since every kernel gives the same bits, nobody notices a different choice but by the
+clock.
 
 Names are explained in `list_kernels`.
 """
@@ -91,10 +92,11 @@ class Kernel:
     def _mask_columns(self) -> int:
         return 1 if self.layout == "flat" else self.tile_columns
 
-    @property
-    def backend_of_parts(self) -> str:
-        """What `choose` is asked for where this is a fused operation."""
-        return "auto" if self.backend == "mixed" else self.backend
+    def backend_of(self, part: ConvGeometry) -> str:
+        """What `choose` is asked for where this is a fused operation, of a part of it."""
+        if self.backend != "mixed":
+            return self.backend
+        return "auto" if part.op == "depthwise" else "cython"
 
     def supports(self, geometry: Geometry) -> bool:
         """Whether the kernel computes this geometry."""
@@ -114,7 +116,8 @@ class Kernel:
             if pixel % 2048 and geometry.kernel_w > 8:
                 return False
         elif self.layout == "flat" and not self.most_taps:
-            if geometry.stride_w > 1:
+            # Signals of 13 channels in 16 lanes and more take 1.04 to 1.3 of the time of vectors of one pixel.
+            if geometry.stride_w > 1 or (geometry.kernel_h == 1 and 4 * geometry.in_channels > 3 * self.lanes):
                 return False
         elif self.layout == "flat":
             if geometry.dilation_w > 1 or run_length(geometry) < self.tile_columns:
@@ -165,7 +168,7 @@ class Kernel:
             return PreparedSingle(self, geometry, weights, bias, activation or Activation(), packed)
         parts = []
         for number, (part, (w, *rest)) in enumerate(zip(geometry.parts, weights, strict=True)):
-            kernel = choose(part, self.dtype, 1, self.backend_of_parts)
+            kernel = choose(part, self.dtype, 1, self.backend_of(part))
             parts.append(kernel.prepare(part, w, *rest, packed=packed.setdefault(number, {})))
         *expand, depthwise, pointwise = parts
         # where the depthwise part is a grouped conv in truth, its kernel does not take parts of rows
@@ -490,8 +493,9 @@ def _supporting(name: str, geometry: Geometry, dtype: np.dtype) -> Kernel | None
 def choose(geometry: Geometry, dtype: Any, threads: int, backend: str = "auto") -> Kernel:
     """The kernel for a geometry.
 
-    Depthwise windows of 3x3, 5x5 and 7x7, those of 50 taps and more and all matrix products run on Cython where it is
-    built, which needs no compilation and is as fast; everything else on Numba, which compiles code for the window.
+    Depthwise windows of 3x3, 5x5 and 7x7, those of 50 taps and more, dilated ones and short rows of few channels, and
+    all matrix products run on Cython where it is built, which needs no compilation and is as fast; everything else on
+    Numba, which compiles code for the window. Fused operations with such a window are "mixed": the rest is Cython's.
     Where `autotune` has measured, and "auto" is asked for, its choice counts.
 
     Parameters
@@ -559,7 +563,7 @@ def explain(geometry: Geometry, dtype: Any, threads: int, backend: str = "auto")
         name = kernel.name
         if not isinstance(geometry, ConvGeometry):
             window = next(part for part in geometry.parts if part.op == "depthwise")
-            reason += f"; the depthwise step is that of {choose(window, kind, 1, kernel.backend_of_parts).name}"
+            reason += f"; the depthwise step is that of {choose(window, kind, 1, kernel.backend_of(window)).name}"
     used = 1 if backend == "reference" else threads_used(kernel, geometry, threads)
     moved = geometry.bytes(kind.itemsize)
     bound = max(geometry.flops / runtime.peak_of(kind, used) / 1e3, moved / runtime.bandwidth_of(moved, used) / 1e3)

@@ -41,8 +41,9 @@ _BETTER = 0.97
 #: The same for windows. Half of the channels of a pixel is a short run: two threads do 14x14x480 in 0.76 to 0.88 of the
 #: time if they take eight and six rows in place of half of the channels each.
 _BETTER_WINDOWS = 0.8
-#: Pixels that a thread must have at least for it to read all weights of a product where half of them would do.
-_LEAST_PIXELS = 7
+#: Pixels that a thread must have at least for it to read all weights of a product where half of them would do: where a
+#: vector is a line, and else.
+_LEAST_PIXELS = (7, 3)
 #: Time of groups of few channels for each output pixel, in that of a multiply-add of a whole vector: one of half a
 #: vector; one that reads its input, a vector, from memory; a run of a sum, where rows have `_LONG_RUN` pixels or more.
 _HALF, _FROM_MEMORY, _RUN, _LONG_RUN = 0.5, 1.4, 2.0, 14
@@ -271,6 +272,7 @@ def grid_of(kernel: Kernel, geometry: ConvGeometry, threads: int) -> Grid:
     if kernel.op == "pointwise" and made.tasks > 1:
         # Tiles are of any height, if not as good: with tiles of seven rows, 49 pixels are shared as 28 and 21.
         finer = cut(rows, 1, blocks, threads, divisible, blocks_first, widths=widths)
-        if finer.share(widths) < _BETTER * made.share(widths) and finer.most_rows >= _LEAST_PIXELS:
+        least = _LEAST_PIXELS[kernel.lanes * kernel.dtype.itemsize < _HALVED_VECTOR]
+        if finer.share(widths) < _BETTER * made.share(widths) and finer.most_rows >= least:
             return finer
     return made

@@ -519,6 +519,9 @@ class PreparedSingle(Prepared):
         if fewest < 2 or last == 1:
             return Room(0, 0)
         later = max(0, tiles - AHEAD_TILES) * turns * (fewest - 2) * self.blocks // fewest
+        whole, left = divmod(self.geometry.out_channels, self.kernel.lanes)
+        if self._vector == LINE and whole % 2 and 0 < 2 * left <= self.kernel.lanes:
+            tiles = -(-tiles // 2)  # a vector and a half has taller ones
         soon = tiles * turns * lines_a_turn(last // tiles, self.kernel.dtype.itemsize) * self.blocks // most
         return Room(later * LINE, soon * LINE)
 

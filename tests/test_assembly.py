@@ -243,12 +243,12 @@ def test_compiled_gemm(isa: str, size: int, real: str) -> None:
 @pytest.mark.parametrize("real", ["f32", "f64"])
 def test_compiled_short_tiles(real: str) -> None:
     """Tiles of seven rows, which some CPUs take: their multiply-adds splat the inputs of five."""
-    for vectors, name in ((2, "gemm_whole"), (3, "gemm_whole_wide")):
+    for vectors, name, most in ((2, "gemm_whole", 2.1), (3, "gemm_whole_wide", 1.75)):  # without 0.35 and 0.24 more
         hot = [loop for loop in loops(disassembly("x86_64_v4", real)[name]) if loop.multiply_adds == TURN * 7 * vectors]
         assert hot
         for loop in hot:
             assert loop.registers == {"zmm"} and not loop.stack
-            assert loop.instructions <= 2 * loop.multiply_adds
+            assert loop.instructions <= most * loop.multiply_adds
 
 
 @pytest.mark.parametrize(("isa", "size", "real"), TARGETS)

@@ -12,7 +12,7 @@ import pytest
 from cases import ODD_CASES, Case, make_data
 
 import dwcpu
-from dwcpu import abi, arrays, dispatch, runtime
+from dwcpu import abi, arrays, choices, dispatch, runtime
 from dwcpu.epilogue import Activation
 from dwcpu.fused_geometry import InvertedResidualGeometry, SeparableGeometry
 from dwcpu.geometry import ConvGeometry
@@ -77,7 +77,7 @@ PINNED = {
         "conv_f32_", "cython",
     ),
     "three channels": (depthwise(224, 3, 3), "depthwise_f32_flat3_", "numba"),
-    "three channels, narrow": (depthwise(9, 3, 3), "depthwise_f32_small_", "numba"),
+    "three channels, narrow": (depthwise(9, 3, 3), "depthwise_f32_flat_", "cython"),
     "three channels, stride 2": (depthwise(224, 3, 3, 2), "depthwise_f32_flat3_", "numba"),
     "three channels, stride 4": (depthwise(224, 3, 3, 4), "depthwise_f32_small_", "numba"),
     "three channels, stride 2, 7x7": (depthwise(224, 3, 7, 2), "depthwise_f32_small_", "numba"),
@@ -128,6 +128,19 @@ def test_windows_of_numba_in_what_is_compiled() -> None:
         assert parts[way, "mixed"] == ("numba", "cython")
         assert parts[way, "cython"] == ("cython", "cython")
         assert parts[way, "numba"] == ("numba", "numba")
+
+
+def test_what_was_measured_of_a_product_is_no_part_of_what_is_mixed(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = runtime.cython_kernels()
+    if compiled is None or not compiled.fused():
+        pytest.skip("there is nothing mixed")
+    (product,) = (k.name for k in dispatch.kernels(np.float32, "numba") if k.op == "pointwise")
+    monkeypatch.setattr(choices, "find", lambda geometry, *_: product if geometry.op == "pointwise" else None)
+    geometry = SeparableGeometry.of((1, 9, 9, 40), (4, 4, 40), (40, 24), padding="same")
+    assert dispatch.choose(geometry.pointwise, np.float32, 1).name == product
+    weights = [(np.zeros(shape, np.float32), None, Activation()) for shape in ((4, 4, 40, 1), (40, 24))]
+    prepared = dispatch.choose(geometry, np.float32, 1).prepare(geometry, weights)
+    assert prepared.pointwise.kernel.backend == "cython"
 
 
 def test_inverted_residuals_with_more_weights_than_stay_in_cache_run_as_three_passes() -> None:

@@ -124,8 +124,9 @@ def _candidates(kernel: Kernel) -> Iterator[Case]:
     if kernel.layout == "flat" and kernel.most_taps:
         yield from _flat_cases(columns, kernel.channels[0])
     elif kernel.layout == "flat":
-        for channels in sorted({1, 2, 3, kernel.lanes // 2, kernel.lanes - 1} - {kernel.lanes}):
-            yield from _flat_cases_of_any_window(-(-kernel.lanes // channels), rows, channels)
+        for channels in sorted({1, 2, 3, kernel.lanes // 2, kernel.lanes - 1}):
+            if channels < kernel.lanes:
+                yield from _flat_cases_of_any_window(-(-kernel.lanes // channels), rows, channels)
     elif kernel.window[0] and kernel.window[1]:
         window, stride = kernel.window[:2], kernel.window[2:]
         yield from cases_for_tile(kernel.op, rows, columns, kernel.lanes, window, stride)

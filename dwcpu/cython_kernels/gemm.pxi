@@ -26,11 +26,11 @@ cdef struct Panel:
     bint joined                # whether each input of a pixel is a vector: see joined_groups.pxi
     const real *ahead          # what the next tile prefetches: where the last one stopped
     const real *ahead_end      # NEVER where nothing is left to ask for
-    i64 ahead_step             # for each input: the first AHEAD_TILES tiles ask for a part of the next panel each
+    i64 ahead_step             # for each input: the first AHEAD_TILES tiles, or more, ask for a part of the next panel each
     const real *inputs_end     # of inputs that are asked for in place of that, two tiles ahead; null for none
     const real *later          # what is asked for when all of that is: weights of a later kernel
     const real *later_end
-    bint asks_out              # whether tiles ask for the lines that the one below writes to
+    bint asks_out              # whether tiles ask for the lines that the second one below writes to
     const real *hardswish      # in place of the clamp: its numbers, or null
     real low
     real high

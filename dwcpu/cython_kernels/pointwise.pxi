@@ -54,6 +54,7 @@ cdef void pointwise(
                     width = ceil_div(plan.out_channels - (block + 1) * width, LANES) * LANES
                 panel.ahead += GEMM_VECTORS * LANES * panel.depth
                 panel.ahead_end = panel.ahead + width * panel.depth
+                # of three vectors by more tiles than of two: a turn asks for AHEAD_LINES, which hold no more
                 panel.ahead_step = smaller(ceil_div(width, AHEAD_TILES), GEMM_VECTORS * LANES // TURN)
             if block > block_begin and row + rows == row_end:
                 ask_for_others(&panel, plan, rows, panels, block, block_begin, block_end)

@@ -125,12 +125,13 @@ typedef real vec_in_memory __attribute__((vector_size(DWCPU_VECTOR_BYTES), align
 #define PAIRED (DWCPU_VECTOR_BYTES < 64) /* whether vectors share cache lines */
 #define COPY_VECTORS (COPY_BYTES / DWCPU_VECTOR_BYTES)
 
-/* Whether the CPU computes a vector of 64 bytes in two turns of 32: AMD's family 19h (Zen 4), as cpuid says it. */
+/* Whether the CPU computes a vector of 64 bytes in two turns of 32: AMD's family 19h (Zen 4), as cpuid says it. Others may,
+   too, but none was at hand. */
 V_INLINE int v_in_two_turns(void) {
 #if V_AVX512
-    unsigned family, vendor, more[3];
-    return __get_cpuid(0, &family, &vendor, more, more + 1) && vendor == signature_AMD_ebx &&
-           __get_cpuid(1, &family, more, more + 1, more + 2) && (family >> 8 & 15) + (family >> 20 & 255) == 0x19;
+    unsigned leaf, vendor, version, more[3];
+    return __get_cpuid(0, &leaf, &vendor, more, more + 1) && vendor == signature_AMD_ebx &&
+           __get_cpuid(1, &version, more, more + 1, more + 2) && (version >> 8 & 15) + (version >> 20 & 255) == 0x19;
 #else
     return 0;
 #endif
