@@ -49,7 +49,7 @@ _LEAST_PIXELS = (7, 3)
 _HALF, _FROM_MEMORY, _RUN, _LONG_RUN = 0.5, 1.4, 2.0, 14
 #: The same for an input of a pixel that is spread over a vector, by a shuffle or, where there is none, lane by lane.
 _SPREAD, _SPREAD_BY_LANES = 2.0, 6.0
-#: Bytes of vectors whose halves are computed (HAS_HALVES in tile.h), and of those without such shuffles.
+#: Bytes of vectors whose halves are computed (HAS_HALVES in vectors.h), and of those without such shuffles.
 _HALVED_VECTOR, _SHORT_VECTOR = 64, 16
 #: Bytes of spread inputs that are made at a time, and the most that may be, where windows span many rows.
 _SPREAD_BYTES, _MOST_SPREAD_BYTES = 1 << 19, 1 << 22

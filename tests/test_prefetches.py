@@ -51,7 +51,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     package = tree / "dwcpu" / "cython_kernels"
     for path in Path(kernels.__file__).parent.glob("*.so"):
         shutil.copy(path, package)
-    header = package / "tile.h"
+    header = package / "vectors.h"
     told = "V_INLINE void v_prefetch(const real *p) { __builtin_prefetch(p, 0, 2); }"
     told_out = "V_INLINE void v_prefetch_out(real *p) { __builtin_prefetch(p, 1, 3); }"
     text = header.read_text()
@@ -80,7 +80,16 @@ def lines(begin: int, end: int, asked: set[int]) -> set[int]:
 @pytest.mark.nightly
 @pytest.mark.parametrize(
     ("pixels", "depth", "columns"),
-    [(784, 64, 128), (784, 64, 32), (784, 64, 64), (1001, 96, 48), (1001, 96, 96), (400, 192, 64), (49, 160, 960)],
+    [
+        (784, 64, 128),
+        (784, 64, 32),
+        (784, 64, 64),
+        (1001, 96, 48),
+        (1001, 96, 96),
+        (400, 192, 64),
+        (49, 160, 960),
+        (784, 64, 120),
+    ],
 )
 def test_all_that_is_to_be_asked_for_is(tree: Path, pixels: int, depth: int, columns: int) -> None:
     """By two panels, three and more, each its share: of the last panel tiles have no next one to ask for."""

@@ -7,7 +7,7 @@ have one set, "neon" or "baseline".
 
 A kernel is an address with the C signature of `dwcpu.abi`; `run` cuts its grid of rows and blocks into tasks and runs
 them, on threads of its own, without the GIL. It runs the kernels of the Numba family just as well. The sources are the
-`.pxi` files, `tile.h` and `threads.h`; each opens with its contract. Packed layouts:
+`.pxi` files, `vectors.h`, `tile.h` and `threads.h`; each opens with its contract. Packed layouts:
 
 - depthwise weights `[block][kh][kw][m][lane]` and bias `[block][m][lane]`, a block being `lanes` channels from
   `min(block * lanes, channels - lanes)` on; fewer channels than `lanes` are one block, padded with zeros;

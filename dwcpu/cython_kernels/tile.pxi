@@ -1,7 +1,7 @@
-# The register tile and the plan, as Cython sees them: declarations only (see tile.h and dwcpu/abi.py).
+# The register tile and the plan, as Cython sees them: declarations only (see tile.h, vectors.h and dwcpu/abi.py).
 #
 # House rule of these files: `cdef inline` functions are templates. Their leading `const int` arguments are literals
-# at every call; tile.h makes the compiler inline them always, so that loops over those arguments unroll and arrays of
+# at every call; vectors.h makes the compiler inline them always, so that loops over those arguments unroll and arrays of
 # `vec` become registers. Everything else is an ordinary function.
 
 from libc.stdint cimport int64_t, uint64_t, uintptr_t
