@@ -47,13 +47,9 @@ cdef inline void colour_tiles(
                     for j in range(vectors):
                         b[j] = v_load(w + (c * vectors + j) * LANES)
                     for i in range(rows):
-                        if half:
+                        if half or splats_on(rows, vectors, i):
                             for j in range(vectors):
-                                acc[i][j] = put_on(j == vectors - 1, p + i * step, b[j], acc[i][j])
-                            continue
-                        if vectors > 1 and rows <= SHORT_ROWS and i < rows - 2:
-                            for j in range(vectors):
-                                acc[i][j] = v_fma_onto_splat(p + i * step, b[j], acc[i][j])
+                                acc[i][j] = put_on(half and j == vectors - 1, p + i * step, b[j], acc[i][j])
                             continue
                         v = v_splat(p[i * step])
                         for j in range(vectors):

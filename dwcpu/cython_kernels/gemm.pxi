@@ -144,6 +144,11 @@ cdef inline void ask_out(const int rows, const int vectors, i64 out_step, real *
             v_prefetch_out(out + (2 * rows + i) * out_step + j * LINE)
 
 
+cdef inline bint splats_on(const int rows, const int vectors, const int row) noexcept nogil:
+    """Whether a tile's multiply-adds splat the input of a row, which in tall tiles an instruction does: SHORT_ROWS."""
+    return vectors > 1 and rows <= SHORT_ROWS and row < rows - 2
+
+
 cdef inline vec put_on(const bint half, const real *a, vec b, vec c) noexcept nogil:
     """c + *a * b, of half of the lanes or all."""
     return v_fma_onto_splat_half(a, b, c) if half else v_fma_onto_splat(a, b, c)
@@ -172,7 +177,6 @@ cdef inline void gemm_tiles(
     cdef const real *ahead
     cdef i64 step, ahead_step, out_step, k, h, g
     cdef bint joined = run == JOINED_RUNS, half = run == HALF_RUN or run == HALF_RUNS
-    cdef bint splats = vectors > 1 and rows <= SHORT_ROWS
     cdef bint one = run == ONE_RUN or run == WHOLE_RUN or run == HALF_RUN
     cdef bint colours = run == COLOUR_RUN, whole = run == WHOLE_RUN or colours
     cdef int i, j, u, turn = COLOUR_RUN if colours else TURN, input = LANES if joined else 1
@@ -221,15 +225,11 @@ cdef inline void gemm_tiles(
                                     acc[i][0] = v_fma_onto_from(
                                         b[0], p[i // 3] + i % 3 * step + (u - turn) * LANES, acc[i][0])
                                     continue
-                                if half:
+                                if half or splats_on(rows, vectors, i):
                                     for j in range(vectors):
                                         acc[i][j] = put_on(
-                                            j == vectors - 1, p[i // 3] + i % 3 * step + u - turn, b[j], acc[i][j])
-                                    continue
-                                if splats and i < rows - 2:
-                                    for j in range(vectors):
-                                        acc[i][j] = v_fma_onto_splat(
-                                            p[i // 3] + i % 3 * step + u - turn, b[j], acc[i][j])
+                                            half and j == vectors - 1, p[i // 3] + i % 3 * step + u - turn, b[j],
+                                            acc[i][j])
                                     continue
                                 x = v_splat(p[i // 3][i % 3 * step + u - turn])
                                 for j in range(vectors):
@@ -251,13 +251,9 @@ cdef inline void gemm_tiles(
                         if joined:
                             acc[i][0] = v_fma_onto_from(b[0], p[i // 3] + i % 3 * step, acc[i][0])
                             continue
-                        if half:
+                        if half or splats_on(rows, vectors, i):
                             for j in range(vectors):
-                                acc[i][j] = put_on(j == vectors - 1, p[i // 3] + i % 3 * step, b[j], acc[i][j])
-                            continue
-                        if splats and i < rows - 2:
-                            for j in range(vectors):
-                                acc[i][j] = v_fma_onto_splat(p[i // 3] + i % 3 * step, b[j], acc[i][j])
+                                acc[i][j] = put_on(half and j == vectors - 1, p[i // 3] + i % 3 * step, b[j], acc[i][j])
                             continue
                         x = v_splat(p[i // 3][i % 3 * step])
                         for j in range(vectors):
