@@ -22,14 +22,14 @@ import numpy as np
 from . import choices, runtime
 from .abi import MOST_MULTIPLES, MOST_UNROLLED_TAPS, SET_BYTES, flat_columns
 from .epilogue import Activation
-from .fused import PreparedInverted, PreparedSeparable, PreparedSplit, splitting_pays, threads_used
+from .fused import PreparedInverted, PreparedSeparable, PreparedSplit, splitting_pays
 from .fused_geometry import Geometry, InvertedResidualGeometry, SeparableGeometry
 from .geometry import ConvGeometry
 from .grid import run_length
 from .interrupts import imported
 from .prepared import Prepared, PreparedSingle
 
-__all__ = ["Choice", "Kernel", "choose", "explain", "kernels", "list_kernels", "warmup"]
+__all__ = ["Kernel", "choose", "chosen", "kernels", "list_kernels", "warmup"]
 
 
 #: Taps of all vectors of a period together, of strided windows on few channels.
@@ -204,6 +204,10 @@ def _unrolled_key(kernel: Kernel, geometry: ConvGeometry) -> tuple:
 # --- the table --------------------------------------------------------------------------------------------------------
 
 
+#: What a table can be made of: who wrote the kernels.
+_FAMILIES = ("numba", "cython", "mixed")
+
+
 @cache
 def _family(backend: str, dtype: np.dtype) -> tuple[Kernel, ...]:
     """The rows of one family and dtype."""
@@ -259,7 +263,7 @@ def _family(backend: str, dtype: np.dtype) -> tuple[Kernel, ...]:
 def kernels(dtype: Any = None, backend: str | None = None) -> list[Kernel]:
     """The rows of the table, the most special first within an operation; of one dtype or family if one is named."""
     dtypes = [np.dtype(np.float32), np.dtype(np.float64)] if dtype is None else [np.dtype(dtype)]
-    families = ["numba", "cython", "mixed"] if backend is None else [backend]
+    families = _FAMILIES if backend is None else (backend,)
     return [row for kind in dtypes for family in families for row in _family(family, kind)]
 
 
@@ -458,8 +462,8 @@ def _choose_fused(
     return fused, "what lies between the steps stays in cache"
 
 
-def _chosen(geometry: Geometry, dtype: np.dtype, threads: int, backend: str) -> tuple[Kernel, str]:
-    """The kernel and the reason: what `autotune` measured, if that counts, else by the rules."""
+def chosen(geometry: Geometry, dtype: np.dtype, threads: int, backend: str) -> tuple[Kernel, str]:
+    """As `choose`, the kernel and the reason: what `autotune` measured, if that counts, else by the rules."""
     kernel, reason = _wanted(geometry, dtype, threads, backend)
     if kernel.most_taps and len(_unrolled) >= MOST_UNROLLED and backend in ("auto", "numba"):
         same = canonical(geometry)
@@ -486,7 +490,7 @@ def _wanted(geometry: Geometry, dtype: np.dtype, threads: int, backend: str) -> 
 def _supporting(name: str, geometry: Geometry, dtype: np.dtype) -> Kernel | None:
     """The kernel of that name, if there is one that supports the geometry."""
     backend = name.rpartition("__")[2]
-    rows = _family(backend, dtype) if backend in ("numba", "cython", "mixed") else ()
+    rows = _family(backend, dtype) if backend in _FAMILIES else ()
     return next((kernel for kernel in rows if kernel.name == name and kernel.supports(geometry)), None)
 
 
@@ -510,64 +514,7 @@ def choose(geometry: Geometry, dtype: Any, threads: int, backend: str = "auto") 
     ValueError
         If `backend` is unknown or cannot compute the geometry.
     """
-    return _chosen(geometry, np.dtype(dtype), threads, backend)[0]
-
-
-# --- explanations -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Which kernel runs a geometry, and why.
-
-    Attributes
-    ----------
-    kernel : str
-        Name.
-    reason : str
-    threads : int
-        Threads that take part.
-    flops, bytes : int
-        Work without taps on padding, and least memory traffic: what is needed of input and weights, and the output,
-        once each.
-    bound_us : float
-        The roofline: the larger of FLOPs / peak, which nothing can beat on these threads, and bytes / copy bandwidth,
-        both measured on this machine. Memory that is mostly read can be up to half faster than copies.
-    """
-
-    kernel: str
-    reason: str
-    threads: int
-    flops: int
-    bytes: int
-    bound_us: float
-
-    def __str__(self) -> str:
-        rows = {
-            "kernel": self.kernel,
-            "reason": self.reason,
-            "threads": str(self.threads),
-            "work": f"{self.flops / 1e6:.3f} MFLOP, {self.bytes / 1024:.1f} KiB",
-            "bound": f"{self.bound_us:.1f} us",
-        }
-        return "\n".join(f"{name:<8} {value}" for name, value in rows.items())
-
-
-def explain(geometry: Geometry, dtype: Any, threads: int, backend: str = "auto") -> Choice:
-    """What `choose` would choose, with the cost of the geometry; `backend` may also be "reference"."""
-    kind = np.dtype(dtype)
-    if backend == "reference":
-        name, reason = "reference", "asked for by name: plain NumPy, float64 accumulation"
-    else:
-        kernel, reason = _chosen(geometry, kind, threads, backend)
-        name = kernel.name
-        if not isinstance(geometry, ConvGeometry):
-            window = next(part for part in geometry.parts if part.op == "depthwise")
-            reason += f"; the depthwise step is that of {choose(window, kind, 1, kernel.backend_of(window)).name}"
-    used = 1 if backend == "reference" else threads_used(kernel, geometry, threads)
-    moved = geometry.bytes(kind.itemsize)
-    bound = max(geometry.flops / runtime.peak_of(kind, used) / 1e3, moved / runtime.bandwidth_of(moved, used) / 1e3)
-    return Choice(name, reason, used, geometry.flops, moved, bound)
+    return chosen(geometry, np.dtype(dtype), threads, backend)[0]
 
 
 def warmup(dtype: Any = np.float32, *, progress: Callable[[str], object] | None = None) -> None:

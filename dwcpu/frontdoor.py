@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import arrays, background, dispatch, reference, runtime, shapes
+from . import arrays, background, dispatch, explanations, reference, runtime, shapes
 from .epilogue import Activation, parse_activation
 from .fused_geometry import Geometry, InvertedResidualGeometry, SeparableGeometry
 from .geometry import ConvGeometry
@@ -374,10 +374,10 @@ class Program:
             # The dispatcher does not know for whom it chooses.
             raise ValueError(str(error).replace("choose: ", f"{self.operation}: ", 1)) from None
 
-    def explain(self, shape: tuple[int, ...], num_threads: object = None) -> dispatch.Choice:
+    def explain(self, shape: tuple[int, ...], num_threads: object = None) -> explanations.Choice:
         """What would run for an input of `shape` as the user sees it."""
         threads = self.threads(num_threads)
-        return dispatch.explain(self.step.geometry(self._nhwc_shape(shape)), self.dtype, threads, self.backend)
+        return explanations.explain(self.step.geometry(self._nhwc_shape(shape)), self.dtype, threads, self.backend)
 
     def out_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of the result for an input of `shape`, both as the user sees them."""

@@ -12,7 +12,7 @@ import pytest
 from cases import ODD_CASES, Case, make_data
 
 import dwcpu
-from dwcpu import abi, arrays, choices, dispatch, runtime
+from dwcpu import abi, arrays, choices, dispatch, explanations, runtime
 from dwcpu.epilogue import Activation
 from dwcpu.fused_geometry import InvertedResidualGeometry, SeparableGeometry
 from dwcpu.geometry import ConvGeometry
@@ -122,7 +122,7 @@ def test_windows_of_numba_in_what_is_compiled() -> None:
             prepared = kernel.prepare(geometry, weights)
             steps = prepared.parts if kernel.label == "split" else (prepared.depthwise, prepared.pointwise)
             parts[kernel.label, kernel.backend] = tuple(step.kernel.backend for step in steps)
-            explained = dispatch.explain(geometry, np.float32, 1, kernel.name)
+            explained = explanations.explain(geometry, np.float32, 1, kernel.name)
             assert explained.reason.endswith(f"the depthwise step is that of {steps[0].kernel.name}")
     for way in ("fused", "split"):
         assert parts[way, "mixed"] == ("numba", "cython")

@@ -11,7 +11,7 @@ import cases
 import numpy as np
 import pytest
 
-from dwcpu import background, dispatch, layers, ops, packing, runtime
+from dwcpu import background, dispatch, explanations, layers, ops, packing, runtime
 from dwcpu.sequential import Sequential
 
 F32 = np.float32
@@ -275,7 +275,7 @@ def test_explain_asks_the_dispatcher(monkeypatch) -> None:
         seen.append((geometry.op, geometry.x_shape, np.dtype(dtype), threads, backend))
         return geometry.op
 
-    monkeypatch.setattr(dispatch, "explain", explain)
+    monkeypatch.setattr(explanations, "explain", explain)
     layer = layers.DepthwiseConv2d(np.ones((3, 3, 6), F32), layout="NCHW")
     assert layer.explain((6, 9, 8), num_threads=2) == "depthwise"
     assert seen == [("depthwise", (1, 9, 8, 6), np.dtype(F32), 2, "auto")]

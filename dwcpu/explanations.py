@@ -1,0 +1,70 @@
+"""Which kernel runs what, and why: what `explain` of layers, functions and networks shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from . import runtime
+from .dispatch import choose, chosen
+from .fused import threads_used
+from .fused_geometry import Geometry
+from .geometry import ConvGeometry
+
+__all__ = ["Choice", "explain"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which kernel runs a geometry, and why.
+
+    Attributes
+    ----------
+    kernel : str
+        Name.
+    reason : str
+    threads : int
+        Threads that take part.
+    flops, bytes : int
+        Work without taps on padding, and least memory traffic: what is needed of input and weights, and the output,
+        once each.
+    bound_us : float
+        The roofline: the larger of FLOPs / peak, which nothing can beat on these threads, and bytes / copy bandwidth,
+        both measured on this machine. Memory that is mostly read can be up to half faster than copies.
+    """
+
+    kernel: str
+    reason: str
+    threads: int
+    flops: int
+    bytes: int
+    bound_us: float
+
+    def __str__(self) -> str:
+        rows = {
+            "kernel": self.kernel,
+            "reason": self.reason,
+            "threads": str(self.threads),
+            "work": f"{self.flops / 1e6:.3f} MFLOP, {self.bytes / 1024:.1f} KiB",
+            "bound": f"{self.bound_us:.1f} us",
+        }
+        return "\n".join(f"{name:<8} {value}" for name, value in rows.items())
+
+
+def explain(geometry: Geometry, dtype: Any, threads: int, backend: str = "auto") -> Choice:
+    """What `choose` would choose, with the cost of the geometry; `backend` may also be "reference"."""
+    kind = np.dtype(dtype)
+    if backend == "reference":
+        name, reason = "reference", "asked for by name: plain NumPy, float64 accumulation"
+    else:
+        kernel, reason = chosen(geometry, kind, threads, backend)
+        name = kernel.name
+        if not isinstance(geometry, ConvGeometry):
+            window = next(part for part in geometry.parts if part.op == "depthwise")
+            reason += f"; the depthwise step is that of {choose(window, kind, 1, kernel.backend_of(window)).name}"
+    used = 1 if backend == "reference" else threads_used(kernel, geometry, threads)
+    moved = geometry.bytes(kind.itemsize)
+    bound = max(geometry.flops / runtime.peak_of(kind, used) / 1e3, moved / runtime.bandwidth_of(moved, used) / 1e3)
+    return Choice(name, reason, used, geometry.flops, moved, bound)
