@@ -33,6 +33,7 @@ from nightly import COMPILE_ONCE, is_nightly, reduced
 from running import ROOM
 
 from dwcpu import dispatch, runtime
+from dwcpu.abi import flat_columns
 from dwcpu.dispatch import Kernel
 from dwcpu.epilogue import Activation, parse_activation
 from dwcpu.geometry import ConvGeometry
@@ -127,6 +128,8 @@ def _candidates(kernel: Kernel) -> Iterator[Case]:
         for channels in sorted({1, 2, 3, kernel.lanes // 2, kernel.lanes - 1}):
             if channels < kernel.lanes:
                 yield from _flat_cases_of_any_window(-(-kernel.lanes // channels), rows, channels)
+                tiles = flat_columns(channels, kernel.lanes) + 13  # one in the middle of a row, and a vector behind it
+                yield Case("depthwise", (1, 2 * rows + 3, tiles, channels), channels, (3, 9), padding=((1, 1), (2, 2)))
     elif kernel.window[0] and kernel.window[1]:
         window, stride = kernel.window[:2], kernel.window[2:]
         yield from cases_for_tile(kernel.op, rows, columns, kernel.lanes, window, stride)
