@@ -145,7 +145,8 @@ FIELDS: dict[str, str] = {
     # separable only: the two kernels that it runs one after the other on each block, their plans and numbers of blocks;
     # `depthwise_plan` is an array of `column_blocks` plans, side by side, for stretches of the output's width, and the
     # scratch of that kernel begins `depthwise_scratch` bytes behind this one's (compiled). If `asks_ahead` is not 0
-    # there is one stretch, and the pointwise kernel asks for the inputs of the next block meanwhile
+    # there is one stretch, and the pointwise kernel asks for the inputs of the next block meanwhile. Compiled
+    # depthwise, on repeated inputs: likewise the kernel for these, whose plan is one
     "column_blocks": "i",
     "asks_ahead": "i",
     "depthwise_kernel": "p",
@@ -322,7 +323,7 @@ ERFC_TERMS: dict[str, tuple[float, ...]] = {
 
 #: Counts changes of what this file does not hold: names of kernels, arguments of compiled functions, how weights are
 #: packed.
-_OTHER_CHANGES = 13
+_OTHER_CHANGES = 14
 
 #: A number for all that compiled modules and Python must agree on. Modules that were compiled for another one are left
 #: alone: they would take one field for another, or compute other bits than Numba's kernels.

@@ -19,15 +19,15 @@ from typing import Any
 
 import numpy as np
 
-from . import choices, runtime
-from .abi import MOST_MULTIPLES, MOST_UNROLLED_TAPS, SET_BYTES, flat_columns
+from . import choices, rules, runtime
+from .abi import MOST_MULTIPLES
 from .epilogue import Activation
-from .fused import PreparedInverted, PreparedSeparable, PreparedSplit, splitting_pays
+from .fused import PreparedInverted, PreparedRepeated, PreparedSeparable, PreparedSplit, splitting_pays
 from .fused_geometry import Geometry, InvertedResidualGeometry, SeparableGeometry
 from .geometry import ConvGeometry
 from .grid import run_length
 from .interrupts import imported
-from .prepared import Prepared, PreparedSingle
+from .prepared import L2_SHARE, REPEATED, Prepared, PreparedSingle
 
 __all__ = ["Kernel", "choose", "chosen", "kernels", "list_kernels", "warmup"]
 
@@ -93,7 +93,7 @@ class Kernel:
         return 1 if self.layout == "flat" else self.tile_columns
 
     def backend_of(self, part: ConvGeometry) -> str:
-        """What `choose` is asked for where this is a fused operation, of a part of it."""
+        """What `choose` is asked for where this runs other kernels, of a part of it."""
         if self.backend != "mixed":
             return self.backend
         return "auto" if part.op == "depthwise" else "cython"
@@ -105,6 +105,12 @@ class Kernel:
         if not isinstance(geometry, ConvGeometry) or self.op != "depthwise":
             return True
         actual = geometry.effective_window
+        if self.label == "repeated":
+            # Blocks of fewer rows than a window has would mostly move what they share.
+            reach = min((geometry.kernel_h - 1) * geometry.dilation_h + 1, geometry.height)
+            row = geometry.width * geometry.out_channels * self.dtype.itemsize
+            if 2 * reach * row > L2_SHARE * runtime.cache_sizes().l2:
+                return False
         if self.layout == "spread":
             m = geometry.multiplier
             whole = m % self.lanes == 0 or (self.lanes % m == 0 and geometry.in_channels < self.lanes)
@@ -163,6 +169,12 @@ class Kernel:
             # as the operation that the kernel is of: a grouped conv may be depthwise
             geometry = canonical(geometry)
             assert isinstance(geometry, ConvGeometry)
+            if self.label == "repeated":
+                inner = choose(geometry.repeated, self.dtype, 1, self.backend_of(geometry))
+                own = packed.setdefault(REPEATED, {})
+                return PreparedRepeated(
+                    self, geometry, inner.prepare(geometry.repeated, weights, bias, activation, packed=own)
+                )
             if self.most_taps:
                 _unrolled.add(_unrolled_key(self, geometry))
             return PreparedSingle(self, geometry, weights, bias, activation or Activation(), packed)
@@ -171,8 +183,8 @@ class Kernel:
             kernel = choose(part, self.dtype, 1, self.backend_of(part))
             parts.append(kernel.prepare(part, w, *rest, packed=packed.setdefault(number, {})))
         *expand, depthwise, pointwise = parts
-        # where the depthwise part is a grouped conv in truth, its kernel does not take parts of rows
-        if self.label != "fused" or depthwise.kernel.op != "depthwise":
+        # where the depthwise part is a grouped conv in truth, or reads repeated inputs, it does not take parts of rows
+        if self.label != "fused" or not isinstance(depthwise, PreparedSingle) or depthwise.kernel.op != "depthwise":
             return PreparedSplit(self, geometry, parts)
         if isinstance(geometry, SeparableGeometry):
             return PreparedSeparable(self, geometry, depthwise, pointwise)
@@ -190,11 +202,6 @@ _unrolled: set[tuple] = set()
 #: How many they may be. Compiled code is never freed, and a program that needs more makes up its windows as it
 #: goes. Further ones run on loops over taps, unless a kernel is asked for by its name.
 MOST_UNROLLED = 256
-#: Smallest window that is computed from copies of its inputs, in strips, its largest dilation and effective stride, and
-#: the shortest row of outputs.
-_LEAST_HELD_TAPS, _MOST_HELD_DILATION, _MOST_HELD_STRIDE, _LEAST_HELD_OUTPUTS = 81, 4, 3, 5
-#: See `_has_rows`.
-_MOST_IN_ROWS, _LEAST_ROWS = 13, 8
 
 
 def _unrolled_key(kernel: Kernel, geometry: ConvGeometry) -> tuple:
@@ -216,7 +223,7 @@ def _family(backend: str, dtype: np.dtype) -> tuple[Kernel, ...]:
         found = runtime.cython_kernels()
         if found is None or not found.fused():
             return ()  # there are none, or results would depend on who computes the window
-        rows = [kernel for kernel in _family("cython", dtype) if kernel.op in ("separable", "inverted_residual")]
+        rows = [kernel for kernel in _family("cython", dtype) if kernel.label in ("fused", "split", "repeated")]
         return tuple(replace(row, name=row.name.replace("__cython", "__mixed"), backend="mixed") for row in rows)
     if backend == "numba":
         family = imported("dwcpu.numba_kernels")
@@ -279,6 +286,7 @@ def list_kernels() -> list[str]:
     - ``flat3``: three channels (or as many as it says), several pixels to a vector; ``flat``: the same with loops over
       the taps of any window, of any number of channels that leaves lanes;
     - ``several``, ``spread``: two outputs a channel and more, as vectors side by side, or as lanes of one;
+    - ``repeated``: the same as one output a channel, on inputs that stand there several times;
     - ``line``: windows of one row, along signals; ``small``: any window up to 49 taps, compiled for it;
     - ``strips``: large windows, from copies of their inputs; ``any``: every window, with loops over its taps.
 
@@ -338,6 +346,7 @@ def _takes(kernel: Kernel) -> str:
             words.append(f"{count} {what.replace('s', '', 1) if most == 1 else what}")
     words += ["stride 1 along rows"] if kernel.layout == "flat" and not kernel.most_taps else []
     words += ["rows of a tile or more"] if kernel.layout == "flat" and kernel.most_taps else []
+    words += ["rows of which two windows fit half of L2"] if kernel.label == "repeated" else []
     words += ["whose number fills vectors"] if kernel.layout == "spread" else []
     return ", ".join(words)
 
@@ -367,70 +376,33 @@ def _choose(geometry: Geometry, dtype: np.dtype, threads: int, backend: str) -> 
         return _choose_fused(geometry, dtype, threads, backend)
     if backend in ("auto", "cython"):
         fitting = [kernel for kernel in _family("cython", dtype) if kernel.supports(geometry)]
-        if fitting and _is_large(geometry):
+        if fitting and rules.is_large(geometry):
             fitting.sort(key=lambda kernel: kernel.label != "strips")
-        if fitting and (backend == "cython" or _as_good(fitting[0], geometry)):
+        if fitting and (backend == "cython" or rules.as_good(fitting[0], geometry)):
             how = " for this window" if fitting[0].window[0] else ""
             if fitting[0].label == "strips":
                 how = ": large windows, from copies of their inputs"
             return fitting[0], "compiled ahead of time" + how
     fitting = [kernel for kernel in _family("numba", dtype) if kernel.supports(geometry)]
-    if _has_rows(geometry, dtype):
+    if rules.has_rows(geometry, dtype):
         fitting.sort(key=lambda kernel: kernel.label == "line")
+    if backend == "auto" and (repeating := _repeating(geometry, dtype, fitting[0])):
+        return repeating, "few channels fill no vectors; inputs are repeated, an output each"
     return fitting[0], "compiled for this window" if fitting[0].window[0] else "compiled here for any window"
 
 
-def _as_good(kernel: Kernel, geometry: Geometry) -> bool:
-    """Whether a Cython kernel is as fast as what Numba would compile: then it wins, being ready at once.
-
-    Time of Cython over Numba on the shapes of benchmarks/shapes.py, one AVX2 core, float32: 3x3 and 5x5 windows 0.5 to
-    1.1, geometric mean 0.9; 7x7 0.83 to 0.99; pointwise 1.01; conv 0.88; large windows in strips 0.3 to 0.6. But any
-    other window 1.2 to 3, several outputs a channel 2 to 10, fewer channels than lanes 0.8 to 1.7 at stride 1 and 2 to
-    17 at others: there constants pay. Not where a window is dilated or rows are short, which Numba computes with narrow
-    vectors: 0.25 to 0.95 for channels of less than half of the lanes, 1.0 to 1.8 for more. Nor of windows that it does
-    not unroll either: 0.2 to 1.0 at stride 1, else 0.25 to 1.0 where channels are fewer than lanes, 1.4 to 1.6 where
-    the window is a row and channels fill narrower vectors.
-    """
-    if geometry.op != "depthwise" or kernel.window[0]:
-        return True
-    assert isinstance(geometry, ConvGeometry)
-    if kernel.label == "flat":
-        narrow = geometry.dilation_w > 1 or run_length(geometry) < flat_columns(geometry.in_channels, kernel.lanes)
-        return geometry.taps > MOST_UNROLLED_TAPS or (narrow and 2 * geometry.in_channels < kernel.lanes)
-    if geometry.taps <= MOST_UNROLLED_TAPS or not (kernel.label == "strips" or geometry.multiplier == 1):
-        return False
-    narrow = geometry.in_channels < kernel.lanes and kernel.lanes % geometry.in_channels == 0
-    return not narrow or geometry.kernel_h > 1
-
-
-def _has_rows(geometry: Geometry, dtype: np.dtype) -> bool:
-    """Whether tiles of two rows suit a window of one row better than its own, which go along a signal.
-
-    They share weights: 0.75 to 1.06 of the time on images of eight rows and more, mean 0.91, with vectors of 32 and of
-    64 bytes. Signals take 1.2 to 1.8, windows of 31 columns 1.0 to 1.1, and pixels that share sets of L1, in which two
-    rows have twice as many lines, 1.1 to 1.25.
-    """
-    return (
-        isinstance(geometry, ConvGeometry)
-        and (geometry.op, geometry.kernel_h) == ("depthwise", 1)
-        and geometry.kernel_w <= _MOST_IN_ROWS
-        and geometry.out_height >= _LEAST_ROWS
-        and geometry.in_channels * dtype.itemsize % (SET_BYTES // 4) != 0
-    )
-
-
-def _is_large(geometry: Geometry) -> bool:
-    """Whether a depthwise window reads each input so often that copies of these pay (see depthwise_strips.pxi).
-
-    Time of strips over that of other compiled code, windows of 81 taps and more: 0.45 to 1.1, mean 0.75, at an
-    effective stride of 3 0.7 to 1.2, mean 0.9, but at 4 0.8 to 1.6; 50 to 80 taps 0.9 to 1.3; rows of up to four
-    outputs 1.3 to 3. Copies of widely dilated windows would take megabytes.
-    """
-    if not isinstance(geometry, ConvGeometry) or geometry.op != "depthwise":
-        return False
-    near = max(geometry.dilation_h, geometry.dilation_w) <= _MOST_HELD_DILATION
-    near = near and geometry.effective_window[3] <= _MOST_HELD_STRIDE
-    return near and geometry.taps >= _LEAST_HELD_TAPS and geometry.out_width >= _LEAST_HELD_OUTPUTS
+def _repeating(geometry: ConvGeometry, dtype: np.dtype, other: Kernel) -> Kernel | None:
+    """The kernel on repeated inputs, of the family that the window's best kernel wants, if it beats Numba's `other`."""
+    for kernel in _family("cython", dtype):
+        if kernel.label == "repeated" and kernel.supports(geometry):
+            break
+    else:
+        return None
+    if not rules.repeating_pays(geometry, other, kernel.lanes):
+        return None
+    if _choose(geometry.repeated, dtype, 1, "auto")[0].backend == "cython":
+        return kernel
+    return next((each for each in _family("mixed", dtype) if each.label == "repeated"), None)
 
 
 def _choose_fused(
@@ -438,8 +410,9 @@ def _choose_fused(
 ) -> tuple[Kernel, str]:
     """Fused, unless several threads would share too few rows, and what lies between fits their caches anyway."""
     *_, depthwise, _ = geometry.parts
+    window = _choose(depthwise, dtype, threads, backend)[0]
     if backend == "auto":
-        backend = _choose(depthwise, dtype, threads, backend)[0].backend
+        backend = window.backend
         if backend == "numba" and _family("mixed", dtype):
             backend = "mixed"  # its products take longer, short sums a fifth
     fused, split = (kernel for kernel in _family(backend, dtype) if kernel.op == geometry.op)
@@ -447,6 +420,8 @@ def _choose_fused(
     between = max(prod(part.out_shape) for part in geometry.parts[:-1]) * dtype.itemsize
     if canonical(depthwise).op == "conv":
         return split, "so many outputs a channel are computed as a grouped convolution"
+    if window.label == "repeated":
+        return split, "the window reads repeated inputs, of whole rows"
     l2 = runtime.cache_sizes().l2
     if isinstance(geometry, InvertedResidualGeometry) and between <= 2 * l2:
         matrices = sum(part.in_channels * part.out_channels for part in (geometry.parts[0], geometry.parts[-1]))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import runtime
-from .dispatch import choose, chosen
+from .dispatch import canonical, choose, chosen
 from .fused import threads_used
 from .fused_geometry import Geometry
 from .geometry import ConvGeometry
@@ -61,6 +61,10 @@ def explain(geometry: Geometry, dtype: Any, threads: int, backend: str = "auto")
     else:
         kernel, reason = chosen(geometry, kind, threads, backend)
         name = kernel.name
+        if kernel.label == "repeated":
+            same = canonical(geometry)
+            assert isinstance(same, ConvGeometry)
+            reason += f"; the window is that of {choose(same.repeated, kind, 1, kernel.backend_of(same)).name}"
         if not isinstance(geometry, ConvGeometry):
             window = next(part for part in geometry.parts if part.op == "depthwise")
             reason += f"; the depthwise step is that of {choose(window, kind, 1, kernel.backend_of(window)).name}"

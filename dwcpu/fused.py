@@ -18,7 +18,14 @@ from .prepared import L2_SHARE, Prepared, PreparedSingle, fill
 if TYPE_CHECKING:
     from .dispatch import Kernel
 
-__all__ = ["PreparedInverted", "PreparedSeparable", "PreparedSplit", "splitting_pays", "threads_used"]
+__all__ = [
+    "PreparedInverted",
+    "PreparedRepeated",
+    "PreparedSeparable",
+    "PreparedSplit",
+    "splitting_pays",
+    "threads_used",
+]
 
 #: What `L2_SHARE` is for other blocks, for the window of expanded rows and the block of depthwise rows of an inverted
 #: residual together: where what blocks share stays in place, and where it moves and blocks should be larger. Of rings
@@ -85,9 +92,9 @@ def threads_used(kernel: Kernel, geometry: Geometry, threads: int) -> int:
     worth = worth_waking if kernel.label == "split" else worth_threads  # passes wake whom they need
     if not worth(geometry, kernel.dtype.itemsize):
         return 1
-    if isinstance(geometry, ConvGeometry):
+    if isinstance(geometry, ConvGeometry) and kernel.label != "repeated":
         return grid_of(kernel, geometry, threads).threads
-    return _fused_grid(geometry, 1, threads).threads if kernel.label == "fused" else threads
+    return _fused_grid(geometry, 1, threads).threads if kernel.label != "split" else threads
 
 
 class PreparedSeparable(Prepared):
@@ -217,6 +224,7 @@ class PreparedInverted(Prepared):
         super().__init__(kernel, geometry)
         assert isinstance(expand, PreparedSingle)
         plan, middle, itemsize = self.plan, geometry.separable.depthwise, kernel.dtype.itemsize
+        assert isinstance(depthwise, PreparedSingle)
         fill(plan, middle)
         # A share of L2 holds the window of expanded rows and the block of depthwise rows that comes from it.
         row, between = middle.width * middle.in_channels, middle.out_width * middle.out_channels
@@ -225,12 +233,7 @@ class PreparedInverted(Prepared):
         # takes 5 % longer where rows are long, or blocks share many: 96x96x24 to 144, 5x5 at stride 2 on 56x56.
         is_ring = depthwise.kernel.copies and middle.dilation_h == 1 and not depthwise.plan["copy_rows"][0]
         share = _L2_SHARE_RING if is_ring else _L2_SHARE_MOVING
-        budget = int(share * runtime.cache_sizes().l2) // itemsize - (reach - middle.stride_h) * row
-        tile_rows = depthwise.kernel.tile_rows
-        rows = budget // (middle.stride_h * row + between)
-        if tile_rows * row_phases(middle) <= rows:
-            tile_rows *= row_phases(middle)
-        self._block_rows = max(1, min(max(tile_rows, rows // tile_rows * tile_rows), middle.out_height))
+        self._block_rows = _window_rows(depthwise, share, between)
         self.expand = expand
         if depthwise.kernel.copies:
             depthwise.plan["block_rows"] = 0  # no phases in turn: what it reads is in L2
@@ -320,6 +323,63 @@ class PreparedInverted(Prepared):
         rows = range(1, self._most_expanded + 1)
         self.expand.ready_for({count * middle.width for count in rows}, int(self.expand.plan["block_rows"][0]))
         self.separable.ready_for(set(range(1, self._block_rows + 1)))
+
+
+class PreparedRepeated(Prepared):
+    """Depthwise with several outputs a channel, on inputs that are repeated: see depthwise_repeated.pxi."""
+
+    geometry: ConvGeometry
+
+    def __init__(self, kernel: Kernel, geometry: ConvGeometry, depthwise: Prepared) -> None:
+        super().__init__(kernel, geometry)
+        assert isinstance(depthwise, PreparedSingle)
+        self.depthwise = depthwise
+        plan, inner, itemsize = self.plan, depthwise.geometry, kernel.dtype.itemsize
+        fill(plan, inner)
+        plan["multiplier"], plan["x_step"] = geometry.multiplier, geometry.in_channels
+        plan["block_rows"] = rows = _window_rows(depthwise, L2_SHARE)
+        depthwise.plan["segment"] = 0
+        if depthwise.kernel.copies:
+            depthwise.plan["block_rows"] = 0  # as of an inverted residual
+        plan["depthwise_kernel"], plan["depthwise_plan"] = depthwise._address, depthwise._plan_address
+        plan["depthwise_blocks"] = depthwise.blocks
+        reach = (inner.kernel_h - 1) * inner.dilation_h + 1
+        held = min((rows - 1) * inner.stride_h + reach, inner.height)
+        window = held * inner.width * inner.in_channels * itemsize
+        plan["depthwise_scratch"] = _whole_lines(window)
+        self._scratch = _whole_lines(window) + depthwise._scratch
+        self._address = kernel.address()
+
+    def stepped(self, x_step: int, out_step: int) -> PreparedRepeated | None:
+        """As `Prepared.stepped`."""
+        depthwise = self.depthwise.stepped(self.geometry.out_channels, out_step)
+        if depthwise is None:
+            return None
+        other: PreparedRepeated = self._with(x_step=x_step, depthwise_plan=depthwise._plan_address)
+        other.depthwise = depthwise
+        return other
+
+    def passes(self, threads: int) -> tuple[Pass, ...]:
+        """As `Prepared.passes`."""
+        (only,) = super().passes(threads)
+        return (only._replace(reads=self.depthwise.weights),)
+
+    def _cut(self, threads: int) -> Grid:
+        return _fused_grid(self.geometry, self.depthwise.kernel.tile_rows, threads)._replace(scratch=self._scratch)
+
+
+def _window_rows(depthwise: PreparedSingle, share: float, between: int = 0) -> int:
+    """Output rows of a block of a depthwise kernel that reads a window of input rows, for which it has a share of L2.
+
+    Each output row comes with `between` elements that stay there as well.
+    """
+    geometry, tile_rows = depthwise.geometry, depthwise.kernel.tile_rows
+    row, reach = geometry.width * geometry.in_channels, (geometry.kernel_h - 1) * geometry.dilation_h + 1
+    budget = int(share * runtime.cache_sizes().l2) // depthwise.kernel.dtype.itemsize
+    rows = (budget - (reach - geometry.stride_h) * row) // (geometry.stride_h * row + between)
+    if tile_rows * row_phases(geometry) <= rows:
+        tile_rows *= row_phases(geometry)
+    return max(1, min(max(tile_rows, rows // tile_rows * tile_rows), geometry.out_height))
 
 
 def _joined(*parts: PreparedSingle) -> Span:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import gcd, prod
 
 from . import shapes
@@ -431,6 +431,11 @@ class ConvGeometry:
     def taps(self) -> int:
         """Positions of the window: ``kernel_h * kernel_w``."""
         return self.kernel_h * self.kernel_w
+
+    @property
+    def repeated(self) -> ConvGeometry:
+        """Of a depthwise one: the same with one output a channel, of inputs that stand there `multiplier` times."""
+        return replace(self, in_channels=self.out_channels, groups=self.out_channels)
 
     @property
     def parts(self) -> tuple[ConvGeometry, ...]:

@@ -48,7 +48,7 @@ from .pipeline import NOTHING, Pass, Room, Span, Value
 if TYPE_CHECKING:
     from .dispatch import Kernel
 
-__all__ = ["L2_SHARE", "Prepared", "PreparedSingle", "fill"]
+__all__ = ["L2_SHARE", "REPEATED", "Prepared", "PreparedSingle", "fill"]
 
 #: L1 caches that the patches and weights of a depthwise pass may take. Far more than one: what is read again comes from
 #: L2 in time, and long runs of channels suit the prefetchers. Of 0.5 to 16, 4 and more are 2 to 5 % faster than less.
@@ -62,6 +62,8 @@ _MANY_OUTPUTS = 64
 #: What tiles whose lanes are pixels cost, in multiply-adds of other tiles: a vector of outputs, and a vector of inputs.
 #: To turn an input that they read costs one for eight bytes.
 _FEW_OUTPUT, _FEW_INPUT, _FEW_TURNED = 0.6, 0.25, 1 / 8
+#: Where packed weights are kept that belong to repeated inputs.
+REPEATED = "repeated"
 #: Share of the L2 cache for what passes stay in: pixels of a GEMM block, rows of a fused block.
 L2_SHARE = 0.5
 #: Output rows whose inputs strips hold at a time, and the share of L2 for them.

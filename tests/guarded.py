@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from dwcpu.fused import PreparedInverted, PreparedSeparable, PreparedSplit
+from dwcpu.fused import PreparedInverted, PreparedRepeated, PreparedSeparable, PreparedSplit
 from dwcpu.prepared import Prepared, PreparedSingle
 
 __all__ = ["ENDS", "Pages", "Room", "guard_weights"]
@@ -115,6 +115,8 @@ def guard_weights(prepared: Prepared, room: Room, end: str, name: str = "") -> N
     elif isinstance(prepared, PreparedInverted):
         guard_weights(prepared.expand, room, end, f"{name}expand ")
         guard_weights(prepared.separable, room, end, f"{name}separable ")
+    elif isinstance(prepared, PreparedRepeated):
+        guard_weights(prepared.depthwise, room, end, f"{name}depthwise ")
     elif isinstance(prepared, PreparedSplit):
         for number, part in enumerate(prepared.parts):
             guard_weights(part, room, end, f"{name}{number} ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -58,7 +59,7 @@ PINNED = {
     "a long line of few channels": (depthwise(200, 3, (1, 90)), "depthwise_f32_flat_", "cython"),
     "11x11 of few channels, stride 2": (depthwise(56, 3, 11, 2), "depthwise_f32_any_", "cython"),
     "3x3 of one channel, dilated": (depthwise(56, 1, 3, dilation=2), "depthwise_f32_flat_", "cython"),
-    "11x11 of few channels, several outputs a channel": (depthwise(56, 4, 11, 1, 2), "depthwise_f32_any_", "numba"),
+    "11x11 of few channels, two outputs each": (depthwise(56, 4, 11, 1, 2), "depthwise_f32_repeated_", "cython"),
     "a window of one row": (depthwise(56, 96, (1, 5)), "depthwise_f32_small_", "numba"),
     "a window of one long row": (depthwise(56, 96, (1, 15)), "depthwise_f32_line_1x8v", "numba"),
     "a window of one row, few rows": (depthwise(7, 96, (1, 5)), "depthwise_f32_line_1x8v", "numba"),
@@ -71,6 +72,7 @@ PINNED = {
     ),
     "conv of one tap": (ConvGeometry.conv((1, 20, 20, 32), (1, 1, 32, 8)), "pointwise_f32_", "cython"),
     "two outputs a channel": (depthwise(28, 32, 3, multiplier=2), "depthwise_f32_several_", "numba"),
+    "six outputs of few channels": (depthwise(112, 3, 3, 1, 6), "depthwise_f32_repeated_", "cython"),
     "eight outputs a channel": (depthwise(28, 3, 3, multiplier=8), "depthwise_f32_spread_", "numba"),
     "many outputs a channel": (depthwise(28, 32, 3, multiplier=9), "conv_f32_", "cython"),
     "one channel, many outputs": (ConvGeometry.conv((1, 64, 64, 1), (3, 3, 1, 32)),
@@ -84,6 +86,9 @@ PINNED = {
     "eight outputs of few channels": (depthwise(112, 3, 3, multiplier=8), "depthwise_f32_spread_", "numba"),
     "separable": (
         SeparableGeometry.of((1, 56, 56, 64), (3, 3, 64), (64, 64), padding=1), "separable_f32_fused_", "cython"
+    ),
+    "separable of few channels, six outputs each": (
+        SeparableGeometry.of((1, 112, 112, 3), (3, 3, 3, 6), (18, 32), padding=1), "separable_f32_split_", "cython"
     ),
     "inverted residual": (
         InvertedResidualGeometry.of((1, 56, 56, 24), (24, 144), (3, 3, 144), (144, 24), padding=1),
@@ -128,6 +133,28 @@ def test_windows_of_numba_in_what_is_compiled() -> None:
         assert parts[way, "mixed"] == ("numba", "cython")
         assert parts[way, "cython"] == ("cython", "cython")
         assert parts[way, "numba"] == ("numba", "numba")
+
+
+def test_windows_of_numba_on_repeated_inputs() -> None:
+    compiled = runtime.cython_kernels()
+    if compiled is None or not compiled.fused():
+        pytest.skip("results would depend on who computes the window")
+    geometry = ConvGeometry.depthwise((1, 80, 80, 3), (2, 2, 3, 6), padding="same")
+    kernel = dispatch.choose(geometry, np.float32, 1)
+    assert (kernel.label, kernel.backend) == ("repeated", "mixed")
+    window = dispatch.choose(geometry.repeated, np.float32, 1)
+    assert window.backend == "numba"
+    assert kernel.prepare(geometry, np.zeros((2, 2, 3, 6), np.float32)).depthwise.kernel is window
+    explained = explanations.explain(geometry, np.float32, 1)
+    assert explained.reason.endswith(f"the window is that of {window.name}")
+    only = dispatch.choose(geometry, np.float32, 1, "cython")
+    assert only.prepare(geometry, np.zeros((2, 2, 3, 6), np.float32)).depthwise.kernel.backend == "cython"
+    wide = dataclasses.replace(geometry, width=100_000)
+    assert dispatch.choose(wide, np.float32, 1).label == "several"
+    with pytest.raises(
+        ValueError, match=f"{kernel.name} does not compute .*; it takes .*rows of which two windows fit"
+    ):
+        dispatch.choose(wide, np.float32, 1, kernel.name)
 
 
 def test_what_was_measured_of_a_product_is_no_part_of_what_is_mixed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,6 +130,9 @@ def _candidates(kernel: Kernel) -> Iterator[Case]:
                 yield from _flat_cases_of_any_window(-(-kernel.lanes // channels), rows, channels)
                 tiles = flat_columns(channels, kernel.lanes) + 13  # one in the middle of a row, and a vector behind it
                 yield Case("depthwise", (1, 2 * rows + 3, tiles, channels), channels, (3, 9), padding=((1, 1), (2, 2)))
+    elif kernel.label == "repeated":
+        for channels, outputs in ((1, 2), (3, 5), (kernel.lanes - 1, 3), (kernel.lanes, 4), (kernel.lanes + 2, 8)):
+            yield from _repeated_cases(channels, outputs)
     elif kernel.window[0] and kernel.window[1]:
         window, stride = kernel.window[:2], kernel.window[2:]
         yield from cases_for_tile(kernel.op, rows, columns, kernel.lanes, window, stride)
@@ -160,6 +163,17 @@ def _flat_cases_of_any_window(columns: int, rows: int, channels: int) -> Iterato
     yield Case("depthwise", (2, 13, columns + 5, channels), channels, (4, 3), (2, 1), **same)
     yield Case("depthwise", (2, 1, 9 * columns + 60, channels), channels, (1, 51), padding=((0, 0), (50, 0)))
     yield Case("depthwise", (1, 3, 5, channels), channels, (1, 3), padding=((2, 2), (3, 9)))  # some see no tap
+
+
+def _repeated_cases(channels: int, outputs: int) -> Iterator[Case]:
+    """Rows of less than a vector of inputs and of more, that end within one; images of one row and one column."""
+    taken = {"padding": ((1, 1), (1, 1))}
+    for height, width in ((5, 1), (1, 9), (6, 7), (9, 35)):
+        yield Case("depthwise", (2, height, width, channels), channels * outputs, (3, 3), **taken)
+    yield Case("depthwise", (1, 11, 13, channels), channels * outputs, (3, 3), (2, 2), **taken)
+    yield Case("depthwise", (2, 9, 14, channels), channels * outputs, (2, 4), (3, 1), (2, 2), **taken)
+    yield Case("depthwise", (1, 14, 12, channels), channels * outputs, (9, 9), padding="same")
+    yield Case("depthwise", (1, 2, 3, channels), channels * outputs, (1, 1), padding=((3, 2), (0, 4)))  # some see none
 
 
 @contextlib.contextmanager

@@ -124,6 +124,37 @@ def test_strips_in_pieces(dtype: type, number: int, monkeypatch: pytest.MonkeyPa
     assert columns[0] <= columns[1] and columns[1] >= case.geometry.out_width
 
 
+REPEATED = [  # image, window, stride, dilation, padding, outputs a channel
+    ((2, 23, 11, 3), (3, 3), (1, 1), (1, 1), "same", 5),
+    ((1, 23, 11, 1), (5, 4), (2, 1), (1, 1), "same", 3),
+    ((2, 17, 9, 20), (3, 3), (1, 2), (2, 1), "same", 2),
+    ((2, 19, 8, 2), (2, 2), (3, 3), (1, 1), ((0, 0), (0, 0)), 8),  # rows that no window reads
+    ((1, 12, 16, 3), (9, 9), (1, 1), (1, 2), "same", 4),
+    ((3, 4, 6, 7), (3, 3), (2, 2), (1, 1), ((5, 1), (1, 1)), 3),  # the first rows see padding alone
+]
+
+
+@pytest.mark.parametrize("number", range(len(REPEATED)))
+@pytest.mark.parametrize("backend", ["cython", "mixed"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_repeated_inputs_in_blocks(dtype: type, backend: str, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of a few output rows, which share repeated rows, and blocks of all of them."""
+    image, window, stride, dilation, padding, multiplier = REPEATED[number]
+    case = Case("depthwise", image, image[3] * multiplier, window, stride, dilation, padding=padding)
+    kernel = next((k for k in dispatch.kernels(dtype, backend) if k.label == "repeated"), None)
+    if kernel is None:
+        pytest.skip("the Cython kernels were not built, or have no fused multiply-add")
+    rows = []
+    for l2 in 1024, 1 << 20:
+        monkeypatch.setattr(runtime, "cache_sizes", lambda l2=l2: runtime.Memory(2048, l2, 1 << 23))
+        for threads, end in (1, "end"), (2, "start"):
+            result = compute(kernel, case, "integers", "relu", True, True, threads, end)
+            np.testing.assert_array_equal(result, expected(case, dtype, "integers", "relu", True, True))
+        prepared = kernel.prepare(case.geometry, *make_data(case, dtype, "integers").kernel_weights())
+        rows.append(int(prepared.plan["block_rows"][0]))
+    assert rows[0] < rows[1] == case.geometry.out_height
+
+
 def test_copies_of_far_dilated_windows_are_small() -> None:
     if runtime.cython_kernels() is None:
         pytest.skip("the Cython kernels were not built")
@@ -131,6 +162,11 @@ def test_copies_of_far_dilated_windows_are_small() -> None:
     kernel = next(k for k in dispatch.kernels(np.float32, "cython") if k.label == "strips")
     prepared = kernel.prepare(case.geometry, *make_data(case, np.float32, "integers").kernel_weights())
     assert prepared._scratch < 1 << 20
+    np.testing.assert_array_equal(compute(kernel, case, "integers"), expected(case, np.float32, "integers"))
+    case = Case("depthwise", (1, 14, 14, 3), 12, (3, 3), dilation=(10**7, 10**7), padding="same")
+    kernel = dispatch.choose(case.geometry, np.float32, 1, "cython")
+    prepared = kernel.prepare(case.geometry, *make_data(case, np.float32, "integers").kernel_weights())
+    assert kernel.label == "repeated" and prepared._scratch < 1 << 20
     np.testing.assert_array_equal(compute(kernel, case, "integers"), expected(case, np.float32, "integers"))
 
 

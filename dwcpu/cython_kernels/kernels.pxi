@@ -16,6 +16,7 @@ include "strips.pxi"
 include "depthwise_strips.pxi"
 include "separable.pxi"
 include "inverted_residual.pxi"
+include "depthwise_repeated.pxi"
 include "activations.pxi"
 include "functions.pxi"
 include "copies.pxi"
@@ -54,6 +55,7 @@ def rows():
         _row("depthwise", <uintptr_t> &depthwise_7x7s1, 7, 1, WINDOW_ROWS, WINDOW_COLUMNS, 1),
         _row("depthwise", <uintptr_t> &depthwise_7x7s2, 7, 2, WINDOW_ROWS, WINDOW_COLUMNS, 1),
         _row("depthwise", <uintptr_t> &depthwise_flat, 0, 0, FLAT_ROWS, FLAT_VECTORS * LANES, 1, "flat"),
+        _row("depthwise", <uintptr_t> &depthwise_repeated, 0, 0, 1, 1, 1, "repeated"),
         _row("depthwise", <uintptr_t> &depthwise_any, 0, 0, 1, STRIP, 1),
         _row("depthwise", <uintptr_t> &depthwise_strips, 0, 0, 1, MOST_STRIP, 1, "strips"),
         _row("pointwise", <uintptr_t> &pointwise, 0, 0, gemm_rows, GEMM_VECTORS * LANES, GEMM_VECTORS),

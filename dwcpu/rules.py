@@ -1,0 +1,99 @@
+"""Rules of the dispatcher: which kernel is better where several compute a window, each with what was measured."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .abi import MOST_UNROLLED_TAPS, SET_BYTES, flat_columns
+from .fused_geometry import Geometry
+from .geometry import ConvGeometry
+from .grid import run_length
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from .dispatch import Kernel
+
+__all__ = ["as_good", "has_rows", "is_large", "repeating_pays"]
+
+#: Smallest window that is computed from copies of its inputs, in strips, its largest dilation and effective stride, and
+#: the shortest row of outputs.
+_LEAST_HELD_TAPS, _MOST_HELD_DILATION, _MOST_HELD_STRIDE, _LEAST_HELD_OUTPUTS = 81, 4, 3, 5
+#: See `repeating_pays`, in cycles: multiply-adds of Numba's kernels, with several outputs a channel, with loops over
+#: taps and with outputs as lanes; those of one output a channel, a vector of repeated inputs, and a call.
+_SEVERAL, _ANY, _SPREAD, _REPEATED, _REPEATED_INPUT, _REPEATED_CALL = 1.0, 1.2, 1.2, 1.2, 4.5, 1000
+#: See `has_rows`.
+_MOST_IN_ROWS, _LEAST_ROWS = 13, 8
+
+
+def as_good(kernel: Kernel, geometry: Geometry) -> bool:
+    """Whether a Cython kernel is as fast as what Numba would compile: then it wins, being ready at once.
+
+    Time of Cython over Numba on the shapes of benchmarks/shapes.py, one AVX2 core, float32: 3x3 and 5x5 windows 0.5 to
+    1.1, geometric mean 0.9; 7x7 0.83 to 0.99; pointwise 1.01; conv 0.88; large windows in strips 0.3 to 0.6. But any
+    other window 1.2 to 3, several outputs a channel 2 to 10, fewer channels than lanes 0.8 to 1.7 at stride 1 and 2 to
+    17 at others: there constants pay. Not where a window is dilated or rows are short, which Numba computes with narrow
+    vectors: 0.25 to 0.95 for channels of less than half of the lanes, 1.0 to 1.8 for more. Nor of windows that it does
+    not unroll either: 0.2 to 1.0 at stride 1, else 0.25 to 1.0 where channels are fewer than lanes, 1.4 to 1.6 where
+    the window is a row and channels fill narrower vectors.
+    """
+    if geometry.op != "depthwise" or kernel.window[0]:
+        return True
+    assert isinstance(geometry, ConvGeometry)
+    if kernel.label == "flat":
+        narrow = geometry.dilation_w > 1 or run_length(geometry) < flat_columns(geometry.in_channels, kernel.lanes)
+        return geometry.taps > MOST_UNROLLED_TAPS or (narrow and 2 * geometry.in_channels < kernel.lanes)
+    if geometry.taps <= MOST_UNROLLED_TAPS or not (kernel.label == "strips" or geometry.multiplier == 1):
+        return False
+    narrow = geometry.in_channels < kernel.lanes and kernel.lanes % geometry.in_channels == 0
+    return not narrow or geometry.kernel_h > 1
+
+
+def has_rows(geometry: Geometry, dtype: np.dtype) -> bool:
+    """Whether tiles of two rows suit a window of one row better than its own, which go along a signal.
+
+    They share weights: 0.75 to 1.06 of the time on images of eight rows and more, mean 0.91, with vectors of 32 and of
+    64 bytes. Signals take 1.2 to 1.8, windows of 31 columns 1.0 to 1.1, and pixels that share sets of L1, in which two
+    rows have twice as many lines, 1.1 to 1.25.
+    """
+    return (
+        isinstance(geometry, ConvGeometry)
+        and (geometry.op, geometry.kernel_h) == ("depthwise", 1)
+        and geometry.kernel_w <= _MOST_IN_ROWS
+        and geometry.out_height >= _LEAST_ROWS
+        and geometry.in_channels * dtype.itemsize % (SET_BYTES // 4) != 0
+    )
+
+
+def is_large(geometry: Geometry) -> bool:
+    """Whether a depthwise window reads each input so often that copies of these pay (see depthwise_strips.pxi).
+
+    Time of strips over that of other compiled code, windows of 81 taps and more: 0.45 to 1.1, mean 0.75, at an
+    effective stride of 3 0.7 to 1.2, mean 0.9, but at 4 0.8 to 1.6; 50 to 80 taps 0.9 to 1.3; rows of up to four
+    outputs 1.3 to 3. Copies of widely dilated windows would take megabytes.
+    """
+    if not isinstance(geometry, ConvGeometry) or geometry.op != "depthwise":
+        return False
+    near = max(geometry.dilation_h, geometry.dilation_w) <= _MOST_HELD_DILATION
+    near = near and geometry.effective_window[3] <= _MOST_HELD_STRIDE
+    return near and geometry.taps >= _LEAST_HELD_TAPS and geometry.out_width >= _LEAST_HELD_OUTPUTS
+
+
+def repeating_pays(geometry: ConvGeometry, other: Kernel, lanes: int) -> bool:
+    """Whether several outputs a channel are better computed from repeated inputs (see depthwise_repeated.pxi).
+
+    A sum of what either costs, in cycles: narrow vectors for each output of few channels, or whole ones of all outputs
+    and the repeating. Over 120, 90 and 70 random windows of 1 to 32 channels the choice takes 1.025 (AVX-512), 1.024
+    (AVX2) and 1.044 (float64) of the time of the better way, and 0.75, 0.79 and 0.95 of the time of Numba's kernels
+    alone; nine of ten windows of up to seven channels at stride 1 0.13 to 0.9.
+    """
+    taken, outputs = geometry.out_height * geometry.out_width * geometry.taps, geometry.out_channels
+    if other.layout == "spread":
+        alone = _SPREAD * -(-outputs // lanes)
+    else:
+        vectors = geometry.multiplier * -(-geometry.in_channels // other.lanes)
+        alone = (_ANY if other.label == "any" else _SEVERAL) * vectors
+    filled = outputs / lanes if outputs < lanes and geometry.stride_w == 1 else -(-outputs // lanes)
+    repeated = geometry.height * geometry.width * outputs / lanes
+    saved = taken * (alone - _REPEATED * filled) - _REPEATED_INPUT * repeated
+    return geometry.batch * saved > _REPEATED_CALL
