@@ -219,7 +219,7 @@ cdef inline void few_channels(
     for c in range(LANES):
         if c < count:
             for o in range(outputs):
-                sums[o] = v_fma_onto(rows[c], v_splat(w[o]), sums[o])
+                sums[o] = v_fma_onto_splat(w + o, rows[c], sums[o])
             w = v_anew(w + width)
 
 

@@ -77,8 +77,8 @@ cdef extern from "tile.h" nogil:
     vec v_interleave_high(vec a, vec b) noexcept
     vec v_in_blocks_low(vec a, vec b) noexcept
     vec v_in_blocks_high(vec a, vec b) noexcept
-    vec v_blocks_low(vec a, vec b) noexcept
-    vec v_blocks_high(vec a, vec b) noexcept
+    vec v_blocks_even(vec a, vec b) noexcept
+    vec v_blocks_odd(vec a, vec b) noexcept
     vec v_interleave_3_first(vec a, vec b, vec c) noexcept
     vec v_interleave_3_second(vec a, vec b, vec c) noexcept
     vec v_interleave_3_third(vec a, vec b, vec c) noexcept
@@ -182,7 +182,8 @@ cdef inline void activate(const Plan *plan, real *values, i64 rows, i64 row_stri
 cdef inline void turn_rows(vec *rows) noexcept nogil:
     """LANES vectors become columns: their square blocks of 128 bits change places, then each is turned on its own.
 
-    Of n rows, to interleave each with the one n / 2 below turns the numbers of rows and columns by one bit.
+    Of n rows, to interleave each with the one n / 2 below turns the numbers of rows and columns by one bit; to take the
+    even and the odd columns of neighbours turns them the other way.
     """
     cdef vec after[LANES_LIMIT]
     cdef int i, j, half, bits = BLOCKS
@@ -190,10 +191,10 @@ cdef inline void turn_rows(vec *rows) noexcept nogil:
         half = BLOCKS // 2
         for j in range(half):
             for i in range(BLOCK_LANES):
-                after[2 * j * BLOCK_LANES + i] = v_blocks_low(
-                    rows[j * BLOCK_LANES + i], rows[(j + half) * BLOCK_LANES + i])
-                after[(2 * j + 1) * BLOCK_LANES + i] = v_blocks_high(
-                    rows[j * BLOCK_LANES + i], rows[(j + half) * BLOCK_LANES + i])
+                after[j * BLOCK_LANES + i] = v_blocks_even(
+                    rows[2 * j * BLOCK_LANES + i], rows[(2 * j + 1) * BLOCK_LANES + i])
+                after[(j + half) * BLOCK_LANES + i] = v_blocks_odd(
+                    rows[2 * j * BLOCK_LANES + i], rows[(2 * j + 1) * BLOCK_LANES + i])
         for i in range(LANES):
             rows[i] = after[i]
         bits //= 2
