@@ -23,6 +23,7 @@ from .abi import (
     HELD_BYTES,
     SET_BYTES,
     TURN,
+    later_lines,
     lines_a_turn,
     most_tile_rows,
     plan_dtype,
@@ -510,8 +511,8 @@ class PreparedSingle(Prepared):
         """Bytes of later kernels' weights that a product of that many pixels, in so many parts, can ask for.
 
         Of each part, the first panel asks for its inputs, and the last one for what is read soon. The others' tiles of
-        the last block that are left when the next panel has been asked for ask for a line a turn. A single pixel has no
-        tiles.
+        the last block that are left when the next panel has been asked for ask for a line or two a turn. A single pixel
+        has no tiles.
         """
         last = (rows - 1) % int(self.plan["block_rows"][0]) + 1
         crowded = int(self.plan["x_step"][0]) * self.kernel.dtype.itemsize % SET_BYTES == 0
@@ -521,6 +522,8 @@ class PreparedSingle(Prepared):
         if fewest < 2 or last == 1:
             return Room(0, 0)
         later = max(0, tiles - AHEAD_TILES) * turns * (fewest - 2) * self.blocks // fewest
+        if self.kernel.backend == "cython":
+            later *= later_lines(last // tiles, self.kernel.dtype.itemsize)
         whole, left = divmod(self.geometry.out_channels, self.kernel.lanes)
         if self._vector == LINE and whole % 2 and 0 < 2 * left <= self.kernel.lanes:
             tiles = -(-tiles // 2)  # a vector and a half has taller ones

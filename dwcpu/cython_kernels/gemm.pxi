@@ -125,6 +125,11 @@ cdef inline void ask_nothing(Panel *panel) noexcept nogil:
     panel.ahead_step = 0
 
 
+cdef inline int later_lines(const int rows) noexcept nogil:
+    """As `abi.later_lines`."""
+    return 2 if rows * TURN > LINE else 1
+
+
 cdef inline void ask_later(Panel *panel, int turn, int lines) noexcept nogil:
     """All that was to be asked for ahead is: then for what is to be asked for later, `lines` a turn."""
     cdef const real *later = panel.later
@@ -283,7 +288,7 @@ cdef inline void gemm_tiles(
         a += rows * panel.a_step  # not the sum's own: its multiples would be computed, and spilled, at each turn
         panel.ahead = ahead
         if ahead >= panel.ahead_end:
-            ask_later(panel, turn, 1)
+            ask_later(panel, turn, later_lines(rows))
         tiles -= 1
 
 

@@ -15,10 +15,9 @@ cdef void ask_for_others(
     """
     cdef i64 size = plan.later_size // <i64> sizeof(real), first, share, turn = block - block_begin - 1
     cdef i64 turns = block_end - block_begin - 1 - (1 if plan.soon_size > 0 else 0)
-    cdef int height
+    cdef int height = <int> (rows // ceil_div(rows, rows_of_tiles(panel)))
     if turn == turns:
         size = plan.soon_size // <i64> sizeof(real)
-        height = <int> (rows // ceil_div(rows, rows_of_tiles(panel)))
         panel.later = <const real *> plan.soon + size * block_begin // panels
         panel.later_end = <const real *> plan.soon + size * block_end // panels
         ask_later(panel, TURN, <int> (ceil_div(height * TURN, LINE) + 1) // 2)
@@ -28,7 +27,7 @@ cdef void ask_for_others(
         panel.later = <const real *> plan.later + first + share * turn // turns
         panel.later_end = <const real *> plan.later + first + share * (turn + 1) // turns
         if block + 1 == block_end:
-            ask_later(panel, TURN, 1)
+            ask_later(panel, TURN, later_lines(height))
 
 
 cdef void pointwise(
