@@ -106,10 +106,11 @@ class Kernel:
             return True
         actual = geometry.effective_window
         if self.label == "repeated":
-            # Blocks of fewer rows than a window has would mostly move what they share.
-            reach = min((geometry.kernel_h - 1) * geometry.dilation_h + 1, geometry.height)
-            row = geometry.width * geometry.out_channels * self.dtype.itemsize
-            if 2 * reach * row > L2_SHARE * runtime.cache_sizes().l2:
+            # Blocks of fewer rows than a window has would mostly move what they share. Signals come in stretches.
+            reach = min((geometry.kernel_h - 1) * geometry.dilation_h + 1, geometry.height) * geometry.width
+            if geometry.height == geometry.kernel_h == 1:
+                reach = min((geometry.kernel_w - 1) * geometry.dilation_w + 1, geometry.width)
+            if 2 * reach * geometry.out_channels * self.dtype.itemsize > L2_SHARE * runtime.cache_sizes().l2:
                 return False
         if self.layout == "spread":
             m = geometry.multiplier
@@ -346,7 +347,7 @@ def _takes(kernel: Kernel) -> str:
             words.append(f"{count} {what.replace('s', '', 1) if most == 1 else what}")
     words += ["stride 1 along rows"] if kernel.layout == "flat" and not kernel.most_taps else []
     words += ["rows of a tile or more"] if kernel.layout == "flat" and kernel.most_taps else []
-    words += ["rows of which two windows fit half of L2"] if kernel.label == "repeated" else []
+    words += ["windows of which two fit half of L2"] if kernel.label == "repeated" else []
     words += ["whose number fills vectors"] if kernel.layout == "spread" else []
     return ", ".join(words)
 

@@ -57,18 +57,20 @@ def explain(geometry: Geometry, dtype: Any, threads: int, backend: str = "auto")
     """What `choose` would choose, with the cost of the geometry; `backend` may also be "reference"."""
     kind = np.dtype(dtype)
     if backend == "reference":
-        name, reason = "reference", "asked for by name: plain NumPy, float64 accumulation"
+        name, reason, used = "reference", "asked for by name: plain NumPy, float64 accumulation", 1
     else:
         kernel, reason = chosen(geometry, kind, threads, backend)
-        name = kernel.name
+        name, used = kernel.name, threads_used(kernel, geometry, threads)
         if kernel.label == "repeated":
             same = canonical(geometry)
             assert isinstance(same, ConvGeometry)
-            reason += f"; the window is that of {choose(same.repeated, kind, 1, kernel.backend_of(same)).name}"
+            inner = choose(same.repeated, kind, 1, kernel.backend_of(same))
+            reason += f"; the window is that of {inner.name}"
+            if same.height == 1:  # whose stretches these are
+                used = threads_used(inner, same.repeated, threads)
         if not isinstance(geometry, ConvGeometry):
             window = next(part for part in geometry.parts if part.op == "depthwise")
             reason += f"; the depthwise step is that of {choose(window, kind, 1, kernel.backend_of(window)).name}"
-    used = 1 if backend == "reference" else threads_used(kernel, geometry, threads)
     moved = geometry.bytes(kind.itemsize)
     bound = max(geometry.flops / runtime.peak_of(kind, used) / 1e3, moved / runtime.bandwidth_of(moved, used) / 1e3)
     return Choice(name, reason, used, geometry.flops, moved, bound)

@@ -151,9 +151,7 @@ def test_windows_of_numba_on_repeated_inputs() -> None:
     assert only.prepare(geometry, np.zeros((2, 2, 3, 6), np.float32)).depthwise.kernel.backend == "cython"
     wide = dataclasses.replace(geometry, width=100_000)
     assert dispatch.choose(wide, np.float32, 1).label == "several"
-    with pytest.raises(
-        ValueError, match=f"{kernel.name} does not compute .*; it takes .*rows of which two windows fit"
-    ):
+    with pytest.raises(ValueError, match=f"{kernel.name} does not compute .*; it takes .*windows of which two fit"):
         dispatch.choose(wide, np.float32, 1, kernel.name)
 
 
