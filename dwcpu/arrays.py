@@ -177,7 +177,10 @@ _FORMS = {
 
 def _wrong_axes(shape: tuple[int, ...], what: str, layout: str, operation: str, spatial: int) -> ValueError:
     single, batch = _FORMS[layout, spatial]
-    return ValueError(f"{operation}: {what} has shape {shape}; it must be {batch} or {single}; reshape {what}")
+    fix = f"reshape {what}"
+    if len(shape) == spatial:
+        fix = f"give {what}[{'..., None' if layout == 'NHWC' else 'None'}] if it has a single channel"
+    return ValueError(f"{operation}: {what} has shape {shape}; it must be {batch} or {single}; {fix}")
 
 
 def nhwc_shape(

@@ -162,6 +162,26 @@ def normalise_padding(
     return sides
 
 
+#: Borders that are no zeros, as others call them and as `np.pad` does.
+_BORDERS = {
+    "reflect": "reflect",
+    "mirror": "reflect",
+    "symmetric": "symmetric",
+    "replicate": "edge",
+    "edge": "edge",
+    "nearest": "edge",
+    "circular": "wrap",
+    "wrap": "wrap",
+}
+
+
+def _fix(padding: str, names: tuple[str, ...]) -> str:
+    """What to do about a name that is none of these."""
+    if padding.lower() in _BORDERS:
+        return f"pad with np.pad, mode={_BORDERS[padding.lower()]!r}, before the call, and use 'valid'"
+    return nearest(padding, names)
+
+
 def parse_padding(padding: object, operation: str) -> str | tuple[tuple[int, int], tuple[int, int]]:
     """As `normalise_padding`, before the sizes are known: "same" stays "same".
 
@@ -175,7 +195,7 @@ def parse_padding(padding: object, operation: str) -> str | tuple[tuple[int, int
             return (0, 0), (0, 0)
         if padding == "same":
             return "same"
-        fix = nearest(padding, ("same", "valid"))
+        fix = _fix(padding, ("same", "valid"))
         fix = "write ((pad, 0), ...) for a 2-D causal axis" if padding == "causal" else fix
         raise ValueError(
             f"{operation}: padding is {padding!r}; it must be an integer, (vertical, horizontal), "
@@ -256,7 +276,7 @@ def parse_padding_1d(padding: object, operation: str) -> str | tuple[int, int]:
     else:
         side = normalise_int(padding, "padding", operation, 0)
         return side, side
-    fix = nearest(padding, ("same", "valid", "causal")) if isinstance(padding, str) else "use one of these"
+    fix = _fix(padding, ("same", "valid", "causal")) if isinstance(padding, str) else "use one of these"
     raise ValueError(
         f"{operation}: padding is {_shown(padding)}; it must be an integer, (left, right), 'same', 'valid' or "
         f"'causal'; {fix}"

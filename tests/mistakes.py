@@ -58,9 +58,19 @@ MISTAKES = {
         f"the first axis of expand must equal the channels of x; {ELSEWHERE}",
     ),
     "x dimensions": (
+        lambda: ops.depthwise_conv2d(ones(16), DW),
+        ValueError,
+        "depthwise_conv2d: x has shape (16,); it must be (N, H, W, C) or (H, W, C); reshape x",
+    ),
+    "x without channels": (
         lambda: ops.depthwise_conv2d(ones(8, 16), DW),
         ValueError,
-        "depthwise_conv2d: x has shape (8, 16); it must be (N, H, W, C) or (H, W, C); reshape x",
+        "x has shape (8, 16); it must be (N, H, W, C) or (H, W, C); give x[..., None] if it has a single channel",
+    ),
+    "x without channels, channels first": (
+        lambda: ops.conv2d(ones(8, 16), CONV, layout="NCHW"),
+        ValueError,
+        "x has shape (8, 16); it must be (N, C, H, W) or (C, H, W); give x[None] if it has a single channel",
     ),
     "x dimensions, channels first": (
         lambda: ops.conv2d(ones(1, 1, 16, 8, 8), CONV, layout="NCHW"),
@@ -236,6 +246,11 @@ MISTAKES = {
         lambda: ops.depthwise_conv2d(X, DW, padding="full"),
         ValueError,
         "'same' or 'valid'; use one of these",
+    ),
+    "padding with borders": (
+        lambda: ops.depthwise_conv2d(X, DW, padding="replicate"),
+        ValueError,
+        "'same' or 'valid'; pad with np.pad, mode='edge', before the call, and use 'valid'",
     ),
     "padding name of signals": (
         lambda: ops.depthwise_conv1d(X[0], DW[0], padding="Casual"),
