@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from statistics import geometric_mean
 
-from results import LONG, Figure, Regret, Results, Row, Scaling, mean_ratio, names, scaling
+from results import BRIEF, LONG, Figure, Regret, Results, Row, Scaling, mean_ratio, names, scaling
 from roofline import Limits
 
 __all__ = ["Table", "figure_line", "limits_text", "markdown", "regret_line", "regret_summary"]
@@ -156,9 +156,12 @@ def _summary(results: Results) -> list[str]:
         ratio = "-" if mean is None else f"{mean:.3f}"
         medians = [row.median_ratio for row in rows if row.median_ratio is not None]
         typical = f"{geometric_mean(medians):.3f}" if medians else "-"
-        share = f"{geometric_mean(row.share for row in rows):.0%}"
-        lines.append([suite, str(threads), str(len(rows)), ratio, typical, str(len(lost)), share, _worst(rows)])
-    head = ["suite", "threads", "rows", "ratio, mean", "of medians", "lost", "share, mean", "worst ratios"]
+        shares = [f"{geometric_mean(row.share for row in rows):.0%}"]
+        long = [row.share for row in rows if row.bound > BRIEF]
+        shares.append(f"{geometric_mean(long):.0%}" if long else "-")
+        lines.append([suite, str(threads), str(len(rows)), ratio, typical, str(len(lost)), *shares, _worst(rows)])
+    brief = f"bound > {BRIEF:.0f} us"
+    head = ["suite", "threads", "rows", "ratio, mean", "of medians", "lost", "share, mean", brief, "worst ratios"]
     return _grid(head, lines)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from roofline import Limits
 from timing import Times
 
-__all__ = ["Figure", "Regret", "Results", "Row", "Scaling", "mean_ratio", "names", "scaling"]
+__all__ = ["BRIEF", "LONG", "Figure", "Regret", "Results", "Row", "Scaling", "mean_ratio", "names", "scaling"]
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,8 @@ class Scaling:
     slower: list[str]
 
 
+#: Microseconds of a bound up to which what stands around a call is much of it.
+BRIEF = 15.0
 #: Microseconds on one thread above which several are expected to gain.
 LONG = 200.0
 

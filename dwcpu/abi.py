@@ -8,17 +8,17 @@ A kernel is a C function of nine 64-bit arguments::
 It computes the part of `out` that the half-open ranges of rows and blocks name, on one thread. What a row and a
 block are depends on the operation:
 
-==============  =============================  ================================================
+==============  =============================  ===================================================
 operation       row                            block
-==============  =============================  ================================================
-depthwise       output row, of batch * out_h,  vector of input channels
-                or stretch of one (`segment`)
+==============  =============================  ===================================================
+depthwise       output row, of batch * out_h,  vector of input channels; one block where vectors hold
+                or stretch of one (`segment`)  several pixels, or inputs are repeated
 pointwise       pixel, of batch * h * w        panel of output channels
 conv            output row, of batch * out_h   panel of output channels, group by group
 separable,      output row, of batch * out_h   (one block)
 inverted
 residual
-==============  =============================  ================================================
+==============  =============================  ===================================================
 
 `Plan` is the structure below, one 8-byte field after another, so that NumPy, Numba and C read it alike; `setup.py`
 writes its C declaration from this file, which therefore imports nothing of ours and only NumPy, inside a function.
@@ -100,8 +100,9 @@ FIELDS: dict[str, str] = {
     "high": "d",
     "activation": "p",
     "alpha": "d",
-    # blocking: pointwise: rows of A kept in L2 while all panels pass; fused kernels: output rows per block; depthwise,
-    # compiled fixed windows: output rows (of a phase) that all phases of columns compute in turn; 0: each computes all
+    # blocking: pointwise: rows of A kept in L2 while all panels pass; fused kernels: output rows per block, and so
+    # compiled depthwise ones on repeated inputs, or stretches (`segment`); depthwise, compiled fixed windows: output
+    # rows (of a phase) that all phases of columns compute in turn; 0: each computes all
     "block_rows": "i",
     # pointwise: where what a later kernel will read begins, such as weights, and how many bytes of it this one asks for
     # (see `ahead`)
