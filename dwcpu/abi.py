@@ -148,7 +148,7 @@ FIELDS: dict[str, str] = {
     # `depthwise_plan` is an array of `column_blocks` plans, side by side, for stretches of the output's width, and the
     # scratch of that kernel begins `depthwise_scratch` bytes behind this one's (compiled). If `asks_ahead` is not 0
     # there is one stretch, and the pointwise kernel asks for the inputs of the next block meanwhile. Compiled
-    # depthwise, on repeated inputs: likewise the kernel for these, whose plan is one
+    # depthwise, on repeated inputs: the kernel that reads these, its one plan, its blocks, and likewise its scratch
     "column_blocks": "i",
     "asks_ahead": "i",
     "depthwise_kernel": "p",
@@ -340,13 +340,14 @@ ABI: int = crc32(
 )  # fmt: skip
 
 
-def later_lines(height: int, itemsize: int) -> int:
+def later_lines(height: int, itemsize: int, vector: int) -> int:
     """Cache lines of what a later kernel reads that compiled tiles of a product ask for at each turn.
 
     Turns have as many such instructions as their inputs take lines. With two in place of one MobileNetV2's classifier,
-    whose 5 MB come from memory where neighbours share L3, takes 79 in place of 113 us, and products as long as before.
+    whose 5 MB come from memory where neighbours share L3, takes 79 in place of 113 us on Zen 4, and products as long as
+    before. One where vectors are shorter: Zen 3's memory was too slow for two.
     """
-    return min(2, -(-height * TURN * itemsize // 64))
+    return min(2, -(-height * TURN * itemsize // 64)) if vector == 64 else 1
 
 
 def lines_a_turn(height: int, itemsize: int) -> int:

@@ -310,13 +310,13 @@ def _packings(compiled: Compiled, packed: dict[Any, Any], filters_first: bool) -
     found: list[tuple] = []
     parts = compiled.geometry.parts
     stores = [packed] if len(parts) == 1 else list(packed.values())
-    if len(stores) != len(parts):
+    if [len(store) for store in stores] != [1] * len(parts):
         return ()
     for part, store in zip(parts, stores, strict=True):
         if REPEATED in store:
             part, store = part.repeated, store[REPEATED]
-        if len(store) != 1:
-            return ()
+            if len(store) != 1:
+                return ()
         ((op, layout, panels), (weights, bias)) = next(iter(store.items()))
         found.append((op != "depthwise", *_sizes(part, op, layout, panels, filters_first), weights, bias))
     return tuple(found)

@@ -1,7 +1,7 @@
 """The table of kernels, and the choice among them.
 
 One row a kernel: `kernels()` lists the rows of both families, which describe themselves (`rows` of `numba_kernels` and
-`cython_kernels`), and of fused operations that take parts of both ("mixed"). `choose` is a pure function of geometry,
+`cython_kernels`), and of operations that take parts of both ("mixed"). `choose` is a pure function of geometry,
 dtype, threads and what is available, unless `choices` that were measured are asked for, or the process has code for
 `MOST_UNROLLED` windows already. Since every kernel gives the same bits, nobody notices a different choice but by the
 clock.
@@ -20,14 +20,14 @@ from typing import Any
 import numpy as np
 
 from . import choices, rules, runtime
-from .abi import MOST_MULTIPLES
+from .abi import FLAT_VECTORS, MOST_MULTIPLES
 from .epilogue import Activation
 from .fused import PreparedInverted, PreparedRepeated, PreparedSeparable, PreparedSplit, splitting_pays
 from .fused_geometry import Geometry, InvertedResidualGeometry, SeparableGeometry
 from .geometry import ConvGeometry
 from .grid import run_length
 from .interrupts import imported
-from .prepared import L2_SHARE, REPEATED, Prepared, PreparedSingle
+from .prepared import REPEATED, Prepared, PreparedSingle
 
 __all__ = ["Kernel", "choose", "chosen", "kernels", "list_kernels", "warmup"]
 
@@ -46,7 +46,7 @@ class Kernel:
     op : {"depthwise", "pointwise", "conv", "separable", "inverted_residual"}
     dtype : dtype
     backend : {"numba", "cython", "mixed"}
-        "mixed": fused operations that run a window of whichever family is best for it, and else what is compiled
+        "mixed": what runs a window of whichever family is best for it, and else what is compiled
         ahead of time.
     label, tile : str
         As in the name.
@@ -106,11 +106,17 @@ class Kernel:
             return True
         actual = geometry.effective_window
         if self.label == "repeated":
-            # Blocks of fewer rows than a window has would mostly move what they share. Signals come in stretches.
-            reach = min((geometry.kernel_h - 1) * geometry.dilation_h + 1, geometry.height) * geometry.width
+            # Inputs between windows would be repeated, too, and scratch holds what a block needs at most.
+            high = (geometry.kernel_h - 1) * geometry.dilation_h + 1
+            wide = (geometry.kernel_w - 1) * geometry.dilation_w + 1
+            if (geometry.out_height > 1 and geometry.stride_h > high) or geometry.stride_w > wide:
+                return False
             if geometry.height == geometry.kernel_h == 1:
-                reach = min((geometry.kernel_w - 1) * geometry.dilation_w + 1, geometry.width)
-            if 2 * reach * geometry.out_channels * self.dtype.itemsize > L2_SHARE * runtime.cache_sizes().l2:
+                phases = geometry.dilation_w // gcd(geometry.stride_w, geometry.dilation_w)
+                held = min(5 * wide + 2 * phases * FLAT_VECTORS * self.lanes * geometry.stride_w, geometry.width)
+            else:
+                held = min(2 * high, geometry.height) * geometry.width
+            if held * geometry.out_channels * self.dtype.itemsize > runtime.MOST_SCRATCH:
                 return False
         if self.layout == "spread":
             m = geometry.multiplier
@@ -181,11 +187,14 @@ class Kernel:
             return PreparedSingle(self, geometry, weights, bias, activation or Activation(), packed)
         parts = []
         for number, (part, (w, *rest)) in enumerate(zip(geometry.parts, weights, strict=True)):
-            kernel = choose(part, self.dtype, 1, self.backend_of(part))
+            backend = self.backend_of(part)
+            kernel = choose(part, self.dtype, 1, backend)
+            if self.label == "fused" and kernel.label == "repeated":  # which takes no parts of rows
+                kernel = _choose(part, self.dtype, 1, backend, False)[0]
             parts.append(kernel.prepare(part, w, *rest, packed=packed.setdefault(number, {})))
         *expand, depthwise, pointwise = parts
-        # where the depthwise part is a grouped conv in truth, or reads repeated inputs, it does not take parts of rows
-        if self.label != "fused" or not isinstance(depthwise, PreparedSingle) or depthwise.kernel.op != "depthwise":
+        # where the depthwise part is a grouped conv in truth, its kernel does not take parts of rows
+        if self.label != "fused" or depthwise.kernel.op != "depthwise":
             return PreparedSplit(self, geometry, parts)
         if isinstance(geometry, SeparableGeometry):
             return PreparedSeparable(self, geometry, depthwise, pointwise)
@@ -347,13 +356,20 @@ def _takes(kernel: Kernel) -> str:
             words.append(f"{count} {what.replace('s', '', 1) if most == 1 else what}")
     words += ["stride 1 along rows"] if kernel.layout == "flat" and not kernel.most_taps else []
     words += ["rows of a tile or more"] if kernel.layout == "flat" and kernel.most_taps else []
-    words += ["windows of which two fit half of L2"] if kernel.label == "repeated" else []
+    words += (
+        ["strides up to the window's size", "windows that are not too large for scratch"]
+        if kernel.label == "repeated"
+        else []
+    )
     words += ["whose number fills vectors"] if kernel.layout == "spread" else []
     return ", ".join(words)
 
 
 @lru_cache(maxsize=4096)
-def _choose(geometry: Geometry, dtype: np.dtype, threads: int, backend: str) -> tuple[Kernel, str]:
+def _choose(
+    geometry: Geometry, dtype: np.dtype, threads: int, backend: str, repeats: bool = True
+) -> tuple[Kernel, str]:
+    """The kernel and the reason, by the rules; one on repeated inputs only if it `repeats`."""
     if backend not in ("auto", "numba", "cython"):
         for kernel in kernels(dtype):
             if kernel.name == backend:
@@ -377,6 +393,7 @@ def _choose(geometry: Geometry, dtype: np.dtype, threads: int, backend: str) -> 
         return _choose_fused(geometry, dtype, threads, backend)
     if backend in ("auto", "cython"):
         fitting = [kernel for kernel in _family("cython", dtype) if kernel.supports(geometry)]
+        fitting = [kernel for kernel in fitting if repeats or kernel.label != "repeated"]
         if fitting and rules.is_large(geometry):
             fitting.sort(key=lambda kernel: kernel.label != "strips")
         if fitting and (backend == "cython" or rules.as_good(fitting[0], geometry)):
@@ -387,7 +404,7 @@ def _choose(geometry: Geometry, dtype: np.dtype, threads: int, backend: str) -> 
     fitting = [kernel for kernel in _family("numba", dtype) if kernel.supports(geometry)]
     if rules.has_rows(geometry, dtype):
         fitting.sort(key=lambda kernel: kernel.label == "line")
-    if backend == "auto" and (repeating := _repeating(geometry, dtype, fitting[0])):
+    if backend == "auto" and repeats and (repeating := _repeating(geometry, dtype, fitting[0])):
         return repeating, "few channels fill no vectors; inputs are repeated, an output each"
     return fitting[0], "compiled for this window" if fitting[0].window[0] else "compiled here for any window"
 

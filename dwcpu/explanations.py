@@ -60,14 +60,13 @@ def explain(geometry: Geometry, dtype: Any, threads: int, backend: str = "auto")
         name, reason, used = "reference", "asked for by name: plain NumPy, float64 accumulation", 1
     else:
         kernel, reason = chosen(geometry, kind, threads, backend)
-        name, used = kernel.name, threads_used(kernel, geometry, threads)
+        name, inner = kernel.name, None
         if kernel.label == "repeated":
-            same = canonical(geometry)
-            assert isinstance(same, ConvGeometry)
-            inner = choose(same.repeated, kind, 1, kernel.backend_of(same))
+            geometry = canonical(geometry)
+            assert isinstance(geometry, ConvGeometry)
+            inner = choose(geometry.repeated, kind, 1, kernel.backend_of(geometry))
             reason += f"; the window is that of {inner.name}"
-            if same.height == 1:  # whose stretches these are
-                used = threads_used(inner, same.repeated, threads)
+        used = threads_used(kernel, geometry, threads, inner)
         if not isinstance(geometry, ConvGeometry):
             window = next(part for part in geometry.parts if part.op == "depthwise")
             reason += f"; the depthwise step is that of {choose(window, kind, 1, kernel.backend_of(window)).name}"

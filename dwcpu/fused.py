@@ -1,4 +1,4 @@
-"""Fused kernels made ready for one geometry: several kernels of `prepared` whose intermediates stay in the cache."""
+"""Kernels that run kernels of `prepared`, made ready for one geometry: what lies between these stays in the cache."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from . import runtime
 from .arrays import LINE
 from .fused_geometry import Geometry, InvertedResidualGeometry, SeparableGeometry
 from .geometry import ConvGeometry
-from .grid import Grid, cut, grid_of, row_phases, serial_us, worth_threads, worth_waking
+from .grid import Grid, cut, grid_of, row_phases, segment_of, serial_us, worth_threads, worth_waking
 from .pipeline import GIVEN, Node, Pass, Pipeline, Span, chain
 from .prepared import L2_SHARE, Prepared, PreparedSingle, fill
 
@@ -31,6 +31,8 @@ __all__ = [
 #: residual together: where what blocks share stays in place, and where it moves and blocks should be larger. Of rings
 #: 0.45 to 0.75 are the same within 1 %, in the mean 0.65 is best.
 _L2_SHARE_RING, _L2_SHARE_MOVING = 0.65, 0.75
+#: Output rows of a block of repeated inputs, at least, in input rows that a window spans.
+_LEAST_MOVED = 0.5
 #: Share of the L1 cache for a stretch of a signal whose inputs are repeated.
 _L1_SHARE = 0.5
 #: Pixels, times the stride, of the narrowest rows of expanded images whose panels have windows of their own.
@@ -89,14 +91,26 @@ def splitting_pays(geometry: Geometry, itemsize: int, threads: int) -> bool:
     return (share - 1 / threads) * serial > passes * _PASS_US + between * _PASS_BYTE_US
 
 
-def threads_used(kernel: Kernel, geometry: Geometry, threads: int) -> int:
-    """Threads that take part when `kernel` is asked to use `threads`; for two passes, in the better shared one."""
+def _repeated_grid(window: Kernel, geometry: ConvGeometry, threads: int) -> Grid:
+    """The grid of a kernel on repeated inputs, whose window another computes: rows, or a signal's stretches."""
+    segment = segment_of(window, geometry.repeated) if geometry.height == 1 else 0
+    if segment:
+        return cut(geometry.batch * (geometry.out_width // segment), 1, 1, threads, False)
+    return _fused_grid(geometry, window.tile_rows, threads)
+
+
+def threads_used(kernel: Kernel, geometry: Geometry, threads: int, window: Kernel | None = None) -> int:
+    """Threads that take part when `kernel` is asked to use `threads`; for two passes, in the better shared one.
+
+    `window` is the kernel that one on repeated inputs runs.
+    """
     worth = worth_waking if kernel.label == "split" else worth_threads  # passes wake whom they need
     if not worth(geometry, kernel.dtype.itemsize):
         return 1
-    if isinstance(geometry, ConvGeometry) and kernel.label != "repeated":
-        return grid_of(kernel, geometry, threads).threads
-    return _fused_grid(geometry, 1, threads).threads if kernel.label != "split" else threads
+    if isinstance(geometry, ConvGeometry):
+        grid = grid_of(kernel, geometry, threads) if window is None else _repeated_grid(window, geometry, threads)
+        return grid.threads
+    return _fused_grid(geometry, 1, threads).threads if kernel.label == "fused" else threads
 
 
 class PreparedSeparable(Prepared):
@@ -350,7 +364,9 @@ class PreparedRepeated(Prepared):
             plan["block_rows"] = rows = max(columns // step, -(-4 * shared // step), 1)
             held = min((rows + 1) * step + shared, inner.width)  # the last stretch takes what is left
         else:
-            plan["block_rows"] = rows = _window_rows(depthwise, L2_SHARE)
+            # Blocks that L2 does not hold are better than such as mostly move what they share with the next.
+            least = min(_LEAST_MOVED * reach // inner.stride_h, inner.out_height)
+            plan["block_rows"] = rows = max(_window_rows(depthwise, L2_SHARE), int(least))
             held = min((rows - 1) * inner.stride_h + reach, inner.height) * inner.width
         if depthwise.kernel.copies:
             depthwise.plan["block_rows"] = 0  # as of an inverted residual
@@ -376,12 +392,7 @@ class PreparedRepeated(Prepared):
         return (only._replace(reads=self.depthwise.weights),)
 
     def _cut(self, threads: int) -> Grid:
-        geometry, segment = self.geometry, int(self.plan["segment"][0])
-        if segment:
-            grid = cut(geometry.batch * (geometry.out_width // segment), 1, 1, threads, False)
-        else:
-            grid = _fused_grid(geometry, self.depthwise.kernel.tile_rows, threads)
-        return grid._replace(scratch=self._scratch)
+        return _repeated_grid(self.depthwise.kernel, self.geometry, threads)._replace(scratch=self._scratch)
 
 
 def _window_rows(depthwise: PreparedSingle, share: float, between: int = 0) -> int:

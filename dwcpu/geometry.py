@@ -135,10 +135,12 @@ class ConvGeometry:
         x, w = names
         batch, height, width, channels = shapes.image(x_shape, operation, x)
         if len(w_shape) not in (3, 4):
-            matrix = ", or if it is the matrix of a pointwise convolution, give it as that" if len(w_shape) == 2 else ""
+            fix = f"reshape {w}"
+            if len(w_shape) == 2:
+                fix = f"repeat one window for all channels, np.repeat({w}[..., None], {channels}, axis=2), or if it is "
+                fix += "the matrix of a pointwise convolution, give it as that"
             raise ValueError(
-                f"{operation}: {w} has shape {tuple(w_shape)}; it must be (KH, KW, C) or (KH, KW, C, M); reshape {w}"
-                + matrix
+                f"{operation}: {w} has shape {tuple(w_shape)}; it must be (KH, KW, C) or (KH, KW, C, M); {fix}"
             )
         kernel_h, kernel_w, w_channels = w_shape[:3]
         multiplier = w_shape[3] if len(w_shape) == 4 else 1
@@ -197,9 +199,10 @@ class ConvGeometry:
                 f"{operation}: {x} has {length} steps and {channels} channels; each must be at least 1; enlarge {x}"
             )
         if len(w_shape) not in (2, 3):
-            raise ValueError(
-                f"{operation}: {w} has shape {tuple(w_shape)}; it must be (K, C) or (K, C, M); reshape {w}"
-            )
+            fix = f"reshape {w}"
+            if len(w_shape) == 1:
+                fix = f"repeat one window for all channels, np.repeat({w}[:, None], {channels}, axis=1)"
+            raise ValueError(f"{operation}: {w} has shape {tuple(w_shape)}; it must be (K, C) or (K, C, M); {fix}")
         shapes.nonempty_weights(w_shape, operation, w)
         if w_shape[1] != channels:
             raise ValueError(

@@ -167,6 +167,7 @@ _BORDERS = {
     "reflect": "reflect",
     "mirror": "reflect",
     "symmetric": "symmetric",
+    "symm": "symmetric",
     "replicate": "edge",
     "edge": "edge",
     "nearest": "edge",
@@ -178,7 +179,9 @@ _BORDERS = {
 def _fix(padding: str, names: tuple[str, ...]) -> str:
     """What to do about a name that is none of these."""
     if padding.lower() in _BORDERS:
-        return f"pad with np.pad, mode={_BORDERS[padding.lower()]!r}, before the call, and use 'valid'"
+        return f"pad rows and columns with np.pad, mode={_BORDERS[padding.lower()]!r}, before the call, and use 'valid'"
+    if padding.lower() in ("zeros", "zero", "constant", "fill"):
+        return "say how many zeros, or 'same'"
     return nearest(padding, names)
 
 

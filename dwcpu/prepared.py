@@ -523,7 +523,7 @@ class PreparedSingle(Prepared):
             return Room(0, 0)
         later = max(0, tiles - AHEAD_TILES) * turns * (fewest - 2) * self.blocks // fewest
         if self.kernel.backend == "cython":
-            later *= later_lines(last // tiles, self.kernel.dtype.itemsize)
+            later *= later_lines(last // tiles, self.kernel.dtype.itemsize, self._vector)
         whole, left = divmod(self.geometry.out_channels, self.kernel.lanes)
         if self._vector == LINE and whole % 2 and 0 < 2 * left <= self.kernel.lanes:
             tiles = -(-tiles // 2)  # a vector and a half has taller ones

@@ -77,8 +77,14 @@ def windows(w_shape: tuple[int, ...], x_shape: tuple[int, ...], names: tuple[str
             f"; if these are PyTorch's weights, (C * M, 1, KH, KW), pass "
             f"{w}.reshape({channels}, -1, *{w}.shape[2:]).transpose(2, 3, 0, 1)"
         )
-    if len(w_shape) == 3 and w_shape[0] == x_shape[-1]:
+    if len(w_shape) == 3 and channels == 1:
+        return f"; if these are {w_shape[2]} windows for one channel, pass {w}[:, :, None]"
+    if len(w_shape) == 3 and w_shape[0] == channels:
         return f"; if these are (C, KH, KW), pass {w}.transpose(1, 2, 0)"
+    if len(w_shape) == 4 and w_shape[2] == 1:
+        return f"; if these are the windows of every channel, pass np.repeat({w}, {channels}, axis=2)"
+    if len(w_shape) == 4 and w_shape[3] == channels:
+        return f"; if these are (KH, KW, M, C), pass {w}.transpose(0, 1, 3, 2)"
     return fewer_or_more(w_shape[2], x_shape, names)
 
 
@@ -90,8 +96,12 @@ def signal(w_shape: tuple[int, ...], x_shape: tuple[int, ...], names: tuple[str,
     if len(w_shape) == 3 and w_shape[1] == 1 and w_shape[0] % channels == 0:
         turned = f"{w}.reshape({channels}, -1, {w_shape[2]}).transpose(2, 0, 1)"
         return f"; if these are PyTorch's weights, (C * M, 1, K), pass {turned}"
-    if len(w_shape) == 2 and w_shape[0] == x_shape[-1]:
+    if len(w_shape) == 2 and channels == 1:
+        return f"; if these are {w_shape[1]} windows for one channel, pass {w}[:, None]"
+    if len(w_shape) == 2 and w_shape[0] == channels:
         return f"; if these are (C, K), pass {w}.T"
+    if len(w_shape) == 3 and w_shape[1] == 1:
+        return f"; if these are the windows of every channel, pass np.repeat({w}, {channels}, axis=1)"
     return fewer_or_more(w_shape[1], x_shape, names)
 
 

@@ -12,7 +12,7 @@ LAYER_MISTAKES = {
     "layer w": (
         lambda: layers.DepthwiseConv2d(ones(3, 16)),
         ValueError,
-        "DepthwiseConv2d: w has shape (3, 16); it must be (KH, KW, C) or (KH, KW, C, M); reshape w, or if",
+        "DepthwiseConv2d: w has shape (3, 16); it must be (KH, KW, C) or (KH, KW, C, M); repeat one window for all ",
     ),
     "layer bias": (lambda: layers.PointwiseConv2d(PW, ones(16)), ValueError, "PointwiseConv2d: bias has shape (16,)"),
     "layer stride": (lambda: layers.DepthwiseConv2d(DW, stride=0), ValueError, "DepthwiseConv2d: stride is 0"),

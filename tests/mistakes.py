@@ -62,6 +62,36 @@ MISTAKES = {
         ValueError,
         "depthwise_conv2d: x has shape (16,); it must be (N, H, W, C) or (H, W, C); reshape x",
     ),
+    "windows for one channel": (
+        lambda: ops.depthwise_conv2d(ones(8, 8, 1), ones(3, 3, 4)),
+        ValueError,
+        "the third axis of w must equal the channels of x; if these are 4 windows for one channel, pass w[:, :, None]",
+    ),
+    "windows for one channel, signal": (
+        lambda: ops.depthwise_conv1d(ones(40, 1), ones(3, 4)),
+        ValueError,
+        "must equal the channels of x; if these are 4 windows for one channel, pass w[:, None]",
+    ),
+    "windows of every channel": (
+        lambda: ops.depthwise_conv2d(X, ones(3, 3, 1, 4)),
+        ValueError,
+        "must equal the channels of x; if these are the windows of every channel, pass np.repeat(w, 16, axis=2)",
+    ),
+    "windows of every channel, signal": (
+        lambda: ops.depthwise_conv1d(ones(40, 6), ones(3, 1, 4)),
+        ValueError,
+        "must equal the channels of x; if these are the windows of every channel, pass np.repeat(w, 6, axis=1)",
+    ),
+    "several windows before channels": (
+        lambda: ops.depthwise_conv2d(ones(8, 8, 3), ones(5, 5, 4, 3)),
+        ValueError,
+        "must equal the channels of x; if these are (KH, KW, M, C), pass w.transpose(0, 1, 3, 2)",
+    ),
+    "how many zeros": (
+        lambda: ops.depthwise_conv2d(X, DW, padding="zeros"),
+        ValueError,
+        "'same' or 'valid'; say how many zeros, or 'same'",
+    ),
     "x without channels": (
         lambda: ops.depthwise_conv2d(ones(8, 16), DW),
         ValueError,
@@ -80,7 +110,7 @@ MISTAKES = {
     "w dimensions": (
         lambda: ops.depthwise_conv2d(X, ones(3, 16)),
         ValueError,
-        "depthwise_conv2d: w has shape (3, 16); it must be (KH, KW, C) or (KH, KW, C, M); reshape w, or if",
+        "depthwise_conv2d: w has shape (3, 16); it must be (KH, KW, C) or (KH, KW, C, M); repeat one window for all ",
     ),
     "no channels": (
         lambda: ops.depthwise_conv2d(ones(1, 8, 8, 0), ones(3, 3, 0)),
@@ -209,7 +239,7 @@ MISTAKES = {
     "signal w dimensions": (
         lambda: ops.depthwise_conv1d(ones(50, 16), ones(4)),
         ValueError,
-        "depthwise_conv1d: w has shape (4,); it must be (K, C) or (K, C, M); reshape w",
+        "it must be (K, C) or (K, C, M); repeat one window for all channels, np.repeat(w[:, None], 16, axis=1)",
     ),
     "empty signal": (lambda: ops.depthwise_conv1d(ones(0, 4), ones(2, 4)), ValueError, "x has 0 steps and 4 channels"),
     # options
@@ -250,7 +280,7 @@ MISTAKES = {
     "padding with borders": (
         lambda: ops.depthwise_conv2d(X, DW, padding="replicate"),
         ValueError,
-        "'same' or 'valid'; pad with np.pad, mode='edge', before the call, and use 'valid'",
+        "'same' or 'valid'; pad rows and columns with np.pad, mode='edge', before the call, and use 'valid'",
     ),
     "padding name of signals": (
         lambda: ops.depthwise_conv1d(X[0], DW[0], padding="Casual"),

@@ -4,7 +4,8 @@
 # (MOST_MULTIPLES at most); plan.depthwise_kernel is a depthwise kernel of this dtype, of whichever family, with a plan of
 # its own for that image and one output a channel; scratch holds the rows of it that plan.block_rows output rows need, and
 # from plan.depthwise_scratch bytes on what that kernel needs. Rows are output rows (of batch * out_height), or with
-# plan.segment, which is that of both plans, stretches of the only row of each image; there is one block.
+# plan.segment, which is that of both plans, stretches of the only row of each image; there is one block. (Where
+# images have several rows and outputs one, neither plan has segments.)
 # Guarantees: the same bits as any other way; reads nothing but the channels of x's pixels, plan.x_step apart.
 # Loops: images, blocks of plan.block_rows output rows or stretches. Repeated rows that the next block needs too move to the
 # window's start; what stretches share, which is little, is repeated again.

@@ -127,7 +127,7 @@ cdef inline void ask_nothing(Panel *panel) noexcept nogil:
 
 cdef inline int later_lines(const int rows) noexcept nogil:
     """As `abi.later_lines`."""
-    return 2 if rows * TURN > LINE else 1
+    return 2 if LANES == LINE and rows * TURN > LINE else 1
 
 
 cdef inline void ask_later(Panel *panel, int turn, int lines) noexcept nogil:
