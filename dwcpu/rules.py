@@ -83,9 +83,9 @@ def repeating_pays(geometry: ConvGeometry, other: Kernel, lanes: int) -> bool:
     """Whether several outputs a channel are better computed from repeated inputs (see depthwise_repeated.pxi).
 
     A sum of what either costs, in cycles: narrow vectors for each output of few channels, or whole ones of all outputs
-    and the repeating. Over 120, 90 and 70 random windows of 1 to 32 channels the choice takes 1.025 (AVX-512), 1.024
-    (AVX2) and 1.044 (float64) of the time of the better way, and 0.75, 0.79 and 0.95 of the time of Numba's kernels
-    alone; nine of ten windows of up to seven channels at stride 1 0.13 to 0.9.
+    and the repeating. Over 120, 90 and 70 random windows of 1 to 32 channels the choice takes 1.026 (AVX-512), 1.033
+    (AVX2) and 1.044 (float64) of the time of the better way, and 0.75, 0.79 and 0.96 of the time of Numba's kernels
+    alone.
     """
     taken, outputs = geometry.out_height * geometry.out_width * geometry.taps, geometry.out_channels
     if other.layout == "spread":
