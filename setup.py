@@ -90,7 +90,6 @@ def abi_declarations(abi: dict[str, Any]) -> tuple[str, str]:
         "AHEAD_TILES",
         "TURN",
         "SET_BYTES",
-        "CROWDED_ROWS",
         "ASKING_ROWS",
         "COPY_BYTES",
         "HELD_BYTES",

@@ -39,7 +39,6 @@ __all__ = [
     "AHEAD_TILES",
     "ASKING_ROWS",
     "COPY_BYTES",
-    "CROWDED_ROWS",
     "ERFC_CENTRE",
     "ERFC_TERMS",
     "EXP_LOWEST",
@@ -60,6 +59,7 @@ __all__ = [
     "TURN",
     "flat_columns",
     "later_lines",
+    "crowded_rows",
     "most_tile_rows",
     "panel_widths",
     "plan_dtype",
@@ -114,6 +114,8 @@ FIELDS: dict[str, str] = {
     # pointwise: whether tiles, of `ASKING_ROWS` at most, ask for the lines that the next one writes to, or, compiled,
     # the one after it
     "asks_out": "i",
+    # pointwise and conv: rows at most of tiles whose pixels share a set of the L1 cache (see `crowded_rows`); 0: no limit
+    "crowded_rows": "i",
     # compiled conv, window 1x1: whether the pixels that it reads are first gathered in scratch, for `block_rows` output
     # rows at a time
     "gathers": "i",
@@ -190,9 +192,8 @@ STEP_FIELDS: tuple[str, ...] = (
     "tasks",
 )
 
-#: Lines that lie a multiple of so many bytes apart share a set of the L1 cache, which holds eight or a few more; and
-#: rows at most of a matrix product's tile whose pixels do.
-SET_BYTES, CROWDED_ROWS = 4096, 7
+#: Lines that lie a multiple of so many bytes apart share a set of the L1 cache, which holds eight or a few more.
+SET_BYTES = 4096
 
 #: Rows at most of a matrix product's tile that asks for the lines of outputs of the next.
 ASKING_ROWS = 8
@@ -332,7 +333,7 @@ _OTHER_CHANGES = 14
 ABI: int = crc32(
     repr(
         (
-            _OTHER_CHANGES, FIELDS, STEP_FIELDS, SET_BYTES, CROWDED_ROWS, ASKING_ROWS, COPY_BYTES, HELD_BYTES,
+            _OTHER_CHANGES, FIELDS, STEP_FIELDS, SET_BYTES, ASKING_ROWS, COPY_BYTES, HELD_BYTES,
             AHEAD_TILES, TURN, HALF_COLUMNS, FEW_OUTPUTS, FLAT_VECTORS, ACTIVATION_CODES, EXP_TERMS, LN2, EXP_LOWEST,
             EXP_NORMAL, GELU_LOWEST, GELU_HIGHEST, ERFC_CENTRE, ERFC_TERMS,
         )
@@ -374,15 +375,31 @@ def flat_columns(channels: int, lanes: int) -> int:
     return FLAT_VECTORS * lcm(channels, lanes) // channels
 
 
-def most_tile_rows(tallest: int, crowded: bool, asks_out: bool) -> int:
-    """Most rows of a matrix product's tiles, of which there may be `tallest`: where pixels share sets, or tiles ask.
+def crowded_rows(ways: int) -> int:
+    """Most rows of a matrix product's tile whose pixels share a set of an L1 cache of so many ways; 0: any number.
+
+    Of eight ways: for 14 rows each input came from L2 again. Those of twelve hold enough of 14 (Golden Cove: 7 rows
+    take 1.06 of their time).
 
     Examples
     --------
-    >>> most_tile_rows(14, False, False), most_tile_rows(14, False, True), most_tile_rows(14, True, True)
+    >>> crowded_rows(8), crowded_rows(12)
+    (7, 0)
+    """
+    return 7 if ways <= 8 else 0
+
+
+def most_tile_rows(tallest: int, crowded: int, asks_out: bool) -> int:
+    """Most rows of a matrix product's tiles, of which there may be `tallest`: where pixels share sets, or tiles ask.
+
+    `crowded` is the limit where they do, 0 for none.
+
+    Examples
+    --------
+    >>> most_tile_rows(14, 0, False), most_tile_rows(14, 0, True), most_tile_rows(14, 7, True)
     (14, 8, 7)
     """
-    return min(tallest, CROWDED_ROWS if crowded else tallest, ASKING_ROWS if asks_out else tallest)
+    return min(tallest, crowded or tallest, ASKING_ROWS if asks_out else tallest)
 
 
 def panel_widths(outputs: int, lanes: int, vectors: int) -> list[int]:

@@ -7,7 +7,7 @@ the number of threads, the grid and the micro-kernels that it needs, is made at 
 from __future__ import annotations
 
 from copy import copy
-from math import gcd, lcm, prod
+from math import gcd, inf, lcm, prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from .abi import (
     HELD_BYTES,
     SET_BYTES,
     TURN,
+    crowded_rows,
     later_lines,
     lines_a_turn,
     most_tile_rows,
@@ -54,8 +55,13 @@ __all__ = ["L2_SHARE", "REPEATED", "Prepared", "PreparedSingle", "fill"]
 #: L1 caches that the patches and weights of a depthwise pass may take. Far more than one: what is read again comes from
 #: L2 in time, and long runs of channels suit the prefetchers. Of 0.5 to 16, 4 and more are 2 to 5 % faster than less.
 _L1_CACHES = 8
-#: Ways of L1 caches of today.
+#: Ways of other L1 caches.
 _WAYS = 8
+#: Ways of an L1 cache beside an L2 that stands in for it almost as fast, as in Golden Cove.
+_MANY_WAYS = 12
+#: How many pages such a CPU fetches lines in that are written to one after the other, and bytes of one; bytes of a
+#: pixel's outputs from which on it is worth asking for them.
+_OPEN_PAGES, _PAGE, _SHORT_ROW = 56, 4096, 256
 #: Channel vectors that are copied aside at a time, of so many bytes at most; half of them where they do not fit.
 _COPIED, _COPIED_BYTES = 8, 256
 #: Outputs from which on it pays to gather the pixels that they are made of.
@@ -195,22 +201,20 @@ class PreparedSingle(Prepared):
         if kernel.layout:
             plan["multiplier"] = 1
         plan["tile_rows"], plan["tile_columns"], plan["lanes"] = kernel.tile_rows, kernel.tile_columns, kernel.lanes
+        plan["crowded_rows"] = crowded_rows(runtime.l1_ways())
         l2 = runtime.cache_sizes().l2 // itemsize
         rows_in_l2 = int(L2_SHARE * l2)
         if kernel.op == "pointwise":
             # Inputs stay in L2, and outputs too where the weights leave room: panels fill lines side by side, and the
             # CPU fetches neighbours ahead, for which the next panel must not come too late. With AVX-512 16 to 96
             # channels take 0.76 of the time for it, 32 to 64 and 24 to 144 0.93; without, as long as before.
-            # Where a vector is a line, tiles write to so many lines at once that the CPU fetches them too late, even
-            # those of eight rows: of results that L2 does not hold, they ask for them. Those of AVX2 write to half as
-            # many: to ask would take them 2 to 4 % longer.
-            asks_out = self._vector == LINE and prod(geometry.out_shape) > 2 * l2
-            pixel = geometry.in_channels
-            if not asks_out and geometry.in_channels * geometry.out_channels <= _L2_SHARE_WEIGHTS * l2:
+            asks_out, pixel = self._asks_out, geometry.in_channels
+            weights = geometry.in_channels * geometry.out_channels
+            if not asks_out and weights <= _L2_SHARE_WEIGHTS * l2:
                 pixel += geometry.out_channels
             tiles = max(2, rows_in_l2 // pixel // kernel.tile_rows)
-            if self._streams_out:
-                tiles = min(tiles, _STREAMED_ROWS[self._vector == LINE] // kernel.tile_rows)
+            if (streamed := self._streamed_rows) is not None:
+                tiles = min(tiles, streamed // kernel.tile_rows)
             plan["block_rows"] = tiles * kernel.tile_rows
             plan["asks_out"] = asks_out
         elif kernel.op == "conv":
@@ -340,19 +344,45 @@ class PreparedSingle(Prepared):
         return compiled and geometry.groups == geometry.taps == 1 and large and inside
 
     @property
-    def _streams_out(self) -> bool:
-        """Whether a matrix product is mostly the writing of outputs to memory: many, in long rows, of short sums.
+    def _asks_out(self) -> bool:
+        """Whether tiles of a matrix product ask for the lines that they write to.
 
-        Few rows at a time are then written from end to end. On 4900 pixels 3 to 1000 channels take 0.73 of the time, 8
-        to 512 0.58, 3136 of 24 to 1000 0.62; 64 to 1024 0.94. Of rows of less than 2 KiB some take longer. With AVX-512
-        3 to 1000 take 0.8 of the time, 8 to 1000 0.97, but 12 to 1000 1.06, 16 to 2000 1.1, and 3 to 1000 on 3136 1.35.
+        Where a vector is a line, they write to so many lines at once that the CPU fetches them too late, even those of
+        eight rows: of results that L2 does not hold, they ask for them. Those of AVX2 write to half as many: to ask
+        would take them 2 to 4 % longer.
         """
-        geometry, caches, itemsize = self.geometry, runtime.cache_sizes(), self.kernel.dtype.itemsize
-        depth, row = geometry.in_channels, geometry.out_channels * itemsize
-        size = prod(geometry.out_shape) * itemsize
+        size, l2 = prod(self.geometry.out_shape) * self.kernel.dtype.itemsize, runtime.cache_sizes().l2
+        if self._vector < LINE or runtime.l1_ways() < _MANY_WAYS:
+            return self._vector == LINE and size > 2 * l2
+        return self._out_row >= _SHORT_ROW and size > l2
+
+    @property
+    def _out_row(self) -> int:
+        """Bytes of the outputs of a pixel."""
+        return self.geometry.out_channels * self.kernel.dtype.itemsize
+
+    @property
+    def _streamed_rows(self) -> int | None:
+        """How many pixels' outputs a matrix product writes from end to end at a time, if it mostly writes to memory.
+
+        Of many outputs, in long rows, of short sums. On 4900 pixels 3 to 1000 channels take 0.73 of the time, 8 to 512
+        0.58, 3136 of 24 to 1000 0.62; 64 to 1024 0.94. Of rows of less than 2 KiB some take longer. On Zen 4 3 to 1000
+        take 0.8 of the time, 8 to 1000 0.97, but 12 to 1000 1.06, 16 to 2000 1.1, and 3 to 1000 on 3136 1.35.
+
+        Golden Cove fetches lines ahead in as many pages as hold the outputs of 56 pixels, or more of short rows: 3136
+        of 24 to 1000 0.52, 3844 of 16 to 1528 0.42, 12544 of 16 to 96 0.80, 6400 of 256 to 1024 0.96. Of 112 pages it
+        fetches nothing: 0.98 and 1.03 of the former two.
+        """
+        geometry, caches, row = self.geometry, runtime.cache_sizes(), self._out_row
+        depth, size = geometry.in_channels, prod(geometry.out_shape) * self.kernel.dtype.itemsize
+        in_l2 = depth * row <= L2_SHARE * caches.l2
+        if self._vector == LINE and runtime.l1_ways() >= _MANY_WAYS:
+            return _OPEN_PAGES * max(1, _PAGE // row) if self._asks_out and in_l2 else None
         if self._vector == LINE:
-            return depth <= _STREAMED_INPUTS and row >= _STREAMED_LINES and size > caches.l3 // 2
-        return depth * row <= L2_SHARE * caches.l2 and row >= _STREAMED_BYTES and size > caches.l3 // 4
+            streams = depth <= _STREAMED_INPUTS and row >= _STREAMED_LINES and size > caches.l3 // 2
+        else:
+            streams = in_l2 and row >= _STREAMED_BYTES and size > caches.l3 // 4
+        return _STREAMED_ROWS[self._vector == LINE] if streams else None
 
     def _pack(self, w: np.ndarray, bias: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         kernel, geometry = self.kernel, self.geometry
@@ -432,10 +462,15 @@ class PreparedSingle(Prepared):
         to 0.99 where all rows share sets; pixels of 2048 bytes 0.65 to 0.95 if they are copied; other windows take
         longer in pairs than with nothing done. Where a vector is a line there are no pairs, and copies of pixels of
         2048 bytes take 0.45 to 0.9 (Zen 4), of 4096 bytes 0.3 to 0.6; 5x5 and 7x7 windows on 1024 bytes 0.75 to 1.0.
+
+        Where a set has twelve lines and L2 gives one a cycle (Golden Cove), what is done without copies takes 0.56 to
+        1.0 of the time with vectors of a line, and 0.63 to 0.98 with others up to 24 lines; of more 1.1 to 1.2.
         """
-        crowding = self._crowding
+        crowding, most = self._crowding, 1.5 * _WAYS
+        if runtime.l1_ways() >= _MANY_WAYS:
+            most = inf if self._vector == LINE else 2 * _MANY_WAYS + 1
         paired, lines = self.geometry.effective_window[1:] == (3, 2, 2), self._vector == LINE
-        if crowding >= 1.5 * _WAYS:
+        if crowding >= most:
             copy = None if paired and self._pixel % (SET_BYTES // 2) else self._copy(wide=paired and not lines)
             if copy is not None:
                 self.plan["block_channels"], self.plan["copy_rows"] = copy
@@ -515,8 +550,9 @@ class PreparedSingle(Prepared):
         has no tiles.
         """
         last = (rows - 1) % int(self.plan["block_rows"][0]) + 1
-        crowded = int(self.plan["x_step"][0]) * self.kernel.dtype.itemsize % SET_BYTES == 0
-        tile_rows = most_tile_rows(self.kernel.tile_rows, crowded, bool(self.plan["asks_out"][0]))
+        plan, alone = self.plan, int(self.plan["x_step"][0]) * self.kernel.dtype.itemsize % SET_BYTES != 0
+        crowded, asks_out = 0 if alone else int(plan["crowded_rows"][0]), bool(plan["asks_out"][0])
+        tile_rows = most_tile_rows(self.kernel.tile_rows, crowded, asks_out)
         tiles, turns = -(-last // tile_rows), self.geometry.in_channels // TURN
         fewest, most = self.blocks // parts, -(-self.blocks // parts)
         if fewest < 2 or last == 1:
@@ -554,7 +590,8 @@ class PreparedSingle(Prepared):
             counts = {part for count in counts for part in (min(count, step), count % step)}
         assert self.kernel.micro_kernels is not None
         # Filled in place: a table is read by running kernels, which make do with height 1 where they find a zero.
-        table = self.kernel.micro_kernels(self.geometry, sorted(counts - {0}), bool(self.plan["asks_out"][0]))
+        crowded, asks_out = (int(self.plan[name][0]) for name in ("crowded_rows", "asks_out"))
+        table = self.kernel.micro_kernels(self.geometry, sorted(counts - {0}), crowded, bool(asks_out))
         self._table[table != 0] = table[table != 0]
 
 

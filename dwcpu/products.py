@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import runtime
-from .abi import panel_widths
+from .abi import crowded_rows, panel_widths
 from .dispatch import choose
 from .epilogue import Activation
 from .geometry import ConvGeometry
@@ -55,6 +55,7 @@ def products(a: np.ndarray, b: np.ndarray) -> PixelKernel | None:
         "height": height, "in_channels": depth, "out_channels": columns, "out_step": columns, "width": inner_count,
         "weights": table.ctypes.data, "bias": zeros.ctypes.data,
         "block_rows": max(_ROWS, _ROW_BYTES // (depth * size)), "tile_rows": kernel.tile_rows,
+        "crowded_rows": crowded_rows(runtime.l1_ways()),
     }  # fmt: skip
     fields |= epilogue(dtype, Activation())
     pairs = prod(batch)

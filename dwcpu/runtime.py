@@ -30,6 +30,7 @@ __all__ = [
     "driver",
     "fma_peak",
     "get_num_threads",
+    "l1_ways",
     "num_threads",
     "scratch",
     "set_num_threads",
@@ -292,6 +293,19 @@ def cache_sizes() -> Memory:
     return Memory(found[1], found[2], found[3])
 
 
+@cache
+def l1_ways() -> int:
+    """How many lines a set of the L1 data cache holds, from the operating system; where it tells nothing, eight."""
+    root = "/sys/devices/system/cpu/cpu0/cache"
+    with contextlib.suppress(OSError, ValueError):
+        for index in sorted(os.listdir(root)):
+            if index.startswith("index"):
+                level, kind, ways = (_line(f"{root}/{index}/{n}") for n in ("level", "type", "ways_of_associativity"))
+                if (level, kind) == ("1", "Data"):
+                    return int(ways) or 8
+    return 8
+
+
 def _line(path: str) -> str:
     with open(path, encoding="ascii") as file:
         return file.read().strip()
@@ -373,8 +387,16 @@ def copy_bandwidth(level: int, threads: int) -> float:
     lower = copy_bandwidth(level + 1, threads) if level < 4 else 0.0
     if threads > 1 and level < 3:
         return max(lower, threads * copy_bandwidth(level, 1))
-    # Half of the cache, source and target together; of memory twice the last cache, within reason.
-    size = cache_sizes()[level - 1] // 2 if level < 4 else min(2 * cache_sizes().l3, _LARGEST_PROBE)
+    # Half of the cache, source and target together, but of L3 no more than is likely to be this thread's while others
+    # work: of 300 MiB that dozens of cores share, half is memory. Of memory twice the last cache, within reason.
+    caches = cache_sizes()
+    sizes = (
+        caches.l1 // 2,
+        caches.l2 // 2,
+        min(caches.l3 // 2, 4 * threads * caches.l2),
+        min(2 * caches.l3, _LARGEST_PROBE),
+    )
+    size = sizes[level - 1]
     fewer = copy_bandwidth(level, 1) if threads > 1 else 0.0
     return max(lower, fewer, _copied(size // threads, threads))
 

@@ -160,6 +160,20 @@ def test_inverted_residuals_with_more_weights_than_stay_in_cache_run_as_three_pa
     assert "_fused_" in dispatch.choose(block(112, 2 * channels), np.float32, 1).name
 
 
+@pytest.fixture
+def eight_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small core: caches of other sizes than this machine may have, eight lines in a set of L1."""
+    monkeypatch.setattr(runtime, "cache_sizes", lambda: runtime.Memory(32 << 10, 512 << 10, 32 << 20))
+    monkeypatch.setattr(runtime, "l1_ways", lambda: 8)
+
+
+@pytest.fixture
+def twelve_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large core, as `eight_ways`."""
+    monkeypatch.setattr(runtime, "cache_sizes", lambda: runtime.Memory(48 << 10, 2 << 20, 32 << 20))
+    monkeypatch.setattr(runtime, "l1_ways", lambda: 12)
+
+
 def plan_of(geometry: ConvGeometry, lanes: int) -> tuple[int, int, int]:
     """Rows of a copy, channel vectors of a pass and columns of a tile, where vectors are that many reals."""
     if runtime.cython_kernels() is None:
@@ -208,15 +222,27 @@ CROWDED: dict[int, list[tuple[ConvGeometry, object]]] = {
 @pytest.mark.parametrize(
     ("lanes", "geometry", "copy"), [(lanes, *each) for lanes, cases in CROWDED.items() for each in cases]
 )
-def test_pixels_that_share_sets_of_the_cache(
-    lanes: int, geometry: ConvGeometry, copy: object, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(runtime, "cache_sizes", lambda: runtime.Memory(32 << 10, 512 << 10, 32 << 20))
+@pytest.mark.usefixtures("eight_ways")
+def test_pixels_that_share_sets_of_the_cache(lanes: int, geometry: ConvGeometry, copy: object) -> None:
+    assert remedy(geometry, lanes) == copy
+
+
+def remedy(geometry: ConvGeometry, lanes: int) -> object:
+    """What is done about shared sets, as `CROWDED` has it."""
     rows, vectors, columns = plan_of(geometry, lanes)
-    found = (rows, vectors) if rows else "pairs" if columns == abi.HALF_COLUMNS else "nothing"
-    assert found == copy
+    return (rows, vectors) if rows else "pairs" if columns == abi.HALF_COLUMNS else "nothing"
 
 
+@pytest.mark.usefixtures("twelve_ways")
+@pytest.mark.parametrize("lanes", [8, 16])
+def test_sets_of_twelve_lines_hold_more(lanes: int) -> None:
+    few, many = depthwise(14, 1024, 3), depthwise(14, 512, 5, 2)  # 24 lines of a set, 39
+    assert remedy(few, lanes) == "nothing"
+    assert remedy(many, lanes) == ((4, 8) if lanes == 8 else "nothing")
+    assert remedy(depthwise(28, 256, 3, 2), lanes) == ("pairs" if lanes == 8 else "nothing")
+
+
+@pytest.mark.usefixtures("eight_ways")
 @pytest.mark.parametrize(
     ("lanes", "some"), [(8, {(8, True), (4, True), "pairs", "nothing"}), (16, {(4, True), "nothing"})]
 )
@@ -251,10 +277,8 @@ def test_cases_have_copies_of_all_kinds(lanes: int, some: set) -> None:
         (14, 3, 1000, 65, ""),
     ],
 )
-def test_blocks_of_matrix_products(
-    size: int, in_channels: int, out_channels: int, pixels: int, streams: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(runtime, "cache_sizes", lambda: runtime.Memory(32 << 10, 512 << 10, 32 << 20))
+@pytest.mark.usefixtures("eight_ways")
+def test_blocks_of_matrix_products(size: int, in_channels: int, out_channels: int, pixels: int, streams: str) -> None:
     geometry = ConvGeometry("pointwise", 1, size, size, in_channels, out_channels)
     for kernel in (k for k in dispatch.kernels("float32") if k.op == "pointwise"):
         prepared = kernel.prepare(geometry, np.zeros((1, 1, in_channels, out_channels), np.float32))
@@ -265,6 +289,29 @@ def test_blocks_of_matrix_products(
             tiles = (14 if lines else 28) // kernel.tile_rows
         assert prepared.plan["block_rows"][0] == tiles * kernel.tile_rows
         assert prepared.plan["asks_out"][0] == asks
+
+
+@pytest.mark.usefixtures("twelve_ways")
+@pytest.mark.parametrize(
+    ("size", "in_channels", "out_channels", "pixels"),
+    [
+        (112, 16, 96, 560),  # ten pixels' outputs to a page, of 56 pages
+        (56, 24, 1000, 56),
+        (56, 64, 512, 112),
+        (14, 40, 4096, 56),  # more than a page each
+        (14, 300, 4096, 873),  # weights of more than half of L2
+        (56, 24, 160, 1424),  # L2 holds the outputs
+        (300, 32, 48, 3276),  # rows of less than 256 bytes
+    ],
+)
+def test_blocks_of_outputs_in_as_many_pages_as_are_fetched_ahead(
+    size: int, in_channels: int, out_channels: int, pixels: int
+) -> None:
+    geometry = ConvGeometry("pointwise", 1, size, size, in_channels, out_channels)
+    for kernel in (k for k in dispatch.kernels("float32") if k.op == "pointwise" and k.lanes == 16):
+        plan = kernel.prepare(geometry, np.zeros((1, 1, in_channels, out_channels), np.float32)).plan
+        assert plan["block_rows"][0] == pixels // kernel.tile_rows * kernel.tile_rows
+        assert plan["asks_out"][0] == (size**2 * out_channels * 4 > 2 << 20 and out_channels >= 64)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

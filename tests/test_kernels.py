@@ -540,12 +540,27 @@ def test_tiles_of_the_heights_of_other_cpus(kernel: Kernel, rows: int) -> None:
         assert found.tobytes() == compute(kernel, case, *options).tobytes(), f"{case}"
 
 
+@pytest.mark.parametrize("ways", [8, 12])
+@pytest.mark.parametrize(
+    "kernel",
+    [k for k in dispatch.kernels() if k.copies or (k.op == "pointwise" and k.backend != "mixed")],
+    ids=lambda kernel: kernel.name,
+)
+def test_caches_of_other_cpus(kernel: Kernel, ways: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pixels that share sets of a cache that holds more of them, or fewer, than this one: the same bits."""
+    cases = [case for case in ODD_CASES[kernel.op] if takes(kernel, case)]
+    before = [compute(kernel, case, "normal", "relu", True, False) for case in cases]
+    monkeypatch.setattr(runtime, "l1_ways", lambda: ways)
+    for case, found in zip(cases, before, strict=True):
+        assert compute(kernel, case, "normal", "relu", True, False).tobytes() == found.tobytes(), f"{case}"
+
+
 def test_tiles_of_pixels_that_share_sets_of_the_cache() -> None:
     """Seven lines of a set at most, and tiles for where the same pixels have gaps between them. Eight rows that ask."""
     pointwise = pytest.importorskip("dwcpu.numba_kernels.pointwise")
     for vectors in 1, 2, 3:
-        usual, crowded = (pointwise.tile_heights({98}, vectors, crowded) for crowded in (False, True))
+        usual, crowded = (pointwise.tile_heights({98}, vectors, crowded) for crowded in (0, 7))
         assert crowded == usual | ({7} if max(usual) > 7 else set())
-        usual, crowded = (pointwise.tile_heights({56}, vectors, crowded, True) for crowded in (False, True))
+        usual, crowded = (pointwise.tile_heights({56}, vectors, crowded, True) for crowded in (0, 7))
         assert max(usual) == min(pointwise.tallest(vectors), 8)
         assert crowded == usual | ({7} if max(usual) > 7 else set())

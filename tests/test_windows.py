@@ -39,10 +39,11 @@ def test_phases_of_columns_take_turns(size: int, dilation: int, monkeypatch: pyt
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [3, 5, 7])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_narrow_images(dtype: type, size: int, stride: int) -> None:
+def test_narrow_images(dtype: type, size: int, stride: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows that are computed from end to end, and those that are not: read from where they are, and from copies."""
     if runtime.cython_kernels() is None:
         pytest.skip("the Cython kernels were not built")
+    monkeypatch.setattr(runtime, "l1_ways", lambda: 8)
     crowded = 4096 // np.dtype(dtype).itemsize
     copies = set()
     for outputs in range(1, 10):

@@ -31,6 +31,7 @@ cdef struct Panel:
     const real *later          # what is asked for when all of that is: weights of a later kernel
     const real *later_end
     bint asks_out              # whether tiles ask for the lines that the second one below writes to
+    i64 crowded_rows           # most rows of tiles whose pixels share a set of L1; 0: any number
     const real *hardswish      # in place of the clamp: its numbers, or null
     real low
     real high
@@ -53,13 +54,13 @@ cdef inline bint ends_in_half(const Panel *panel) noexcept nogil:
 
 cdef inline i64 rows_of_tiles(const Panel *panel) noexcept nogil:
     """Most rows of the tiles of a panel: as many as the CPU writes at a time without a pause, or more of half vectors. Where
-    pixels share a set of L1, which holds eight lines, up to seven: for 14, each input came from L2 again. And fewer where
-    outputs come from no near cache: those of 14 come all at once."""
+    pixels share a set of L1 no more than `abi.crowded_rows` says. And fewer where outputs come from no near cache: those of
+    14 come all at once."""
     cdef i64 most = smaller(tallest(panel.vectors), ASKING_ROWS) if panel.asks_out else tallest(panel.vectors)
     if panel.vectors > 1 and not (panel.vectors == 2 and ends_in_half(panel)):
         most = smaller(most, panel.tile_rows)
-    if panel.a_step * <i64> sizeof(real) % SET_BYTES == 0:
-        return smaller(most, CROWDED_ROWS)
+    if panel.crowded_rows > 0 and panel.a_step * <i64> sizeof(real) % SET_BYTES == 0:
+        return smaller(most, panel.crowded_rows)
     return most
 
 
@@ -142,11 +143,14 @@ cdef inline void ask_later(Panel *panel, int turn, int lines) noexcept nogil:
 
 
 cdef inline void ask_out(const int rows, const int vectors, i64 out_step, real *out) noexcept nogil:
-    """Ask for the lines of the tile after the next: those of the next one would come from memory too late."""
+    """Ask for the lines of the tile after the next: those of the next one would come from memory too late.
+
+    Where rows begin between lines, for those that end a vector: the first of a row has been written to by the panel before.
+    """
     cdef int i, j
     for i in range(rows):
         for j in range(vectors * LANES // LINE):
-            v_prefetch_out(out + (2 * rows + i) * out_step + j * LINE)
+            v_prefetch_out(out + (2 * rows + i) * out_step + (j + 1) * LINE - 1)
 
 
 cdef inline bint splats_on(const int rows, const int vectors, const int row) noexcept nogil:
@@ -592,6 +596,7 @@ cdef inline void panel_of(Panel *panel, const Plan *plan, i64 channels, i64 dept
     panel.joined = False
     ask_nothing(panel)
     panel.asks_out = plan.asks_out != 0
+    panel.crowded_rows = plan.crowded_rows
     panel.hardswish = HARDSWISH_NUMBERS if plan.hardswish else NULL
     panel.low = <real> plan.low
     panel.high = <real> plan.high

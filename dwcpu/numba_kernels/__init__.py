@@ -34,10 +34,12 @@ def _flat_micro_kernels(dtype: np.dtype, channels: int, lanes: int, geometry: An
     return depthwise_flat.micro_kernels(dtype, depthwise.Window(*geometry.effective_window), lanes, channels)
 
 
-def _gemm_micro_kernels(dtype: np.dtype, geometry: Any, counts: Any, asks_out: bool = False) -> np.ndarray:
+def _gemm_micro_kernels(
+    dtype: np.dtype, geometry: Any, counts: Any, crowded_rows: int = 0, asks_out: bool = False
+) -> np.ndarray:
     depth, columns = geometry.in_channels // geometry.groups, geometry.out_channels // geometry.groups
     step = geometry.stride_w * geometry.in_channels
-    return pointwise.micro_kernel_table(dtype, counts, depth, columns, step, asks_out)
+    return pointwise.micro_kernel_table(dtype, counts, depth, columns, step, crowded_rows, asks_out)
 
 
 def _depthwise_row(

@@ -79,6 +79,7 @@ def _build(dtype: np.dtype) -> tuple[Callable, Any]:
         gemm.out_stride = plan.out_step
         gemm.hardswish, gemm.low, gemm.high = plan.hardswish, plan.low, plan.high
         gemm.ahead_step = gemm.inputs_end = gemm.asks_out = 0
+        gemm.crowded_rows = plan.crowded_rows
         for first in range(row_begin, row_end, plan.block_rows):
             last = min(first + plan.block_rows, row_end)
             for block in range(block_begin, block_end):

@@ -22,7 +22,6 @@ from numba import types
 from dwcpu.abi import (
     AHEAD_TILES,
     ASKING_ROWS,
-    CROWDED_ROWS,
     SET_BYTES,
     TURN,
     lines_a_turn,
@@ -75,6 +74,7 @@ GEMM = Record(
         "later": "p",
         "later_end": "p",
         "asks_out": "i",
+        "crowded_rows": "i",
         "hardswish": "i",
         "low": "d",
         "high": "d",
@@ -184,13 +184,14 @@ def micro_kernel(dtype: np.dtype, rows: int, vectors: int, whole: bool = False) 
     return compile_kernel(name, lambda: _build_micro_kernel(dtype, rows, vectors, whole))
 
 
-def tile_heights(row_counts: Iterable[int], vectors: int, crowded: bool, asks_out: bool = False) -> set[int]:
+def tile_heights(row_counts: Iterable[int], vectors: int, crowded: int, asks_out: bool = False) -> set[int]:
     """Tile heights that `run_panel` uses for these numbers of rows of a panel of that many vectors.
 
-    Where pixels are `crowded` also those where they are not: they may be read with gaps between them.
+    Where pixels are crowded, of so many rows at most, also those where they are not: they may be read with gaps between
+    them.
     """
     heights = {1}
-    for rows in {most_tile_rows(tallest(vectors), gaps, asks_out) for gaps in {False, crowded}}:
+    for rows in {most_tile_rows(tallest(vectors), limit, asks_out) for limit in {0, crowded}}:
         for count in row_counts:
             tiles = -(-count // rows)
             heights |= {count // tiles, -(-count // tiles)} if tiles else set()
@@ -198,15 +199,15 @@ def tile_heights(row_counts: Iterable[int], vectors: int, crowded: bool, asks_ou
 
 
 def micro_kernel_table(
-    dtype: np.dtype, row_counts: Iterable[int], depth: int, columns: int, step: int, asks_out: bool
+    dtype: np.dtype, row_counts: Iterable[int], depth: int, columns: int, step: int, crowded_rows: int, asks_out: bool
 ) -> np.ndarray:
     """Addresses of the micro-kernels for tiles of these numbers of rows and these output channels, the rest zero.
 
-    Runs are multiples of `depth` inputs, pixels `step` inputs apart; `asks_out` is the plan's. Entry
-    `(vectors - 1) * (rows + 1) + height`; height 1 is always there.
+    Runs are multiples of `depth` inputs, pixels `step` inputs apart; `crowded_rows` and `asks_out` are the plan's.
+    Entry `(vectors - 1) * (rows + 1) + height`; height 1 is always there.
     """
     rows, vectors = tile_shape()
-    whole, crowded = depth % inputs_a_turn() == 0, step * dtype.itemsize % SET_BYTES == 0
+    whole, crowded = depth % inputs_a_turn() == 0, 0 if step * dtype.itemsize % SET_BYTES else crowded_rows
     table = np.zeros((vectors + 1, rows + 1), np.int64)
     for width in set(panel_widths(columns, target().lanes(dtype.itemsize), vectors)):
         for height in tile_heights(row_counts, width, crowded, asks_out):
@@ -215,9 +216,9 @@ def micro_kernel_table(
 
 
 def _rows_of_tiles(dtype: np.dtype) -> Callable:
-    """Most rows of the tiles of a panel: where pixels share a set of the L1 cache, which holds eight lines, seven.
+    """Most rows of the tiles of a panel: fewer where pixels share a set of the L1 cache (`abi.crowded_rows`).
 
-    And fewer where outputs come from no near cache.
+    And where outputs come from no near cache.
     """
     narrow, wide, itemsize = tallest(2), tallest(3), dtype.itemsize
     columns = 2 * target().lanes(itemsize)
@@ -227,7 +228,9 @@ def _rows_of_tiles(dtype: np.dtype) -> Callable:
         most = wide if gemm.columns > columns else narrow
         if gemm.asks_out != 0:
             most = min(most, ASKING_ROWS)
-        return min(most, CROWDED_ROWS) if gemm.a_stride * itemsize % SET_BYTES == 0 else most
+        if gemm.crowded_rows > 0 and gemm.a_stride * itemsize % SET_BYTES == 0:
+            most = min(most, gemm.crowded_rows)
+        return most
 
     return rows_of_tiles
 
@@ -299,7 +302,8 @@ def _build(dtype: np.dtype) -> tuple[Callable, Any]:
         gemm = new_gemm()
         gemm.a_stride, gemm.length, gemm.out_stride = plan.x_step, length, plan.out_step
         gemm.n_h, gemm.n_w, gemm.a_h, gemm.a_w, gemm.b_h, gemm.b_w = 1, 1, 0, 0, 0, 0
-        gemm.asks_out, gemm.hardswish, gemm.low, gemm.high = plan.asks_out, plan.hardswish, plan.low, plan.high
+        gemm.asks_out, gemm.crowded_rows = plan.asks_out, plan.crowded_rows
+        gemm.hardswish, gemm.low, gemm.high = plan.hardswish, plan.low, plan.high
         vectors = (channels + lanes - 1) // lanes
         panels = max(1, vectors // pair)  # abi.panel_widths
         for first in range(row_begin, row_end, step):
