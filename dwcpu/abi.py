@@ -114,7 +114,7 @@ FIELDS: dict[str, str] = {
     # pointwise: whether tiles, of `ASKING_ROWS` at most, ask for the lines that the next one writes to, or, compiled,
     # the one after it
     "asks_out": "i",
-    # pointwise and conv: rows at most of tiles whose pixels share a set of the L1 cache (see `crowded_rows`); 0: no limit
+    # pointwise and conv: rows at most of tiles whose pixels share a set of the L1 cache (`crowded_rows`); 0: no limit
     "crowded_rows": "i",
     # compiled conv, window 1x1: whether the pixels that it reads are first gathered in scratch, for `block_rows` output
     # rows at a time
