@@ -51,6 +51,9 @@ _HALF, _FROM_MEMORY, _RUN, _LONG_RUN = 0.5, 1.4, 2.0, 14
 _SPREAD, _SPREAD_BY_LANES = 2.0, 6.0
 #: Bytes of vectors whose halves are computed (HAS_HALVES in vectors.h), and of those without such shuffles.
 _HALVED_VECTOR, _SHORT_VECTOR = 64, 16
+#: Rows of tiles of such vectors where the CPU computes them in two turns (SHORT_ROWS in tile.h), and half of one in
+#: half the time; where it does not, that takes as long as a whole one.
+_SHORT_ROWS = 7
 #: Bytes of spread inputs that are made at a time, and the most that may be, where windows span many rows.
 _SPREAD_BYTES, _MOST_SPREAD_BYTES = 1 << 19, 1 << 22
 
@@ -209,7 +212,8 @@ def joined_groups(kernel: Kernel, geometry: ConvGeometry) -> Joined | None:
 
     Of random windows, groups, strides and dilations those that do take 0.12 to 1.33 of the time that they would take
     otherwise, half of them less than 0.65 with AVX-512 and 0.55 with AVX2, nine in ten less than 0.95; groups of four
-    channels, 3x3 on 56x56x128, 0.38.
+    channels, 3x3 on 56x56x128, 0.38. Where half of a vector takes as long as a whole one (Golden Cove), groups of eight
+    share too: 3x3 on 28x28x256 0.55, and the regret of 120 random ones is 1.012 in place of 1.128.
     """
     if kernel.op != "conv" or kernel.backend != "cython" or geometry.groups == 1:
         return None
@@ -225,7 +229,8 @@ def joined_groups(kernel: Kernel, geometry: ConvGeometry) -> Joined | None:
     blocks = -(-geometry.out_height // (max(room - reach, 0) // geometry.stride_h + 1)) if room < height else 1
     rows = -(-geometry.out_height // blocks)
     spread_rows = min((rows - 1) * geometry.stride_h + reach, height)
-    half = _HALF if vector == _HALVED_VECTOR and 2 * outputs <= lanes else 1.0
+    halved = vector == _HALVED_VECTOR and kernel.tile_rows == _SHORT_ROWS
+    half = _HALF if halved and 2 * outputs <= lanes else 1.0
     run = _RUN * max(1.0, _LONG_RUN / max(1, run_length(geometry)))
     runs = geometry.kernel_h if geometry.dilation_w == 1 else geometry.taps
     read = blocks * spread_rows * geometry.width / (geometry.out_height * geometry.out_width)

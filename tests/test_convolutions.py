@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from cases import Case, make_data
@@ -192,3 +194,8 @@ def test_where_groups_share_vectors(kernel: Kernel) -> None:
     # blocks whose windows span so many rows that they would spread most of them again, or that need much memory for it
     assert joined(quarter, quarter, 8, (3, 3), width=10**5, apart=8) == 0
     assert joined(quarter, quarter, 8, (1, 3), width=10**6) == 0
+    # half a vector takes half the time of a whole one, or as long
+    if lanes == 16:
+        geometry = Case("conv", (1, 28, 28, 64), 64, (3, 3), groups=8).geometry
+        found = [grid.joined_groups(replace(kernel, tile_rows=rows), geometry) for rows in (7, 14)]
+        assert [each and each.groups for each in found] == [None, 2]
