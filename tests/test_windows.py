@@ -11,6 +11,7 @@ from cases import Case, expected, make_data
 from guarded import ENDS
 from test_kernels import KERNELS, compute
 
+import dwcpu
 from dwcpu import dispatch, runtime
 from dwcpu.abi import HALF_COLUMNS
 
@@ -68,6 +69,25 @@ def test_narrow_images(dtype: type, size: int, stride: int, monkeypatch: pytest.
             prepared = kernel.prepare(case.geometry, *make_data(case, dtype, "integers").kernel_weights())
             copies.add(int(prepared.plan["copy_rows"][0]) > 0)
     assert True in copies or not kernel.copies
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_windows_that_ask_for_lines_of_outputs_have_the_same_bits(
+    dtype: type, stride: int, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for size, image, channels in ((3, (2, 9, 14), 35), (5, (1, 7, 31), 64), (7, (1, 20, 21), 17)):
+        x = rng.standard_normal((*image, channels)).astype(dtype)
+        w, found = rng.standard_normal((size, size, channels)).astype(dtype), []
+        for l2 in 1 << 20, 256:  # holds the outputs, or does not
+            monkeypatch.setattr(runtime, "cache_sizes", lambda l2=l2: runtime.Memory(48 << 10, l2, 1 << 23))
+            monkeypatch.setattr(runtime, "l1_ways", lambda: 12)
+            layer = dwcpu.DepthwiseConv2d(w, stride=stride, padding="same", activation="relu")
+            (node,) = layer.nodes(x.shape, 1)
+            compiled, lines = node.operation.kernel.copies, node.operation.kernel.lanes * x.itemsize == 64
+            assert node.operation.plan["asks_out"][0] == (compiled and lines and stride == 1 and l2 < 1 << 20)
+            found.append(layer(x, num_threads=1).tobytes())
+        assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("window", [(1, 7), (3, 9)])

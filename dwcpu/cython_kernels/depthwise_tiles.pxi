@@ -22,6 +22,7 @@ cdef struct Job:      # distances in elements
     i64 out_column
     real low          # of the clamp
     real high
+    bint asks_out     # whether whole tiles ask for the lines that the next one beside them writes to
     bint special      # a residual or hardswish: one test a block for both
     bint adds         # a residual, which lies `added` behind the outputs
     i64 added
@@ -242,6 +243,10 @@ cdef inline void inner_tiles(
             x[0] = block.x
             for r in range(1, stride):
                 x[r] = bytes_on(x[r - 1], job.x_rows[r - 1]) if ring else x[r - 1] + x_row
+            if not ring and job.asks_out:
+                for i in range(WINDOW_COLUMNS):
+                    v_prefetch_out(block.out + (WINDOW_COLUMNS + i) * out_column)
+                    v_prefetch_out(block.out + (WINDOW_COLUMNS + i) * out_column + out_row)
             steps_of(x_column, steps)
             for r in range(size):
                 last = r + stride - 1
