@@ -96,6 +96,7 @@ def abi_declarations(abi: dict[str, Any]) -> tuple[str, str]:
         "FEW_OUTPUTS",
         "FLAT_VECTORS",
         "MOST_MULTIPLES",
+        "MOST_STREAMED",
     )
     shared = {name: name for name in same} | {"HALF": "HALF_COLUMNS"}
     header += f"enum {{ {', '.join(f'{ours} = {abi[name]}' for ours, name in shared.items())} }};\n"

@@ -53,6 +53,7 @@ __all__ = [
     "HELD_BYTES",
     "LN2",
     "MOST_MULTIPLES",
+    "MOST_STREAMED",
     "MOST_UNROLLED_TAPS",
     "SET_BYTES",
     "STEP_FIELDS",
@@ -202,6 +203,9 @@ ASKING_ROWS = 8
 #: better, in an L1 cache of 32 KiB too. Where a vector is a line, larger copies, in L2, are better than none.
 COPY_BYTES = 72 * 1024
 
+#: Taps at most of a window that is computed pixel by pixel: see depthwise_stream.pxi.
+MOST_STREAMED = 9
+
 #: Bytes of channels of a pixel whose inputs strips hold at a time, at most: see depthwise_strips.pxi.
 HELD_BYTES = 256
 
@@ -333,8 +337,8 @@ _OTHER_CHANGES = 14
 ABI: int = crc32(
     repr(
         (
-            _OTHER_CHANGES, FIELDS, STEP_FIELDS, SET_BYTES, ASKING_ROWS, COPY_BYTES, HELD_BYTES,
-            AHEAD_TILES, TURN, HALF_COLUMNS, FEW_OUTPUTS, FLAT_VECTORS, ACTIVATION_CODES, EXP_TERMS, LN2, EXP_LOWEST,
+            _OTHER_CHANGES, FIELDS, STEP_FIELDS, SET_BYTES, ASKING_ROWS, COPY_BYTES, HELD_BYTES, AHEAD_TILES, TURN,
+            HALF_COLUMNS, FEW_OUTPUTS, FLAT_VECTORS, MOST_STREAMED, ACTIVATION_CODES, EXP_TERMS, LN2, EXP_LOWEST,
             EXP_NORMAL, GELU_LOWEST, GELU_HIGHEST, ERFC_CENTRE, ERFC_TERMS,
         )
     ).encode()

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from . import choices, rules, runtime
-from .abi import FLAT_VECTORS, MOST_MULTIPLES
+from .abi import FLAT_VECTORS, MOST_MULTIPLES, MOST_STREAMED
 from .epilogue import Activation
 from .fused import PreparedInverted, PreparedRepeated, PreparedSeparable, PreparedSplit, splitting_pays
 from .fused_geometry import Geometry, InvertedResidualGeometry, SeparableGeometry
@@ -32,6 +32,8 @@ from .prepared import REPEATED, Prepared, PreparedSingle
 __all__ = ["Kernel", "choose", "chosen", "kernels", "list_kernels", "warmup"]
 
 
+#: Ways that parts of fused operations do not have: the one takes no parts of rows, the other suits what is far away.
+_ALONE = ("repeated", "stream")
 #: Taps of all vectors of a period together, of strided windows on few channels.
 _MOST_FLAT_TAPS = 100
 
@@ -118,6 +120,8 @@ class Kernel:
                 held = min(2 * high, geometry.height) * geometry.width
             if held * geometry.out_channels * self.dtype.itemsize > runtime.MOST_SCRATCH:
                 return False
+        if self.label == "stream" and geometry.taps > MOST_STREAMED:
+            return False
         if self.layout == "spread":
             m = geometry.multiplier
             whole = m % self.lanes == 0 or (self.lanes % m == 0 and geometry.in_channels < self.lanes)
@@ -189,7 +193,7 @@ class Kernel:
         for number, (part, (w, *rest)) in enumerate(zip(geometry.parts, weights, strict=True)):
             backend = self.backend_of(part)
             kernel = choose(part, self.dtype, 1, backend)
-            if self.label == "fused" and kernel.label == "repeated":  # which takes no parts of rows
+            if self.label == "fused" and kernel.label in _ALONE:
                 kernel = _choose(part, self.dtype, 1, backend, False)[0]
             parts.append(kernel.prepare(part, w, *rest, packed=packed.setdefault(number, {})))
         *expand, depthwise, pointwise = parts
@@ -298,7 +302,8 @@ def list_kernels() -> list[str]:
     - ``several``, ``spread``: two outputs a channel and more, as vectors side by side, or as lanes of one;
     - ``repeated``: the same as one output a channel, on inputs that stand there several times;
     - ``line``: windows of one row, along signals; ``small``: any window up to 49 taps, compiled for it;
-    - ``strips``: large windows, from copies of their inputs; ``any``: every window, with loops over its taps.
+    - ``stream``: windows of few taps, pixel by pixel; ``strips``: large ones, from copies of their inputs; ``any``:
+      every window, with loops over its taps.
 
     Products of matrices (pointwise and other convolutions) have one way, ``any``. Fused operations have two: ``fused``,
     and ``split`` in one pass a step.
@@ -366,10 +371,8 @@ def _takes(kernel: Kernel) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _choose(
-    geometry: Geometry, dtype: np.dtype, threads: int, backend: str, repeats: bool = True
-) -> tuple[Kernel, str]:
-    """The kernel and the reason, by the rules; one on repeated inputs only if it `repeats`."""
+def _choose(geometry: Geometry, dtype: np.dtype, threads: int, backend: str, alone: bool = True) -> tuple[Kernel, str]:
+    """The kernel and the reason, by the rules; one on repeated inputs or pixel by pixel only if it runs `alone`."""
     if backend not in ("auto", "numba", "cython"):
         for kernel in kernels(dtype):
             if kernel.name == backend:
@@ -393,18 +396,22 @@ def _choose(
         return _choose_fused(geometry, dtype, threads, backend)
     if backend in ("auto", "cython"):
         fitting = [kernel for kernel in _family("cython", dtype) if kernel.supports(geometry)]
-        fitting = [kernel for kernel in fitting if repeats or kernel.label != "repeated"]
+        fitting = [kernel for kernel in fitting if alone or kernel.label != "repeated"]
         if fitting and rules.is_large(geometry):
             fitting.sort(key=lambda kernel: kernel.label != "strips")
+        elif alone and fitting and not fitting[0].window[0] and rules.streams(geometry, dtype):
+            fitting.sort(key=lambda kernel: kernel.label != "stream")
         if fitting and (backend == "cython" or rules.as_good(fitting[0], geometry)):
             how = " for this window" if fitting[0].window[0] else ""
             if fitting[0].label == "strips":
                 how = ": large windows, from copies of their inputs"
+            if fitting[0].label == "stream":
+                how = ": few taps, pixel by pixel as they lie"
             return fitting[0], "compiled ahead of time" + how
     fitting = [kernel for kernel in _family("numba", dtype) if kernel.supports(geometry)]
     if rules.has_rows(geometry, dtype):
         fitting.sort(key=lambda kernel: kernel.label == "line")
-    if backend == "auto" and repeats and (repeating := _repeating(geometry, dtype, fitting[0])):
+    if backend == "auto" and alone and (repeating := _repeating(geometry, dtype, fitting[0])):
         return repeating, "few channels fill no vectors; inputs are repeated, an output each"
     return fitting[0], "compiled for this window" if fitting[0].window[0] else "compiled here for any window"
 
@@ -429,6 +436,8 @@ def _choose_fused(
     """Fused, unless several threads would share too few rows, and what lies between fits their caches anyway."""
     *_, depthwise, _ = geometry.parts
     window = _choose(depthwise, dtype, threads, backend)[0]
+    if window.label == "stream":
+        window = _choose(depthwise, dtype, threads, backend, False)[0]
     if backend == "auto":
         backend = window.backend
         if backend == "numba" and _family("mixed", dtype):

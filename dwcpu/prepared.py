@@ -57,9 +57,7 @@ __all__ = ["L2_SHARE", "REPEATED", "Prepared", "PreparedSingle", "fill"]
 _L1_CACHES = 8
 #: Ways of other L1 caches.
 _WAYS = 8
-#: Ways of an L1 cache beside an L2 that stands in for it almost as fast, as in Golden Cove.
-_MANY_WAYS = 12
-#: How many pages such a CPU fetches lines in that are written to one after the other, and bytes of one; bytes of a
+#: How many pages a large core fetches lines in that are written to one after the other, and bytes of one; bytes of a
 #: pixel's outputs from which on it is worth asking for them.
 _OPEN_PAGES, _PAGE, _SHORT_ROW = 56, 4096, 256
 #: Channel vectors that are copied aside at a time, of so many bytes at most; half of them where they do not fit.
@@ -242,8 +240,12 @@ class PreparedSingle(Prepared):
             # Where images come from L3 or memory, phases that take turns after every row of tiles take 0.92 to 1.0 of
             # the time of one that goes through all rows; from L2 up to 1.03.
             phases = geometry.dilation_w // gcd(geometry.stride_w, geometry.dilation_w)
-            if kernel.copies and phases > 1 and not plan["copy_rows"][0] and prod(geometry.x_shape[1:]) > l2:
-                plan["block_rows"] = kernel.tile_rows
+            if phases > 1 and not plan["copy_rows"][0] and prod(geometry.x_shape[1:]) > l2 / 2:
+                if kernel.copies:
+                    plan["block_rows"] = kernel.tile_rows
+                elif kernel.backend == "numba" and not kernel.layout:
+                    stretch = int(plan["segment"][0]) * (geometry.in_channels + geometry.out_channels)
+                    plan["block_rows"] = max(1, rows_in_l2 // stretch) if stretch else kernel.tile_rows
         self._address = kernel.address()
         self._table: np.ndarray | None = None
         if kernel.micro_kernels is not None:
@@ -354,11 +356,11 @@ class PreparedSingle(Prepared):
         160x160x96 0.80, 80x80x240 7x7 0.9; at stride 2 they take up to 1.05 of the time.
         """
         size, l2 = prod(self.geometry.out_shape) * self.kernel.dtype.itemsize, runtime.cache_sizes().l2
-        many_ways = runtime.l1_ways() >= _MANY_WAYS
+        large = runtime.large_core()
         if self.kernel.op == "depthwise":
             alone = self.kernel.copies and self.geometry.stride_w == 1 and self._vector == LINE
-            return many_ways and alone and size > 1.5 * l2
-        if self._vector < LINE or not many_ways:
+            return large and alone and size > 1.5 * l2
+        if self._vector < LINE or not large:
             return self._vector == LINE and size > 2 * l2
         return self._out_row >= _SHORT_ROW and size > l2
 
@@ -382,7 +384,7 @@ class PreparedSingle(Prepared):
         geometry, caches, row = self.geometry, runtime.cache_sizes(), self._out_row
         depth, size = geometry.in_channels, prod(geometry.out_shape) * self.kernel.dtype.itemsize
         in_l2 = depth * row <= L2_SHARE * caches.l2
-        if self._vector == LINE and runtime.l1_ways() >= _MANY_WAYS:
+        if self._vector == LINE and runtime.large_core():
             return _OPEN_PAGES * max(1, _PAGE // row) if self._asks_out and in_l2 else None
         if self._vector == LINE:
             streams = depth <= _STREAMED_INPUTS and row >= _STREAMED_LINES and size > caches.l3 // 2
@@ -473,8 +475,8 @@ class PreparedSingle(Prepared):
         1.0 of the time with vectors of a line, and 0.63 to 0.98 with others up to 24 lines; of more 1.1 to 1.2.
         """
         crowding, most = self._crowding, 1.5 * _WAYS
-        if runtime.l1_ways() >= _MANY_WAYS:
-            most = inf if self._vector == LINE else 2 * _MANY_WAYS + 1
+        if runtime.large_core():
+            most = inf if self._vector == LINE else 25
         paired, lines = self.geometry.effective_window[1:] == (3, 2, 2), self._vector == LINE
         if crowding >= most:
             copy = None if paired and self._pixel % (SET_BYTES // 2) else self._copy(wide=paired and not lines)

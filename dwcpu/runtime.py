@@ -31,6 +31,7 @@ __all__ = [
     "fma_peak",
     "get_num_threads",
     "l1_ways",
+    "large_core",
     "num_threads",
     "scratch",
     "set_num_threads",
@@ -304,6 +305,15 @@ def l1_ways() -> int:
                 if (level, kind) == ("1", "Data"):
                     return int(ways) or 8
     return 8
+
+
+def large_core() -> bool:
+    """Whether L1 has twelve ways or more: Intel's cores since Ice Lake, AMD's since Zen 5.
+
+    Such take two loads of a whole line a cycle, from an L2 of a megabyte or more that gives one. What says that it
+    holds for them was measured on Golden Cove (Emerald Rapids); what does not, on Zen 3 and Zen 4.
+    """
+    return l1_ways() >= 12
 
 
 def _line(path: str) -> str:

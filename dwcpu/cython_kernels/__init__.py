@@ -206,6 +206,7 @@ def _row(kernel: dict[str, Any]) -> dict[str, Any]:
     window = tuple(kernel[name] for name in ("kernel_h", "kernel_w", "stride_h", "stride_w"))
     fixed, way = op == "depthwise" and window[0] > 0, kernel["way"]
     fused = op in ("separable", "inverted_residual")
+    full, single = fixed or way in ("strips", "stream"), fixed or way in ("flat", "stream")
     return {
         "op": op,
         "label": "{}x{}s{}".format(*window) if fixed else "fused" if fused else way if op == "depthwise" else "any",
@@ -213,8 +214,8 @@ def _row(kernel: dict[str, Any]) -> dict[str, Any]:
         "tile_rows": kernel["tile_rows"],
         "tile_columns": kernel["tile_cols"] if op == "depthwise" else kernel["vectors"],
         "lanes": lanes,
-        "channels": (1, lanes - 1) if way == "flat" else (lanes if fixed or way == "strips" else 1, _NO_LIMIT),
-        "multipliers": (2, MOST_MULTIPLES) if way == "repeated" else (1, 1 if fixed or way == "flat" else _NO_LIMIT),
+        "channels": (1, lanes - 1) if way == "flat" else (lanes if full else 1, _NO_LIMIT),
+        "multipliers": (2, MOST_MULTIPLES) if way == "repeated" else (1, 1 if single else _NO_LIMIT),
         "most_taps": 0,
         "copies": fixed,
         "layout": "flat" if way == "flat" else "",

@@ -10,13 +10,14 @@
 # blocks (0: all), whose inputs and weights stay in L1 along the row; strips of up to STRIP columns; channel blocks;
 # multiplier; taps. A strip stays in registers and loads each weight once. Where neighbouring columns share inputs
 # (stride and dilation are equal), whole strips go over the borders too, each input serving CHUNK taps, and the last
-# strip slides back over its neighbour. Else columns whose window leaves the image are done one by one with their valid
-# taps only, up to four channel blocks side by side.
+# strip slides back over its neighbour. Else columns whose window leaves the image are done with their valid taps
+# only; of single ones up to four channel blocks side by side. Tiles of one column: depthwise_stream.pxi.
 
 cdef enum:
     STRIP = 8
     ABREAST = 4
     CHUNK = 4      # taps
+    STREAM = 64    # columns between second passes: see depthwise_stream.pxi
 
 
 cdef struct Lanes:
@@ -362,7 +363,10 @@ cdef void columns_of_row(Run *run, i64 columns, i64 block_begin, i64 block_end) 
     run.lanes = lanes
     while columns > 0:
         count = smaller(columns, STRIP)
-        if count > 1 or channels < LANES or none:
+        if plan.tile_columns == 1 and not none:
+            count = smaller(columns, STREAM)
+            stream_of(run.taps.rows * run.taps.columns)(run, count, block_begin, block_end)
+        elif count > 1 or channels < LANES or none:
             for block in range(block_begin, block_end):
                 lanes_of(&lanes[0], block, channels)
                 if none:
@@ -394,8 +398,9 @@ cdef void depthwise_any(
         inner, plan.out_width, plan.stride_w, plan.pad_left, plan.dilation_w, plan.kernel_w, plan.width)
     cdef i64 step = plan.block_channels if plan.block_channels > 0 else block_end - block_begin
     cdef i64 cuts = plan.out_width // plan.segment if plan.segment > 0 else 0
-    cdef i64 line, image, y, top, left, column, count, place, block, row = row_begin, row_next, begin, end
-    cdef bint shared = plan.stride_w == plan.dilation_w and plan.out_width >= STRIP and plan.in_channels >= LANES
+    cdef i64 line, image, y, top, left, last, column, count, place, block, row = row_begin, row_next, begin, end
+    cdef bint shared = plan.stride_w == plan.dilation_w and plan.out_width >= STRIP and plan.in_channels >= LANES and (
+        plan.tile_columns == STRIP)
     run.plan = plan
     run.taps = &taps
     while row < row_end:  # a row of the image, or a stretch of its only one
@@ -422,10 +427,18 @@ cdef void depthwise_any(
                     * plan.x_step, moved(residual, place), out + place, block, smaller(block + step, block_end))
                 column = end
             while column < end:
-                count = smaller(after, end) - column if inner <= column and column < after else 1
                 left = column * plan.stride_w - plan.pad_left
                 taps.column = first_tap(left, plan.dilation_w, plan.kernel_w)
-                taps.columns = end_tap(left, plan.dilation_w, plan.kernel_w, plan.width) - taps.column
+                last = end_tap(left, plan.dilation_w, plan.kernel_w, plan.width)
+                taps.columns = last - taps.column
+                if inner <= column and column < after:
+                    count = smaller(after, end) - column
+                else:
+                    count = 1  # and its neighbours that have the same taps
+                    while column + count < end and column + count != inner and (
+                        first_tap(left + count * plan.stride_w, plan.dilation_w, plan.kernel_w) == taps.column
+                    ) and end_tap(left + count * plan.stride_w, plan.dilation_w, plan.kernel_w, plan.width) == last:
+                        count += 1
                 place = (line * plan.out_width + column) * plan.out_step
                 run.x = x + ((image * plan.height + top + taps.row * plan.dilation_h) * plan.width
                              + left + taps.column * plan.dilation_w) * plan.x_step

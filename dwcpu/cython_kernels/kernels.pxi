@@ -8,6 +8,7 @@ include "few_outputs.pxi"
 include "joined_groups.pxi"
 include "conv.pxi"
 include "depthwise_any.pxi"
+include "depthwise_stream.pxi"
 include "depthwise_flat.pxi"
 include "depthwise_tiles.pxi"
 include "depthwise_narrow.pxi"
@@ -57,6 +58,7 @@ def rows():
         _row("depthwise", <uintptr_t> &depthwise_flat, 0, 0, FLAT_ROWS, FLAT_VECTORS * LANES, 1, "flat"),
         _row("depthwise", <uintptr_t> &depthwise_repeated, 0, 0, 1, 1, 1, "repeated"),
         _row("depthwise", <uintptr_t> &depthwise_any, 0, 0, 1, STRIP, 1),
+        _row("depthwise", <uintptr_t> &depthwise_any, 0, 0, 1, 1, 1, "stream"),
         _row("depthwise", <uintptr_t> &depthwise_strips, 0, 0, 1, MOST_STRIP, 1, "strips"),
         _row("pointwise", <uintptr_t> &pointwise, 0, 0, gemm_rows, GEMM_VECTORS * LANES, GEMM_VECTORS),
         _row("conv", <uintptr_t> &conv, 0, 0, gemm_rows, GEMM_VECTORS * LANES, GEMM_VECTORS),

@@ -398,6 +398,9 @@ def _kernel(dtype: np.dtype) -> tuple[Callable, Any]:
         while image_begin < row_end:  # the rows of one image at a time, or a stretch of its only one
             image = image_begin // in_image
             image_end = min(row_end, (image + 1) * in_image)
+            turn = plan.block_rows if plan.block_rows else plan.out_height
+            if cuts and plan.block_rows:
+                image_end = min(image_end, image_begin + plan.block_rows)
             first, last = image_begin - image * in_image, image_end - image * in_image
             column, columns = 0, plan.out_width
             if cuts:
@@ -408,43 +411,44 @@ def _kernel(dtype: np.dtype) -> tuple[Callable, Any]:
                 base_h = phase_h * plan.stride_h - plan.pad_top
                 first_row = ceil_div(-base_h, plan.dilation_h)
                 last_row = ceil_div(plan.height - base_h, plan.dilation_h)
-                t_begin, t_end = max(0, ceil_div(first - phase_h, step_h)), ceil_div(last - phase_h, step_h)
-                for phase_w in range(column, column + min(step_w, columns)):
-                    base_w = phase_w * plan.stride_w - plan.pad_left
-                    first_column = ceil_div(-base_w, plan.dilation_w)
-                    last_column = ceil_div(plan.width - base_w, plan.dilation_w)
-                    outputs = ceil_div(column + columns - phase_w, step_w)
-                    phase_x = offset(x, (image * plan.height + base_h) * row_size + base_w * plan.x_step)
-                    phase_place = (image * plan.out_height + phase_h) * out_row_size + phase_w * plan.out_step
-                    t = t_begin
-                    while t < t_end:
-                        n_rows = min(plan.tile_rows, t_end - t)
-                        u = t * job.stride_h
-                        row_first = max(0, first_row - u)
-                        row_last = min((n_rows - 1) * job.stride_h + plan.kernel_h, last_row - u)
-                        place = phase_place + t * job.out_row
-                        row_out = offset(out, place)
-                        tile_row(
-                            plan,
-                            job,
-                            offset(phase_x, u * job.x_row),
-                            residual if is_null(residual) else offset(residual, place),
-                            row_out,
-                            row_first,
-                            max(row_first, row_last),
-                            n_rows,
-                            row_first == 0 and row_last == patch,
-                            outputs,
-                            first_column,
-                            last_column,
-                            block_begin,
-                            block_end,
-                        )
-                        if plan.activation != 0:
-                            for i in range(n_rows):
-                                values = offset(row_out, i * job.out_row + begin)
-                                call(plan.activation, (values, outputs, job.out_column, end - begin, plan.alpha))
-                        t += n_rows
+                t_begin, last_t = max(0, ceil_div(first - phase_h, step_h)), ceil_div(last - phase_h, step_h)
+                for turn_begin in range(t_begin, last_t, turn):
+                    for phase_w in range(column, column + min(step_w, columns)):
+                        base_w = phase_w * plan.stride_w - plan.pad_left
+                        first_column = ceil_div(-base_w, plan.dilation_w)
+                        last_column = ceil_div(plan.width - base_w, plan.dilation_w)
+                        outputs = ceil_div(column + columns - phase_w, step_w)
+                        phase_x = offset(x, (image * plan.height + base_h) * row_size + base_w * plan.x_step)
+                        phase_place = (image * plan.out_height + phase_h) * out_row_size + phase_w * plan.out_step
+                        t, t_end = turn_begin, min(turn_begin + turn, last_t)
+                        while t < t_end:
+                            n_rows = min(plan.tile_rows, t_end - t)
+                            u = t * job.stride_h
+                            row_first = max(0, first_row - u)
+                            row_last = min((n_rows - 1) * job.stride_h + plan.kernel_h, last_row - u)
+                            place = phase_place + t * job.out_row
+                            row_out = offset(out, place)
+                            tile_row(
+                                plan,
+                                job,
+                                offset(phase_x, u * job.x_row),
+                                residual if is_null(residual) else offset(residual, place),
+                                row_out,
+                                row_first,
+                                max(row_first, row_last),
+                                n_rows,
+                                row_first == 0 and row_last == patch,
+                                outputs,
+                                first_column,
+                                last_column,
+                                block_begin,
+                                block_end,
+                            )
+                            if plan.activation != 0:
+                                for i in range(n_rows):
+                                    values = offset(row_out, i * job.out_row + begin)
+                                    call(plan.activation, (values, outputs, job.out_column, end - begin, plan.alpha))
+                            t += n_rows
             image_begin = image_end
 
     return depthwise, kernel_signature(dtype)

@@ -1,0 +1,229 @@
+"""What is done otherwise on cores with other caches: their sizes, and how many lines of L1 share a set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from cases import ODD_CASES
+from test_dispatch import depthwise
+
+from dwcpu import abi, arrays, dispatch, runtime
+from dwcpu.epilogue import Activation
+from dwcpu.fused_geometry import SeparableGeometry
+from dwcpu.geometry import ConvGeometry
+
+
+@pytest.fixture
+def eight_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small core: caches of other sizes than this machine may have, eight lines in a set of L1."""
+    monkeypatch.setattr(runtime, "cache_sizes", lambda: runtime.Memory(32 << 10, 512 << 10, 32 << 20))
+    monkeypatch.setattr(runtime, "l1_ways", lambda: 8)
+
+
+@pytest.fixture
+def twelve_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large core, as `eight_ways`."""
+    monkeypatch.setattr(runtime, "cache_sizes", lambda: runtime.Memory(48 << 10, 2 << 20, 32 << 20))
+    monkeypatch.setattr(runtime, "l1_ways", lambda: 12)
+
+
+def plan_of(geometry: ConvGeometry, lanes: int) -> tuple[int, int, int]:
+    """Rows of a copy, channel vectors of a pass and columns of a tile, where vectors are that many reals."""
+    if runtime.cython_kernels() is None:
+        pytest.skip("the Cython kernels were not built")
+    kernel = dispatch.choose(geometry, np.float32, 1, "cython")
+    if kernel.lanes != lanes:
+        pytest.skip(f"for vectors of {4 * lanes} bytes")
+    plan = kernel.prepare(geometry, np.zeros(geometry.w_shape, np.float32)).plan[0]
+    return int(plan["copy_rows"]), int(plan["block_channels"]), int(plan["tile_columns"])
+
+
+#: Lanes -> geometries with what is done about pixels that share sets: rows and vectors of a copy, or vectors in pairs.
+CROWDED: dict[int, list[tuple[ConvGeometry, object]]] = {
+    8: [
+        (depthwise(14, 512, 3, 2), (4, 8)),
+        (depthwise(14, 512, 3), (8, 8)),
+        (depthwise(28, 512, 3), (8, 4)),
+        (depthwise(28, 512, 5, 2), (2, 4)),
+        (depthwise(28, 256, 3, 2), "pairs"),
+        (depthwise(64, 512, 3, 2), "pairs"),
+        (depthwise(40, 512, 3, 2), (2, 4)),
+        (depthwise(56, 512, 3, 2), "pairs"),  # rather than copies that L1 does not hold
+        (depthwise(56, 128, 3, 2), "pairs"),  # all rows share sets, columns do not
+        (depthwise(112, 64, 3, 2), "pairs"),
+        (depthwise(112, 96, 3, 2), "nothing"),
+        (depthwise(14, 480, 3, 2), "nothing"),
+        (depthwise(4, 512, 3), "nothing"),  # fewer lines than a patch has
+    ],
+    16: [  # a vector is a line
+        (depthwise(14, 512, 3, 2), (4, 4)),
+        (depthwise(14, 512, 3), (8, 4)),
+        (depthwise(28, 512, 3), (8, 4)),
+        (depthwise(56, 512, 3), "nothing"),  # only two rows at a time
+        (depthwise(56, 512, 3, 2), (2, 4)),
+        (depthwise(80, 512, 3), "nothing"),  # too long for copies
+        (depthwise(28, 256, 3), "nothing"),  # six lines a set
+        (depthwise(28, 256, 3, 2), "nothing"),
+        (depthwise(28, 256, 5), (6, 4)),
+        (depthwise(28, 192, 7, 2), "nothing"),
+        (depthwise(14, 480, 3, 2), "nothing"),
+        (depthwise(4, 512, 3), "nothing"),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("lanes", "geometry", "copy"), [(lanes, *each) for lanes, cases in CROWDED.items() for each in cases]
+)
+@pytest.mark.usefixtures("eight_ways")
+def test_pixels_that_share_sets_of_the_cache(lanes: int, geometry: ConvGeometry, copy: object) -> None:
+    assert remedy(geometry, lanes) == copy
+
+
+def remedy(geometry: ConvGeometry, lanes: int) -> object:
+    """What is done about shared sets, as `CROWDED` has it."""
+    rows, vectors, columns = plan_of(geometry, lanes)
+    return (rows, vectors) if rows else "pairs" if columns == abi.HALF_COLUMNS else "nothing"
+
+
+@pytest.mark.usefixtures("twelve_ways")
+@pytest.mark.parametrize("lanes", [8, 16])
+def test_sets_of_twelve_lines_hold_more(lanes: int) -> None:
+    few, many = depthwise(14, 1024, 3), depthwise(14, 512, 5, 2)  # 24 lines of a set, 39
+    assert remedy(few, lanes) == "nothing"
+    assert remedy(many, lanes) == ((4, 8) if lanes == 8 else "nothing")
+    assert remedy(depthwise(28, 256, 3, 2), lanes) == ("pairs" if lanes == 8 else "nothing")
+
+
+STREAMED = {
+    "1x3 from L3": (depthwise(80, 128, (1, 3)), True),
+    "1x3 from L2": (depthwise(28, 128, (1, 3)), False),
+    "1x3 of many channels": (depthwise(17, 768, (1, 3)), True),
+    "1x5 from L3": (depthwise(80, 128, (1, 5)), False),
+    "3x1 beside each other": (depthwise(8, 1024, (3, 1), 3), True),
+    "3x3 beside each other": (depthwise(28, 512, 3, 3), True),
+    "4x4 beside each other": (depthwise(28, 512, 4, 4), False),
+    "phases of three columns": (depthwise(17, 64, (1, 5), dilation=8), True),
+    "phases of nine columns": (depthwise(17, 64, (1, 5), dilation=2), False),
+    "2x2 of few channels": (depthwise(300, 32, 2), False),
+    "two outputs a channel": (depthwise(80, 128, (1, 3), multiplier=2), False),
+}
+
+
+@pytest.fixture
+def chosen_anew() -> Iterator[None]:
+    """Choices are kept, and those of another core must not be."""
+    dispatch._choose.cache_clear()
+    yield
+    dispatch._choose.cache_clear()
+
+
+@pytest.mark.usefixtures("chosen_anew")
+@pytest.mark.parametrize("name", STREAMED)
+@pytest.mark.parametrize("core", ["eight_ways", "twelve_ways"])
+def test_windows_that_large_cores_compute_pixel_by_pixel(name: str, core: str, request: pytest.FixtureRequest) -> None:
+    if runtime.cython_kernels() is None:
+        pytest.skip("the Cython kernels were not built")
+    request.getfixturevalue(core)
+    geometry, streams = STREAMED[name]
+    assert (dispatch.choose(geometry, np.float32, 1).label == "stream") == (streams and core == "twelve_ways")
+
+
+@pytest.mark.usefixtures("chosen_anew", "twelve_ways")
+def test_windows_inside_fused_operations_are_not_computed_pixel_by_pixel() -> None:
+    if runtime.cython_kernels() is None:
+        pytest.skip("the Cython kernels were not built")
+    block = SeparableGeometry.of((1, 80, 80, 128), (1, 3, 128), (128, 64), padding="same")
+    for backend in "auto", "cython":
+        kernel = dispatch.choose(block, np.float32, 1, backend)
+        parts = tuple((np.zeros(part.w_shape, np.float32), None, Activation()) for part in block.parts)
+        assert kernel.label == "fused" and kernel.prepare(block, parts).depthwise.kernel.label != "stream"
+
+
+@pytest.mark.usefixtures("eight_ways")
+@pytest.mark.parametrize(
+    ("lanes", "some"), [(8, {(8, True), (4, True), "pairs", "nothing"}), (16, {(4, True), "nothing"})]
+)
+def test_cases_have_copies_of_all_kinds(lanes: int, some: set) -> None:
+    kinds = set()
+    for case in ODD_CASES["depthwise"]:
+        geometry = case.geometry
+        if (
+            geometry.batch
+            and geometry.multiplier == 1
+            and geometry.in_channels >= lanes
+            and geometry.kernel_w in (3, 5)
+        ):
+            rows, vectors, columns = plan_of(geometry, lanes)
+            several = 0 < rows < geometry.out_height
+            kinds.add((vectors, several) if rows else "pairs" if columns == abi.HALF_COLUMNS else "nothing")
+    assert kinds >= some
+
+
+@pytest.mark.parametrize(
+    ("size", "in_channels", "out_channels", "pixels", "streams"),
+    [
+        (112, 16, 96, 585, ""),  # inputs and outputs: 256 KiB
+        (28, 64, 64, 512, ""),
+        (112, 128, 256, 170, ""),
+        (112, 129, 256, 508, ""),  # weights of more than 128 KiB are not to be read so often: inputs alone
+        (112, 1024, 1024, 64, ""),
+        (70, 3, 1000, 65, "all"),  # outputs go to memory, and few inputs to each
+        (75, 12, 512, 125, "narrow"),  # in rows of 2 KiB
+        (70, 9, 1000, 64, "narrow"),
+        (60, 3, 1000, 65, "narrow"),  # of which much stays in L3
+        (14, 3, 1000, 65, ""),
+    ],
+)
+@pytest.mark.usefixtures("eight_ways")
+def test_blocks_of_matrix_products(size: int, in_channels: int, out_channels: int, pixels: int, streams: str) -> None:
+    geometry = ConvGeometry("pointwise", 1, size, size, in_channels, out_channels)
+    for kernel in (k for k in dispatch.kernels("float32") if k.op == "pointwise"):
+        prepared = kernel.prepare(geometry, np.zeros((1, 1, in_channels, out_channels), np.float32))
+        lines = kernel.lanes * 4 == arrays.LINE
+        asks = lines and size**2 * out_channels * 4 > 1 << 20
+        tiles = ((64 << 10) // in_channels if asks else pixels) // kernel.tile_rows  # outputs do not stay in L2 then
+        if streams == "all" or (streams == "narrow" and not lines):
+            tiles = (14 if lines else 28) // kernel.tile_rows
+        assert prepared.plan["block_rows"][0] == tiles * kernel.tile_rows
+        assert prepared.plan["asks_out"][0] == asks
+
+
+@pytest.mark.usefixtures("twelve_ways")
+@pytest.mark.parametrize(
+    ("size", "in_channels", "out_channels", "pixels"),
+    [
+        (112, 16, 96, 560),  # ten pixels' outputs to a page, of 56 pages
+        (56, 24, 1000, 56),
+        (56, 64, 512, 112),
+        (14, 40, 4096, 56),  # more than a page each
+        (14, 300, 4096, 873),  # weights of more than half of L2
+        (56, 24, 160, 1424),  # L2 holds the outputs
+        (300, 32, 48, 3276),  # rows of less than 256 bytes
+    ],
+)
+def test_blocks_of_outputs_in_as_many_pages_as_are_fetched_ahead(
+    size: int, in_channels: int, out_channels: int, pixels: int
+) -> None:
+    geometry = ConvGeometry("pointwise", 1, size, size, in_channels, out_channels)
+    for kernel in (k for k in dispatch.kernels("float32") if k.op == "pointwise" and k.lanes == 16):
+        plan = kernel.prepare(geometry, np.zeros((1, 1, in_channels, out_channels), np.float32)).plan
+        assert plan["block_rows"][0] == pixels // kernel.tile_rows * kernel.tile_rows
+        assert plan["asks_out"][0] == (size**2 * out_channels * 4 > 2 << 20 and out_channels >= 64)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_products_that_ask_for_lines_of_outputs_have_the_same_bits(dtype: type, rng: np.random.Generator) -> None:
+    for size, in_channels, out_channels in ((9, 16, 32), (13, 7, 45), (4, 5, 3), (1, 40, 70)):
+        geometry = ConvGeometry("pointwise", 2, size, size, in_channels, out_channels)
+        x = rng.standard_normal(geometry.x_shape).astype(dtype)
+        w = rng.standard_normal((1, 1, in_channels, out_channels)).astype(dtype)
+        for kernel in (k for k in dispatch.kernels(dtype) if k.op == "pointwise"):
+            prepared, found = kernel.prepare(geometry, w), []
+            for asks in (0, 1):
+                prepared.plan["asks_out"] = asks
+                found.append(np.empty(geometry.out_shape, dtype))
+                prepared.run(x, None, found[-1], 1)
+            assert found[0].tobytes() == found[1].tobytes(), kernel.name
