@@ -40,6 +40,8 @@ _PANEL_WIDTH = 96
 #: Times `L2_SHARE` that the rows of a dilated window's tiles may take: 33x33x256 at dilation 6 takes 5 % longer with
 #: blocks of six rows, which fit, than with 12 or 24.
 _MOST_APART = 4
+#: See `_fills_l2`: share of L2 that images take, and the share for what blocks stay in then.
+_FILLED, _L2_SHARE_FILLED = 0.7, 0.1
 #: Pixels of a matrix product whose time hides the reading of large weights, and what stands around a call.
 _HIDING_PIXELS = 96
 #: How far weights of a fused kernel may lie apart, in their own size, for all that lies there to be asked for.
@@ -129,7 +131,10 @@ class PreparedSeparable(Prepared):
         # Half of L2 holds a block of the intermediate: as many whole rows as fit, or part of the width of one tile's
         # rows where not even those do.
         tile_rows, tile_columns = depthwise.kernel.tile_rows, depthwise.kernel.tile_columns
-        pixels = int(L2_SHARE * runtime.cache_sizes().l2) // (middle.in_channels * kernel.dtype.itemsize)
+        share = L2_SHARE
+        if not most_rows and self._fills_l2:
+            share, pointwise.plan["asks_out"] = _L2_SHARE_FILLED, 1
+        pixels = int(share * runtime.cache_sizes().l2) // (middle.in_channels * kernel.dtype.itemsize)
         # The rows of a dilated window's tiles lie apart: blocks have whole tiles of all, even if they take more.
         phases = row_phases(geometry.depthwise)
         most = _MOST_APART * pixels // middle.width
@@ -159,6 +164,22 @@ class PreparedSeparable(Prepared):
         self._scratch = _whole_lines(block) + depthwise._scratch
         self._address = kernel.address()
 
+    @property
+    def _fills_l2(self) -> bool:
+        """Whether images of a large core take so much of its L2 that small blocks are better, and lines are asked for.
+
+        Before they are read or written, those of both. In half of L2, and without asking for outputs, 56x56x64 takes
+        1.08 times as long, 80x80x32 1.06, 40x40x128 to 256 1.06, 112x112x64 to 128 at stride 2 1.03; but smaller images
+        are better left alone, 14x14x128 1.03, 7x7x1024 1.1, and large weights, which each block reads, 19x19x728 1.05.
+        """
+        first, last = self.geometry.depthwise, self.geometry.pointwise
+        itemsize, l2 = self.kernel.dtype.itemsize, runtime.cache_sizes().l2
+        if self.pointwise.kernel.lanes * itemsize < LINE or not runtime.large_core():
+            return False
+        if last.in_channels * last.out_channels * itemsize > l2 // 4:
+            return False
+        return (prod(first.x_shape[1:]) + prod(last.out_shape[1:])) * itemsize > _FILLED * l2
+
     def _rows_asking(self, pixels: int, tile_rows: int) -> int:
         """Rows of a block, of which `pixels` fit, if it asks for the inputs of the next; 0 if it does not.
 
@@ -169,6 +190,8 @@ class PreparedSeparable(Prepared):
         """
         depthwise, pointwise = self.geometry.depthwise, self.geometry.pointwise
         itemsize, l2 = self.kernel.dtype.itemsize, runtime.cache_sizes().l2
+        if self._fills_l2:
+            return max(pixels // pointwise.width // tile_rows, 1) * tile_rows if depthwise.dilation_h == 1 else 0
         if depthwise.dilation_h > 1 or prod(depthwise.x_shape) * itemsize <= L2_SHARE * l2:
             return 0
         rows = pixels // (pointwise.width + depthwise.stride_h * depthwise.width) // tile_rows * tile_rows
