@@ -113,7 +113,8 @@ FIELDS: dict[str, str] = {
     "soon": "p",
     "soon_size": "i",
     # pointwise: whether tiles, of `ASKING_ROWS` at most, ask for the lines that the next one writes to, or, compiled,
-    # the one after it; compiled depthwise windows: whether whole tiles ask for those of the next one
+    # the one after it; likewise compiled conv on three colours; compiled depthwise windows: whether whole tiles ask for
+    # those of the next one
     "asks_out": "i",
     # pointwise and conv: rows at most of tiles whose pixels share a set of the L1 cache (`crowded_rows`); 0: no limit
     "crowded_rows": "i",

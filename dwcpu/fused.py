@@ -9,11 +9,12 @@ import numpy as np
 
 from . import runtime
 from .arrays import LINE
+from .caches import L2_SHARE
 from .fused_geometry import Geometry, InvertedResidualGeometry, SeparableGeometry
 from .geometry import ConvGeometry
 from .grid import Grid, cut, grid_of, row_phases, segment_of, serial_us, worth_threads, worth_waking
 from .pipeline import GIVEN, Node, Pass, Pipeline, Span, chain
-from .prepared import L2_SHARE, Prepared, PreparedSingle, fill
+from .prepared import Prepared, PreparedSingle, fill
 
 if TYPE_CHECKING:
     from .dispatch import Kernel

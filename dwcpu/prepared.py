@@ -7,16 +7,15 @@ the number of threads, the grid and the micro-kernels that it needs, is made at 
 from __future__ import annotations
 
 from copy import copy
-from math import gcd, inf, lcm, prod
+from math import gcd, lcm, prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import arrays, packing, runtime
+from . import arrays, caches, packing, runtime
 from .abi import (
     ACTIVATION_CODES,
     AHEAD_TILES,
-    COPY_BYTES,
     FEW_OUTPUTS,
     FIELDS,
     HALF_COLUMNS,
@@ -50,18 +49,11 @@ from .pipeline import NOTHING, Pass, Room, Span, Value
 if TYPE_CHECKING:
     from .dispatch import Kernel
 
-__all__ = ["L2_SHARE", "REPEATED", "Prepared", "PreparedSingle", "fill"]
+__all__ = ["REPEATED", "Prepared", "PreparedSingle", "fill"]
 
 #: L1 caches that the patches and weights of a depthwise pass may take. Far more than one: what is read again comes from
 #: L2 in time, and long runs of channels suit the prefetchers. Of 0.5 to 16, 4 and more are 2 to 5 % faster than less.
 _L1_CACHES = 8
-#: Ways of other L1 caches.
-_WAYS = 8
-#: How many pages a large core fetches lines in that are written to one after the other, and bytes of one; bytes of a
-#: pixel's outputs from which on it is worth asking for them.
-_OPEN_PAGES, _PAGE, _SHORT_ROW = 56, 4096, 256
-#: Channel vectors that are copied aside at a time, of so many bytes at most; half of them where they do not fit.
-_COPIED, _COPIED_BYTES = 8, 256
 #: Outputs from which on it pays to gather the pixels that they are made of.
 _MANY_OUTPUTS = 64
 #: What tiles whose lanes are pixels cost, in multiply-adds of other tiles: a vector of outputs, and a vector of inputs.
@@ -69,17 +61,12 @@ _MANY_OUTPUTS = 64
 _FEW_OUTPUT, _FEW_INPUT, _FEW_TURNED = 0.6, 0.25, 1 / 8
 #: Where packed weights are kept that belong to repeated inputs.
 REPEATED = "repeated"
-#: Share of the L2 cache for what passes stay in: pixels of a GEMM block, rows of a fused block.
-L2_SHARE = 0.5
 #: Output rows whose inputs strips hold at a time, and the share of L2 for them.
 _HELD_ROWS, _HELD_L2 = 4, 0.5
 #: Weights of a GEMM that take no more of it are read again for each block of pixels without harm.
 _L2_SHARE_WEIGHTS = 0.25
 #: Output channels up to which a matrix product reads pixels with gaps between them.
 _MOST_OUTPUTS = 128
-#: Pixels of a block whose outputs go to memory, in rows of so many bytes at least; the latter of each where a vector is
-#: a line, and inputs at most there.
-_STREAMED_ROWS, _STREAMED_BYTES, _STREAMED_LINES, _STREAMED_INPUTS = (28, 14), 2048, 3584, 8
 
 
 class Prepared:
@@ -201,21 +188,22 @@ class PreparedSingle(Prepared):
         plan["tile_rows"], plan["tile_columns"], plan["lanes"] = kernel.tile_rows, kernel.tile_columns, kernel.lanes
         plan["crowded_rows"] = crowded_rows(runtime.l1_ways())
         l2 = runtime.cache_sizes().l2 // itemsize
-        rows_in_l2 = int(L2_SHARE * l2)
+        rows_in_l2 = int(caches.L2_SHARE * l2)
         if kernel.op == "pointwise":
             # Inputs stay in L2, and outputs too where the weights leave room: panels fill lines side by side, and the
             # CPU fetches neighbours ahead, for which the next panel must not come too late. With AVX-512 16 to 96
             # channels take 0.76 of the time for it, 32 to 64 and 24 to 144 0.93; without, as long as before.
-            asks_out, pixel = self._asks_out, geometry.in_channels
+            asks_out, pixel = caches.asks_out(kernel, geometry), geometry.in_channels
             weights = geometry.in_channels * geometry.out_channels
             if not asks_out and weights <= _L2_SHARE_WEIGHTS * l2:
                 pixel += geometry.out_channels
             tiles = max(2, rows_in_l2 // pixel // kernel.tile_rows)
-            if (streamed := self._streamed_rows) is not None:
+            if (streamed := caches.streamed_rows(kernel, geometry)) is not None:
                 tiles = min(tiles, streamed // kernel.tile_rows)
             plan["block_rows"] = tiles * kernel.tile_rows
             plan["asks_out"] = asks_out
         elif kernel.op == "conv":
+            plan["asks_out"] = caches.asks_out(kernel, geometry)
             plan["block_rows"] = max(1, rows_in_l2 // (geometry.stride_h * geometry.width * geometry.in_channels))
             if self._few_outputs:
                 plan["ring_rows"], plan["block_rows"] = self._reach, geometry.out_height
@@ -232,8 +220,12 @@ class PreparedSingle(Prepared):
         else:
             plan["segment"] = segment_of(kernel, geometry)
             plan["block_channels"] = self._block_channels()
-            plan["asks_out"] = self._asks_out
-            self._shape_crowded()
+            plan["asks_out"] = caches.asks_out(kernel, geometry)
+            remedy = caches.remedy(kernel, geometry)
+            if remedy.copy is not None:
+                plan["block_channels"], plan["copy_rows"] = remedy.copy
+            elif remedy.pairs:
+                plan["tile_columns"], plan["block_channels"] = HALF_COLUMNS, self._block_channels() // 2 * 2
             if kernel.label == "strips":
                 self._scratch = self._hold()
             # Columns of a dilated window that are not of its phase lie between those that are, and are fetched too.
@@ -346,52 +338,6 @@ class PreparedSingle(Prepared):
         compiled = self.kernel.op == "conv" and self.kernel.backend == "cython"
         return compiled and geometry.groups == geometry.taps == 1 and large and inside
 
-    @property
-    def _asks_out(self) -> bool:
-        """Whether tiles of a matrix product or depthwise window ask for the lines that they write to.
-
-        Where a vector is a line, those of products write to so many lines at once that the CPU fetches them too late,
-        even those of eight rows: of results that L2 does not hold, they ask for them. Those of AVX2 write to half as
-        many: to ask would take them 2 to 4 % longer. Windows at stride 1 gain on Golden Cove alone: 80x80x200 3x3 0.75,
-        160x160x96 0.80, 80x80x240 7x7 0.9; at stride 2 they take up to 1.05 of the time.
-        """
-        size, l2 = prod(self.geometry.out_shape) * self.kernel.dtype.itemsize, runtime.cache_sizes().l2
-        large = runtime.large_core()
-        if self.kernel.op == "depthwise":
-            alone = self.kernel.copies and self.geometry.stride_w == 1 and self._vector == LINE
-            return large and alone and size > 1.5 * l2
-        if self._vector < LINE or not large:
-            return self._vector == LINE and size > 2 * l2
-        return self._out_row >= _SHORT_ROW and size > l2
-
-    @property
-    def _out_row(self) -> int:
-        """Bytes of the outputs of a pixel."""
-        return self.geometry.out_channels * self.kernel.dtype.itemsize
-
-    @property
-    def _streamed_rows(self) -> int | None:
-        """How many pixels' outputs a matrix product writes from end to end at a time, if it mostly writes to memory.
-
-        Of many outputs, in long rows, of short sums. On 4900 pixels 3 to 1000 channels take 0.73 of the time, 8 to 512
-        0.58, 3136 of 24 to 1000 0.62; 64 to 1024 0.94. Of rows of less than 2 KiB some take longer. On Zen 4 3 to 1000
-        take 0.8 of the time, 8 to 1000 0.97, but 12 to 1000 1.06, 16 to 2000 1.1, and 3 to 1000 on 3136 1.35.
-
-        Golden Cove fetches lines ahead in as many pages as hold the outputs of 56 pixels, or more of short rows: 3136
-        of 24 to 1000 0.52, 3844 of 16 to 1528 0.42, 12544 of 16 to 96 0.80, 6400 of 256 to 1024 0.96. Of 112 pages it
-        fetches nothing: 0.98 and 1.03 of the former two.
-        """
-        geometry, caches, row = self.geometry, runtime.cache_sizes(), self._out_row
-        depth, size = geometry.in_channels, prod(geometry.out_shape) * self.kernel.dtype.itemsize
-        in_l2 = depth * row <= L2_SHARE * caches.l2
-        if self._vector == LINE and runtime.large_core():
-            return _OPEN_PAGES * max(1, _PAGE // row) if self._asks_out and in_l2 else None
-        if self._vector == LINE:
-            streams = depth <= _STREAMED_INPUTS and row >= _STREAMED_LINES and size > caches.l3 // 2
-        else:
-            streams = in_l2 and row >= _STREAMED_BYTES and size > caches.l3 // 4
-        return _STREAMED_ROWS[self._vector == LINE] if streams else None
-
     def _pack(self, w: np.ndarray, bias: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         kernel, geometry = self.kernel, self.geometry
         window = (geometry.kernel_h, geometry.kernel_w)
@@ -407,8 +353,8 @@ class PreparedSingle(Prepared):
 
     def _block_channels(self) -> int:
         """Channel vectors whose patch and weights fit the L1 caches of a pass."""
-        kernel_h, kernel_w = self.geometry.kernel_h, self.geometry.kernel_w
-        vectors = prod(self._patch) + kernel_h * kernel_w * int(self.plan["multiplier"][0])
+        patch, weights = prod(caches.patch_of(self.kernel, self.geometry)), self.geometry.taps
+        vectors = patch + weights * int(self.plan["multiplier"][0])
         budget = int(_L1_CACHES * runtime.cache_sizes().l1)
         return max(8, budget // (vectors * self._vector))
 
@@ -438,95 +384,9 @@ class PreparedSingle(Prepared):
         return -(-size // LINE) * LINE
 
     @property
-    def _patch(self) -> tuple[int, int]:
-        """Input rows and columns of a depthwise tile."""
-        kernel_h, kernel_w, stride_h, stride_w = self.geometry.effective_window
-        rows, columns = self.kernel.tile_rows, self.kernel.tile_columns
-        return (rows - 1) * stride_h + kernel_h, (columns - 1) * stride_w + kernel_w
-
-    @property
-    def _crowding(self) -> int:
-        """How many lines of a depthwise tile's patch, at most, share a set of the cache.
-
-        Lines that lie a multiple of `SET_BYTES` apart do. Those that are more than the set holds are gone before all
-        vectors of theirs, or all tiles that read them, had a turn. 0 where the kernel could do nothing about it.
-        Images smaller than a patch take 0.75 of the time if they are not taken for a whole one (256 to 2048 channels).
-        """
-        kernel, geometry = self.kernel, self.geometry
-        if not kernel.copies or geometry.in_channels % kernel.lanes:
-            return 0
-        rows, columns = self._patch
-        rows = min(rows, -(-geometry.height // geometry.dilation_h))
-        columns = min(columns, -(-geometry.width // geometry.dilation_w))
-        column = geometry.dilation_w * self._pixel
-        sets = [(r * self._row + q * column) % SET_BYTES // LINE for r in range(rows) for q in range(columns)]
-        return max(map(sets.count, sets))
-
-    def _shape_crowded(self) -> None:
-        """Have windows whose lines share sets of the cache computed from copies, or two vectors of a line at a time.
-
-        A few more lines than a set holds cost less than most of what could be done about it. 3x3 windows at stride 2
-        take 0.75 to 0.9 of the time if two vectors of 1024-byte pixels are computed at a time, beside copies, and 0.86
-        to 0.99 where all rows share sets; pixels of 2048 bytes 0.65 to 0.95 if they are copied; other windows take
-        longer in pairs than with nothing done. Where a vector is a line there are no pairs, and copies of pixels of
-        2048 bytes take 0.45 to 0.9 (Zen 4), of 4096 bytes 0.3 to 0.6; 5x5 and 7x7 windows on 1024 bytes 0.75 to 1.0.
-
-        Where a set has twelve lines and L2 gives one a cycle (Golden Cove), what is done without copies takes 0.56 to
-        1.0 of the time with vectors of a line, and 0.63 to 0.98 with others up to 24 lines; of more 1.1 to 1.2.
-        """
-        crowding, most = self._crowding, 1.5 * _WAYS
-        if runtime.large_core():
-            most = inf if self._vector == LINE else 25
-        paired, lines = self.geometry.effective_window[1:] == (3, 2, 2), self._vector == LINE
-        if crowding >= most:
-            copy = None if paired and self._pixel % (SET_BYTES // 2) else self._copy(wide=paired and not lines)
-            if copy is not None:
-                self.plan["block_channels"], self.plan["copy_rows"] = copy
-                return
-        elif not crowding or self._row % SET_BYTES:
-            return
-        if paired and not lines:
-            self.plan["tile_columns"] = HALF_COLUMNS
-            self.plan["block_channels"] = self._block_channels() // 2 * 2
-
-    def _copy(self, wide: bool) -> tuple[int, int] | None:
-        """Channel vectors and output rows of a pass that is computed from a copy of its inputs, if enough rows fit.
-
-        Copies of four vectors of each pixel have to fit the L1 cache where there are `wide` tiles to do without: on
-        56x56x512, at stride 2, those take 0.7 of the time.
-        """
-        kernel, geometry, vector = self.kernel, self.geometry, self._vector
-        kernel_h, _, stride_h, _ = geometry.effective_window
-        # More vectors or more rows? Where copies one after the other share few rows, more vectors. Where a vector is a
-        # line, half as many take up to twice the time of none, and 3x3 windows at stride 1 with two rows at a time 1.2.
-        most, half = min(_COPIED, _COPIED_BYTES // vector), COPY_BYTES // 2
-        wanted = kernel.tile_rows * (1 if 4 * (kernel_h - stride_h) <= self._patch[0] else 2)
-        tries = [(rows, vectors, half) for rows in (wanted, kernel.tile_rows) for vectors in (most, most // 2)]
-        if vector == LINE:
-            least = wanted if kernel_h == 3 else kernel.tile_rows
-            tries = [(least, most, half), (least, most, COPY_BYTES)]
-        for least, vectors, room in tries:
-            width = -(-geometry.width // geometry.dilation_w) * vectors * vector
-            rows = (room // width - kernel_h) // stride_h + 1
-            outgrown = vectors < most and self._patch[0] * width > runtime.cache_sizes().l1
-            if rows >= least and not (wide and outgrown):
-                return vectors, rows // kernel.tile_rows * kernel.tile_rows
-        return None
-
-    @property
     def _vector(self) -> int:
         """Bytes of a vector."""
         return self.kernel.lanes * self.kernel.dtype.itemsize
-
-    @property
-    def _pixel(self) -> int:
-        """Bytes of an input pixel."""
-        return self.geometry.in_channels * self.kernel.dtype.itemsize
-
-    @property
-    def _row(self) -> int:
-        """Bytes from an input row of a tile's patch to the next."""
-        return self.geometry.dilation_h * self.geometry.width * self._pixel
 
     @property
     def blocks(self) -> int:

@@ -195,7 +195,7 @@ cdef inline void gemm_tiles(
             b[j] = v_load(panel.bias + j * LANES)
             for i in range(rows):
                 acc[i][j] = b[j]
-        if one and panel.asks_out:
+        if (one or colours) and panel.asks_out:
             ask_out(rows, vectors, panel.out_step, out)
         step = v_anew_step(panel.a_step)
         ahead = panel.ahead
