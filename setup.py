@@ -97,6 +97,7 @@ def abi_declarations(abi: dict[str, Any]) -> tuple[str, str]:
         "FLAT_VECTORS",
         "MOST_MULTIPLES",
         "MOST_STREAMED",
+        "TWO_TURN_ROWS",
     )
     shared = {name: name for name in same} | {"HALF": "HALF_COLUMNS"}
     header += f"enum {{ {', '.join(f'{ours} = {abi[name]}' for ours, name in shared.items())} }};\n"

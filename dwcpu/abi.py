@@ -58,9 +58,10 @@ __all__ = [
     "SET_BYTES",
     "STEP_FIELDS",
     "TURN",
+    "TWO_TURN_ROWS",
+    "crowded_rows",
     "flat_columns",
     "later_lines",
-    "crowded_rows",
     "most_tile_rows",
     "panel_widths",
     "plan_dtype",
@@ -102,8 +103,8 @@ FIELDS: dict[str, str] = {
     "activation": "p",
     "alpha": "d",
     # blocking: pointwise: rows of A kept in L2 while all panels pass; fused kernels: output rows per block, and so
-    # compiled depthwise ones on repeated inputs, or stretches (`segment`); depthwise, compiled fixed windows: output
-    # rows (of a phase) that all phases of columns compute in turn; 0: each computes all
+    # compiled depthwise ones on repeated inputs, or stretches (`segment`); depthwise, compiled fixed windows and
+    # Numba's: output rows (of a phase), or stretches, that all phases of columns compute in turn; 0: each computes all
     "block_rows": "i",
     # pointwise: where what a later kernel will read begins, such as weights, and how many bytes of it this one asks for
     # (see `ahead`)
@@ -143,7 +144,8 @@ FIELDS: dict[str, str] = {
     # depthwise, but for compiled fixed windows: output columns that a row of the grid stands for where images have a
     # single row (the last takes what is left), so that threads share long signals; 0: rows of the grid are rows
     "segment": "i",
-    # shape of the register tile and of its vectors; the table of micro-kernels, where a kernel calls them by address
+    # shape of the register tile and of its vectors (one column of `depthwise_any`: depthwise_stream.pxi); the table of
+    # micro-kernels, where a kernel calls them by address
     "tile_rows": "i",
     "tile_columns": "i",
     "lanes": "i",
@@ -203,6 +205,9 @@ ASKING_ROWS = 8
 #: Size of the buffer, on the stack, for copies of inputs. Half of it is used if that will do: of 24 to 36 KiB more is
 #: better, in an L1 cache of 32 KiB too. Where a vector is a line, larger copies, in L2, are better than none.
 COPY_BYTES = 72 * 1024
+
+#: Rows of a matrix product's tiles where a CPU computes vectors of 64 bytes in two turns: see tile.h.
+TWO_TURN_ROWS = 7
 
 #: Taps at most of a window that is computed pixel by pixel: see depthwise_stream.pxi.
 MOST_STREAMED = 9
@@ -339,8 +344,8 @@ ABI: int = crc32(
     repr(
         (
             _OTHER_CHANGES, FIELDS, STEP_FIELDS, SET_BYTES, ASKING_ROWS, COPY_BYTES, HELD_BYTES, AHEAD_TILES, TURN,
-            HALF_COLUMNS, FEW_OUTPUTS, FLAT_VECTORS, MOST_STREAMED, ACTIVATION_CODES, EXP_TERMS, LN2, EXP_LOWEST,
-            EXP_NORMAL, GELU_LOWEST, GELU_HIGHEST, ERFC_CENTRE, ERFC_TERMS,
+            HALF_COLUMNS, FEW_OUTPUTS, FLAT_VECTORS, MOST_STREAMED, TWO_TURN_ROWS, ACTIVATION_CODES, EXP_TERMS, LN2,
+            EXP_LOWEST, EXP_NORMAL, GELU_LOWEST, GELU_HIGHEST, ERFC_CENTRE, ERFC_TERMS,
         )
     ).encode()
 )  # fmt: skip

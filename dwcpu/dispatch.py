@@ -406,14 +406,15 @@ def _choose(geometry: Geometry, dtype: np.dtype, threads: int, backend: str, alo
             if fitting[0].label == "strips":
                 how = ": large windows, from copies of their inputs"
             if fitting[0].label == "stream":
-                how = ": few taps, pixel by pixel as they lie"
+                how = ": few taps, and inputs that are shared little or far away, pixel by pixel"
             return fitting[0], "compiled ahead of time" + how
     fitting = [kernel for kernel in _family("numba", dtype) if kernel.supports(geometry)]
     if rules.has_rows(geometry, dtype):
         fitting.sort(key=lambda kernel: kernel.label == "line")
     if backend == "auto" and alone and (repeating := _repeating(geometry, dtype, fitting[0])):
         return repeating, "few channels fill no vectors; inputs are repeated, an output each"
-    return fitting[0], "compiled for this window" if fitting[0].window[0] else "compiled here for any window"
+    own = fitting[0].window[0] or fitting[0].most_taps
+    return fitting[0], "compiled here for this window" if own else "compiled here for any window"
 
 
 def _repeating(geometry: ConvGeometry, dtype: np.dtype, other: Kernel) -> Kernel | None:

@@ -127,6 +127,7 @@ class PreparedSeparable(Prepared):
         super().__init__(kernel, geometry)
         assert isinstance(depthwise, PreparedSingle) and isinstance(pointwise, PreparedSingle)
         self.depthwise, self.pointwise = depthwise, pointwise
+        depthwise.plan["asks_out"] = 0  # what it writes to is in L2
         plan, middle = self.plan, geometry.pointwise
         fill(plan, middle)
         # Half of L2 holds a block of the intermediate: as many whole rows as fit, or part of the width of one tile's
@@ -192,7 +193,7 @@ class PreparedSeparable(Prepared):
         depthwise, pointwise = self.geometry.depthwise, self.geometry.pointwise
         itemsize, l2 = self.kernel.dtype.itemsize, runtime.cache_sizes().l2
         if self._fills_l2:
-            return max(pixels // pointwise.width // tile_rows, 1) * tile_rows if depthwise.dilation_h == 1 else 0
+            return pixels // pointwise.width // tile_rows * tile_rows if depthwise.dilation_h == 1 else 0
         if depthwise.dilation_h > 1 or prod(depthwise.x_shape) * itemsize <= L2_SHARE * l2:
             return 0
         rows = pixels // (pointwise.width + depthwise.stride_h * depthwise.width) // tile_rows * tile_rows
@@ -275,7 +276,7 @@ class PreparedInverted(Prepared):
         share = _L2_SHARE_RING if is_ring else _L2_SHARE_MOVING
         self._block_rows = _window_rows(depthwise, share, between)
         self.expand = expand
-        if depthwise.kernel.copies:
+        if depthwise.kernel.label != "strips":
             depthwise.plan["block_rows"] = 0  # no phases in turn: what it reads is in L2
         if is_ring:
             depthwise.plan["ring_rows"] = plan["ring_rows"] = (self._block_rows - 1) * middle.stride_h + reach
@@ -392,7 +393,7 @@ class PreparedRepeated(Prepared):
             least = min(_LEAST_MOVED * reach // inner.stride_h, inner.out_height)
             plan["block_rows"] = rows = max(_window_rows(depthwise, L2_SHARE), int(least))
             held = min((rows - 1) * inner.stride_h + reach, inner.height) * inner.width
-        if depthwise.kernel.copies:
+        if depthwise.kernel.label != "strips":
             depthwise.plan["block_rows"] = 0  # as of an inverted residual
         plan["depthwise_kernel"], plan["depthwise_plan"] = depthwise._address, depthwise._plan_address
         plan["depthwise_blocks"] = depthwise.blocks

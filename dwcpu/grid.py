@@ -7,7 +7,7 @@ from itertools import pairwise
 from math import gcd
 from typing import TYPE_CHECKING, NamedTuple
 
-from .abi import SET_BYTES, panel_widths
+from .abi import SET_BYTES, TWO_TURN_ROWS, panel_widths
 from .fused_geometry import Geometry
 from .geometry import ConvGeometry
 
@@ -51,9 +51,6 @@ _HALF, _FROM_MEMORY, _RUN, _LONG_RUN = 0.5, 1.4, 2.0, 14
 _SPREAD, _SPREAD_BY_LANES = 2.0, 6.0
 #: Bytes of vectors whose halves are computed (HAS_HALVES in vectors.h), and of those without such shuffles.
 _HALVED_VECTOR, _SHORT_VECTOR = 64, 16
-#: Rows of tiles of such vectors where the CPU computes them in two turns (SHORT_ROWS in tile.h), and half of one in
-#: half the time; where it does not, that takes as long as a whole one.
-_SHORT_ROWS = 7
 #: Bytes of spread inputs that are made at a time, and the most that may be, where windows span many rows.
 _SPREAD_BYTES, _MOST_SPREAD_BYTES = 1 << 19, 1 << 22
 
@@ -229,7 +226,8 @@ def joined_groups(kernel: Kernel, geometry: ConvGeometry) -> Joined | None:
     blocks = -(-geometry.out_height // (max(room - reach, 0) // geometry.stride_h + 1)) if room < height else 1
     rows = -(-geometry.out_height // blocks)
     spread_rows = min((rows - 1) * geometry.stride_h + reach, height)
-    halved = vector == _HALVED_VECTOR and kernel.tile_rows == _SHORT_ROWS
+    # a CPU that computes such vectors in two turns computes half of one in half the time; another one does not
+    halved = vector == _HALVED_VECTOR and kernel.tile_rows == TWO_TURN_ROWS
     half = _HALF if halved and 2 * outputs <= lanes else 1.0
     run = _RUN * max(1.0, _LONG_RUN / max(1, run_length(geometry)))
     runs = geometry.kernel_h if geometry.dilation_w == 1 else geometry.taps

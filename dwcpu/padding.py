@@ -199,7 +199,8 @@ def parse_padding(padding: object, operation: str) -> str | tuple[tuple[int, int
         if padding == "same":
             return "same"
         fix = _fix(padding, ("same", "valid"))
-        fix = "write ((pad, 0), ...) for a 2-D causal axis" if padding == "causal" else fix
+        if padding == "causal":
+            fix = "write ((pad, 0), (0, 0)) where rows are the causal axis, ((0, 0), (pad, 0)) where columns are"
         raise ValueError(
             f"{operation}: padding is {padding!r}; it must be an integer, (vertical, horizontal), "
             f"((top, bottom), (left, right)), 'same' or 'valid'; {fix}"

@@ -226,11 +226,13 @@ class PreparedSingle(Prepared):
                 plan["block_channels"], plan["copy_rows"] = remedy.copy
             elif remedy.pairs:
                 plan["tile_columns"], plan["block_channels"] = HALF_COLUMNS, self._block_channels() // 2 * 2
+            if kernel.label == "stream":
+                plan["block_channels"] = 0  # pixels from end to end
             if kernel.label == "strips":
                 self._scratch = self._hold()
             # Columns of a dilated window that are not of its phase lie between those that are, and are fetched too.
-            # Where images come from L3 or memory, phases that take turns after every row of tiles take 0.92 to 1.0 of
-            # the time of one that goes through all rows; from L2 up to 1.03.
+            # Where L2 does not hold images and results, phases that take turns after every row of tiles, or stretch of
+            # a signal, take 0.86 to 1.0 of the time of one that goes through all rows; in L2 up to 1.03.
             phases = geometry.dilation_w // gcd(geometry.stride_w, geometry.dilation_w)
             if phases > 1 and not plan["copy_rows"][0] and prod(geometry.x_shape[1:]) > l2 / 2:
                 if kernel.copies:

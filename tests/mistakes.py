@@ -340,7 +340,7 @@ MISTAKES = {
     "padding causal": (
         lambda: ops.depthwise_conv2d(X, DW, padding="causal"),
         ValueError,
-        "write ((pad, 0), ...) for a 2-D causal axis",
+        "write ((pad, 0), (0, 0)) where rows are the causal axis, ((0, 0), (pad, 0)) where columns are",
     ),
     "padding four": (lambda: ops.depthwise_conv2d(X, DW, padding=(1, 1, 1, 1)), ValueError, "padding is (1, 1, 1, 1)"),
     "padding mixed": (lambda: ops.depthwise_conv2d(X, DW, padding=(1, (1, 1))), ValueError, "padding is (1, (1, 1))"),

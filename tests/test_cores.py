@@ -208,7 +208,10 @@ def test_blocks_of_outputs_in_as_many_pages_as_are_fetched_ahead(
     size: int, in_channels: int, out_channels: int, pixels: int
 ) -> None:
     geometry = ConvGeometry("pointwise", 1, size, size, in_channels, out_channels)
-    for kernel in (k for k in dispatch.kernels("float32") if k.op == "pointwise" and k.lanes == 16):
+    found = [k for k in dispatch.kernels("float32") if k.op == "pointwise" and k.lanes == 16]
+    if not found:
+        pytest.skip("for vectors of 64 bytes")
+    for kernel in found:
         plan = kernel.prepare(geometry, np.zeros((1, 1, in_channels, out_channels), np.float32)).plan
         assert plan["block_rows"][0] == pixels // kernel.tile_rows * kernel.tile_rows
         assert plan["asks_out"][0] == (size**2 * out_channels * 4 > 2 << 20 and out_channels >= 64)
@@ -227,3 +230,41 @@ def test_products_that_ask_for_lines_of_outputs_have_the_same_bits(dtype: type, 
                 found.append(np.empty(geometry.out_shape, dtype))
                 prepared.run(x, None, found[-1], 1)
             assert found[0].tobytes() == found[1].tobytes(), kernel.name
+
+
+@pytest.mark.usefixtures("chosen_anew")
+@pytest.mark.parametrize("core", ["eight_ways", "twelve_ways"])
+@pytest.mark.parametrize(
+    ("size", "channels", "outputs", "filled"),
+    [(56, 64, 64, True), (14, 128, 128, False), (19, 728, 728, False), (160, 96, 96, True)],
+)
+def test_separable_convolutions_that_fill_l2(
+    size: int, channels: int, outputs: int, filled: bool, core: str, request: pytest.FixtureRequest
+) -> None:
+    """Small blocks that ask for what they read and write; windows inside write to what is in L2, and do not ask."""
+    request.getfixturevalue(core)
+    block = SeparableGeometry.of((1, size, size, channels), (3, 3, channels), (channels, outputs), padding="same")
+    for kernel in (
+        k for k in dispatch.kernels("float32") if (k.op, k.label, k.backend) == ("separable", "fused", "cython")
+    ):
+        parts = tuple((np.zeros(part.w_shape, np.float32), None, Activation()) for part in block.parts)
+        prepared = kernel.prepare(block, parts)
+        filled = filled and core == "twelve_ways" and prepared.pointwise.kernel.lanes == 16
+        assert prepared._fills_l2 == filled
+        assert (prepared._stretches["asks_out"] == 0).all()
+        if filled:
+            assert prepared.pointwise.plan["asks_out"][0] and prepared.plan["asks_ahead"][0]
+            assert prepared._block_rows * size * channels * 4 <= 0.1 * (2 << 20)
+
+
+@pytest.mark.parametrize("core", ["eight_ways", "twelve_ways"])
+def test_tiles_of_colours_that_ask_for_lines_of_outputs(core: str, request: pytest.FixtureRequest) -> None:
+    request.getfixturevalue(core)
+    for kernel in (k for k in dispatch.kernels("float32") if k.op == "conv"):
+        asked = []
+        for size, outputs in ((224, 32), (224, 16), (64, 32)):
+            geometry = ConvGeometry.conv((1, size, size, 3), (3, 3, 3, outputs), stride=2, padding=1)
+            plan = kernel.prepare(geometry, np.zeros(geometry.w_shape, np.float32)).plan
+            asked.append(bool(plan["asks_out"][0]))
+        wide = kernel.lanes == 16 and kernel.backend == "cython" and core == "twelve_ways"
+        assert asked == [wide, False, False]

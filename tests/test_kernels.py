@@ -540,16 +540,16 @@ def test_tiles_of_the_heights_of_other_cpus(kernel: Kernel, rows: int) -> None:
         assert found.tobytes() == compute(kernel, case, *options).tobytes(), f"{case}"
 
 
-@pytest.mark.parametrize("ways", [8, 12])
 @pytest.mark.parametrize(
     "kernel",
     [k for k in dispatch.kernels() if k.copies or (k.op == "pointwise" and k.backend != "mixed")],
     ids=lambda kernel: kernel.name,
 )
-def test_caches_of_other_cpus(kernel: Kernel, ways: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_caches_of_other_cpus(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pixels that share sets of a cache that holds more of them, or fewer, than this one: the same bits."""
     cases = [case for case in ODD_CASES[kernel.op] if takes(kernel, case)]
     before = [compute(kernel, case, "normal", "relu", True, False) for case in cases]
+    ways = 8 if runtime.large_core() else 12
     monkeypatch.setattr(runtime, "l1_ways", lambda: ways)
     for case, found in zip(cases, before, strict=True):
         assert compute(kernel, case, "normal", "relu", True, False).tobytes() == found.tobytes(), f"{case}"

@@ -71,6 +71,52 @@ def test_narrow_images(dtype: type, size: int, stride: int, monkeypatch: pytest.
     assert True in copies or not kernel.copies
 
 
+@pytest.mark.parametrize("height", [1, 13])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_phases_of_columns_take_turns_in_kernels_of_numba(
+    dtype: type, height: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After rows of tiles, or stretches of a signal."""
+    kernel = next(k for k in KERNELS if (k.backend, k.label, k.dtype) == ("numba", "any", np.dtype(dtype)))
+    channels, turns = 2 * kernel.lanes + 3, []
+    window = (2, 3) if height > 1 else (1, 3)
+    for dilation in 2, 5:
+        case = Case(
+            "depthwise", (2, height, 150, channels), channels, window, (1, 1), (dilation, dilation), padding="same"
+        )
+        right = expected(case, dtype, "integers", "silu", True, True)
+        for l2 in 1 << 14, 1 << 24:
+            monkeypatch.setattr(runtime, "cache_sizes", lambda l2=l2: runtime.Memory(2048, l2, 1 << 25))
+            plan = kernel.prepare(case.geometry, *make_data(case, dtype, "integers").kernel_weights()).plan
+            turns.append(int(plan["block_rows"][0]))
+            for threads, end in zip((1, 2, 3), (*ENDS, ENDS[0]), strict=True):
+                result = compute(kernel, case, "integers", "silu", True, True, threads, end)
+                np.testing.assert_allclose(result, right, rtol=1e-5)
+    assert 0 < turns[0] < 20 and 0 < turns[2] < 20 and turns[1] == turns[3] == 0
+
+
+@pytest.mark.parametrize("activation", ["silu", "gelu", "relu6", None])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_pixel_by_pixel_with_a_last_vector_that_slides_back(
+    dtype: type, activation: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All channels of a pixel at a time, however small L1: their second pass comes after all of them."""
+    kernel = next((k for k in KERNELS if (k.label, k.dtype) == ("stream", np.dtype(dtype))), None)
+    if kernel is None:
+        pytest.skip("the Cython kernels were not built")
+    monkeypatch.setattr(runtime, "cache_sizes", lambda: runtime.Memory(512, 4096, 1 << 23))
+    for channels in (8 * kernel.lanes + 5, 16 * kernel.lanes + 1, 3 * kernel.lanes):
+        for window, stride, dilation in (((1, 3), 1, 3), ((3, 3), 3, 1), ((2, 2), 1, 2)):
+            case = Case(
+                "depthwise", (2, 9, 70, channels), channels, window, (stride, stride), (dilation, dilation),
+                padding="same",
+            )  # fmt: skip
+            right = expected(case, dtype, "normal", activation, True, True)
+            for threads, end in enumerate(ENDS, 1):
+                result = compute(kernel, case, "normal", activation, True, True, threads, end)
+                np.testing.assert_allclose(result, right, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_windows_that_ask_for_lines_of_outputs_have_the_same_bits(

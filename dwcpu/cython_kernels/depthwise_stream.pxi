@@ -3,7 +3,8 @@
 #
 # Tiles of several columns read channels of one pixel, then the same channels of the next; images that come from L3 or
 # memory come faster in the order in which they lie, and with few taps it costs little to load each input and each weight
-# for every output. Assumes: as many channels as lanes or more, one output each. Guarantees: those of depthwise_any.pxi.
+# for every output. Assumes: as many channels as lanes or more, one output each; all blocks of a pixel, since
+# the last one, which slides back, writes its neighbour's channels again. Guarantees: those of depthwise_any.pxi.
 # Loops, outermost first: columns; channel blocks; taps, unrolled.
 
 cdef inline void stream(const int taps, const Run *run, i64 columns, i64 block_begin, i64 block_end) noexcept nogil:

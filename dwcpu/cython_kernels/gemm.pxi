@@ -30,7 +30,7 @@ cdef struct Panel:
     const real *inputs_end     # of inputs that are asked for in place of that, two tiles ahead; null for none
     const real *later          # what is asked for when all of that is: weights of a later kernel
     const real *later_end
-    bint asks_out              # whether tiles ask for the lines that the second one below writes to
+    bint asks_out              # whether tiles ask for lines that the second one below writes to: see ask_out
     i64 crowded_rows           # most rows of tiles whose pixels share a set of L1; 0: any number
     const real *hardswish      # in place of the clamp: its numbers, or null
     real low
@@ -53,9 +53,8 @@ cdef inline bint ends_in_half(const Panel *panel) noexcept nogil:
 
 
 cdef inline i64 rows_of_tiles(const Panel *panel) noexcept nogil:
-    """Most rows of the tiles of a panel: as many as the CPU writes at a time without a pause, or more of half vectors. Where
-    pixels share a set of L1 no more than `abi.crowded_rows` says. And fewer where outputs come from no near cache: those of
-    14 come all at once."""
+    """Most rows of the tiles of a panel: as many as the CPU writes at a time without a pause, or more of half vectors.
+    Fewer where pixels share a set of L1 (`abi.crowded_rows`), or outputs come from no near cache: of 14 all at once."""
     cdef i64 most = smaller(tallest(panel.vectors), ASKING_ROWS) if panel.asks_out else tallest(panel.vectors)
     if panel.vectors > 1 and not (panel.vectors == 2 and ends_in_half(panel)):
         most = smaller(most, panel.tile_rows)
@@ -143,10 +142,8 @@ cdef inline void ask_later(Panel *panel, int turn, int lines) noexcept nogil:
 
 
 cdef inline void ask_out(const int rows, const int vectors, i64 out_step, real *out) noexcept nogil:
-    """Ask for the lines of the tile after the next: those of the next one would come from memory too late.
-
-    Where rows begin between lines, for those that end a vector: the first of a row has been written to by the panel before.
-    """
+    """Ask for the lines of the tile after the next: those of the next one would come from memory too late. Where rows
+    begin between lines, for those that end a vector: the panel before has written to the first of a row."""
     cdef int i, j
     for i in range(rows):
         for j in range(vectors * LANES // LINE):

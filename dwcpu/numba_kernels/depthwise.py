@@ -20,13 +20,14 @@ is then that of a multiplier of 1 with channels for output channels. Else each m
 tiles are one row of outputs, a few at a time, whose vectors are interleaved before they are stored.
 
 Dilation needs no kernels of its own. With g = gcd(stride, dilation), the outputs phase + (dilation / g) * t of an axis
-form a convolution of stride s / g and dilation 1 over every dilation-th input; phases are computed one after the other.
+form a convolution of stride s / g and dilation 1 over every dilation-th input. Phases are computed one after the other,
+or take turns after `plan.block_rows` rows, or stretches.
 
 Where images have a single row, rows of the grid may be stretches of it (`plan.segment`): neighbouring ones are computed
 as one, a narrower image.
 
-Loops, outermost first: images or stretches, phases, tile rows, channel passes (`plan.block_channels` vectors), tile
-columns, channel vectors (in the micro-kernel).
+Loops, outermost first: images or stretches, phases of rows, turns, phases of columns, tile rows, channel passes
+(`plan.block_channels` vectors), tile columns, channel vectors (in the micro-kernel).
 """
 
 from __future__ import annotations
