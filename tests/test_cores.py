@@ -101,6 +101,8 @@ STREAMED = {
     "1x3 from L3": (depthwise(80, 128, (1, 3)), True),
     "1x3 from L2": (depthwise(28, 128, (1, 3)), False),
     "1x3 of many channels": (depthwise(17, 768, (1, 3)), True),
+    "1x4 from L3": (depthwise(80, 128, (1, 4)), False),
+    "1x4 from L3, dilated": (depthwise(80, 128, (1, 4), dilation=2), True),
     "1x5 from L3": (depthwise(80, 128, (1, 5)), False),
     "3x1 beside each other": (depthwise(8, 1024, (3, 1), 3), True),
     "3x3 beside each other": (depthwise(28, 512, 3, 3), True),
