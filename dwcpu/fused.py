@@ -133,10 +133,11 @@ class PreparedSeparable(Prepared):
         # Half of L2 holds a block of the intermediate: as many whole rows as fit, or part of the width of one tile's
         # rows where not even those do.
         tile_rows, tile_columns = depthwise.kernel.tile_rows, depthwise.kernel.tile_columns
-        share = L2_SHARE
+        in_l2 = runtime.cache_sizes().l2 // (middle.in_channels * kernel.dtype.itemsize)
+        pixels = int(L2_SHARE * in_l2)
         if not most_rows and self._fills_l2:
-            share, pointwise.plan["asks_out"] = _L2_SHARE_FILLED, 1
-        pixels = int(share * runtime.cache_sizes().l2) // (middle.in_channels * kernel.dtype.itemsize)
+            pointwise.plan["asks_out"] = 1
+            pixels = max(int(_L2_SHARE_FILLED * in_l2), min(tile_rows * middle.width, pixels))
         # The rows of a dilated window's tiles lie apart: blocks have whole tiles of all, even if they take more.
         phases = row_phases(geometry.depthwise)
         most = _MOST_APART * pixels // middle.width
