@@ -127,7 +127,7 @@ class PreparedSeparable(Prepared):
         super().__init__(kernel, geometry)
         assert isinstance(depthwise, PreparedSingle) and isinstance(pointwise, PreparedSingle)
         self.depthwise, self.pointwise = depthwise, pointwise
-        depthwise.plan["asks_out"] = 0  # what it writes to is in L2
+        depthwise.plan["asks_out"] = pointwise.plan["asks_in"] = 0  # what lies between them is in L2
         plan, middle = self.plan, geometry.pointwise
         fill(plan, middle)
         # Half of L2 holds a block of the intermediate: as many whole rows as fit, or part of the width of one tile's

@@ -201,7 +201,7 @@ class PreparedSingle(Prepared):
             if (streamed := caches.streamed_rows(kernel, geometry)) is not None:
                 tiles = min(tiles, streamed // kernel.tile_rows)
             plan["block_rows"] = tiles * kernel.tile_rows
-            plan["asks_out"] = asks_out
+            plan["asks_out"], plan["asks_in"] = asks_out, caches.asks_in(kernel, geometry)
         elif kernel.op == "conv":
             plan["asks_out"] = caches.asks_out(kernel, geometry)
             plan["block_rows"] = max(1, rows_in_l2 // (geometry.stride_h * geometry.width * geometry.in_channels))

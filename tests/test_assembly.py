@@ -205,7 +205,7 @@ def disassembly(isa: str, real: str) -> dict[str, list[tuple[str | None, str]]]:
     listing = subprocess.run(
         ["objdump", "--disassemble", "--no-show-raw-insn", spec.origin], capture_output=True, text=True, check=True
     ).stdout
-    prefix = re.compile(rf".*_{isa}_{real}_(?=gemm_|inner_|wide_|side_|narrow_|close_|by_two_|flat_)")
+    prefix = re.compile(rf".*_{isa}_{real}_(?=gemm_|inner_|wide_|side_|narrow_|close_|by_two_|flat_|few_pixels_)")
     found = {prefix.sub("", name): body for name, body in functions(listing).items() if prefix.match(name)}
     if not found:
         pytest.skip("the compiled module has no symbols")
@@ -302,6 +302,17 @@ def test_compiled_few_channels(isa: str, size: int, real: str) -> None:
     """Tiles of four vectors, and of all rows that registers hold, share inputs."""
     found, rows = disassembly(isa, real), 4 if size == 64 else 2
     check(loops(found[f"flat_rows_{rows}"]), 4 * rows, size, 0, 2.5)
+
+
+@pytest.mark.parametrize("isa", ["x86_64_v3", "x86_64_v4"])
+def test_turned_inputs_take_few_shuffles(isa: str) -> None:
+    """Of float32: each vector two, three where it has four blocks of 128 bits, and none to put halves together."""
+    body = [instruction for _, instruction in disassembly(isa, "f32")["few_pixels_1"]]
+    products = sum(bool(FMA.match(each)) for each in body)
+    shuffles = [each for each in body if re.match(r"v(unpck|shuf|perm)", each)]
+    moved = [each for each in body if re.match(r"v(insertf|broadcastf)\w+\s+(\$0x1,)?-?(0x)?[0-9a-f]*\(", each)]
+    assert products <= len(moved) <= 1.1 * products
+    assert len(shuffles) <= (2.2 if isa == "x86_64_v3" else 3.3) * products
 
 
 @pytest.mark.parametrize("window", [name.replace("inner", "side") for name in COMPILED_WINDOWS if "inner" in name])

@@ -260,6 +260,29 @@ def test_separable_convolutions_that_fill_l2(
 
 
 @pytest.mark.parametrize("core", ["eight_ways", "twelve_ways"])
+@pytest.mark.parametrize(("size", "in_l2"), [(48, True), (128, False)])
+def test_products_with_pixels_as_lanes_that_ask_for_inputs(
+    size: int, in_l2: bool, core: str, rng: np.random.Generator, request: pytest.FixtureRequest
+) -> None:
+    """Large cores do not for what L2 holds; within a separable convolution nobody does; bits are the same."""
+    request.getfixturevalue(core)
+    geometry = ConvGeometry("pointwise", 1, size, size, 50, 1)
+    x, w = rng.standard_normal((1, size, size, 50), np.float32), rng.standard_normal((1, 1, 50, 1), np.float32)
+    for kernel in (k for k in dispatch.kernels("float32") if (k.op, k.backend) == ("pointwise", "cython")):
+        prepared, found = kernel.prepare(geometry, w), []
+        assert prepared.plan["asks_in"][0] == (core == "eight_ways" or not in_l2)
+        for asks in (0, 1):
+            prepared.plan["asks_in"] = asks
+            found.append(np.empty(geometry.out_shape, np.float32))
+            prepared.run(x, None, found[-1], 1)
+        assert found[0].tobytes() == found[1].tobytes(), kernel.name
+    block = SeparableGeometry.of(x.shape, (3, 3, 50), (50, 1), padding="same")
+    parts = tuple((np.zeros(part.w_shape, np.float32), None, Activation()) for part in block.parts)
+    for kernel in (k for k in dispatch.kernels("float32") if (k.op, k.label) == ("separable", "fused")):
+        assert not kernel.prepare(block, parts).pointwise.plan["asks_in"][0]
+
+
+@pytest.mark.parametrize("core", ["eight_ways", "twelve_ways"])
 def test_tiles_of_colours_that_ask_for_lines_of_outputs(core: str, request: pytest.FixtureRequest) -> None:
     request.getfixturevalue(core)
     for kernel in (k for k in dispatch.kernels("float32") if k.op == "conv"):

@@ -202,25 +202,23 @@ cdef void few_outputs(
 
 
 cdef inline void few_channels(
-    const int outputs, const int count, const real *ahead, i64 step, i64 width, const real *a, const real *w, vec *sums
+    const int outputs, const int known, const real *ahead, i64 step, i64 width, const real *a, const real *w, vec *sums
 ) noexcept nogil:
-    """Add the products of `count` channels, as many as LANES or fewer, of LANES pixels.
+    """Add the products of LANES channels of LANES pixels, the first of which, `known`, have been added before.
 
-    From `ahead` on as many elements are asked for.
+    From `ahead` on, if it is not NULL, as many elements are asked for.
     """
     cdef vec rows[LANES_LIMIT]
     cdef int o, c
+    load_turned(a, step, rows)
+    if ahead != NULL:
+        for c in range(LANES * LANES // LINE):
+            v_prefetch(ahead + c * LINE)
     for c in range(LANES):
-        rows[c] = v_load(a) if count == LANES else v_load_part(a, 0, count)
-        a = v_anew(a + step)
-    for c in range(LANES * LANES // LINE):
-        v_prefetch(ahead + c * LINE)
-    turn_rows(rows)
-    for c in range(LANES):
-        if c < count:
+        if c >= known:
             for o in range(outputs):
                 sums[o] = v_fma_onto_splat(w + o, rows[c], sums[o])
-            w = v_anew(w + width)
+        w = v_anew(w + width)
 
 
 cdef inline void few_products(
@@ -231,24 +229,27 @@ cdef inline void few_products(
     cdef vec first[FEW_COLUMNS]  # these are in registers; of one alone, each product would wait for the one before it
     cdef vec second[FEW_COLUMNS]
     cdef i64 step = panel.a_step, width = panel.vectors * LANES, left = panel.depth
-    cdef int o
+    cdef int o, known
     cdef const real *w = panel.weights
-    cdef const real *ahead = a + vectors * LANES * step  # where the next pixels begin
+    cdef const real *ahead = a + vectors * LANES * step if panel.asks_in else NULL  # the next pixels
     for o in range(outputs):
         first[o] = second[o] = v_splat(panel.bias[o])
     while left >= LANES:
-        few_channels(outputs, LANES, ahead, step, width, a, w, first)
-        ahead += LANES * LANES
+        few_channels(outputs, 0, ahead, step, width, a, w, first)
+        ahead = moved(ahead, LANES * LANES)
         if vectors == 2:
-            few_channels(outputs, LANES, ahead, step, width, a + LANES * step, w, second)
-            ahead += LANES * LANES
+            few_channels(outputs, 0, ahead, step, width, a + LANES * step, w, second)
+            ahead = moved(ahead, LANES * LANES)
         a += LANES
         w += LANES * width
         left -= LANES
-    if left:
-        few_channels(outputs, <int> left, ahead, step, width, a, w, first)
+    if left:  # the last channels, and some before them
+        known = <int> (LANES - left)
+        a -= known
+        w -= known * width
+        few_channels(outputs, known, ahead, step, width, a, w, first)
         if vectors == 2:
-            few_channels(outputs, <int> left, ahead, step, width, a + LANES * step, w, second)
+            few_channels(outputs, known, ahead, step, width, a + LANES * step, w, second)
     for o in range(outputs):
         acc[o * vectors] = first[o]
         if vectors == 2:

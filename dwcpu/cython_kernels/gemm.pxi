@@ -31,6 +31,7 @@ cdef struct Panel:
     const real *later          # what is asked for when all of that is: weights of a later kernel
     const real *later_end
     bint asks_out              # whether tiles ask for lines that the second one below writes to: see ask_out
+    bint asks_in               # whether tiles with pixels as lanes ask for the inputs of the next: see few_outputs.pxi
     i64 crowded_rows           # most rows of tiles whose pixels share a set of L1; 0: any number
     const real *hardswish      # in place of the clamp: its numbers, or null
     real low
@@ -593,6 +594,7 @@ cdef inline void panel_of(Panel *panel, const Plan *plan, i64 channels, i64 dept
     panel.joined = False
     ask_nothing(panel)
     panel.asks_out = plan.asks_out != 0
+    panel.asks_in = plan.asks_in != 0
     panel.crowded_rows = plan.crowded_rows
     panel.hardswish = HARDSWISH_NUMBERS if plan.hardswish else NULL
     panel.low = <real> plan.low

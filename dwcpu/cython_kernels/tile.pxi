@@ -68,6 +68,7 @@ cdef extern from "tile.h" nogil:
     void v_prefetch(const real *p) noexcept
     void v_prefetch_out(real *p) noexcept
     vec v_load(const real *p) noexcept
+    vec v_load_halves(const real *p, const real *q) noexcept
     void v_store(real *p, vec v) noexcept
     vec v_load_part(const real *p, int first, int last) noexcept
     void v_store_part(real *p, vec v, int first, int last) noexcept
@@ -182,13 +183,11 @@ cdef inline void activate(const Plan *plan, real *values, i64 rows, i64 row_stri
 cdef inline void turn_rows(vec *rows) noexcept nogil:
     """LANES vectors become columns: their square blocks of 128 bits change places, then each is turned on its own.
 
-    Of n rows, to interleave each with the one n / 2 below turns the numbers of rows and columns by one bit; to take the
-    even and the odd columns of neighbours turns them the other way.
+    Of n rows, to take the even and the odd blocks of neighbours turns the numbers of rows and blocks by one bit.
     """
     cdef vec after[LANES_LIMIT]
-    cdef int i, j, half, bits = BLOCKS
+    cdef int i, j, half = BLOCKS // 2, bits = BLOCKS
     while bits > 1:
-        half = BLOCKS // 2
         for j in range(half):
             for i in range(BLOCK_LANES):
                 after[j * BLOCK_LANES + i] = v_blocks_even(
@@ -198,9 +197,48 @@ cdef inline void turn_rows(vec *rows) noexcept nogil:
         for i in range(LANES):
             rows[i] = after[i]
         bits //= 2
-    bits = BLOCK_LANES
+    turn_blocks(rows)
+
+
+cdef inline void load_turned(const real *x, i64 step, vec *rows) noexcept nogil:
+    """As `turn_rows`, of LANES rows of LANES elements in memory, `step` apart.
+
+    Halves of vectors change places while they are loaded, which takes no shuffle, and where a vector has four blocks
+    one shuffle does the rest. In L2 sums of 16 to 96 channels take 0.76 to 0.93 of the time. Of float64, 0.87 to 1.12.
+    """
+    cdef vec low[LANES_LIMIT]
+    cdef vec high[LANES_LIMIT]
+    cdef const real *other
+    cdef int i, j, n
+    if BLOCKS == 1 or BLOCK_LANES == 2:
+        for i in range(LANES):
+            rows[i] = v_load(x)
+            x = v_anew(x + step)
+        turn_rows(rows)
+        return
+    for j in range(BLOCKS // 2):
+        for i in range(BLOCK_LANES):
+            n = j * BLOCK_LANES + i
+            other = x + BLOCK_LANES * step
+            low[n], high[n] = v_load_halves(x, other), v_load_halves(x + LANES // 2, other + LANES // 2)
+            x = v_anew(x + step)
+        x += BLOCK_LANES * step
+    for i in range(BLOCK_LANES):
+        n = BLOCK_LANES + i
+        if BLOCKS == 2:
+            rows[i], rows[n] = low[i], high[i]
+        else:
+            rows[i], rows[n] = v_blocks_even(low[i], low[n]), v_blocks_odd(low[i], low[n])
+            rows[2 * BLOCK_LANES + i] = v_blocks_even(high[i], high[n])
+            rows[3 * BLOCK_LANES + i] = v_blocks_odd(high[i], high[n])
+    turn_blocks(rows)
+
+
+cdef inline void turn_blocks(vec *rows) noexcept nogil:
+    """Turn each block: to interleave each row with the one n / 2 below turns the numbers the other way."""
+    cdef vec after[LANES_LIMIT]
+    cdef int i, j, half = BLOCK_LANES // 2, bits = BLOCK_LANES
     while bits > 1:
-        half = BLOCK_LANES // 2
         for j in range(BLOCKS):
             for i in range(half):
                 after[j * BLOCK_LANES + 2 * i] = v_in_blocks_low(

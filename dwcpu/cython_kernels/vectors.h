@@ -146,6 +146,23 @@ V_INLINE void v_prefetch_out(real *p) { __builtin_prefetch(p, 1, 3); }
 
 V_INLINE vec v_load(const real *p) { return *(const vec_in_memory *)p; }
 
+/* As many elements from p on as fill half of a vector, and as many from q on. To load one half over another takes no
+   shuffle, of which many CPUs begin one a cycle. */
+V_INLINE vec v_load_halves(const real *p, const real *q) {
+#if V_AVX512
+    return V_FORM(_mm512_mask_broadcast_f32x8(_mm512_castps256_ps512(_mm256_loadu_ps(p)), 0xff00, _mm256_loadu_ps(q)),
+                  _mm512_mask_broadcast_f64x4(_mm512_castpd256_pd512(_mm256_loadu_pd(p)), 0xf0, _mm256_loadu_pd(q)));
+#elif V_AVX2
+    return V_FORM(_mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(q), 1),
+                  _mm256_insertf128_pd(_mm256_castpd128_pd256(_mm_loadu_pd(p)), _mm_loadu_pd(q), 1));
+#else
+    vec v;
+    memcpy(&v, p, sizeof v / 2);
+    memcpy((char *)&v + sizeof v / 2, q, sizeof v / 2);
+    return v;
+#endif
+}
+
 V_INLINE void v_store(real *p, vec v) { *(vec_in_memory *)p = v; }
 
 V_INLINE vec v_splat(real s) { return s - (vec){0}; } /* unlike s + 0 this keeps the sign of -0; it costs nothing */
