@@ -117,6 +117,8 @@ FIELDS: dict[str, str] = {
     # the one after it; likewise compiled conv on three colours; compiled depthwise windows: whether whole tiles ask for
     # those of the next one
     "asks_out": "i",
+    # compiled pointwise: whether all panels compute a tile of pixels before any computes the next one
+    "across": "i",
     # compiled pointwise, few outputs: whether tiles ask for the inputs of the next
     "asks_in": "i",
     # pointwise and conv: rows at most of tiles whose pixels share a set of the L1 cache (`crowded_rows`); 0: no limit

@@ -202,6 +202,8 @@ class PreparedSingle(Prepared):
                 tiles = min(tiles, streamed // kernel.tile_rows)
             plan["block_rows"] = tiles * kernel.tile_rows
             plan["asks_out"], plan["asks_in"] = asks_out, caches.asks_in(kernel, geometry)
+            if caches.across(kernel, geometry):
+                plan["across"], plan["asks_out"] = 1, 0
         elif kernel.op == "conv":
             plan["asks_out"] = caches.asks_out(kernel, geometry)
             plan["block_rows"] = max(1, rows_in_l2 // (geometry.stride_h * geometry.width * geometry.in_channels))
@@ -417,7 +419,7 @@ class PreparedSingle(Prepared):
 
         Of each part, the first panel asks for its inputs, and the last one for what is read soon. The others' tiles of
         the last block that are left when the next panel has been asked for ask for a line or two a turn. A single pixel
-        has no tiles.
+        has no tiles, and of panels that take turns none asks for another.
         """
         last = (rows - 1) % int(self.plan["block_rows"][0]) + 1
         plan, alone = self.plan, int(self.plan["x_step"][0]) * self.kernel.dtype.itemsize % SET_BYTES != 0
@@ -425,7 +427,7 @@ class PreparedSingle(Prepared):
         tile_rows = most_tile_rows(self.kernel.tile_rows, crowded, asks_out)
         tiles, turns = -(-last // tile_rows), self.geometry.in_channels // TURN
         fewest, most = self.blocks // parts, -(-self.blocks // parts)
-        if fewest < 2 or last == 1:
+        if fewest < 2 or last == 1 or plan["across"][0]:
             return Room(0, 0)
         later = max(0, tiles - AHEAD_TILES) * turns * (fewest - 2) * self.blocks // fewest
         if self.kernel.backend == "cython":

@@ -10,7 +10,7 @@ from cases import Case, make_data
 from test_kernels import ENDS, KERNELS, check_gaps, compute, expected
 
 import dwcpu
-from dwcpu import grid, runtime
+from dwcpu import caches, grid, runtime
 from dwcpu.dispatch import Kernel
 from dwcpu.prepared import PreparedSingle
 
@@ -136,6 +136,31 @@ def test_matrix_products_with_few_outputs(kernel: Kernel, outputs: int) -> None:
                 for some in (outputs, outputs + 9)
             )  # fmt: skip
             assert few.tobytes() == np.ascontiguousarray(many[..., :outputs]).tobytes(), f"{case} {activation}"
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    [each for each in KERNELS if (each.op, each.backend) == ("pointwise", "cython")],
+    ids=lambda kernel: kernel.name,
+)
+def test_products_whose_panels_take_turns(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After each tile of pixels: the same bits, whatever the last panel and tile lack, and of more panels than turn."""
+    lanes, dtype = kernel.lanes, kernel.dtype
+    for number, outputs in enumerate((2 * lanes, 4 * lanes, 5 * lanes, 7 * lanes + 1, 4 * lanes + lanes // 2, 1033)):
+        for at, pixels in enumerate((1, 13, 14, 29, 61)):
+            activation = (None, "hardswish", "relu6", "silu", "gelu")[(number + at) % 5]
+            residual, threads, end = at % 2 > 0, 1 + (number + at) % 2, ENDS[at % 2]
+            case = Case("pointwise", (1 + at % 2, 1, pixels, (3, 16, 21)[at % 3]), outputs, (1, 1))
+            found = []
+            for turns in (True, False):
+                monkeypatch.setattr(caches, "across", lambda *_, turns=turns: turns)
+                data = make_data(case, dtype.type, "normal").kernel_weights()
+                assert kernel.prepare(case.geometry, *data).plan["across"][0] == turns
+                found.append(compute(kernel, case, "normal", activation, True, residual, threads, end).tobytes())
+            assert found[0] == found[1], f"{case} {activation}"
+            monkeypatch.setattr(caches, "across", lambda *_: True)
+            if outputs < 1000:
+                check_gaps(kernel, case, 1 + number, end, activation)
 
 
 @EVERY_KERNEL

@@ -216,7 +216,39 @@ def test_blocks_of_outputs_in_as_many_pages_as_are_fetched_ahead(
     for kernel in found:
         plan = kernel.prepare(geometry, np.zeros((1, 1, in_channels, out_channels), np.float32)).plan
         assert plan["block_rows"][0] == pixels // kernel.tile_rows * kernel.tile_rows
-        assert plan["asks_out"][0] == (size**2 * out_channels * 4 > 2 << 20 and out_channels >= 64)
+        asks = size**2 * out_channels * 4 > 2 << 20 and out_channels >= 64
+        assert plan["asks_out"][0] + plan["across"][0] == asks
+
+
+@pytest.mark.parametrize(
+    ("size", "in_channels", "out_channels", "turns"),
+    [
+        (112, 16, 96, True),
+        (112, 8, 96, False),  # too few inputs
+        (112, 8, 97, True),  # but for short rows that begin between lines
+        (112, 16, 159, True),
+        (112, 16, 161, False),
+        (112, 16, 192, True),
+        (56, 24, 1000, True),
+        (112, 200, 96, False),  # too many
+        (112, 16, 48, False),  # one panel
+        (56, 16, 96, False),  # in L2
+    ],
+)
+@pytest.mark.parametrize("core", ["eight_ways", "twelve_ways"])
+def test_panels_that_take_turns(
+    size: int, in_channels: int, out_channels: int, turns: bool, core: str, request: pytest.FixtureRequest
+) -> None:
+    """On large cores, with vectors of a line, where outputs leave L2; then they ask for nothing, for nobody else."""
+    request.getfixturevalue(core)
+    geometry = ConvGeometry("pointwise", 1, size, size, in_channels, out_channels)
+    for kernel in (k for k in dispatch.kernels("float32") if k.op == "pointwise"):
+        prepared = kernel.prepare(geometry, np.zeros((1, 1, in_channels, out_channels), np.float32))
+        lines = core == "twelve_ways" and kernel.lanes == 16 and kernel.backend == "cython"
+        assert prepared.plan["across"][0] == (turns and lines)
+        if turns and lines:
+            assert not prepared.plan["asks_out"][0]
+            assert prepared.room(size**2, 1) == (0, 0)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -255,7 +287,9 @@ def test_separable_convolutions_that_fill_l2(
         assert prepared._fills_l2 == filled
         assert (prepared._stretches["asks_out"] == 0).all()
         if filled:
-            assert prepared.pointwise.plan["asks_out"][0] and prepared.plan["asks_ahead"][0]
+            turns = outputs > 48  # of one panel there are none to take
+            assert (prepared.pointwise.plan["across"][0], prepared.pointwise.plan["asks_out"][0]) == (turns, not turns)
+            assert prepared.plan["asks_ahead"][0]
             assert prepared._block_rows * size * channels * 4 <= 0.1 * (2 << 20)
 
 

@@ -61,7 +61,7 @@ cdef inline void colour_tiles(
         put_tile(rows, vectors, <int> panel.last, panel, acc, out)
         end = at + rows
         if end == pixels or end - raw >= ACTIVATION_TILES * rows:
-            activate(plan, y + raw * panel.out_step, end - raw, panel.out_step, (vectors - 1) * LANES + panel.last)
+            activate(plan, y + raw * panel.out_step, end - raw, panel.out_step, columns_of(panel))
             raw = smaller(end, pixels - rows)  # the last tile makes raw outputs again
         if end == pixels:
             return

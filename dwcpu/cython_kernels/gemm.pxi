@@ -48,6 +48,10 @@ cdef inline i64 tallest(i64 vectors) noexcept nogil:
     return WIDE_ROWS if vectors > GEMM_VECTORS else GEMM_ROWS
 
 
+cdef inline i64 columns_of(const Panel *panel) noexcept nogil:
+    return (panel.vectors - 1) * LANES + panel.last
+
+
 cdef inline bint ends_in_half(const Panel *panel) noexcept nogil:
     """Whether half of the last vector is computed."""
     return HAS_HALVES and 2 * panel.last <= LANES
@@ -500,17 +504,21 @@ cdef inline Tiles tiles_of(const Panel *panel) noexcept nogil:
     return gemm_runs_3 if panel.vectors == 3 else gemm_runs_4
 
 
-cdef void gemm_run(
-    const Plan *plan, Panel *panel, i64 rows, i64 tiles, const real *a, const real *residual, real *out
-) noexcept nogil:
-    """`tiles` tiles of `rows` pixels of one panel, with their activation."""
-    cdef i64 columns = (panel.vectors - 1) * LANES + panel.last, some
-    # The first panel reads inputs from wherever they are. The CPU does not see what comes next in rows that tiles read
-    # side by side: 144 to 16 channels took twice as long.
+cdef inline void ask_inputs(Panel *panel, i64 rows, const real *a) noexcept nogil:
+    """The first panel reads inputs from wherever they are. The CPU does not see what comes next in rows that tiles read
+    side by side: 144 to 16 channels took twice as long."""
     if panel.inputs_end > a + 2 * rows * panel.a_step:
         panel.ahead = a + 2 * rows * panel.a_step
         panel.ahead_end = panel.inputs_end
         panel.ahead_step = rows
+
+
+cdef void gemm_run(
+    const Plan *plan, Panel *panel, i64 rows, i64 tiles, const real *a, const real *residual, real *out
+) noexcept nogil:
+    """`tiles` tiles of `rows` pixels of one panel, with their activation."""
+    cdef i64 columns = columns_of(panel), some
+    ask_inputs(panel, rows, a)
     while tiles > 0:
         # an activation of its own is a second pass, over what is still in L1
         some = tiles if plan.activation == NULL else smaller(tiles, ACTIVATION_TILES)
@@ -532,7 +540,7 @@ cdef void gemm_panel(
 
     Few columns have pixels as lanes, where there are enough of these: see few_outputs.pxi.
     """
-    cdef i64 columns = (panel.vectors - 1) * LANES + panel.last
+    cdef i64 columns = columns_of(panel)
     cdef i64 tiles, rows = rows_of_tiles(panel), taller = 0, first
     if columns <= FEW_COLUMNS and 2 * columns <= LANES and panel.row_taps == 1 and panel.column_taps == 1 and (
         panel.depth >= LANES and pixels >= LANES and not panel.joined

@@ -3,7 +3,72 @@
 # Assumes: pixels plan.x_step apart in x, plan.out_step in out; weights in panels (gemm.pxi); rows are pixels and blocks
 # are panels. Guarantees: gemm.pxi.
 # Loops, outermost first: blocks of plan.block_rows pixels, whose inputs stay in L2 while all panels pass; panels;
-# tiles.
+# tiles. With plan.across: tiles of pixels, then panels.
+
+cdef enum:
+    ACROSS_PANELS = 64  # that take turns at most
+
+
+cdef inline void product_panel(Panel *panel, const Plan *plan, i64 block) noexcept nogil:
+    """Panel number `block` of the weights."""
+    panel_of(panel, plan, plan.out_channels, plan.in_channels, block)
+    panel.row_taps = panel.column_taps = 1
+    panel.a_row = panel.w_row = panel.a_column = panel.w_column = 0
+    panel.a_step = plan.x_step
+    panel.depth = plan.in_channels
+
+
+cdef void tiles_across(
+    const Plan *plan, Panel *panels, i64 count, i64 rows, i64 tiles, const real *a, const real *residual, real *out
+) noexcept nogil:
+    """`tiles` tiles of `rows` pixels, each of all of `count` panels, with their activation."""
+    cdef i64 width = GEMM_VECTORS * LANES, out_step = panels.out_step, last = count - 1, q
+    cdef Tiles inner = tiles_of(panels), end = tiles_of(&panels[last])
+    ask_inputs(panels, rows, a)
+    while tiles > 0:
+        for q in range(last):
+            inner(rows, &panels[q], 1, a, moved(residual, q * width), out + q * width)
+        end(rows, &panels[last], 1, a, moved(residual, last * width), out + last * width)
+        activate(plan, out, rows, out_step, last * width + columns_of(&panels[last]))
+        a += rows * panels.a_step
+        residual = moved(residual, rows * out_step)
+        out += rows * out_step
+        tiles -= 1
+
+
+cdef void pointwise_across(
+    const Plan *plan, const real *x, const real *residual, real *out,
+    i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
+) noexcept nogil:
+    """All panels, up to ACROSS_PANELS, take turns after each tile, so that outputs are written nearly in order.
+
+    CPUs fetch the lines that are written to ahead where these follow one another, more of them at a time than a core
+    can ask for itself.
+    """
+    cdef Panel panels[ACROSS_PANELS]
+    cdef i64 count = smaller(block_end - block_begin, ACROSS_PANELS), width = GEMM_VECTORS * LANES
+    cdef i64 first = block_begin * width, later = plan.later_size // <i64> sizeof(real), q, rows, tiles, taller
+    for q in range(count):
+        product_panel(&panels[q], plan, block_begin + q)
+    rows = smaller(rows_of_tiles(&panels[0]), rows_of_tiles(&panels[count - 1]))
+    tiles = ceil_div(row_end - row_begin, rows)
+    rows = (row_end - row_begin) // tiles
+    taller = row_end - row_begin - rows * tiles
+    if later > 0:
+        for q in range(count):
+            panels[q].later = <const real *> plan.later + later * q // count
+            panels[q].later_end = <const real *> plan.later + later * (q + 1) // count
+            ask_later(&panels[q], TURN, later_lines(<int> rows))
+    else:
+        panels[0].inputs_end = x + row_end * plan.x_step
+    tiles_across(
+        plan, panels, count, rows + 1, taller, x + row_begin * plan.x_step,
+        moved(residual, row_begin * plan.out_step + first), out + row_begin * plan.out_step + first)
+    row_begin += taller * (rows + 1)
+    tiles_across(
+        plan, panels, count, rows, tiles - taller, x + row_begin * plan.x_step,
+        moved(residual, row_begin * plan.out_step + first), out + row_begin * plan.out_step + first)
+
 
 cdef void ask_for_others(
     Panel *panel, const Plan *plan, i64 rows, i64 panels, i64 block, i64 block_begin, i64 block_end
@@ -38,15 +103,16 @@ cdef void pointwise(
     cdef i64 step = larger(plan.block_rows, 1)
     cdef i64 row = row_begin, rows, block, place, width
     cdef i64 panels = panels_of(plan.out_channels)
-    panel.row_taps = panel.column_taps = 1
-    panel.a_row = panel.w_row = panel.a_column = panel.w_column = 0
-    panel.a_step = plan.x_step
-    panel.depth = plan.in_channels
+    if plan.across and row_end > row_begin and plan.in_channels > 0:
+        while block_begin < block_end:
+            pointwise_across(plan, x, residual, out, row_begin, row_end, block_begin, block_end)
+            block_begin += ACROSS_PANELS
+        return
     while row < row_end:
         rows = smaller(step, row_end - row)
         block = block_begin
         while block < block_end:
-            panel_of(&panel, plan, plan.out_channels, plan.in_channels, block)
+            product_panel(&panel, plan, block)
             if block + 1 < block_end:
                 width = GEMM_VECTORS * LANES
                 if block + 2 == panels:

@@ -65,7 +65,7 @@ cdef void products(
                 panel.depth = depth
                 if row == 0:
                     pack_panel(
-                        steps, depth, (panel.vectors - 1) * LANES + panel.last, panel.vectors * LANES,
+                        steps, depth, columns_of(&panel), panel.vectors * LANES,
                         residual + outer * steps.residual_outer + inner * steps.residual_inner
                         + first * steps.residual_column,
                         <real *> panel.weights)
