@@ -284,7 +284,8 @@ class PreparedInverted(Prepared):
         if is_ring:
             depthwise.plan["ring_rows"] = plan["ring_rows"] = (self._block_rows - 1) * middle.stride_h + reach
         # What a window takes at a time stays in L2: one block of pixels.
-        expand.plan["block_rows"], expand.plan["asks_out"] = self._most_expanded * middle.width, 0
+        expand.plan["block_rows"] = self._most_expanded * middle.width
+        expand.plan["asks_out"] = expand.plan["across"] = 0  # what it writes stays in L2
         self.separable = PreparedSeparable(separable, geometry.separable, depthwise, pointwise, self._block_rows)
         window = _whole_lines(((self._block_rows - 1) * middle.stride_h + reach) * row * itemsize)
         plan["block_rows"], plan["window_size"] = self._block_rows, window // itemsize

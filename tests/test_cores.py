@@ -11,7 +11,7 @@ from test_dispatch import depthwise
 
 from dwcpu import abi, arrays, dispatch, runtime
 from dwcpu.epilogue import Activation
-from dwcpu.fused_geometry import SeparableGeometry
+from dwcpu.fused_geometry import InvertedResidualGeometry, SeparableGeometry
 from dwcpu.geometry import ConvGeometry
 
 
@@ -291,6 +291,17 @@ def test_separable_convolutions_that_fill_l2(
             assert (prepared.pointwise.plan["across"][0], prepared.pointwise.plan["asks_out"][0]) == (turns, not turns)
             assert prepared.plan["asks_ahead"][0]
             assert prepared._block_rows * size * channels * 4 <= 0.1 * (2 << 20)
+
+
+@pytest.mark.usefixtures("chosen_anew", "twelve_ways")
+def test_expanded_images_are_written_as_to_l2() -> None:
+    """Alone, the same product would ask for its outputs, or its panels take turns."""
+    shapes = (1, 112, 112, 16), (16, 96), (3, 3, 96), (96, 24)
+    block = InvertedResidualGeometry.of(*shapes, padding="same")
+    parts = tuple((np.zeros(part.w_shape, np.float32), None, Activation()) for part in block.parts)
+    for kernel in (k for k in dispatch.kernels("float32") if (k.op, k.label) == ("inverted_residual", "fused")):
+        plan = kernel.prepare(block, parts).expand.plan
+        assert not plan["asks_out"][0] and not plan["across"][0]
 
 
 @pytest.mark.parametrize("core", ["eight_ways", "twelve_ways"])
