@@ -22,6 +22,7 @@ from .abi import (
     HELD_BYTES,
     SET_BYTES,
     TURN,
+    TWO_TURN_ROWS,
     crowded_rows,
     later_lines,
     lines_a_turn,
@@ -433,7 +434,7 @@ class PreparedSingle(Prepared):
         if self.kernel.backend == "cython":
             later *= later_lines(last // tiles, self.kernel.dtype.itemsize, self._vector)
         whole, left = divmod(self.geometry.out_channels, self.kernel.lanes)
-        if self._vector == LINE and whole % 2 and 0 < 2 * left <= self.kernel.lanes:
+        if self.kernel.tile_rows == TWO_TURN_ROWS and whole % 2 and 0 < 2 * left <= self.kernel.lanes:
             tiles = -(-tiles // 2)  # a vector and a half has taller ones
         soon = tiles * turns * lines_a_turn(last // tiles, self.kernel.dtype.itemsize) * self.blocks // most
         return Room(later * LINE, soon * LINE)

@@ -10,11 +10,14 @@ from cases import Case, make_data
 from test_kernels import ENDS, KERNELS, check_gaps, compute, expected
 
 import dwcpu
-from dwcpu import caches, grid, runtime
+from dwcpu import abi, caches, grid, runtime
 from dwcpu.dispatch import Kernel
 from dwcpu.prepared import PreparedSingle
 
 pytestmark = pytest.mark.usefixtures("guarded_scratch", "share_even_the_smallest_work")
+
+#: Products and convolutions with vectors of 64 bytes.
+WIDE = {("pointwise", 64), ("conv", 64)}
 
 EVERY_KERNEL = pytest.mark.parametrize(
     "kernel",
@@ -161,6 +164,27 @@ def test_products_whose_panels_take_turns(kernel: Kernel, monkeypatch: pytest.Mo
             monkeypatch.setattr(caches, "across", lambda *_: True)
             if outputs < 1000:
                 check_gaps(kernel, case, 1 + number, end, activation)
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    [each for each in KERNELS if each.backend == "cython" and (each.op, each.lanes * each.dtype.itemsize) in WIDE],
+    ids=lambda kernel: kernel.name,
+)
+def test_tiles_of_cpus_that_compute_wide_vectors_in_two_turns(kernel: Kernel) -> None:
+    """Short tiles, and halves of vectors: the bits of tall tiles, which other CPUs take."""
+    lanes, pixels = kernel.lanes, (1, 3, 6, 7, 8, 13, 14, 15, 29)
+    for number, outputs in enumerate((1, 5, lanes // 2, lanes // 2 + 1, lanes + 3, 3 * lanes // 2, 5 * lanes // 2, 83)):
+        for at, columns in enumerate(pixels if kernel.op == "pointwise" else pixels[1::2]):
+            channels = (3, 16, 37)[(number + at) % 3]
+            window, stride = ((3, 3), (1 + at % 2, 2)) if kernel.op == "conv" else ((1, 1), (1, 1))
+            case = Case(kernel.op, (1, 3, 2 * columns, channels), outputs, window, stride)
+            activation, residual = (None, "hardswish", "relu6", "silu")[(number + at) % 4], at % 2 > 0
+            short, tall = (
+                compute(replace(kernel, tile_rows=rows), case, "normal", activation, True, residual)
+                for rows in (abi.TWO_TURN_ROWS, 14)
+            )
+            assert short.tobytes() == tall.tobytes(), f"{case} {activation}"
 
 
 @EVERY_KERNEL

@@ -75,7 +75,7 @@ cdef inline void colour_tiles_of(
         colour_tiles(1, vectors, False, 0, plan, panel, pixels, x, y)
     elif panel.a_step != 2:
         colour_tiles(rows, vectors, False, 0, plan, panel, pixels, x, y)
-    elif HAS_HALVES and 2 * panel.last <= LANES:  # only of rows: border columns are too few for code of their own
+    elif ends_in_half(panel):  # only of rows: border columns are too few for code of their own
         colour_tiles(rows, vectors, True, 2, plan, panel, pixels, x, y)
     else:
         colour_tiles(rows, vectors, False, 2, plan, panel, pixels, x, y)
