@@ -126,6 +126,8 @@ FIELDS: dict[str, str] = {
     # compiled conv, window 1x1: whether the pixels that it reads are first gathered in scratch, for `block_rows` output
     # rows at a time
     "gathers": "i",
+    # compiled conv: whether sums are computed tap by tap (conv_taps.pxi)
+    "by_taps": "i",
     # compiled conv: groups whose outputs share a vector, and then `block_rows` output rows at a time are computed from
     # inputs that are spread over its lanes in scratch; 0: each group has panels of its own
     "joined": "i",

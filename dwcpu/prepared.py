@@ -46,6 +46,7 @@ from .grid import (
 )
 from .interrupts import imported
 from .pipeline import NOTHING, Pass, Room, Span, Value
+from .taps import by_taps
 
 if TYPE_CHECKING:
     from .dispatch import Kernel
@@ -220,6 +221,8 @@ class PreparedSingle(Prepared):
                 plan["joined"], plan["block_rows"] = joined.groups, joined.rows
                 inputs = geometry.width * geometry.in_channels // geometry.groups
                 self._scratch = joined.spread_rows * inputs * self._vector
+            elif by_taps(kernel, geometry):
+                plan["by_taps"] = 1
         else:
             plan["segment"] = segment_of(kernel, geometry)
             plan["block_channels"] = self._block_channels()

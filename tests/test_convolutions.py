@@ -10,8 +10,10 @@ from cases import Case, make_data
 from test_kernels import ENDS, KERNELS, check_gaps, compute, expected
 
 import dwcpu
-from dwcpu import abi, caches, grid, runtime
+from dwcpu import abi, caches, grid, runtime, taps
+from dwcpu import prepared as prepared_module
 from dwcpu.dispatch import Kernel
+from dwcpu.geometry import ConvGeometry
 from dwcpu.prepared import PreparedSingle
 
 pytestmark = pytest.mark.usefixtures("guarded_scratch", "share_even_the_smallest_work")
@@ -185,6 +187,59 @@ def test_tiles_of_cpus_that_compute_wide_vectors_in_two_turns(kernel: Kernel) ->
                 for rows in (abi.TWO_TURN_ROWS, 14)
             )
             assert short.tobytes() == tall.tobytes(), f"{case} {activation}"
+
+
+@EVERY_KERNEL
+def test_small_images_tap_by_tap(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bits of sums of whole windows, whatever a border cuts off, in rows and columns, whatever a vector lacks."""
+    lanes, images = kernel.lanes, ((1, 1), (2, 3), (5, 5), (3, 17), (16, 2), (7, 16))
+    windows = ((3, 3), (1, 1), (1, 1)), ((5, 2), (2, 1), (1, 1)), ((2, 5), (1, 2), (3, 1)), ((3, 3), (3, 2), (2, 2))
+    padding = ((1, 1), (1, 1)), ((2, 3), (0, 1)), ((2, 1), (6, 6)), ((4, 0), (1, 7))
+    for number, outputs in enumerate((1, lanes // 2, lanes, lanes + 1, 3 * lanes, 5 * lanes // 2)):
+        for at, image in enumerate(images):
+            window, stride, dilation = windows[(number + at) % 4]
+            groups = 1 + (number + at) % 3 % 2
+            case = Case(
+                "conv", (1 + at % 2, *image, groups * (8, 9, 17)[at % 3]), groups * outputs, window, stride, dilation,
+                padding[(number + at) % 4], groups,
+            )  # fmt: skip
+            activation, residual, end = (
+                (None, "hardswish", "relu6", "silu")[(number + at) % 4],
+                at % 2 > 0,
+                ENDS[at % 2],
+            )
+            found = []
+            monkeypatch.setattr(prepared_module, "joined_groups", lambda *_: None)
+            for tapwise in (True, False):
+                monkeypatch.setattr(prepared_module, "by_taps", lambda *_, tapwise=tapwise: tapwise)
+                data = make_data(case, kernel.dtype.type, "normal").kernel_weights()
+                few = kernel.prepare(case.geometry, *data)._few_outputs
+                assert kernel.prepare(case.geometry, *data).plan["by_taps"][0] == (tapwise and not few), str(case)
+                threads = 1 + number % 2
+                found.append(compute(kernel, case, "normal", activation, True, residual, threads, end).tobytes())
+            assert found[0] == found[1], f"{case} {activation}"
+            monkeypatch.setattr(prepared_module, "by_taps", lambda *_: True)
+            check_gaps(kernel, case, 1 + number, end, activation)
+
+
+@pytest.mark.parametrize(
+    ("image", "inputs", "outputs", "window", "chosen"),
+    [
+        ((3, 3), 128, 256, 3, True),
+        ((7, 7), 34, 168, 5, True),
+        ((5, 5), 160, 96, 7, True),
+        ((1, 1), 128, 256, 3, False),  # a single tap lies inside
+        ((28, 28), 32, 32, 3, False),
+        ((7, 7), 16, 32, 1, False),
+        ((5, 5), 3, 32, 3, False),  # short sums of a tap
+    ],
+)
+@EVERY_KERNEL
+def test_where_small_images_go_tap_by_tap(
+    kernel: Kernel, image: tuple[int, int], inputs: int, outputs: int, window: int, chosen: bool
+) -> None:
+    geometry = ConvGeometry.conv((1, *image, inputs), (window, window, inputs, outputs), padding="same")
+    assert taps.by_taps(kernel, geometry) == chosen
 
 
 @EVERY_KERNEL

@@ -18,6 +18,8 @@
 # are copied into scratch, which holds those of plan.block_rows rows, and the pointwise kernel takes them as they lie
 # there, without the short tiles at each row's end.
 #
+# With plan.by_taps small images are computed tap by tap: see conv_taps.pxi.
+#
 # With plan.joined groups of few channels share vectors: see joined_groups.pxi.
 
 cdef inline i64 first_tap(i64 position, i64 dilation, i64 taps) noexcept nogil:
@@ -79,11 +81,6 @@ cdef void conv_run(
     gemm_panel(plan, &panel, pixels, image, moved(residual, place), out + place)
 
 
-cdef inline i64 pace(i64 pixels, i64 vectors) noexcept nogil:
-    """Multiply-adds of a vector that a run has time for at each of its inputs: few sums do not keep the units busy."""
-    return larger(pixels * vectors, LEAST_SUMS)
-
-
 cdef bint is_narrow(const Plan *plan, const Panel *panel, i64 across, i64 begin, i64 end) noexcept nogil:
     """Whether the `across` inner pixels of rows `begin` to `end` are faster computed column by column."""
     cdef i64 first = inner_begin(plan.out_height, plan.stride_h, plan.pad_top)
@@ -106,6 +103,9 @@ cdef void conv_panel(
     cdef i64 first = inner_begin(plan.out_width, plan.stride_w, plan.pad_left)
     cdef i64 last = inner_end(
         first, plan.out_width, plan.stride_w, plan.pad_left, plan.dilation_w, plan.kernel_w, plan.width)
+    if plan.by_taps:
+        conv_by_taps(plan, panel, image, residual, out, begin, end)
+        return
     if plan.ring_rows > 0:
         few_outputs(plan, panel, image, residual, out, <real *> scratch, begin, end, first, last)
     elif is_narrow(plan, panel, last - first, begin, end):

@@ -1,11 +1,13 @@
 # All kernels of one instruction set and one dtype, and the table by which Python finds them.
 
 include "tile.pxi"
+include "panels.pxi"
 include "gemm.pxi"
 include "pointwise.pxi"
 include "colours.pxi"
 include "few_outputs.pxi"
 include "joined_groups.pxi"
+include "conv_taps.pxi"
 include "conv.pxi"
 include "depthwise_any.pxi"
 include "depthwise_stream.pxi"
