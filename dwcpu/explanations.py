@@ -33,6 +33,10 @@ class Choice:
     bound_us : float
         The roofline: the larger of FLOPs / peak, which nothing can beat on these threads, and bytes / copy bandwidth,
         both measured on this machine. Memory that is mostly read can be up to half faster than copies.
+    limit : str
+        Which of the two it is: "arithmetic", or the smallest cache that holds all bytes, of all threads together:
+        "L1", "L2", "L3", else "memory". Where more threads have room for them in a nearer cache, the bound drops by
+        more than their number.
     """
 
     kernel: str
@@ -41,6 +45,7 @@ class Choice:
     flops: int
     bytes: int
     bound_us: float
+    limit: str
 
     def __str__(self) -> str:
         rows = {
@@ -48,7 +53,7 @@ class Choice:
             "reason": self.reason,
             "threads": str(self.threads),
             "work": f"{self.flops / 1e6:.3f} MFLOP, {self.bytes / 1024:.1f} KiB",
-            "bound": f"{self.bound_us:.1f} us",
+            "bound": f"{self.bound_us:.1f} us, by {self.limit}",
         }
         return "\n".join(f"{name:<8} {value}" for name, value in rows.items())
 
@@ -71,5 +76,8 @@ def explain(geometry: Geometry, dtype: Any, threads: int, backend: str = "auto")
             window = next(part for part in geometry.parts if part.op == "depthwise")
             reason += f"; the depthwise step is that of {choose(window, kind, 1, kernel.backend_of(window)).name}"
     moved = geometry.bytes(kind.itemsize)
-    bound = max(geometry.flops / runtime.peak_of(kind, used) / 1e3, moved / runtime.bandwidth_of(moved, used) / 1e3)
-    return Choice(name, reason, used, geometry.flops, moved, bound)
+    level = ("L1", "L2", "L3", "memory")[runtime.level_of(moved, used) - 1]
+    computed = geometry.flops / runtime.peak_of(kind, used) / 1e3
+    copied = moved / runtime.bandwidth_of(moved, used) / 1e3
+    limit = "arithmetic" if computed >= copied else level
+    return Choice(name, reason, used, geometry.flops, moved, max(computed, copied), limit)

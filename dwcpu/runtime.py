@@ -32,6 +32,7 @@ __all__ = [
     "get_num_threads",
     "l1_ways",
     "large_core",
+    "level_of",
     "num_threads",
     "scratch",
     "set_num_threads",
@@ -370,11 +371,16 @@ def peak_of(dtype: np.dtype, threads: int) -> float:
     return fma_peak(dtype, threads)
 
 
-def bandwidth_of(size: int, threads: int) -> float:
-    """`copy_bandwidth` of the smallest cache level that holds `size` bytes, shared by `threads` threads."""
+def level_of(size: int, threads: int) -> int:
+    """The smallest cache level that holds `size` bytes, shared by `threads` threads; 4 for memory."""
     caches = cache_sizes()
     held = (threads * caches.l1, threads * caches.l2, caches.l3)  # the last is one for all
-    return copy_bandwidth(next((level for level, each in enumerate(held, 1) if size <= each), 4), threads)
+    return next((level for level, each in enumerate(held, 1) if size <= each), 4)
+
+
+def bandwidth_of(size: int, threads: int) -> float:
+    """`copy_bandwidth` of the level that holds `size` bytes."""
+    return copy_bandwidth(level_of(size, threads), threads)
 
 
 @cache

@@ -214,6 +214,19 @@ def test_explain() -> None:
     assert choice.kernel in str(choice)
 
 
+def test_explain_says_what_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arithmetic, or the cache that holds all bytes of all threads."""
+    monkeypatch.setattr(runtime, "cache_sizes", lambda: runtime.Memory(32 << 10, 1 << 20, 32 << 20))
+    layer = dwcpu.DepthwiseConv2d(np.ones((3, 3, 64), np.float32), padding=1)
+    sizes = ((4, 1, "L1"), (28, 1, "L2"), (56, 1, "L3"), (56, 2, "L2"), (500, 1, "memory"))
+    for speed, limits in ((1e9, [limit for *_, limit in sizes]), (1e-9, ["arithmetic"] * len(sizes))):
+        monkeypatch.setattr(runtime, "peak_of", lambda *_, speed=speed: speed)
+        monkeypatch.setattr(runtime, "copy_bandwidth", lambda *_: 1.0)
+        found = [layer.explain((size, size, 64), threads) for size, threads, _ in sizes]
+        assert [choice.limit for choice in found] == limits
+        assert all(f"by {limit}" in str(choice) for choice, limit in zip(found, limits, strict=True))
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3, 4, 7, 8])
 @pytest.mark.parametrize("rows", [1, 2, 7, 14, 49, 112])
 @pytest.mark.parametrize("granule", [1, 2, 6])
