@@ -54,6 +54,8 @@ def prepare(options: argparse.Namespace) -> Callable[[], int]:
     _known("--suite", suites, [*SUITES, "all"])
     if options.peers is None:
         options.peers = peers.available()
+        if not options.peers:
+            print("no peers are installed, there is nobody to race: pip install 'dwcpu[bench]'", file=sys.stderr)
     _known("--peers", options.peers, peers.PEERS)
     missing = [name for name in options.peers if name not in peers.available()]
     if missing:

@@ -119,7 +119,7 @@ FIELDS: dict[str, str] = {
     "asks_out": "i",
     # compiled pointwise: whether all panels compute a tile of pixels before any computes the next one
     "across": "i",
-    # compiled pointwise, few outputs: whether tiles ask for the inputs of the next
+    # compiled pointwise and conv, few outputs of one tap: whether tiles with pixels as lanes ask for inputs of the next
     "asks_in": "i",
     # pointwise and conv: rows at most of tiles whose pixels share a set of the L1 cache (`crowded_rows`); 0: no limit
     "crowded_rows": "i",

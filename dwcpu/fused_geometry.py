@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
+from . import shapes
 from .geometry import ConvGeometry
 
 __all__ = ["Geometry", "InvertedResidualGeometry", "SeparableGeometry"]
@@ -113,6 +114,7 @@ class SeparableGeometry(_Fused):
         depthwise = ConvGeometry.depthwise(
             x_shape, dw_shape, stride=stride, padding=padding, dilation=dilation, operation=operation, names=(x, dw)
         )
+        shapes.turned_windows(dw_shape, pw_shape, depthwise.out_channels, operation, (dw, pw))
         between = f"the output of {dw}"
         return cls(
             depthwise, ConvGeometry.pointwise(depthwise.out_shape, pw_shape, operation=operation, names=(between, pw))

@@ -189,6 +189,7 @@ class PreparedSingle(Prepared):
             plan["multiplier"] = 1
         plan["tile_rows"], plan["tile_columns"], plan["lanes"] = kernel.tile_rows, kernel.tile_columns, kernel.lanes
         plan["crowded_rows"] = crowded_rows(runtime.l1_ways())
+        plan["asks_in"] = kernel.op != "depthwise" and caches.asks_in(kernel, geometry)
         l2 = runtime.cache_sizes().l2 // itemsize
         rows_in_l2 = int(caches.L2_SHARE * l2)
         if kernel.op == "pointwise":
@@ -203,7 +204,7 @@ class PreparedSingle(Prepared):
             if (streamed := caches.streamed_rows(kernel, geometry)) is not None:
                 tiles = min(tiles, streamed // kernel.tile_rows)
             plan["block_rows"] = tiles * kernel.tile_rows
-            plan["asks_out"], plan["asks_in"] = asks_out, caches.asks_in(kernel, geometry)
+            plan["asks_out"] = asks_out
             if caches.across(kernel, geometry):
                 plan["across"], plan["asks_out"] = 1, 0
         elif kernel.op == "conv":

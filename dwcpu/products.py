@@ -56,6 +56,7 @@ def products(a: np.ndarray, b: np.ndarray) -> PixelKernel | None:
         "weights": table.ctypes.data, "bias": zeros.ctypes.data,
         "block_rows": max(_ROWS, _ROW_BYTES // (depth * size)), "tile_rows": kernel.tile_rows,
         "crowded_rows": crowded_rows(runtime.l1_ways()),
+        "asks_in": int(not runtime.large_core()),  # as `caches.asks_in` of what L2 holds
     }  # fmt: skip
     fields |= epilogue(dtype, Activation())
     pairs = prod(batch)

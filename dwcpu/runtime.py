@@ -522,7 +522,8 @@ def configuration() -> dict[str, str]:
 
     lines = {"dwcpu": dwcpu.__version__, "python": platform.python_version(), "numpy": np.__version__}
     lines["machine"] = f"{platform.system()} {platform.machine()}, {usable_cpus()} usable CPUs"
-    lines["caches"] = ", ".join(f"L{i} {size >> 10} KiB" for i, size in enumerate(cache_sizes(), 1))
+    l1, *others = (f"L{i} {size >> 10} KiB" for i, size in enumerate(cache_sizes(), 1))
+    lines["caches"] = ", ".join([f"{l1} in {l1_ways()} ways", *others])
     lines["threads"] = f"{get_num_threads()}" + (" (serial: forked after parallel use)" if _serial_only else "")
     lines["cython kernels"] = import_module("dwcpu.cython_kernels").status()
     try:

@@ -18,6 +18,7 @@ __all__ = [
     "nonempty_weights",
     "signal",
     "turned",
+    "turned_windows",
     "windows",
 ]
 
@@ -86,6 +87,21 @@ def windows(w_shape: tuple[int, ...], x_shape: tuple[int, ...], names: tuple[str
     if len(w_shape) == 4 and w_shape[3] == channels:
         return f"; if these are (KH, KW, M, C), pass {w}.transpose(0, 1, 3, 2)"
     return fewer_or_more(w_shape[2], x_shape, names)
+
+
+def turned_windows(
+    dw_shape: tuple[int, ...], pw_shape: tuple[int, ...], given: int, operation: str, names: tuple[str, str]
+) -> None:
+    """Refuse PyTorch's depthwise weights that fit as others and give `given` channels, not those that follow.
+
+    What is said of those that follow would be wrong.
+    """
+    dw, pw = names
+    if len(dw_shape) == 4 and dw_shape[:2] == (pw_shape[0], 1) and given != pw_shape[0]:
+        raise ValueError(
+            f"{operation}: {dw} has shape {dw_shape} and gives {given} channels but {pw} takes {pw_shape[0]}; "
+            f"{dw} must be (KH, KW, C) or (KH, KW, C, M)" + windows(dw_shape, pw_shape[:1], ("", dw))
+        )
 
 
 def signal(w_shape: tuple[int, ...], x_shape: tuple[int, ...], names: tuple[str, str]) -> str:

@@ -23,20 +23,20 @@ _LEAST_SUMS = 8
 #: What stands around a run of pixels, a tap, and a tile; what it takes to load and store a vector of sums, and to begin
 #: and to end it.
 _RUN, _TAP, _TILE, _MOVED, _ENDS = 60.0, 80.0, 60.0, 2.0, 6.0
-#: Outputs of a row from which on borders are not worth the question, and inputs of a tap up to which.
-_WIDE, _FEW_INPUTS = 64, 8
+#: Outputs along an axis from which on borders are not worth the question, and inputs of a tap up to which.
+_LONG, _FEW_INPUTS = 64, 8
 
 
 def by_taps(kernel: Kernel, geometry: ConvGeometry) -> bool:
     """Whether it is faster to do so.
 
-    Of the time of whole windows: 3x3 on 3x3x128 to 256 0.56, on 7x7x512 0.82, 5x5 on 7x7x34 to 168 0.54, 7x7 on 5x5x160
-    to 96 0.52.
+    Of the time of whole windows: 3x3 on 3x3x128 to 256 0.52, on 7x7x512 0.83, 5x5 on 7x7x34 to 168 0.62, 7x7 on 5x5x160
+    to 96 0.51.
     """
     inputs = geometry.in_channels // geometry.groups
     if kernel.op != "conv" or kernel.backend != "cython" or geometry.taps == 1:
         return False
-    if geometry.out_width >= _WIDE or inputs < _FEW_INPUTS:
+    if max(geometry.out_height, geometry.out_width) >= _LONG or inputs < _FEW_INPUTS:
         return False
     vectors = min(kernel.tile_columns, -(-geometry.out_channels // geometry.groups // kernel.lanes))
     down = _valid(geometry, 0)

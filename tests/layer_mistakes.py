@@ -26,6 +26,11 @@ LAYER_MISTAKES = {
     "layer empty w": (lambda: layers.PointwiseConv2d(ones(0, 4)), ValueError, "PointwiseConv2d: w has shape (0, 4)"),
     "layer scalar w": (lambda: layers.Conv2d(F32(1)), TypeError, "Conv2d: w is 1.0; it must be an array"),
     "layer pw": (lambda: layers.SeparableConv2d(DW, ones(8, 8)), ValueError, "pw has 8 input channels but the output"),
+    "layer dw of PyTorch": (
+        lambda: layers.SeparableConv2d(ones(8, 1, 3, 3), ones(8, 4)),
+        ValueError,
+        "dw has shape (8, 1, 3, 3) and gives 9 channels but pw takes 8; dw must be (KH, KW, C) or (KH, KW, C, M); if",
+    ),
     "layer project": (
         lambda: layers.InvertedResidual(None, DW, ones(8, 8)),
         ValueError,

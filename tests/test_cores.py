@@ -294,6 +294,27 @@ def test_separable_convolutions_that_fill_l2(
 
 
 @pytest.mark.usefixtures("chosen_anew", "twelve_ways")
+def test_small_blocks_whose_panels_take_turns_have_the_same_bits(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a separable convolution that fills L2, while they ask for the rows of the next block."""
+    block = SeparableGeometry.of((2, 24, 24, 20), (3, 3, 20), (20, 100), padding="same")
+    x = rng.standard_normal(block.x_shape, np.float32)
+    parts = tuple((rng.standard_normal(part.w_shape, np.float32), None, Activation()) for part in block.parts)
+    for kernel in (k for k in dispatch.kernels("float32") if (k.op, k.label) == ("separable", "fused")):
+        found = []
+        for l2 in (2 << 20, 32 << 10):
+            monkeypatch.setattr(runtime, "cache_sizes", lambda l2=l2: runtime.Memory(48 << 10, l2, 32 << 20))
+            prepared = kernel.prepare(block, parts)
+            found.append(np.empty(block.out_shape, np.float32))
+            prepared.run(x, None, found[-1], 1)
+        if kernel.backend == "cython" and prepared.pointwise.kernel.lanes == 16:
+            assert prepared.plan["asks_ahead"][0] and prepared.pointwise.plan["across"][0]
+            assert prepared._block_rows < 24
+        assert found[0].tobytes() == found[1].tobytes(), kernel.name
+
+
+@pytest.mark.usefixtures("chosen_anew", "twelve_ways")
 def test_expanded_images_are_written_as_to_l2() -> None:
     """Alone, the same product would ask for its outputs, or its panels take turns."""
     shapes = (1, 112, 112, 16), (16, 96), (3, 3, 96), (96, 24)

@@ -36,7 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "epilogue": {"abi", "shapes"},
     "shapes": set(),
     "geometry": {"padding", "shapes"},
-    "fused_geometry": {"geometry"},
+    "fused_geometry": {"geometry", "shapes"},
     "cost": {"fused_geometry", "geometry", "padding"},
     "batchnorm": {"arrays", "epilogue"},
     "arrays": set(),

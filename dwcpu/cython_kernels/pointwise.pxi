@@ -48,6 +48,7 @@ cdef void pointwise_across(
     cdef Panel panels[ACROSS_PANELS]
     cdef i64 count = smaller(block_end - block_begin, ACROSS_PANELS), width = GEMM_VECTORS * LANES
     cdef i64 first = block_begin * width, later = plan.later_size // <i64> sizeof(real), q, rows, tiles, taller
+    cdef i64 panel_count = panels_of(plan.out_channels)
     for q in range(count):
         product_panel(&panels[q], plan, block_begin + q)
     rows = smaller(rows_of_tiles(&panels[0]), rows_of_tiles(&panels[count - 1]))
@@ -56,14 +57,15 @@ cdef void pointwise_across(
     taller = row_end - row_begin - rows * tiles
     if later > 0:
         for q in range(count):
-            panels[q].later = <const real *> plan.later + later * q // count
-            panels[q].later_end = <const real *> plan.later + later * (q + 1) // count
+            panels[q].later = <const real *> plan.later + later * (block_begin + q) // panel_count
+            panels[q].later_end = <const real *> plan.later + later * (block_begin + q + 1) // panel_count
             ask_later(&panels[q], TURN, later_lines(<int> rows))
     else:
         panels[0].inputs_end = x + row_end * plan.x_step
-    tiles_across(
-        plan, panels, count, rows + 1, taller, x + row_begin * plan.x_step,
-        moved(residual, row_begin * plan.out_step + first), out + row_begin * plan.out_step + first)
+    if taller > 0:
+        tiles_across(
+            plan, panels, count, rows + 1, taller, x + row_begin * plan.x_step,
+            moved(residual, row_begin * plan.out_step + first), out + row_begin * plan.out_step + first)
     row_begin += taller * (rows + 1)
     tiles_across(
         plan, panels, count, rows, tiles - taller, x + row_begin * plan.x_step,
