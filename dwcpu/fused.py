@@ -48,8 +48,8 @@ _HIDING_PIXELS = 96
 #: How far weights of a fused kernel may lie apart, in their own size, for all that lies there to be asked for.
 _MUCH_APART = 1.25
 #: What a pass of its own costs on several threads, in microseconds of `serial_us`: all wait for the last, and read what
-#: others have written; the latter for each byte.
-_PASS_US, _PASS_BYTE_US = 1.7, 12e-6
+#: others have written; the latter for each byte. The first also on large cores, which compute more in the same time.
+_PASS_US, _LARGE_PASS_US, _PASS_BYTE_US = 1.7, 12.0, 12e-6
 #: What a flop of a depthwise window costs beside one of a matrix product.
 _WINDOW_COST = 2.0
 
@@ -74,7 +74,7 @@ def splitting_pays(geometry: Geometry, itemsize: int, threads: int) -> bool:
 
     A thread of an inverted residual expands rows that its neighbour expands too; a separable one only reads them.
     Of 46 shapes on two threads, 3x3 to 33x33 pixels, the one that is not taken would be 5 % faster for one, 4 % for
-    another, and less for all others.
+    another, and less for all others. On large cores, of 17 shapes, 7 % for one and 5 % for another.
     """
     if geometry.batch == 0 or not worth_waking(geometry, itemsize):
         return False
@@ -91,7 +91,8 @@ def splitting_pays(geometry: Geometry, itemsize: int, threads: int) -> bool:
     share = sum(part.flops * (expanded if part in before else most / rows) for part in geometry.parts) / flops
     between = sum(prod(part.out_shape) for part in geometry.parts[:-1]) * itemsize
     passes = len(before) + 1
-    return (share - 1 / threads) * serial > passes * _PASS_US + between * _PASS_BYTE_US
+    own = _LARGE_PASS_US if runtime.large_core() else _PASS_US
+    return (share - 1 / threads) * serial > passes * own + between * _PASS_BYTE_US
 
 
 def _repeated_grid(window: Kernel, geometry: ConvGeometry, threads: int) -> Grid:

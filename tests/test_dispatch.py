@@ -330,21 +330,24 @@ def test_rows_of_fused_kernels_are_shared_evenly(size: int, threads: int, rows: 
 
 
 @pytest.mark.parametrize(
-    ("size", "channels", "threads", "label"),
+    ("size", "channels", "threads", "ways", "label"),
     [
-        (14, 256, 2, "fused"),
-        (28, 256, 2, "fused"),
-        (7, 256, 2, "split"),  # rows shared as 4 and 3
-        (7, 256, 7, "fused"),
-        (7, 96, 2, "fused"),  # so little work that a pass of its own costs more
-        (27, 640, 2, "fused"),  # what is between would not stay in L2
-        (1, 2048, 2, "split"),  # a single row
+        (14, 256, 2, 8, "fused"),
+        (28, 256, 2, 8, "fused"),
+        (7, 256, 2, 8, "split"),  # rows shared as 4 and 3
+        (7, 256, 2, 12, "fused"),  # of which a large core makes less
+        (7, 1024, 2, 12, "split"),
+        (7, 256, 7, 8, "fused"),
+        (7, 96, 2, 8, "fused"),  # so little work that a pass of its own costs more
+        (27, 640, 2, 8, "fused"),  # what is between would not stay in L2
+        (1, 2048, 2, 8, "split"),  # a single row
     ],
 )
 def test_fused_kernels_run_where_rows_are_shared_evenly(
-    size: int, channels: int, threads: int, label: str, monkeypatch: pytest.MonkeyPatch
+    size: int, channels: int, threads: int, ways: int, label: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runtime, "cache_sizes", lambda: runtime.Memory(32 << 10, 1 << 20, 32 << 20))
+    monkeypatch.setattr(runtime, "cache_sizes", lambda: runtime.Memory(32 << 10, ways << 17, 32 << 20))
+    monkeypatch.setattr(runtime, "l1_ways", lambda: ways)
     geometry = SeparableGeometry.of(
         (1, size, size, channels), (3, 3, channels, 1), (channels, channels), padding="same"
     )
@@ -361,12 +364,23 @@ def test_inverted_residuals_are_split_where_much_would_be_expanded_twice(
 ) -> None:
     """Of two images each of two threads has one; three are as one, with more to do."""
     monkeypatch.setattr(runtime, "cache_sizes", lambda: runtime.Memory(32 << 10, 1 << 20, 32 << 20))
+    monkeypatch.setattr(runtime, "l1_ways", lambda: 8)
     wide = 3 * channels
     shapes = (channels, wide), (kernel, kernel, wide), (wide, channels)
     geometry = InvertedResidualGeometry.of((batch, size, size, channels), *shapes, padding="same")
     chosen, reason = dispatch._choose_fused(geometry, np.dtype(np.float32), 2, "auto")
     assert chosen.label == ("fused" if batch == 2 else label)
     assert ("twice" in reason) == (chosen.label == "split")
+
+
+@pytest.mark.parametrize(("channels", "label"), [(64, "fused"), (160, "split")])
+def test_inverted_residuals_on_large_cores(channels: int, label: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pass of its own costs as much time there as more work."""
+    monkeypatch.setattr(runtime, "cache_sizes", lambda: runtime.Memory(48 << 10, 2 << 20, 32 << 20))
+    monkeypatch.setattr(runtime, "l1_ways", lambda: 12)
+    shapes = (channels, 6 * channels), (3, 3, 6 * channels), (6 * channels, channels)
+    geometry = InvertedResidualGeometry.of((1, 7, 7, channels), *shapes, padding="same")
+    assert dispatch._choose_fused(geometry, np.dtype(np.float32), 2, "auto")[0].label == label
 
 
 @pytest.mark.parametrize(("size", "shared"), [(4, (1, False)), (7, (2, False)), (28, (2, True))])
