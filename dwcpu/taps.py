@@ -8,8 +8,8 @@ lie inside, but their sums go to memory and back.
 from __future__ import annotations
 
 from collections import Counter
-from itertools import groupby
-from typing import TYPE_CHECKING
+from itertools import groupby, product
+from typing import TYPE_CHECKING, NamedTuple
 
 from .geometry import ConvGeometry
 
@@ -39,11 +39,15 @@ def by_taps(kernel: Kernel, geometry: ConvGeometry) -> bool:
     if max(geometry.out_height, geometry.out_width) >= _LONG or inputs < _FEW_INPUTS:
         return False
     vectors = min(kernel.tile_columns, -(-geometry.out_channels // geometry.groups // kernel.lanes))
-    down = _valid(geometry, 0)
-    across = _valid(geometry, 1)
-    return _taps(geometry, kernel, inputs, vectors, down, across) < _windows(
-        geometry, kernel, inputs, vectors, down, across
+    sums = _Sums(
+        inputs,
+        vectors,
+        kernel.tile_rows,
+        (geometry.kernel_h, geometry.kernel_w),
+        _valid(geometry, 0),
+        _valid(geometry, 1),
     )
+    return sums.by_taps() < sums.by_windows()
 
 
 def _valid(geometry: ConvGeometry, axis: int) -> list[tuple[int, int]]:
@@ -60,62 +64,49 @@ def _valid(geometry: ConvGeometry, axis: int) -> list[tuple[int, int]]:
     return found
 
 
-def _pace(pixels: int, vectors: int) -> int:
-    return max(pixels * vectors, _LEAST_SUMS)
+class _Sums(NamedTuple):
+    """The sums of a panel: inputs of a tap, vectors, rows of a tile, and the valid taps of each row and column."""
 
+    inputs: int
+    vectors: int
+    tile_rows: int
+    window: tuple[int, int]
+    down: list[tuple[int, int]]
+    across: list[tuple[int, int]]
 
-def _tiles(pixels: int, kernel: Kernel) -> int:
-    return -(-pixels // kernel.tile_rows)
+    def pace(self, pixels: int) -> int:
+        """Multiply-adds that a run of pixels has time for at each of its inputs."""
+        return max(pixels * self.vectors, _LEAST_SUMS)
 
+    def run(self, taps: int, pixels: int) -> float:
+        """Cost of so many taps of a run of pixels, and of what stands around its tiles."""
+        return taps * self.inputs * self.pace(pixels) + _TILE * -(-pixels // self.tile_rows)
 
-def _windows(
-    geometry: ConvGeometry,
-    kernel: Kernel,
-    inputs: int,
-    vectors: int,
-    down: list[tuple[int, int]],
-    across: list[tuple[int, int]],
-) -> float:
-    """Cost of runs of pixels with the same taps, as conv.pxi has them."""
-    inner = across.count((0, geometry.kernel_w))
-    whole = down.count((0, geometry.kernel_h))
-    narrow = inner * (_pace(whole, vectors) + (len(down) - whole) * _pace(1, vectors)) < len(down) * _pace(
-        inner, vectors
-    )
-    cost = 0.0
-    if inner and not narrow:
-        for first, end in down:
-            cost += (end - first) * geometry.kernel_w * inputs * _pace(inner, vectors)
-            cost += _RUN + _TILE * _tiles(inner, kernel)
-    columns = Counter(end - first for first, end in across if narrow or (first, end) != (0, geometry.kernel_w))
-    for (first, end), rows in groupby(down):
-        pixels = len(list(rows))
-        for taps, count in columns.items():
-            each = (end - first) * taps * inputs * _pace(pixels, vectors)
-            cost += count * (each + _RUN + _TILE * _tiles(pixels, kernel))
-    return cost
+    def by_windows(self) -> float:
+        """Cost of runs of pixels with the same taps, as conv.pxi has them."""
+        kernel_h, kernel_w = self.window
+        inner, whole, rows = self.across.count((0, kernel_w)), self.down.count((0, kernel_h)), len(self.down)
+        narrow = inner * (self.pace(whole) + (rows - whole) * self.pace(1)) < rows * self.pace(inner)
+        cost = 0.0
+        if inner and not narrow:
+            cost += sum(self.run((end - first) * kernel_w, inner) + _RUN for first, end in self.down)
+        columns = Counter(end - first for first, end in self.across if narrow or (first, end) != (0, kernel_w))
+        for (first, end), alike in groupby(self.down):
+            pixels = len(list(alike))
+            cost += sum(n * (self.run((end - first) * taps, pixels) + _RUN) for taps, n in columns.items())
+        return cost
 
-
-def _taps(
-    geometry: ConvGeometry,
-    kernel: Kernel,
-    inputs: int,
-    vectors: int,
-    down: list[tuple[int, int]],
-    across: list[tuple[int, int]],
-) -> float:
-    """Cost of rows or columns of pixels, tap by tap, as conv_taps.pxi has them."""
-    heights, widths = (
-        [sum(first <= tap < end for first, end in valid) for tap in range(taps)]
-        for valid, taps in ((down, geometry.kernel_h), (across, geometry.kernel_w))
-    )
-    cost = geometry.taps * _TAP + len(down) * len(across) * vectors * _ENDS
-    for height in heights:
-        for width in widths:
-            lines, pixels = (
-                (height, width) if height * _pace(width, vectors) <= width * _pace(height, vectors) else (width, height)
-            )
+    def by_taps(self) -> float:
+        """Cost of rows or columns of pixels, tap by tap, as conv_taps.pxi has them."""
+        heights, widths = (
+            [sum(first <= tap < end for first, end in valid) for tap in range(taps)]
+            for valid, taps in zip((self.down, self.across), self.window, strict=True)
+        )
+        cost = len(heights) * len(widths) * _TAP + len(self.down) * len(self.across) * self.vectors * _ENDS
+        for height, width in product(heights, widths):
+            lines, pixels = height, width
+            if width * self.pace(height) < height * self.pace(width):
+                lines, pixels = width, height
             if lines and pixels:
-                cost += lines * (inputs * _pace(pixels, vectors) + _TILE * _tiles(pixels, kernel))
-                cost += lines * pixels * vectors * _MOVED
-    return cost
+                cost += lines * (self.run(1, pixels) + pixels * self.vectors * _MOVED)
+        return cost
