@@ -51,6 +51,7 @@ __all__ = [
     "GELU_LOWEST",
     "HALF_COLUMNS",
     "HELD_BYTES",
+    "IMAGES_FIELDS",
     "LN2",
     "MOST_MULTIPLES",
     "MOST_STREAMED",
@@ -202,6 +203,10 @@ STEP_FIELDS: tuple[str, ...] = (
     "tasks",
 )
 
+#: The plan of the driver's kernel for whole images (`runtime.images_kernel`): int64 fields in memory order. Steps for
+#: one image, as in `STEP_FIELDS`, how many, and bytes of an image of the input, of the residual and of the output.
+IMAGES_FIELDS: tuple[str, ...] = ("steps", "count", "x_size", "residual_size", "out_size")
+
 #: Lines that lie a multiple of so many bytes apart share a set of the L1 cache, which holds eight or a few more.
 SET_BYTES = 4096
 
@@ -349,9 +354,9 @@ _OTHER_CHANGES = 14
 ABI: int = crc32(
     repr(
         (
-            _OTHER_CHANGES, FIELDS, STEP_FIELDS, SET_BYTES, ASKING_ROWS, COPY_BYTES, HELD_BYTES, AHEAD_TILES, TURN,
-            HALF_COLUMNS, FEW_OUTPUTS, FLAT_VECTORS, MOST_STREAMED, TWO_TURN_ROWS, ACTIVATION_CODES, EXP_TERMS, LN2,
-            EXP_LOWEST, EXP_NORMAL, GELU_LOWEST, GELU_HIGHEST, ERFC_CENTRE, ERFC_TERMS,
+            _OTHER_CHANGES, FIELDS, STEP_FIELDS, IMAGES_FIELDS, SET_BYTES, ASKING_ROWS, COPY_BYTES, HELD_BYTES,
+            AHEAD_TILES, TURN, HALF_COLUMNS, FEW_OUTPUTS, FLAT_VECTORS, MOST_STREAMED, TWO_TURN_ROWS, ACTIVATION_CODES,
+            EXP_TERMS, LN2, EXP_LOWEST, EXP_NORMAL, GELU_LOWEST, GELU_HIGHEST, ERFC_CENTRE, ERFC_TERMS,
         )
     ).encode()
 )  # fmt: skip

@@ -30,6 +30,7 @@ __all__ = [
     "driver",
     "fma_peak",
     "get_num_threads",
+    "images_kernel",
     "l1_ways",
     "large_core",
     "level_of",
@@ -256,6 +257,15 @@ def steps_driver() -> Callable[..., None] | None:
     """
     compiled = cython_kernels()
     return None if compiled is None else compiled.run_steps
+
+
+def images_kernel() -> int:
+    """Address of the kernel that takes images through a row of steps, one by one; 0 where there is none.
+
+    Its plan is `dwcpu.abi.IMAGES_FIELDS`.
+    """
+    compiled = cython_kernels()
+    return 0 if compiled is None else compiled.images
 
 
 @cache

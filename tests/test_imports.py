@@ -65,7 +65,8 @@ ALLOWED: dict[str, set[str]] = {
     "frontdoor": BELOW_DISPATCH | {"background", "dispatch", "explanations", "pipeline", "prepared"},
     "ops": FRONT_DOOR,
     "layers": FRONT_DOOR,
-    "sequential": FRONT_DOOR | {"report"},
+    "batches": {"abi", "grid", "pipeline", "runtime"},
+    "sequential": FRONT_DOOR | {"batches", "report"},
     "tuning": FRONT_DOOR | {"choices", "sequential"},
     "pixels": {"abi", "epilogue", "grid", "pipeline", "runtime"},
     "elementwise": {"epilogue", "pipeline", "pixels", "runtime"},
@@ -73,7 +74,7 @@ ALLOWED: dict[str, set[str]] = {
     "transposed": {"dispatch", "epilogue", "geometry", "pixels", "runtime"},
     "report": set(),
     "threadpools": {"runtime"},
-    "models": {"arrays", "background", "layers", "padding", "pipeline", "pixels", "report", "runtime"},
+    "models": {"arrays", "background", "batches", "layers", "padding", "pipeline", "pixels", "report", "runtime"},
     "graph": {
         "arrays",
         "background",

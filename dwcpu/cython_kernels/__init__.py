@@ -136,6 +136,9 @@ run_steps: Callable[..., None] = _missing_driver if _driver is None else _driver
 #: Addresses of both for compiled callers; the first takes the arguments from scratch_stride on as an array.
 run_addresses: tuple[int, int] = (0, 0) if _driver is None else (_driver.RUN, _driver.RUN_STEPS)
 
+#: Address of the kernel that takes images through a row of steps: see `dwcpu.abi.IMAGES_FIELDS`.
+images: int = 0 if _driver is None else _driver.IMAGES
+
 #: address(array): of the first element of a C-contiguous array.
 address: Callable[..., int] = _missing_driver if _driver is None else _driver.address
 

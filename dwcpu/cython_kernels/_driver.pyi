@@ -2,6 +2,7 @@ ABI: int
 MACHINE: str
 RUN: int
 RUN_STEPS: int
+IMAGES: int
 
 def run(
     kernel: int,

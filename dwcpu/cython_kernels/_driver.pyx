@@ -155,6 +155,37 @@ cdef void run_all(const Step *first, i64 count, const i64 *bases, i64 threads, b
     end_floats(floats)
 
 
+cdef struct Images:  # dwcpu.abi.IMAGES_FIELDS
+    i64 steps
+    i64 count
+    i64 x_size
+    i64 residual_size
+    i64 out_size
+
+
+cdef void images(
+    const void *plan, const void *x, const void *residual, void *out, void *scratch,
+    i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
+) noexcept nogil:
+    """A kernel whose rows are images, which go through a row of steps for one image one after the other.
+
+    What lies between the steps is in `scratch`, for all images in the same place.
+    """
+    cdef const Images *all = <const Images *> plan
+    cdef Steps steps
+    cdef i64[5] bases
+    cdef i64 image, index, task
+    steps.first, steps.bases = <const Step *> <void *> all.steps, &bases[0]
+    bases[0], bases[1] = 0, <i64> scratch
+    for image in range(row_begin, row_end):
+        bases[2] = <i64> x + image * all.x_size
+        bases[3] = 0 if residual == NULL else <i64> residual + image * all.residual_size
+        bases[4] = <i64> out + image * all.out_size
+        for index in range(all.count):
+            for task in range(steps.first[index].tasks):
+                do_task(&steps, index, task)
+
+
 cdef void run_one(
     i64 kernel, i64 plan, i64 x, i64 residual, i64 out, i64 scratch, const i64 *cut
 ) noexcept nogil:
@@ -204,6 +235,8 @@ def run_steps(i64 steps, i64 count, i64 threads, i64 arena, i64 x, i64 residual,
 
 #: For `_calls`, which takes them as addresses.
 RUN, RUN_STEPS = <i64> <void *> run_one, <i64> <void *> run_row
+#: The kernel for whole images.
+IMAGES = <i64> <void *> images
 
 
 def address(array, /):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from statistics import median
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import arrays, background, runtime
+from ..batches import image_by_image
 from ..layers import Conv2d, InvertedResidual, PointwiseConv2d, SeparableConv2d, fold_batchnorm
 from ..padding import normalise_int
 from ..pipeline import Arenas, Node, Pipeline, chain
@@ -23,6 +25,7 @@ __all__ = ["GlobalAveragePool", "Network", "build"]
 
 #: Shapes, with numbers of threads, whose plans a network remembers.
 _MAX_PLANS = 16
+_FLOAT = np.dtype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,12 @@ class Step:
 class _Plan(NamedTuple):
     """A network made ready for one input shape and number of threads.
 
-    `layers` says of each node whose it is, and `jobs` which kernels some of them only stand in for.
+    `nodes` are those for the whole batch, each with the number of the step whose it is, and `jobs` which kernels some
+    of them only stand in for.
     """
 
     pipeline: Pipeline
-    out_shapes: list[tuple[int, ...]]
-    layers: list[int]
+    nodes: list[tuple[int, Node]]
     jobs: list[background.Job]
 
 
@@ -196,6 +199,8 @@ class Network:
     def profile(self, x: np.ndarray, *, num_threads: int | None = None, runs: int = 15) -> Report:
         """Time every layer while the whole network runs on `x`.
 
+        Layer after layer: a batch whose pictures a call takes through the layers one by one is quicker than their sum.
+
         Parameters
         ----------
         x : ndarray
@@ -214,15 +219,16 @@ class Network:
         with background.waiting():
             plan = self._ready(x, num_threads)
         x = arrays.native(x)
+        threads = self._threads(num_threads)
+        pipeline = chain([node for _, node in plan.nodes], x.shape, _FLOAT, threads, self._arenas)
         logits = self(x, num_threads)
         times: list[list[float]] = [[] for _ in self._steps]
         for _ in range(runs):
             seconds = [0.0] * len(self._steps)
-            for layer, each in zip(plan.layers, plan.pipeline.timed(x, None, logits), strict=True):
+            for (layer, _), each in zip(plan.nodes, pipeline.timed(x, None, logits), strict=True):
                 seconds[layer] += each
             for all_runs, each in zip(times, seconds, strict=True):
                 all_runs.append(each)
-        threads = self._threads(num_threads)
         peak = runtime.fma_peak(np.float32, threads)
         rows = [
             row.timed(median(all_runs), peak)
@@ -287,6 +293,29 @@ class Network:
                 f"which it cannot take; the network was trained on 224 x 224; give pictures of about that size"
             ) from error
 
+    def _nodes(
+        self, shape: tuple[int, ...], threads: int, progress: Callable[[int, int, str], None] | None = None
+    ) -> list[tuple[int, Node]]:
+        """What a pipeline runs for an input of `shape`, each with the number of the step whose it is."""
+        at = shape
+        nodes: list[tuple[int, Node]] = []
+        first_nodes: list[int] = []  # of each layer
+        for index, step in enumerate(self._steps):
+            if progress is not None:
+                progress(index, len(self._steps), step.name)
+            first_nodes.append(len(nodes))
+            out_shape = self._out_shape(step, at, shape)
+            own = step.layer.nodes(at, threads)
+            if own and step.residual_from is not None:
+                own[-1] = own[-1]._replace(residual=first_nodes[step.residual_from])
+            nodes += [(index, node) for node in own]
+            at = out_shape
+        return nodes
+
+    def _ones(self, shape: tuple[int, ...], count: int) -> list[Node]:
+        """The first `count` nodes for a single picture on one thread."""
+        return [node for _, node in self._nodes((1, *shape[1:]), 1)[:count]]
+
     def _plan(
         self, shape: tuple[int, ...], threads: int, progress: Callable[[int, int, str], None] | None = None
     ) -> _Plan:
@@ -296,24 +325,11 @@ class Network:
         plan = self._plans.get((shape, threads))
         total = len(self._steps)
         if plan is None or any(map(background.over, plan.jobs)):
-            at = shape
-            nodes: list[Node] = []
-            layers: list[int] = []  # of each node, whose it is
-            first_nodes: list[int] = []  # of each layer
-            out_shapes = []
-            for index, step in enumerate(self._steps):
-                if progress is not None:
-                    progress(index, total, step.name)
-                first_nodes.append(len(nodes))
-                out_shapes.append(self._out_shape(step, at, shape))
-                own = step.layer.nodes(at, threads)
-                if own and step.residual_from is not None:
-                    own[-1] = own[-1]._replace(residual=first_nodes[step.residual_from])
-                nodes += own
-                layers += [index] * len(own)
-                at = out_shapes[-1]
-            pipeline = chain(nodes, shape, np.dtype(np.float32), threads, self._arenas)
-            plan = _Plan(pipeline, out_shapes, layers, [node.job for node in nodes if node.job is not None])
+            nodes = self._nodes(shape, threads, progress)
+            every = [node for _, node in nodes]
+            joined = image_by_image(every, partial(self._ones, shape), shape, _FLOAT, threads)
+            pipeline = chain(joined, shape, _FLOAT, threads, self._arenas)
+            plan = _Plan(pipeline, nodes, [node.job for node in every if node.job is not None])
             self._plans = dict([*list(self._plans.items())[1 - _MAX_PLANS :], ((shape, threads), plan)])
         elif progress is not None:
             for index, step in enumerate(self._steps):
