@@ -29,7 +29,7 @@ import roofline
 import shapes
 import startup
 from results import Results, Row
-from timing import Gauge, race
+from timing import Gauge, Times, race
 
 from dwcpu import list_kernels, runtime
 
@@ -218,8 +218,11 @@ class _Run:
             error = problem.agree(ours.result(), peer.result())
             if not error <= (NETWORK_TOLERANCE if row.suite in (*BATCHES, "onnx") else TOLERANCE):
                 raise SystemExit(f"{row.id}: dwcpu and {peer.name} differ by {error:.1e} of the largest value")
-        times = race([contender.run for contender in ready], rounds, row.threads, self.gauge)
-        return replace(row, times=dict(zip((contender.name for contender in ready), times, strict=True)))
+        alone, flops = runtime.multiply_adds(self.options.dtype, row.threads)
+        *times, least = race([*(contender.run for contender in ready), alone], rounds, row.threads, self.gauge)
+        beside = Times(*(each * row.flops / flops for each in (least.best, least.median)))
+        named = dict(zip((contender.name for contender in ready), times, strict=True))
+        return replace(row, times=named, beside=beside)
 
     def layers(self, suite: str, threads: int) -> None:
         """Race every chosen shape of a suite."""

@@ -34,14 +34,14 @@ class Table:
     def __init__(self, title: str, contenders: Sequence[str], width: int = 34) -> None:
         self.contenders, self.width = contenders, width
         head = "".join(f"{name + ', us':>20}" for name in contenders)
-        print(f"\n{title:<{width}}{head}{'vs best':>9}{'GFLOP/s':>9}{'bound':>9}{'share':>7}  kernel")
+        print(f"\n{title:<{width}}{head}{'vs best':>9}{'GFLOP/s':>9}{'bound':>9}{'share':>7}{'beside':>8}  kernel")
 
     def add(self, row: Row) -> None:
         """Print one row."""
         texts = {name: f"{t.best:.1f} ({t.median:.1f})" for name, t in row.times.items()}
         cells = "".join(f"{texts.get(name, '-'):>20}" for name in self.contenders)
         ratio = "-" if row.ratio is None else f"{row.ratio:.2f}"
-        limit = f"{row.gflops:>9.1f}{row.bound:>9.1f}{row.share:>7.0%}"
+        limit = f"{row.gflops:>9.1f}{row.bound:>9.1f}{row.share:>7.0%}{_percent(row.share_beside):>8}"
         print(f"{row.id:<{self.width}}{cells}{ratio:>9}{limit}  {row.kernel}", flush=True)
 
     def close(self, rows: Sequence[Row]) -> None:
@@ -52,6 +52,10 @@ class Table:
         cells = "".join(f"{'-' if mean is None else f'{mean:.3f}':>20}" for mean in means)
         print(f"{f'geometric mean of {len(rows)}':<{self.width}}{'':>20}{cells}{mean_ratio(rows):>9.3f}")
         print(f"worst: {_worst(rows)}")
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.0%}"
 
 
 def _worst(rows: Iterable[Row]) -> str:
@@ -107,8 +111,9 @@ def markdown(results: Results, plots: Sequence[str] = ()) -> str:
         "# Results",
         "",
         "Times are microseconds a call, best of the interleaved rounds. *Ratio* is the best peer's time over ours:",
-        "above 1 we are faster, below 1 it is bold. *Share* is the share of the roofline bound, measured in the same",
-        "run, that we reach. Made by:",
+        "above 1 we are faster, below 1 it is bold. *Share* is the share of the roofline bound, measured once in the",
+        "same run, that our best round reaches; *beside* that of our median round, at the rate of multiply-adds alone",
+        "in turns between, in the median too: what neighbours leave of the machine, both get. Made by:",
         "",
         f"    {results.command}",
         "",
@@ -159,9 +164,13 @@ def _summary(results: Results) -> list[str]:
         shares = [f"{geometric_mean(row.share for row in rows):.0%}"]
         long = [row.share for row in rows if row.bound > BRIEF]
         shares.append(f"{geometric_mean(long):.0%}" if long else "-")
+        for chosen in rows, [row for row in rows if row.bound > BRIEF]:
+            beside = [row.share_beside for row in chosen if row.share_beside is not None]
+            shares.append(f"{geometric_mean(beside):.0%}" if beside else "-")
         lines.append([suite, str(threads), str(len(rows)), ratio, typical, str(len(lost)), *shares, _worst(rows)])
     brief = f"bound > {BRIEF:.0f} us"
-    head = ["suite", "threads", "rows", "ratio, mean", "of medians", "lost", "share, mean", brief, "worst ratios"]
+    head = ["suite", "threads", "rows", "ratio, mean", "of medians", "lost", "share, mean", brief]
+    head += ["beside, mean", brief, "worst ratios"]
     return _grid(head, lines)
 
 
@@ -191,12 +200,13 @@ def _rows(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         times = [f"{row.times[name].best:.1f}" if name in row.times else "-" for name in contenders]
         ratio = "-" if row.ratio is None else _bold(f"{row.ratio:.2f}", row.ratio < 1)
-        lines.append([row.id, *times, ratio, f"{row.bound:.1f}", f"{row.share:.0%}", row.kernel])
+        lines.append([row.id, *times, ratio, f"{row.bound:.1f}", f"{row.share:.0%}"])
+        lines[-1] += [_percent(row.share_beside), row.kernel]
     means = [mean_ratio(rows, name) for name in contenders[1:]] + [mean_ratio(rows)]
     if means[-1] is not None:
         texts = ["-" if mean is None else f"{mean:.3f}" for mean in means]
-        lines.append(["ratio, geometric mean", "", *texts, "", "", ""])
-    return _grid(["shape", *contenders, "ratio", "bound", "share", "kernel"], lines)
+        lines.append(["ratio, geometric mean", "", *texts, "", "", "", ""])
+    return _grid(["shape", *contenders, "ratio", "bound", "share", "beside", "kernel"], lines)
 
 
 def _regrets(regrets: Sequence[Regret]) -> list[str]:

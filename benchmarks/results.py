@@ -15,7 +15,10 @@ __all__ = ["BRIEF", "LONG", "Figure", "Regret", "Results", "Row", "Scaling", "me
 
 @dataclass(frozen=True)
 class Row:
-    """One shape or network, raced. `times` begins with ours; `flops`, `bytes` and `bound` (us) are its cost."""
+    """One shape or network, raced. `times` begins with ours; `flops`, `bytes` and `bound` (us) are its cost.
+
+    `beside` is what multiply-adds alone, as many, took in turns between those of the race.
+    """
 
     suite: str
     threads: int
@@ -25,6 +28,7 @@ class Row:
     bound: float
     kernel: str
     times: dict[str, Times]
+    beside: Times | None = None
 
     @property
     def mine(self) -> Times:
@@ -57,6 +61,11 @@ class Row:
     def share(self) -> float:
         """Share of the roofline bound that we reach."""
         return self.bound / self.mine.best
+
+    @property
+    def share_beside(self) -> float | None:
+        """Share of the bound that median rounds reach, at the rate of multiply-adds in the same rounds."""
+        return None if self.beside is None else max(self.bound, self.beside.median) / self.mine.median
 
     @property
     def gflops(self) -> float:
@@ -121,7 +130,7 @@ class Results:
         made = asdict(self)
         for row, entry in zip(self.rows, made["rows"], strict=True):
             entry |= {"ratio": row.ratio, "median_ratio": row.median_ratio}
-            entry |= {"best_peer": row.best_peer, "share": row.share}
+            entry |= {"best_peer": row.best_peer, "share": row.share, "share_beside": row.share_beside}
         for regret, entry in zip(self.regrets, made["regrets"], strict=True):
             entry["ratio"] = regret.ratio
         return made

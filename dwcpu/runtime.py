@@ -34,6 +34,7 @@ __all__ = [
     "l1_ways",
     "large_core",
     "level_of",
+    "multiply_adds",
     "num_threads",
     "scratch",
     "set_num_threads",
@@ -490,24 +491,49 @@ def fma_peak(dtype: Any = np.float32, threads: int = 1, vector_bytes: int | None
     """
     from time import perf_counter
 
+    run, flops = multiply_adds(dtype, 1, vector_bytes)
+    best = float("inf")
+    for _ in range(30):
+        start = perf_counter()
+        run()
+        best = min(best, perf_counter() - start)
+    return threads * flops / best / 1e9
+
+
+def multiply_adds(
+    dtype: Any = np.float32, threads: int = 1, vector_bytes: int | None = None
+) -> tuple[Callable[[], None], int]:
+    """What does nothing but multiply and add on so many threads, some 0.15 ms a call, and how many FLOPs a call is.
+
+    Parameters are those of `fma_peak`.
+    """
     from dwcpu.abi import plan_dtype
 
     peak, target = (imported(f"dwcpu.numba_kernels.{name}") for name in ("peak", "target"))
     kind = np.dtype(dtype)
     lanes = (vector_bytes or target.target().vector_bytes) // kind.itemsize
     plan: Any = np.zeros(1, plan_dtype())
-    steps = 80_000  # for 0.15 ms: the first ones of a call cost 4 us more in some processes than in others
+    steps = 80_000  # the first ones of a call cost 4 us more in some processes than in others
     plan["height"], plan["low"], plan["high"] = steps, -np.inf, np.inf
-    x = np.full(lanes, 0.5, kind)
-    out = np.empty(peak.ACCUMULATORS * lanes, kind)
+    x, out = np.full(lanes, 0.5, kind), np.empty(threads * peak.ACCUMULATORS * lanes, kind)
     addresses = peak.address(kind, lanes), plan.ctypes.data, x.ctypes.data, 0, out.ctypes.data, 0
-    once, run = (0, 1, 1, 1, 1, 1, 1, 1, 0), driver(1)  # as `grid.Grid.arguments`: one task
-    best = float("inf")
-    for _ in range(30):
-        start = perf_counter()
-        run(*addresses, *once)
-        best = min(best, perf_counter() - start)
-    return threads * 2 * steps * out.size / best / 1e9
+    cut = (
+        0,
+        threads,
+        1,
+        threads,
+        1,
+        1,
+        threads,
+        threads,
+        int(threads > 1),
+    )  # as `grid.Grid.arguments`: a task a thread
+    owner, driver_of = (plan, x, out), driver(threads)
+
+    def run(owner: object = owner) -> None:
+        driver_of(*addresses, *cut)
+
+    return run, 2 * steps * out.size
 
 
 def show_config() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 
 import peers
@@ -43,6 +44,8 @@ def test_a_run_writes_tables_and_figures(tmp_path, capfd):
     for row in found["rows"]:
         assert list(row["times"]) == ["dwcpu", *names]
         assert row["bound"] > 0
+        assert row["beside"]["median"] >= row["beside"]["best"] > 0
+        assert row["share_beside"] > 0
         assert (row["ratio"] is None) == (not names)
     assert all(regret["ratio"] >= 1 for regret in found["regrets"])
     assert {each["threads"] for each in found["limits"]} == {1, 2}
@@ -66,6 +69,16 @@ def test_scaling_compares_several_threads_with_one():
     assert (gains.suite, gains.threads, gains.rows, gains.slower) == ("conv", 2, 2, ["b", "c"])
     assert gains.gains == pytest.approx({"dwcpu": 1, "peer": 2})
     assert "| conv | 2 | 2 | 1.00 | 2.00 | b, c |" in markdown(found)
+
+
+def test_shares_beside_are_of_multiply_adds_in_the_same_rounds():
+    row = Row("pointwise", 1, "a", 1, 1, 40.0, "", {"dwcpu": Times(60, 100)}, Times(45, 80))
+    assert (row.share, row.share_beside) == pytest.approx((2 / 3, 0.8))
+    memory = replace(row, bound=90.0)  # bytes take longer
+    assert memory.share_beside == pytest.approx(0.9)
+    found = Results("", {}, rows=[row, memory])
+    assert "| a | 60.0 | - | 40.0 | 67% | 80% |  |" in markdown(found)
+    assert "| 85% | 85% |" in markdown(found)
 
 
 def test_batch_and_nobody_to_race(capfd):
