@@ -312,6 +312,7 @@ class PreparedInverted(Prepared):
             or middle.in_channels % panel
             or panel * self.kernel.dtype.itemsize < LINE
             or len(stretches) > 1
+            or self.separable._block_rows < self._block_rows  # it has room for fewer
         ):
             return
         depthwise = self.separable.depthwise

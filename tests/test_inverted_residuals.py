@@ -7,7 +7,7 @@ import pytest
 from cases import Case, make_data
 from test_kernels import compute, expected
 
-from dwcpu import arrays, dispatch, runtime
+from dwcpu import arrays, dispatch, fused, runtime
 from dwcpu.abi import HALF_COLUMNS
 
 pytestmark = pytest.mark.usefixtures("guarded_scratch", "share_even_the_smallest_work")
@@ -158,3 +158,21 @@ def test_windows_of_one_panel_after_the_other(
         assert (len(prepared.separable._stretches) > 1) == (case is parts)
         result = compute(kernel, case, "integers", "relu", True, True, 2)
         np.testing.assert_array_equal(result, expected(case, kernel.dtype, "integers", "relu", True, True), str(case))
+
+
+def test_panels_wait_for_room_behind_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the separable part has room for bounds a block of panels, too, however the shares of L2 are chosen."""
+    if runtime.cython_kernels() is None:
+        pytest.skip("the Cython kernels were not built")
+    fused_kernels = [k for k in dispatch.kernels("float32", "cython") if k.label == "fused"]
+    kernel = next(k for k in fused_kernels if k.op == "inverted_residual")
+    monkeypatch.setattr(runtime, "cache_sizes", lambda: runtime.Memory(1 << 15, 1 << 20, 1 << 24))
+    case = Case("inverted_residual", (1, 61, 99, 5), 9, (3, 3), (2, 2), padding="same", expanded=96)
+    panels = []
+    for share in fused.L2_SHARE, 0.04:
+        monkeypatch.setattr(fused, "L2_SHARE", share)
+        prepared = kernel.prepare(case.geometry, *make_data(case, np.float32, "integers").kernel_weights())
+        panels.append(bool(prepared.plan["panel_rows"][0]))
+        result = compute(kernel, case, "integers", "relu", True, True, 1)
+        np.testing.assert_array_equal(result, expected(case, np.float32, "integers", "relu", True, True))
+    assert panels == [True, False]
