@@ -1,13 +1,15 @@
 # The register tiles of depthwise.pxi, which says what they assume and guarantee: WINDOW_ROWS x WINDOW_COLUMNS outputs
-# of one vector of channels, or fewer at borders, and the functions that each window of the menu has of them.
+# of one vector of channels, or fewer at borders. For which windows there are functions is in depthwise_menu.pxi.
 #
 # Row after row of the window, and along it column after column; a weight serves all outputs of a tile, which take turns
-# (window_row). Where rows of a tile's patch are outside the image, and where two blocks are computed at once, row after
-# row of the patch: an input serves both rows of outputs. Addresses are those that x86 computes in a load (v_beside):
-# where a core's other hardware thread is busy, the number of instructions is what counts. There is at least one block.
+# (window_row). Row after row of the patch where some of these are outside the image, where two blocks are computed at once,
+# and where registers hold a window (patch_row): an input serves both rows of outputs. Addresses are those that x86 computes
+# in a load (v_beside): where a core's other hardware thread is busy, the number of instructions is what counts. There is at
+# least one block.
 
 cdef enum:
     ASKED_TAPS = 72
+    MOST_HELD_TAPS = 9  # HOLDS_WINDOW
 
 
 cdef struct Job:      # distances in elements
@@ -219,6 +221,27 @@ cdef inline void window_row(
                 acc[i * columns + j] = v_fma_onto(line[at], w, acc[i * columns + j])
 
 
+cdef inline void patch_row(
+    const int size, const int stride, const int columns, const int edge, const int r, const real *x, const vec *window,
+    i64 column_mask, vec *acc, i64 *steps
+) noexcept nogil:
+    """Row r of a tile's patch onto both rows of sums, each input loaded once, with all of the window in registers.
+
+    The first and last `edge` columns of the patch are tested.
+    """
+    cdef vec v
+    cdef int i, j, k, q, patch = (columns - 1) * stride + size
+    for q in range(patch):
+        if (q < edge or q >= patch - edge) and not v_likely(column_mask & (<i64> 1 << q)):
+            continue
+        v = v_in_register(v_load(v_beside(x, q, steps)))
+        for i in range(WINDOW_ROWS):
+            for j in range(columns):
+                k = q - j * stride
+                if r - i * stride >= 0 and r - i * stride < size and k >= 0 and k < size:
+                    acc[i * columns + j] = v_fma_onto(v, window[(r - i * stride) * size + k], acc[i * columns + j])
+
+
 cdef inline void inner_tiles(
     const int size, const int stride, const bint ring, const Job *job, const Tile *start, i64 block_begin, i64 block_end
 ) noexcept nogil:
@@ -227,6 +250,7 @@ cdef inline void inner_tiles(
     With `ring` rows may wrap: a load more a row, 2 % of the time of 3x3 windows, so that others have one step for all.
     """
     cdef vec acc[WINDOW_ROWS * WINDOW_COLUMNS]
+    cdef vec window[MOST_HELD_TAPS]
     cdef vec w
     cdef i64 x_row = job.x_row, x_column = job.x_column, out_row = job.out_row, out_column = job.out_column, t
     cdef i64 steps[4]
@@ -248,7 +272,14 @@ cdef inline void inner_tiles(
                     v_prefetch_out(block.out + (WINDOW_COLUMNS + i) * out_column)
                     v_prefetch_out(block.out + (WINDOW_COLUMNS + i) * out_column + out_row)
             steps_of(x_column, steps)
-            for r in range(size):
+            if HOLDS_WINDOW(size, stride):
+                for r in range(size * size):
+                    window[r] = v_in_register(v_load(block.weights + r * LANES))
+                for r in range((WINDOW_ROWS - 1) * stride + size):
+                    if r >= stride:
+                        x[r] = v_anew(bytes_on(x[r - 1], job.x_rows[r - 1]) if ring else x[r - 1] + x_row)
+                    patch_row(size, stride, WINDOW_COLUMNS, 0, r, x[r], window, 0, acc, steps)
+            for r in range(0 if HOLDS_WINDOW(size, stride) else size):
                 last = r + stride - 1
                 x[last + 1] = v_anew(bytes_on(x[last], job.x_rows[last]) if ring else x[last] + x_row)
                 window_row(
@@ -320,6 +351,7 @@ cdef inline void side_tile(
     """
     cdef int edge = size // 2 if columns > 1 else size
     cdef vec acc[WINDOW_ROWS * WINDOW_COLUMNS]
+    cdef vec window[MOST_HELD_TAPS]
     cdef vec v
     cdef i64 x_column = job.x_column, out_row = job.out_row, out_column = job.out_column, column_mask = tile.column_mask
     cdef i64 steps[4]
@@ -336,7 +368,13 @@ cdef inline void side_tile(
         for r in range(stride):
             y = bytes_on(y, job.x_rows[r])
         steps_of(x_column, steps)
-        for r in range(size):
+        if HOLDS_WINDOW(size, stride):
+            for r in range(size * size):
+                window[r] = v_in_register(v_load(block.weights + r * LANES))
+            for r in range((WINDOW_ROWS - 1) * stride + size):
+                patch_row(size, stride, columns, edge, r, v_anew(x), window, column_mask, acc, steps)
+                x = bytes_on(x, job.x_rows[r])
+        for r in range(0 if HOLDS_WINDOW(size, stride) else size):
             x = v_anew(x)
             y = v_anew(y)
             window_row(size, stride, columns, edge, x, y, block.weights + r * size * LANES, column_mask, acc, steps)
@@ -360,6 +398,7 @@ cdef inline void border_tile(
     cdef vec acc[WINDOW_ROWS * WINDOW_COLUMNS]
     cdef vec line[MOST_PATCH_COLUMNS]
     cdef vec w[WINDOW_ROWS]
+    cdef vec window[MOST_HELD_TAPS]
     cdef vec v
     cdef i64 x_column = job.x_column, out_row = job.out_row, out_column = job.out_column
     cdef i64 row_mask = tile.row_mask, column_mask = tile.column_mask, rows = tile.rows
@@ -373,12 +412,17 @@ cdef inline void border_tile(
         v = v_load(block.bias)
         for i in range(WINDOW_ROWS * columns):
             acc[i] = v
+        if HOLDS_WINDOW(size, stride):
+            for i in range(size * size):
+                window[i] = v_in_register(v_load(block.weights + i * LANES))
         x = block.x
         steps_of(x_column, steps)
         for r in range((WINDOW_ROWS - 1) * stride + size):
             x = v_anew(x)
             if v_likely(row_mask & (<i64> 1 << r)):
-                for k in range(size):
+                if HOLDS_WINDOW(size, stride):
+                    patch_row(size, stride, columns, edge, r, x, window, column_mask, acc, steps)
+                for k in range(0 if HOLDS_WINDOW(size, stride) else size):
                     weights_of(size, stride, r, k, False, block.weights, w)
                     for j in range(columns):
                         q = k + j * stride
@@ -394,200 +438,3 @@ cdef inline void border_tile(
         finish(columns, job, out_row, out_column, rows, acc, block.out)
         if not next_block(&block, size * size):
             break
-
-
-cdef void inner_3x3s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    inner_tiles(3, 1, False, job, tile, block_begin, block_end)
-
-
-cdef void ring_3x3s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    inner_tiles(3, 1, True, job, tile, block_begin, block_end)
-
-
-cdef void border_3x3s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(3, 1, WINDOW_COLUMNS, job, tile, block_begin, block_end)
-
-
-cdef void side_3x3s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    side_tile(3, 1, WINDOW_COLUMNS, job, tile, block_begin, block_end)
-
-
-cdef void half_3x3s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(3, 1, HALF, job, tile, block_begin, block_end)
-
-
-cdef void side_half_3x3s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    side_tile(3, 1, HALF, job, tile, block_begin, block_end)
-
-
-cdef void single_3x3s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(3, 1, 1, job, tile, block_begin, block_end)
-
-
-cdef void side_single_3x3s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    side_tile(3, 1, 1, job, tile, block_begin, block_end)
-
-
-cdef void inner_3x3s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    inner_tiles(3, 2, False, job, tile, block_begin, block_end)
-
-
-cdef void ring_3x3s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    inner_tiles(3, 2, True, job, tile, block_begin, block_end)
-
-
-cdef void wide_3x3s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    if PAIRED:
-        wide_tiles(3, 2, job, tile, block_begin, block_end)
-
-
-cdef void border_3x3s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(3, 2, WINDOW_COLUMNS, job, tile, block_begin, block_end)
-
-
-cdef void side_3x3s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    side_tile(3, 2, WINDOW_COLUMNS, job, tile, block_begin, block_end)
-
-
-cdef void half_3x3s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(3, 2, HALF, job, tile, block_begin, block_end)
-
-
-cdef void side_half_3x3s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    side_tile(3, 2, HALF, job, tile, block_begin, block_end)
-
-
-cdef void single_3x3s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(3, 2, 1, job, tile, block_begin, block_end)
-
-
-cdef void side_single_3x3s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    side_tile(3, 2, 1, job, tile, block_begin, block_end)
-
-
-cdef void inner_5x5s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    inner_tiles(5, 1, False, job, tile, block_begin, block_end)
-
-
-cdef void ring_5x5s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    inner_tiles(5, 1, True, job, tile, block_begin, block_end)
-
-
-cdef void border_5x5s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(5, 1, WINDOW_COLUMNS, job, tile, block_begin, block_end)
-
-
-cdef void side_5x5s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    side_tile(5, 1, WINDOW_COLUMNS, job, tile, block_begin, block_end)
-
-
-cdef void half_5x5s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(5, 1, HALF, job, tile, block_begin, block_end)
-
-
-cdef void side_half_5x5s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    side_tile(5, 1, HALF, job, tile, block_begin, block_end)
-
-
-cdef void single_5x5s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(5, 1, 1, job, tile, block_begin, block_end)
-
-
-cdef void side_single_5x5s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    side_tile(5, 1, 1, job, tile, block_begin, block_end)
-
-
-cdef void inner_5x5s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    inner_tiles(5, 2, False, job, tile, block_begin, block_end)
-
-
-cdef void ring_5x5s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    inner_tiles(5, 2, True, job, tile, block_begin, block_end)
-
-
-cdef void border_5x5s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(5, 2, WINDOW_COLUMNS, job, tile, block_begin, block_end)
-
-
-cdef void side_5x5s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    side_tile(5, 2, WINDOW_COLUMNS, job, tile, block_begin, block_end)
-
-
-cdef void half_5x5s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(5, 2, HALF, job, tile, block_begin, block_end)
-
-
-cdef void side_half_5x5s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    side_tile(5, 2, HALF, job, tile, block_begin, block_end)
-
-
-cdef void single_5x5s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(5, 2, 1, job, tile, block_begin, block_end)
-
-
-cdef void side_single_5x5s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    side_tile(5, 2, 1, job, tile, block_begin, block_end)
-
-
-cdef void inner_7x7s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    inner_tiles(7, 1, False, job, tile, block_begin, block_end)
-
-
-cdef void ring_7x7s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    inner_tiles(7, 1, True, job, tile, block_begin, block_end)
-
-
-cdef void border_7x7s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(7, 1, WINDOW_COLUMNS, job, tile, block_begin, block_end)
-
-
-cdef void side_7x7s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    side_tile(7, 1, WINDOW_COLUMNS, job, tile, block_begin, block_end)
-
-
-cdef void half_7x7s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(7, 1, HALF, job, tile, block_begin, block_end)
-
-
-cdef void side_half_7x7s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    side_tile(7, 1, HALF, job, tile, block_begin, block_end)
-
-
-cdef void single_7x7s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(7, 1, 1, job, tile, block_begin, block_end)
-
-
-cdef void side_single_7x7s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    side_tile(7, 1, 1, job, tile, block_begin, block_end)
-
-
-cdef void inner_7x7s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    inner_tiles(7, 2, False, job, tile, block_begin, block_end)
-
-
-cdef void ring_7x7s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    inner_tiles(7, 2, True, job, tile, block_begin, block_end)
-
-
-cdef void border_7x7s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(7, 2, WINDOW_COLUMNS, job, tile, block_begin, block_end)
-
-
-cdef void side_7x7s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    side_tile(7, 2, WINDOW_COLUMNS, job, tile, block_begin, block_end)
-
-
-cdef void half_7x7s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(7, 2, HALF, job, tile, block_begin, block_end)
-
-
-cdef void side_half_7x7s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    side_tile(7, 2, HALF, job, tile, block_begin, block_end)
-
-
-cdef void single_7x7s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    border_tile(7, 2, 1, job, tile, block_begin, block_end)
-
-
-cdef void side_single_7x7s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    side_tile(7, 2, 1, job, tile, block_begin, block_end)

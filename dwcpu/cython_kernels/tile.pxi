@@ -55,6 +55,7 @@ cdef extern from "tile.h" nogil:
     bint IS_SHORT_OF_REGISTERS
     bint v_in_two_turns() noexcept
     int AHEAD_LINES(int rows, int vectors) noexcept
+    bint HOLDS_WINDOW(int size, int stride) noexcept
     bint IS_FULL(int rows, int vectors) noexcept
     const real *v_anew(const real *p) noexcept
     real *v_anew_out "(real *)v_anew"(real *p) noexcept
