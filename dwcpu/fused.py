@@ -32,6 +32,10 @@ __all__ = [
 #: residual together: where what blocks share stays in place, and where it moves and blocks should be larger. Of rings
 #: 0.45 to 0.75 are the same within 1 %, in the mean 0.65 is best.
 _L2_SHARE_RING, _L2_SHARE_MOVING = 0.65, 0.75
+#: The first of large cores, for images that have several blocks anyway: 160x160x16 to 96 at stride 2 takes 0.93 of the
+#: time, 112x112x16 and 56x56x24 to 144 0.96, 64x64x48 to 288 0.97, 40x40x40 5x5 0.99; where L2 held something else
+#: before, 0.95 to 0.99. An image in one block is left alone: parts of 14x14x64 to 384 take 1.01 of its time.
+_LARGE_RING = 0.25
 #: Output rows of a block of repeated inputs, at least, in input rows that a window spans.
 _LEAST_MOVED = 0.5
 #: Share of the L1 cache for a stretch of a signal whose inputs are repeated.
@@ -41,8 +45,10 @@ _PANEL_WIDTH = 96
 #: Times `L2_SHARE` that the rows of a dilated window's tiles may take: 33x33x256 at dilation 6 takes 5 % longer with
 #: blocks of six rows, which fit, than with 12 or 24.
 _MOST_APART = 4
-#: See `_fills_l2`: share of L2 that images take, and the share for what blocks stay in then.
-_FILLED, _L2_SHARE_FILLED = 0.7, 0.1
+#: See `_fills_l2`: share of L2 that images take, and the share for what blocks stay in then; of dilated windows' rows.
+#: The first two also for `_crowds_l2`.
+_FILLED, _L2_SHARE_FILLED, _L2_SHARE_DILATED = 0.7, 0.04, 0.1
+_CROWDED, _L2_SHARE_CROWDED = 0.45, 0.06
 #: Pixels of a matrix product whose time hides the reading of large weights, and what stands around a call.
 _HIDING_PIXELS = 96
 #: How far weights of a fused kernel may lie apart, in their own size, for all that lies there to be asked for.
@@ -139,7 +145,10 @@ class PreparedSeparable(Prepared):
         if not most_rows and self._fills_l2:
             turns = takes_turns(pointwise.kernel, middle)
             pointwise.plan["across"], pointwise.plan["asks_out"] = turns, not turns
-            pixels = max(int(_L2_SHARE_FILLED * in_l2), min(tile_rows * middle.width, pixels))
+            filled = _L2_SHARE_FILLED if geometry.depthwise.dilation_h == 1 else _L2_SHARE_DILATED
+            pixels = max(int(filled * in_l2), min(tile_rows * middle.width, pixels))
+        elif not most_rows and self._crowds_l2:
+            pixels = max(int(_L2_SHARE_CROWDED * in_l2), min(tile_rows * middle.width, pixels))
         # The rows of a dilated window's tiles lie apart: blocks have whole tiles of all, even if they take more.
         phases = row_phases(geometry.depthwise)
         most = _MOST_APART * pixels // middle.width
@@ -180,11 +189,30 @@ class PreparedSeparable(Prepared):
         """
         first, last = self.geometry.depthwise, self.geometry.pointwise
         itemsize, l2 = self.kernel.dtype.itemsize, runtime.cache_sizes().l2
-        if self.pointwise.kernel.lanes * itemsize < LINE or not runtime.large_core():
-            return False
-        if last.in_channels * last.out_channels * itemsize > l2 // 4:
+        if not self._on_large_core or last.in_channels * last.out_channels * itemsize > l2 // 4:
             return False
         return (prod(first.x_shape[1:]) + prod(last.out_shape[1:])) * itemsize > _FILLED * l2
+
+    @property
+    def _crowds_l2(self) -> bool:
+        """Whether an image of a large core, what it becomes and all between take so much that small blocks are better.
+
+        14x14x512 takes 0.98 of the time, 17x17x512 and 28x28x256 to 512 at stride 2 0.98, 20x20x256 0.985, 28x28x192 to
+        64 0.97; but 14x14x256 1.01, and large weights, which each block reads, 14x14x512 to 1024 at stride 2 1.07. With
+        vectors of half a line, whose low tiles read weights more often, 0.97 to 1.03.
+        """
+        first, last = self.geometry.depthwise, self.geometry.pointwise
+        itemsize, l2 = self.kernel.dtype.itemsize, runtime.cache_sizes().l2
+        weights = last.in_channels * last.out_channels * itemsize
+        if not self._on_large_core or first.dilation_h > 1 or weights > l2 // 2:
+            return False
+        size = sum(prod(shape[1:]) for shape in (first.x_shape, last.x_shape, last.out_shape)) * itemsize
+        return size > _CROWDED * l2
+
+    @property
+    def _on_large_core(self) -> bool:
+        """Whether what was measured on these, with vectors of a line, holds."""
+        return runtime.large_core() and self.pointwise.kernel.lanes * self.kernel.dtype.itemsize >= LINE
 
     def _rows_asking(self, pixels: int, tile_rows: int) -> int:
         """Rows of a block, of which `pixels` fit, if it asks for the inputs of the next; 0 if it does not.
@@ -222,10 +250,11 @@ class PreparedSeparable(Prepared):
         """As `Prepared.passes`."""
         (only,) = super().passes(threads)
         only = only._replace(reads=_joined(self.depthwise, self.pointwise))
-        # Several threads, or blocks, would all ask for the same.
-        if self._block_rows < only.grid.rows or len(self._stretches) > 1 or only.grid.row_parts > 1:
+        # Several threads would all ask for the same, and so would parts of rows.
+        if len(self._stretches) > 1 or only.grid.row_parts > 1 or not only.grid.rows:
             return (only,)
-        room = self.pointwise.room(only.grid.rows * self.geometry.pointwise.width, 1)
+        last = (only.grid.rows - 1) % self._block_rows + 1  # block, which asks
+        room = self.pointwise.room(last * self.geometry.pointwise.width, 1)
         return (only._replace(room=room, asking=self.asking),)
 
     def asking(self, own: Pass, later: Span | None, soon: Span | None) -> Pass:
@@ -279,6 +308,8 @@ class PreparedInverted(Prepared):
         is_ring = depthwise.kernel.copies and middle.dilation_h == 1 and not depthwise.plan["copy_rows"][0]
         share = _L2_SHARE_RING if is_ring else _L2_SHARE_MOVING
         self._block_rows = _window_rows(depthwise, share, between)
+        if is_ring and runtime.large_core() and self._block_rows < middle.out_height:
+            self._block_rows = _window_rows(depthwise, _LARGE_RING, between)
         self.expand = expand
         if depthwise.kernel.label != "strips":
             depthwise.plan["block_rows"] = 0  # no phases in turn: what it reads is in L2

@@ -290,7 +290,41 @@ def test_separable_convolutions_that_fill_l2(
             turns = outputs > 48  # of one panel there are none to take
             assert (prepared.pointwise.plan["across"][0], prepared.pointwise.plan["asks_out"][0]) == (turns, not turns)
             assert prepared.plan["asks_ahead"][0]
-            assert prepared._block_rows * size * channels * 4 <= 0.1 * (2 << 20)
+            assert prepared._block_rows == 2 or prepared._block_rows * size * channels * 4 <= 0.04 * (2 << 20)
+
+
+@pytest.mark.parametrize("core", ["eight_ways", "twelve_ways"])
+@pytest.mark.parametrize(
+    ("size", "channels", "outputs", "dilation", "crowded"),
+    [
+        (14, 512, 512, 1, True),
+        (28, 192, 64, 1, True),
+        (14, 256, 256, 1, False),  # all is in L2
+        (14, 512, 1200, 1, False),  # weights are large
+        (28, 192, 64, 4, False),  # its rows lie apart
+    ],
+)
+def test_separable_convolutions_that_crowd_l2(
+    size: int, channels: int, outputs: int, dilation: int, crowded: bool, core: str, request: pytest.FixtureRequest
+) -> None:
+    """Several small blocks, of which the last asks for what later kernels read."""
+    request.getfixturevalue(core)
+    block = SeparableGeometry.of(
+        (1, size, size, channels), (3, 3, channels), (channels, outputs), padding=dilation, dilation=dilation
+    )
+    for kernel in (
+        k for k in dispatch.kernels("float32") if (k.op, k.label, k.backend) == ("separable", "fused", "cython")
+    ):
+        parts = tuple((np.zeros(part.w_shape, np.float32), None, Activation()) for part in block.parts)
+        prepared = kernel.prepare(block, parts)
+        assert not prepared._fills_l2
+        crowded = crowded and core == "twelve_ways" and prepared.pointwise.kernel.lanes == 16
+        assert prepared._crowds_l2 == crowded
+        assert prepared._block_rows <= 6 or not crowded
+        (only,) = prepared.passes(1)
+        last = (size - 1) % prepared._block_rows + 1
+        assert only.room == prepared.pointwise.room(last * size, 1)
+        assert only.asking is not None
 
 
 @pytest.mark.usefixtures("chosen_anew", "twelve_ways")

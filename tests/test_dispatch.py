@@ -172,6 +172,7 @@ def test_an_inverted_residual_expands_all_rows_of_a_block_in_one() -> None:
 @pytest.mark.parametrize(("dilation", "rows"), [(1, 6), (2, 4), (6, 12), (12, 24), (40, 6)])
 def test_blocks_of_dilated_windows_have_whole_tiles(dilation: int, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "cache_sizes", lambda: runtime.Memory(32 << 10, 512 << 10, 32 << 20))
+    monkeypatch.setattr(runtime, "large_core", lambda: False)
     shapes = (1, 33, 33, 256), (3, 3, 256), (256, 256)
     geometry = SeparableGeometry.of(*shapes, padding=dilation, dilation=dilation)
     kernel = next(k for k in dispatch.kernels("float32", "numba") if k.op == "separable" and k.label == "fused")

@@ -107,6 +107,7 @@ def test_windows_of_one_panel_after_the_other(
     fused = [k for k in dispatch.kernels(dtype, "cython") if k.label == "fused"]
     kernel = next(k for k in fused if k.op == "inverted_residual")
     product = next(k for k in dispatch.kernels(dtype, "cython") if k.op == "pointwise")
+    monkeypatch.setattr(runtime, "large_core", lambda: False)  # whose blocks are small
     panel = product.lanes * product.tile_columns
     if panel * kernel.dtype.itemsize < arrays.LINE:
         pytest.skip("a panel is less than a cache line")
@@ -167,6 +168,7 @@ def test_panels_wait_for_room_behind_them(monkeypatch: pytest.MonkeyPatch) -> No
     fused_kernels = [k for k in dispatch.kernels("float32", "cython") if k.label == "fused"]
     kernel = next(k for k in fused_kernels if k.op == "inverted_residual")
     monkeypatch.setattr(runtime, "cache_sizes", lambda: runtime.Memory(1 << 15, 1 << 20, 1 << 24))
+    monkeypatch.setattr(runtime, "large_core", lambda: False)  # whose blocks are small
     case = Case("inverted_residual", (1, 61, 99, 5), 9, (3, 3), (2, 2), padding="same", expanded=96)
     panels = []
     for share in fused.L2_SHARE, 0.04:
@@ -176,3 +178,25 @@ def test_panels_wait_for_room_behind_them(monkeypatch: pytest.MonkeyPatch) -> No
         result = compute(kernel, case, "integers", "relu", True, True, 1)
         np.testing.assert_array_equal(result, expected(case, np.float32, "integers", "relu", True, True))
     assert panels == [True, False]
+
+
+@pytest.mark.parametrize(("size", "small"), [(56, True), (14, False)])
+def test_blocks_of_large_cores_are_small_where_there_are_several(
+    size: int, small: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a ring: an image in one block is left so."""
+    if runtime.cython_kernels() is None:
+        pytest.skip("the Cython kernels were not built")
+    fused_kernels = [k for k in dispatch.kernels("float32", "cython") if k.label == "fused"]
+    kernel = next(k for k in fused_kernels if k.op == "inverted_residual")
+    monkeypatch.setattr(runtime, "cache_sizes", lambda: runtime.Memory(48 << 10, 2 << 20, 32 << 20))
+    case = Case("inverted_residual", (1, size, size, 24), 24, (3, 3), padding="same", expanded=144)
+    rows = {}
+    for large in False, True:
+        monkeypatch.setattr(runtime, "large_core", lambda large=large: large)
+        prepared = kernel.prepare(case.geometry, *make_data(case, np.float32, "integers").kernel_weights())
+        assert prepared.plan["ring_rows"][0] == prepared._block_rows + 2
+        rows[large] = prepared._block_rows
+        result = compute(kernel, case, "integers", "relu", True, True, 2)
+        np.testing.assert_array_equal(result, expected(case, np.float32, "integers", "relu", True, True))
+    assert (2 * rows[True] < rows[False] < size) if small else (rows[True] == rows[False] == size)

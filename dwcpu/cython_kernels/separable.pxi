@@ -9,7 +9,8 @@
 # Guarantees: the same bits as the two kernels one after the other.
 #
 # With plan.asks_ahead the pointwise kernel, which leaves memory idle, asks for the input rows that the next block begins
-# to need: the depthwise kernel would wait for them. They come to L2, which has room for them beside the block.
+# to need: the depthwise kernel would wait for them. They come to L2, which has room for them beside the block. What its
+# plan asks for, which later kernels read, is for the last block.
 
 cdef inline i64 rows_read(const Plan *plan, i64 rows) noexcept nogil:
     """How many input rows, those of all images one after the other, the first `rows` output rows take up."""
@@ -31,6 +32,7 @@ cdef void separable(
     cdef i64 begin = row_begin, end, block, row, column, pixel, read, line
     cdef real *rows = <real *> scratch
     cdef Plan asking = second[0]
+    asking.later_size = asking.soon_size = 0
     # The kernels address whole tensors: pointers are moved so that the block's part of the intermediate lies where
     # they look for it.
     while begin < row_end:
@@ -49,9 +51,8 @@ cdef void separable(
                     asking.later_size = (
                         (rows_read(first, smaller(end + step, row_end)) - read) * line * <i64> sizeof(real))
                 pointwise(
-                    &asking if plan.asks_ahead and end < row_end else second, rows - pixel * channels, residual, out,
-                    NULL, pixel, end * plan.out_width, 0,
-                    plan.pointwise_blocks)
+                    &asking if end < row_end else second, rows - pixel * channels, residual, out, NULL, pixel,
+                    end * plan.out_width, 0, plan.pointwise_blocks)
             else:
                 for row in range(begin, end):
                     pixel = row * plan.out_width + column
