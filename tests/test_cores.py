@@ -393,3 +393,30 @@ def test_tiles_of_colours_that_ask_for_lines_of_outputs(core: str, request: pyte
             asked.append(bool(plan["asks_out"][0]))
         wide = kernel.lanes == 16 and kernel.backend == "cython" and core == "twelve_ways"
         assert asked == [wide, False, False]
+
+
+@pytest.mark.parametrize(
+    ("size", "channels", "window", "stride", "asks"),
+    [
+        (112, 128, 3, 1, True),
+        (56, 128, 3, 1, False),  # less than one and a half of L2
+        (112, 160, 3, 2, False),
+        (56, 100, 3, 1, True),  # pixels begin between lines
+        (56, 360, 3, 2, True),
+        (40, 120, 3, 1, False),  # less than half of L2
+        (56, 100, 5, 1, False),
+        (112, 100, 5, 1, True),
+    ],
+)
+@pytest.mark.parametrize("core", ["eight_ways", "twelve_ways"])
+def test_windows_that_ask_for_lines_of_outputs(
+    size: int, channels: int, window: int, stride: int, asks: bool, core: str, request: pytest.FixtureRequest
+) -> None:
+    """On large cores, with vectors of a line, for results that L2 does not hold or, between lines, half of it."""
+    request.getfixturevalue(core)
+    geometry = ConvGeometry.depthwise(
+        (1, size, size, channels), (window, window, channels), stride=stride, padding=window // 2
+    )
+    for kernel in (k for k in dispatch.kernels("float32") if k.op == "depthwise" and k.copies and k.supports(geometry)):
+        prepared = kernel.prepare(geometry, np.zeros((window, window, channels, 1), np.float32))
+        assert prepared.plan["asks_out"][0] == (asks and core == "twelve_ways" and kernel.lanes == 16)
