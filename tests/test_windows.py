@@ -122,7 +122,7 @@ def test_pixel_by_pixel_with_a_last_vector_that_slides_back(
 def test_windows_that_ask_for_lines_of_outputs_have_the_same_bits(
     dtype: type, stride: int, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for size, image, channels in ((3, (2, 9, 14), 35), (5, (1, 7, 31), 64), (7, (1, 20, 21), 17)):
+    for size, image, channels in ((3, (2, 9, 17), 35), (5, (1, 7, 31), 64), (7, (1, 20, 21), 17)):
         x = rng.standard_normal((*image, channels)).astype(dtype)
         w, found = rng.standard_normal((size, size, channels)).astype(dtype), []
         for l2 in 1 << 20, 256:  # holds the outputs, or does not
@@ -131,7 +131,8 @@ def test_windows_that_ask_for_lines_of_outputs_have_the_same_bits(
             layer = dwcpu.DepthwiseConv2d(w, stride=stride, padding="same", activation="relu")
             (node,) = layer.nodes(x.shape, 1)
             compiled, lines = node.operation.kernel.copies, node.operation.kernel.lanes * x.itemsize == 64
-            assert node.operation.plan["asks_out"][0] == (compiled and lines and stride == 1 and l2 < 1 << 20)
+            asks = compiled and lines and l2 < 1 << 20 and (stride == 1 or size == 3)  # whose pixels are no whole lines
+            assert node.operation.plan["asks_out"][0] == asks
             found.append(layer(x, num_threads=1).tobytes())
         assert found[0] == found[1]
 

@@ -40,6 +40,8 @@ cdef struct Window:   # of the menu, and what computes its tiles
     Micro narrow_5
     Micro narrow_6
     Micro narrow_7
+    bint halved       # whether rows of 13 and 14 are two of seven
+    bint one_by_one   # whether narrow rows are computed one by one, not two at once
 
 
 cdef inline i64 phases_of(i64 stride, i64 dilation) noexcept nogil:
@@ -73,9 +75,9 @@ cdef inline Micro narrow_of(const Window *window, const Phase *phase) noexcept n
     """
     cdef i64 edge = window.size // 2, outputs = phase.outputs
     cdef Micro found = NULL
-    if outputs > 7:  # at once: of short calls every test counts
+    if outputs > 2 * MOST_NARROW:  # at once: of short calls every test counts
         return NULL
-    if outputs == 7:
+    if outputs == 7 or (window.halved and outputs >= 2 * MOST_NARROW - 1):
         found = window.narrow_7
     elif outputs == 6:
         found = window.narrow_6
@@ -137,7 +139,7 @@ cdef void tile_row(
                 tile.columns = WINDOW_COLUMNS
                 if narrow != NULL:
                     micro = narrow
-                    tile.columns = phase.outputs
+                    tile.columns = smaller(phase.outputs, MOST_NARROW)
                 elif phase.outputs - column <= HALF and phase.outputs >= HALF:
                     micro = window.side_half if whole else window.half
                     tile.columns = HALF
@@ -225,7 +227,8 @@ cdef void phase_rows(
     cdef real *copy = <real *> buffer
     cdef i64 size = window.size, stride = window.stride, block, end, t, t_end, top, first, last, held, held_last
     cdef i64 x_row = plan.dilation_h * plan.width * plan.x_step, x_column = plan.dilation_w * plan.x_step, row = x_row
-    cdef i64 at_once = 1 if plan.copy_rows > 0 and narrow_of(window, columns) != NULL else WINDOW_ROWS
+    cdef bint one_by_one = plan.copy_rows > 0 or window.one_by_one
+    cdef i64 at_once = 1 if one_by_one and narrow_of(window, columns) != NULL else WINDOW_ROWS
     cdef const real *origin = x
     cdef Tile tile
     block = block_begin
@@ -321,7 +324,14 @@ cdef void depthwise_3x3s1(
 ) noexcept nogil:
     cdef Window window = [
         3, 1, inner_3x3s1, ring_3x3s1, NULL, border_3x3s1, half_3x3s1, single_3x3s1, side_3x3s1, side_half_3x3s1,
-        side_single_3x3s1, narrow_3_3x3s1, narrow_5_3x3s1, narrow_6_3x3s1, narrow_7_3x3s1]
+        side_single_3x3s1, narrow_3_3x3s1, narrow_5_3x3s1, narrow_6_3x3s1, narrow_7_3x3s1, False, False]
+    cdef i64 pixel = plan.x_step * <i64> sizeof(real)
+    if HOLDS_WINDOW(3, 1):
+        # Two rows of seven are read and written in 50 lines. Of pixels a multiple of 1024 bytes apart these are more than
+        # sets of eight lines hold, of an odd multiple than sets of twelve do; then tiles of four columns are better, or
+        # one row. Of 2048 bytes those are too many as well.
+        window.one_by_one = pixel % 1024 == 0 and plan.crowded_rows > 0
+        window.halved = plan.copy_rows == 0 and (pixel % 1024 > 0 or (pixel % 2048 == 0 and plan.crowded_rows == 0))
     compute_window(&window, plan, x, residual, out, row_begin, row_end, block_begin, block_end)
 
 
@@ -331,7 +341,7 @@ cdef void depthwise_3x3s2(
 ) noexcept nogil:
     cdef Window window = [
         3, 2, inner_3x3s2, ring_3x3s2, NULL, border_3x3s2, half_3x3s2, single_3x3s2, side_3x3s2, side_half_3x3s2,
-        side_single_3x3s2, narrow_3_3x3s2, narrow_5_3x3s2, NULL, NULL]
+        side_single_3x3s2, narrow_3_3x3s2, narrow_5_3x3s2, NULL, NULL, False, False]
     if PAIRED:
         window.wide = wide_3x3s2
     compute_window(&window, plan, x, residual, out, row_begin, row_end, block_begin, block_end)
@@ -343,7 +353,7 @@ cdef void depthwise_5x5s1(
 ) noexcept nogil:
     cdef Window window = [
         5, 1, inner_5x5s1, ring_5x5s1, NULL, border_5x5s1, half_5x5s1, single_5x5s1, side_5x5s1, side_half_5x5s1,
-        side_single_5x5s1, narrow_3_5x5s1, narrow_5_5x5s1, narrow_6_5x5s1, narrow_7_5x5s1]
+        side_single_5x5s1, narrow_3_5x5s1, narrow_5_5x5s1, narrow_6_5x5s1, narrow_7_5x5s1, False, False]
     compute_window(&window, plan, x, residual, out, row_begin, row_end, block_begin, block_end)
 
 
@@ -353,7 +363,7 @@ cdef void depthwise_5x5s2(
 ) noexcept nogil:
     cdef Window window = [
         5, 2, inner_5x5s2, ring_5x5s2, NULL, border_5x5s2, half_5x5s2, single_5x5s2, side_5x5s2, side_half_5x5s2,
-        side_single_5x5s2, narrow_3_5x5s2, narrow_5_5x5s2, narrow_6_5x5s2, narrow_7_5x5s2]
+        side_single_5x5s2, narrow_3_5x5s2, narrow_5_5x5s2, narrow_6_5x5s2, narrow_7_5x5s2, False, False]
     compute_window(&window, plan, x, residual, out, row_begin, row_end, block_begin, block_end)
 
 
@@ -363,7 +373,7 @@ cdef void depthwise_7x7s1(
 ) noexcept nogil:
     cdef Window window = [
         7, 1, inner_7x7s1, ring_7x7s1, NULL, border_7x7s1, half_7x7s1, single_7x7s1, side_7x7s1, side_half_7x7s1,
-        side_single_7x7s1, narrow_3_7x7s1, narrow_5_7x7s1, narrow_6_7x7s1, narrow_7_7x7s1]
+        side_single_7x7s1, narrow_3_7x7s1, narrow_5_7x7s1, narrow_6_7x7s1, narrow_7_7x7s1, False, False]
     compute_window(&window, plan, x, residual, out, row_begin, row_end, block_begin, block_end)
 
 
@@ -373,5 +383,5 @@ cdef void depthwise_7x7s2(
 ) noexcept nogil:
     cdef Window window = [
         7, 2, inner_7x7s2, ring_7x7s2, NULL, border_7x7s2, half_7x7s2, single_7x7s2, side_7x7s2, side_half_7x7s2,
-        side_single_7x7s2, narrow_3_7x7s2, narrow_5_7x7s2, narrow_6_7x7s2, narrow_7_7x7s2]
+        side_single_7x7s2, narrow_3_7x7s2, narrow_5_7x7s2, narrow_6_7x7s2, narrow_7_7x7s2, False, False]
     compute_window(&window, plan, x, residual, out, row_begin, row_end, block_begin, block_end)

@@ -1,11 +1,11 @@
 # Register tiles of depthwise.pxi for narrow images: a row of outputs from end to end, of one vector of channels.
 #
 # Tiles of four columns leave three, five, six or seven to be computed by two that overlap, or by short ones. Here a row
-# of sums is what there is, and each input is loaded once for a row of the window, whose weights stay in registers.
+# of sums is what there is, and each input is loaded once for a row of the window, whose weights stay in registers; where
+# registers hold all of it, both rows of a tile, in which each input is loaded once (border_tile).
 # Assumes and guarantees what depthwise_tiles.pxi does.
 
 cdef enum:
-    MOST_NARROW = 7       # outputs
     MOST_TAPS = 7         # of a row of a window of the menu
 
 
@@ -46,6 +46,9 @@ cdef inline void narrow_tile(
     cdef real *out
     cdef Block block
     cdef int r, j
+    if HOLDS_WINDOW(size, stride) and tile.rows == WINDOW_ROWS:
+        border_tile(size, stride, columns, job, tile, block_begin, block_end)
+        return
     first_block(&block, size * size, job, tile, block_begin, block_end)
     while True:
         ask_weights(size * size, tile, &block)

@@ -10,6 +10,7 @@
 cdef enum:
     ASKED_TAPS = 72
     MOST_HELD_TAPS = 9  # HOLDS_WINDOW
+    MOST_NARROW = 7     # outputs of a row that is computed from end to end, or half of one
 
 
 cdef struct Job:      # distances in elements
@@ -395,7 +396,7 @@ cdef inline void border_tile(
     registers: rows that are cut took a tenth longer.
     """
     cdef int edge = size // 2 if columns > 1 else size, last = (columns - 1) * stride + size - edge
-    cdef vec acc[WINDOW_ROWS * WINDOW_COLUMNS]
+    cdef vec acc[WINDOW_ROWS * MOST_NARROW]
     cdef vec line[MOST_PATCH_COLUMNS]
     cdef vec w[WINDOW_ROWS]
     cdef vec window[MOST_HELD_TAPS]
