@@ -112,8 +112,9 @@ def markdown(results: Results, plots: Sequence[str] = ()) -> str:
         "",
         "Times are microseconds a call, best of the interleaved rounds. *Ratio* is the best peer's time over ours:",
         "above 1 we are faster, below 1 it is bold. *Share* is the share of the roofline bound, measured once in the",
-        "same run, that our best round reaches; *beside* that of our median round, at the rate of multiply-adds alone",
-        "in turns between, in the median too: what neighbours leave of the machine, both get. Made by:",
+        "same run, that our best round reaches. *Beside* is the same for a machine that neighbours disturb: the median",
+        "time of a loop of as many multiply-adds, which took turns with the contenders, or the bound if it is longer,",
+        "over our median time. Above 100 % the loop was disturbed more than we were. Made by:",
         "",
         f"    {results.command}",
         "",
@@ -169,8 +170,8 @@ def _summary(results: Results) -> list[str]:
             shares.append(f"{geometric_mean(beside):.0%}" if beside else "-")
         lines.append([suite, str(threads), str(len(rows)), ratio, typical, str(len(lost)), *shares, _worst(rows)])
     brief = f"bound > {BRIEF:.0f} us"
-    head = ["suite", "threads", "rows", "ratio, mean", "of medians", "lost", "share, mean", brief]
-    head += ["beside, mean", brief, "worst ratios"]
+    head = ["suite", "threads", "rows", "ratio, mean", "of medians", "lost", "share, mean", f"share, {brief}"]
+    head += ["beside, mean", f"beside, {brief}", "worst ratios"]
     return _grid(head, lines)
 
 

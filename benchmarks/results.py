@@ -64,7 +64,7 @@ class Row:
 
     @property
     def share_beside(self) -> float | None:
-        """Share of the bound that median rounds reach, at the rate of multiply-adds in the same rounds."""
+        """Share that the median round reaches of what multiply-adds alone took in the median, or of a longer bound."""
         return None if self.beside is None else max(self.bound, self.beside.median) / self.mine.median
 
     @property

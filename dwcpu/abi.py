@@ -122,7 +122,8 @@ FIELDS: dict[str, str] = {
     "across": "i",
     # compiled pointwise and conv, few outputs of one tap: whether tiles with pixels as lanes ask for inputs of the next
     "asks_in": "i",
-    # pointwise and conv: rows at most of tiles whose pixels share a set of the L1 cache (`crowded_rows`); 0: no limit
+    # pointwise and conv: rows at most of tiles whose pixels share a set of the L1 cache (`crowded_rows`); 0: no limit,
+    # since sets are large, which depthwise windows want to know too
     "crowded_rows": "i",
     # compiled conv, window 1x1: whether the pixels that it reads are first gathered in scratch, for `block_rows` output
     # rows at a time

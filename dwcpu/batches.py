@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import prod
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,10 +17,20 @@ from .abi import IMAGES_FIELDS
 from .grid import Grid
 from .pipeline import GIVEN, Node, Pass, Pipeline, Value, chain
 
-__all__ = ["image_by_image"]
+if TYPE_CHECKING:
+    from .background import Job
+
+__all__ = ["image_by_image", "images_apart"]
 
 #: Pixels that operations on one image have at least: of fewer, weights are read too often, and tiles are low.
 _LEAST_PIXELS = 49
+#: Times L2 that what lies between them takes for an image at most: of more, little is still there when it is read.
+_MOST_L2 = 4
+
+
+def images_apart(batch: int, threads: int) -> bool:
+    """Whether images of such a batch may go one by one: on large cores, slow to fetch from L3, and evenly shared."""
+    return batch > 1 and batch % threads == 0 and runtime.large_core() and runtime.images_kernel() != 0
 
 
 def image_by_image(
@@ -28,7 +39,7 @@ def image_by_image(
     x_shape: tuple[int, ...],
     dtype: np.dtype,
     threads: int,
-) -> list[Node]:
+) -> tuple[list[Node], list[Job]]:
     """The nodes of a chain, the first of which are one whose images go through them one by one, if that is better.
 
     Parameters
@@ -46,34 +57,37 @@ def image_by_image(
     Returns
     -------
     list of Node
+    list of background.Job
+        For kernels of a single image that others stand in for: when these are over there is something better.
     """
     count = _fitting(nodes, x_shape[0], dtype.itemsize, threads)
     first = list(ones(count)) if count else []
-    if len(first) != count or not count or any(node.job is not None for node in first):
-        return list(nodes)
+    jobs = [node.job for node in first if node.job is not None]
+    if len(first) != count or not count or jobs:
+        return list(nodes), jobs
     images = _Images(first, x_shape, nodes[count - 1].out_shape, dtype)
     if not images.runs:
-        return list(nodes)
+        return list(nodes), []
     joined = Node(images, nodes[count - 1].out_shape, GIVEN if nodes[count - 1].residual == GIVEN else None)
-    return [joined, *(_renumbered(node, count - 1) for node in nodes[count:])]
+    return [joined, *(_renumbered(node, count - 1) for node in nodes[count:])], []
 
 
 def _fitting(nodes: Sequence[Node], batch: int, itemsize: int, threads: int) -> int:
     """How many nodes, the first ones, should go image by image.
 
-    Where L2 does not hold what lies between them, but that of an image or most of it, and threads share images evenly.
-    On large cores, which fetch from L3 slowly.
+    Where L2 does not hold what lies between them, of a thread's images, but much of that of one.
     """
-    if batch < 2 or batch % threads or not runtime.large_core() or not runtime.images_kernel():
+    if not images_apart(batch, threads):
         return 0
-    count, most = 0, 0
+    count = 0
     for number, node in enumerate(nodes, 1):
         if callable(node.operation) or node.job is not None or prod(node.out_shape[1:3]) < _LEAST_PIXELS:
             break
-        most = max(most, prod(node.out_shape))
         if not any(later.residual is not None and 0 <= later.residual < number for later in nodes[number:]):
             count = number
-    return count if count > 1 and most // threads * itemsize > runtime.cache_sizes().l2 else 0
+    between = [prod(node.out_shape) // batch * itemsize for node in nodes[: count - 1]]
+    l2 = runtime.cache_sizes().l2
+    return count if count > 1 and l2 < max(between) * (batch // threads) and max(between) < _MOST_L2 * l2 else 0
 
 
 def _renumbered(node: Node, fewer: int) -> Node:

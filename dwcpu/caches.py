@@ -1,6 +1,7 @@
 """What the caches of a core ask of a kernel: lines to ask for ahead, and what to do about those that share sets.
 
-What holds for large cores (`runtime.large_core`) was measured on Golden Cove, the rest on Zen 3 and Zen 4.
+What holds for large cores (`runtime.large_core`) was measured on Golden Cove and Redwood Cove, the rest on Zen 3
+and Zen 4.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def asks_in(kernel: Kernel, geometry: ConvGeometry) -> bool:
 
 
 def asks_out(kernel: Kernel, geometry: ConvGeometry) -> bool:
-    """Whether tiles ask for the lines that they write to, of results that L2 does not hold.
+    """Whether tiles ask for the lines that they write to, of results that L2 does not hold, or not with all else.
 
     Where a vector is a line, tiles of matrix products write to so many at once that the CPU fetches them too late, even
     those of eight rows. Those of AVX2 write to half as many: to ask would take them 2 to 4 % longer. On large cores

@@ -45,9 +45,9 @@ _PANEL_WIDTH = 96
 #: Times `L2_SHARE` that the rows of a dilated window's tiles may take: 33x33x256 at dilation 6 takes 5 % longer with
 #: blocks of six rows, which fit, than with 12 or 24.
 _MOST_APART = 4
-#: See `_fills_l2`: share of L2 that images take, and the share for what blocks stay in then; of dilated windows' rows.
-#: The first two also for `_crowds_l2`.
+#: See `_fills_l2`: share of L2 that images take, and the shares for what blocks stay in then; one of dilated windows.
 _FILLED, _L2_SHARE_FILLED, _L2_SHARE_DILATED = 0.7, 0.04, 0.1
+#: See `_crowds_l2`: as the first two.
 _CROWDED, _L2_SHARE_CROWDED = 0.45, 0.06
 #: Pixels of a matrix product whose time hides the reading of large weights, and what stands around a call.
 _HIDING_PIXELS = 96

@@ -323,7 +323,8 @@ def large_core() -> bool:
     """Whether L1 has twelve ways or more: Intel's cores since Ice Lake, AMD's since Zen 5.
 
     Such take two loads of a whole line a cycle, from an L2 of a megabyte or more that gives one. What says that it
-    holds for them was measured on Golden Cove (Emerald Rapids); what does not, on Zen 3 and Zen 4.
+    holds for them was measured on Golden Cove (Emerald Rapids) and Redwood Cove (Granite Rapids); what does not, on
+    Zen 3 and Zen 4.
     """
     return l1_ways() >= 12
 
@@ -517,17 +518,7 @@ def multiply_adds(
     plan["height"], plan["low"], plan["high"] = steps, -np.inf, np.inf
     x, out = np.full(lanes, 0.5, kind), np.empty(threads * peak.ACCUMULATORS * lanes, kind)
     addresses = peak.address(kind, lanes), plan.ctypes.data, x.ctypes.data, 0, out.ctypes.data, 0
-    cut = (
-        0,
-        threads,
-        1,
-        threads,
-        1,
-        1,
-        threads,
-        threads,
-        int(threads > 1),
-    )  # as `grid.Grid.arguments`: a task a thread
+    cut = (0, threads, 1, threads, 1, 1, threads, threads, int(threads > 1))  # as `grid.Grid.arguments`: a row each
     owner, driver_of = (plan, x, out), driver(threads)
 
     def run(owner: object = owner) -> None:

@@ -119,7 +119,9 @@ class _Row(calls.Caller):
         nodes = self._nodes(first, threads)
         if not nodes or any(node.job is not None for node in nodes):
             return
-        nodes = image_by_image(nodes, partial(self._ones, first), first, program.dtype, threads)
+        nodes, jobs = image_by_image(nodes, partial(self._ones, first), first, program.dtype, threads)
+        if jobs:
+            return
         pipeline = chain(nodes, first, program.dtype, threads, _arenas)
 
         def run(x: np.ndarray, residual: np.ndarray | None, out: np.ndarray, threads: int) -> None:
@@ -312,7 +314,8 @@ class Sequential:
     def profile(self, x: ArrayLike, *, num_threads: int | None = None, runs: int = 15) -> Report:
         """Time every layer, which must be dwcpu layers, while all of them run on `x`.
 
-        Layer after layer: a batch whose images a call takes through the layers one by one is quicker than their sum.
+        Layer after layer, with the whole batch. On large cores a call takes the images of a batch, if their number is a
+        multiple of the threads', through most layers one by one: it may be quicker than the sum of all layers here.
 
         Parameters
         ----------
@@ -352,7 +355,10 @@ class Sequential:
         return Report(title, tuple(rows), peak)
 
     def explain(self, shape: tuple[int, ...], num_threads: int | None = None) -> list[Any]:
-        """The choices of all layers, which must be dwcpu layers, for an input of `shape`; printed as a table."""
+        """The choices of all layers, which must be dwcpu layers, for an input of `shape`; printed as a table.
+
+        As if they were called one after the other, with the whole batch.
+        """
         layers = self._own_layers("explain")
         self.out_shape(shape)  # every check
         choices = _Choices(self._title, shape)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from . import calls, choices, dispatch
+from .batches import images_apart
 from .frontdoor import Program
 from .fused_geometry import Geometry
 from .geometry import ConvGeometry
@@ -134,6 +135,9 @@ def autotune(
     layers and networks, such as a `Sequential` of the layer, keep the kernels that they remember for input shapes that
     they have seen. Results are the same bits in any case.
 
+    A Sequential or network may take the images of a batch through its layers one by one, each on one thread: where it
+    may, kernels for one image on one thread are measured too.
+
     Examples
     --------
     >>> import numpy as np, dwcpu
@@ -147,19 +151,25 @@ def autotune(
     layers = _layers(layer_or_model, x_shape)
     threads = layers[0][0].threads(num_threads) if layers else 1
     choices.activate()
-    work: dict[tuple[Geometry, np.dtype], Program] = {}
+    work: dict[tuple[Geometry, np.dtype, int], Program] = {}
     for layer, shape in layers:
         program = layer._program
-        geometry = dispatch.canonical(program.step.geometry(program._nhwc_shape(shape)))
-        if program.backend == "auto" and geometry.batch:
-            work.setdefault((geometry, layer.dtype), program)
+        batch, *image = program._nhwc_shape(shape)
+        if program.backend != "auto" or not batch:
+            continue
+        wanted = [(batch, threads)]
+        if not isinstance(layer_or_model, Layer) and images_apart(batch, threads):
+            wanted.append((1, 1))
+        for images, count in wanted:
+            geometry = dispatch.canonical(program.step.geometry((images, *image)))
+            work.setdefault((geometry, layer.dtype, count), program)
     rows = []
     try:
-        for done, ((geometry, dtype), program) in enumerate(work.items()):
+        for done, ((geometry, dtype, count), program) in enumerate(work.items()):
             if progress is not None:
                 progress(done, len(work), _shown(geometry))
-            row = _measure(program, geometry, dtype, threads)
-            choices.keep(geometry, dtype, threads, row.now)
+            row = _measure(program, geometry, dtype, count)
+            choices.keep(geometry, dtype, count, row.now)
             rows.append(row)
     finally:
         # also when a user stops it half-way: what was measured by then counts

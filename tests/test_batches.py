@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import cases
 import numpy as np
 import pytest
 
 import dwcpu
-from dwcpu import batches, models, runtime
+from dwcpu import background, batches, models, runtime
 from dwcpu.pipeline import GIVEN, Node
+from dwcpu.sequential import _Row
 
 pytestmark = pytest.mark.skipif(runtime.cython_kernels() is None, reason="the driver takes images through steps")
 
@@ -21,8 +23,13 @@ F32 = np.float32
 def large_core(monkeypatch: pytest.MonkeyPatch) -> None:
     """A large core, with an L2 that no batch of these tests fits."""
     monkeypatch.setattr(runtime, "large_core", lambda: True)
-    small = runtime.cache_sizes()._replace(l2=1 << 14)
-    monkeypatch.setattr(runtime, "cache_sizes", lambda: small)
+    set_l2(monkeypatch, 1 << 14)
+
+
+def set_l2(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """Let L2 have that many bytes."""
+    caches = runtime.cache_sizes()._replace(l2=size)
+    monkeypatch.setattr(runtime, "cache_sizes", lambda: caches)
 
 
 @pytest.fixture
@@ -101,7 +108,8 @@ def test_a_whole_row_may_go_image_by_image(threads: int, joined: list[int]) -> N
     assert joined[-1] == 2
 
 
-def test_networks_take_batches_image_by_image(joined: list[int]) -> None:
+def test_networks_take_batches_image_by_image(joined: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    set_l2(monkeypatch, 100 << 10)
     net, x = models.mobilenet_v2(seed=0), normal(4, 64, 64, 3)
     right = np.concatenate([net(image[None], 1) for image in x])
     for threads in 1, 2, 3:
@@ -112,12 +120,47 @@ def test_networks_take_batches_image_by_image(joined: list[int]) -> None:
     assert all(row.microseconds is not None and row.microseconds > 0 for row in table.rows)
 
 
-def test_their_arena_holds_an_image_for_each_thread() -> None:
+def test_their_arena_holds_an_image_for_each_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_l2(monkeypatch, 300 << 10)
     net = models.mobilenet_v1(seed=0)
     one, many, two = (net.explain((batch, 112, 112, 3), threads).memory for batch, threads in ((1, 1), (8, 1), (8, 2)))
     assert one is not None and many is not None and two is not None
     assert one[0] <= many[0] < 3 * one[0]
     assert many[0] < two[0] <= 2 * many[0]
+    assert many[1] > 6 * one[1]  # in place of all that lies between of all images
+
+
+class Waiting:
+    """A job for a kernel that another stands in for."""
+
+    def __init__(self) -> None:
+        self.over = False
+
+
+@pytest.mark.parametrize("make", [models.mobilenet_v2, None], ids=["network", "Sequential"])
+def test_a_kernel_of_single_images_that_is_being_compiled_is_waited_for(
+    make: Callable[..., Any] | None, joined: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The images of calls until then go together, and those of later ones one by one."""
+    set_l2(monkeypatch, (100 if make else 16) << 10)
+    net, x = (make(seed=0), normal(4, 64, 64, 3)) if make else (dwcpu.Sequential(*layers()), normal(2, 40, 36, 5))
+    owner: Any = type(net) if make else _Row
+    job, ones = Waiting(), owner._ones
+    monkeypatch.setattr(background, "over", lambda each: each is not None and each.over)
+
+    def standing_in(self: Any, shape: tuple[int, ...], count: int) -> list[Node]:
+        return [node if job.over else node._replace(job=job) for node in ones(self, shape, count)]
+
+    monkeypatch.setattr(owner, "_ones", standing_in)
+    right = net(x)
+    made = len(joined)
+    np.testing.assert_array_equal(net(x), right)
+    job.over = True
+    np.testing.assert_array_equal(net(x), right)
+    assert len(joined) > made
+    made = len(joined)
+    np.testing.assert_array_equal(net(x), right)
+    assert len(joined) == made
 
 
 def nodes(*pixels: int, residuals: dict[int, int] | None = None) -> list[Node]:
@@ -129,15 +172,19 @@ def nodes(*pixels: int, residuals: dict[int, int] | None = None) -> list[Node]:
 @pytest.mark.parametrize(
     ("pixels", "residuals", "count"),
     [
-        ((40, 20, 20), {}, 3),
-        ((40, 20, 7, 6, 8), {}, 3),  # 36 pixels are too few
-        ((40, 20, 20, 6), {2: 1}, 3),
-        ((40, 20, 20, 20), {3: 1}, 4),
-        ((40, 20, 20, 6), {3: 2}, 2),  # what is added comes from between
-        ((40, 20, 20, 6), {3: 0}, 0),
+        ((30, 20, 20), {}, 3),
+        ((30, 20, 7, 6, 8), {}, 3),  # 36 pixels are too few
+        ((30, 20, 20, 6), {2: 1}, 3),
+        ((30, 20, 20, 20), {3: 1}, 4),
+        ((30, 20, 20, 6), {3: 2}, 2),  # what is added comes from between
+        ((30, 20, 20, 6), {3: 0}, 0),
         ((40, 6), {}, 0),  # one operation alone gains nothing
         ((7, 7), {}, 0),  # L2 holds them
-        ((40, 20), {1: GIVEN}, 2),
+        ((7, 40), {}, 0),  # and what lies between; their result is written anyway
+        ((7, 7, 40, 6), {3: 2}, 0),
+        ((20, 40), {}, 2),
+        ((40, 20), {}, 0),  # too much between, even of one
+        ((30, 20), {1: GIVEN}, 2),
     ],
 )
 def test_which_operations_go_image_by_image(pixels: tuple[int, ...], residuals: dict[int, int], count: int) -> None:
@@ -145,7 +192,7 @@ def test_which_operations_go_image_by_image(pixels: tuple[int, ...], residuals: 
 
 
 def test_where_images_go_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    row = nodes(40, 20, 20)
+    row = nodes(30, 20, 20)
     for batch, threads, count in (1, 1, 0), (4, 2, 3), (4, 4, 3), (4, 3, 0), (4, 8, 0):
         assert batches._fitting(row, batch, 4, threads) == count
     functions = [row[0], row[1], Node(lambda *_: None, row[2].out_shape)]

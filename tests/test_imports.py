@@ -67,7 +67,7 @@ ALLOWED: dict[str, set[str]] = {
     "layers": FRONT_DOOR,
     "batches": {"abi", "grid", "pipeline", "runtime"},
     "sequential": FRONT_DOOR | {"batches", "report"},
-    "tuning": FRONT_DOOR | {"choices", "sequential"},
+    "tuning": FRONT_DOOR | {"batches", "choices", "sequential"},
     "pixels": {"abi", "epilogue", "grid", "pipeline", "runtime"},
     "elementwise": {"epilogue", "pipeline", "pixels", "runtime"},
     "products": {"abi", "dispatch", "epilogue", "geometry", "pixels", "runtime"},

@@ -190,7 +190,7 @@ def test_pool():
 @pytest.mark.parametrize(
     ("x", "error", "words"),
     [
-        ([[1.0]], TypeError, "is a list"),
+        ([[1.0]], TypeError, "is of type list"),
         (np.zeros((1, 32, 32, 3), np.uint8), TypeError, "uint8; float32 is needed; network.preprocess"),
         (np.zeros((1, 32, 32, 3)), TypeError, "float64; float32 is needed"),
         (np.zeros((32, 32, 3), np.float32), ValueError, "(32, 32, 3); (N, H, W, 3) is needed"),

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import dwcpu
-from dwcpu import choices, dispatch, tuning
+from dwcpu import choices, dispatch, runtime, tuning
 from dwcpu.fused_geometry import SeparableGeometry
 from dwcpu.geometry import ConvGeometry
 from dwcpu.models import architectures, network
@@ -139,6 +139,20 @@ def test_sequential_and_what_is_left_out(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not any(piece.known for piece in whole._pieces)
     assert dwcpu.autotune(dwcpu.Sequential(), (9, 9, 32)).rows == ()
     assert dwcpu.autotune(layer(), (0, 9, 9, 32)).rows == ()
+
+
+def test_images_of_a_batch_that_may_go_one_by_one_are_measured_alone_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "large_core", lambda: True)
+    races(monkeypatch, "")
+    point = dwcpu.PointwiseConv2d(np.ones((32, 8), np.float32))
+    for thing, batch, measured in (
+        (dwcpu.Sequential(layer(), point), 4, [4, 1, 4, 1]),
+        (dwcpu.Sequential(layer(), point), 3, [3, 3]),  # not for two threads
+        (layer(), 4, [4]),
+    ):
+        rows = dwcpu.autotune(thing, (batch, 9, 9, 32), num_threads=2).rows
+        alone = runtime.images_kernel() != 0
+        assert [row.geometry.batch for row in rows] == [each for each in measured if alone or each > 1]
 
 
 def test_images_with_channels_first(monkeypatch: pytest.MonkeyPatch) -> None:

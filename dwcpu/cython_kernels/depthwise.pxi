@@ -75,7 +75,7 @@ cdef inline Micro narrow_of(const Window *window, const Phase *phase) noexcept n
     """
     cdef i64 edge = window.size // 2, outputs = phase.outputs
     cdef Micro found = NULL
-    if outputs > 2 * MOST_NARROW:  # at once: of short calls every test counts
+    if outputs > (2 * MOST_NARROW if window.halved else MOST_NARROW):  # at once: of short calls every test counts
         return NULL
     if outputs == 7 or (window.halved and outputs >= 2 * MOST_NARROW - 1):
         found = window.narrow_7
@@ -327,9 +327,9 @@ cdef void depthwise_3x3s1(
         side_single_3x3s1, narrow_3_3x3s1, narrow_5_3x3s1, narrow_6_3x3s1, narrow_7_3x3s1, False, False]
     cdef i64 pixel = plan.x_step * <i64> sizeof(real)
     if HOLDS_WINDOW(3, 1):
-        # Two rows of seven are read and written in 50 lines. Of pixels a multiple of 1024 bytes apart these are more than
-        # sets of eight lines hold, of an odd multiple than sets of twelve do; then tiles of four columns are better, or
-        # one row. Of 2048 bytes those are too many as well.
+        # Two rows of seven are read from 36 lines and written to 14. Where pixels are a multiple of 1024 bytes apart, sets
+        # of eight lines do not hold these, nor, if it is odd, those of twelve; then tiles of four columns are better, or
+        # one row. Where it is even, they do not hold what tiles of four columns read either.
         window.one_by_one = pixel % 1024 == 0 and plan.crowded_rows > 0
         window.halved = plan.copy_rows == 0 and (pixel % 1024 > 0 or (pixel % 2048 == 0 and plan.crowded_rows == 0))
     compute_window(&window, plan, x, residual, out, row_begin, row_end, block_begin, block_end)

@@ -392,8 +392,8 @@ cdef inline void border_tile(
 ) noexcept nogil:
     """As `side_tile`, but of rows too only those that the mask names are read, and tile.rows are written.
 
-    Columns that may be outside are tested, and loaded, for each output that sees them. Both in one function would share
-    registers: rows that are cut took a tenth longer.
+    Columns that may be outside are tested, and loaded, for each output that sees them, or once (patch_row). Both in one
+    function would share registers: rows that are cut took a tenth longer.
     """
     cdef int edge = size // 2 if columns > 1 else size, last = (columns - 1) * stride + size - edge
     cdef vec acc[WINDOW_ROWS * MOST_NARROW]

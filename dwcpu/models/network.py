@@ -170,7 +170,8 @@ class Network:
     def explain(self, shape: tuple[int, ...] = (1, 224, 224, 3), num_threads: int | None = None) -> Report:
         """Which kernel each layer takes for an input of this shape, and how fast it could be at best.
 
-        Kernels that are missing are compiled first.
+        As if the layers were called one after the other, with the whole batch. Kernels that are missing are compiled
+        first.
 
         Parameters
         ----------
@@ -192,14 +193,16 @@ class Network:
             rows.append(_describe(step, at, out, threads))
             at = out
         with background.waiting():
-            pipeline = self._plan(shape, threads).pipeline
-        memory = pipeline.arena_bytes, pipeline.value_bytes
+            plan = self._plan(shape, threads)
+        whole = chain([node for _, node in plan.nodes], shape, _FLOAT, threads, self._arenas)
+        memory = plan.pipeline.arena_bytes, whole.value_bytes
         return Report(f"{self.name}, input {_times(shape)}", tuple(rows), memory=memory)
 
     def profile(self, x: np.ndarray, *, num_threads: int | None = None, runs: int = 15) -> Report:
         """Time every layer while the whole network runs on `x`.
 
-        Layer after layer: a batch whose pictures a call takes through the layers one by one is quicker than their sum.
+        Layer after layer, with the whole batch. On large cores a call takes the pictures of a batch, if their number is
+        a multiple of the threads', through most layers one by one: it may be quicker than the sum of all layers here.
 
         Parameters
         ----------
@@ -239,10 +242,14 @@ class Network:
 
     def _check(self, x: np.ndarray) -> None:
         if not isinstance(x, np.ndarray):
-            raise TypeError(f"{self.name}: x is a {type(x).__name__}; a float32 array (N, H, W, 3) is needed")
+            raise TypeError(
+                f"{self.name}: x is of type {type(x).__name__}; a float32 array (N, H, W, 3) is needed; make one with "
+                f"np.asarray(x, np.float32), or of a picture with network.preprocess(picture)"
+            )
         if x.dtype != np.float32:
             raise TypeError(
-                f"{self.name}: x has dtype {x.dtype}; float32 is needed; network.preprocess(image) makes it"
+                f"{self.name}: x has dtype {x.dtype}; float32 is needed; network.preprocess(picture) makes it of a "
+                f"picture, x.astype(np.float32) of what is preprocessed"
             )
         self._check_shape(x.shape)
 
@@ -294,13 +301,19 @@ class Network:
             ) from error
 
     def _nodes(
-        self, shape: tuple[int, ...], threads: int, progress: Callable[[int, int, str], None] | None = None
+        self,
+        shape: tuple[int, ...],
+        threads: int,
+        progress: Callable[[int, int, str], None] | None = None,
+        count: int | None = None,
     ) -> list[tuple[int, Node]]:
-        """What a pipeline runs for an input of `shape`, each with the number of the step whose it is."""
+        """What a pipeline runs for an input of `shape`, or `count` of it; each with the number of its step."""
         at = shape
         nodes: list[tuple[int, Node]] = []
         first_nodes: list[int] = []  # of each layer
         for index, step in enumerate(self._steps):
+            if len(nodes) == count:
+                break
             if progress is not None:
                 progress(index, len(self._steps), step.name)
             first_nodes.append(len(nodes))
@@ -314,7 +327,7 @@ class Network:
 
     def _ones(self, shape: tuple[int, ...], count: int) -> list[Node]:
         """The first `count` nodes for a single picture on one thread."""
-        return [node for _, node in self._nodes((1, *shape[1:]), 1)[:count]]
+        return [node for _, node in self._nodes((1, *shape[1:]), 1, count=count)]
 
     def _plan(
         self, shape: tuple[int, ...], threads: int, progress: Callable[[int, int, str], None] | None = None
@@ -327,9 +340,9 @@ class Network:
         if plan is None or any(map(background.over, plan.jobs)):
             nodes = self._nodes(shape, threads, progress)
             every = [node for _, node in nodes]
-            joined = image_by_image(every, partial(self._ones, shape), shape, _FLOAT, threads)
+            joined, jobs = image_by_image(every, partial(self._ones, shape), shape, _FLOAT, threads)
             pipeline = chain(joined, shape, _FLOAT, threads, self._arenas)
-            plan = _Plan(pipeline, nodes, [node.job for node in every if node.job is not None])
+            plan = _Plan(pipeline, nodes, jobs + [node.job for node in every if node.job is not None])
             self._plans = dict([*list(self._plans.items())[1 - _MAX_PLANS :], ((shape, threads), plan)])
         elif progress is not None:
             for index, step in enumerate(self._steps):

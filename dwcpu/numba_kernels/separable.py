@@ -46,20 +46,20 @@ def _build(dtype: np.dtype) -> tuple[Callable, Any]:
         nothing, rows = as_pointer(x, 0), as_pointer(x, scratch)
         channels = plan.in_channels
         asking = new_plan()
-        if plan.asks_ahead:
-            copy = as_pointer(x, address_of(asking))
-            move(copy, as_pointer(x, plan.pointwise_plan), plan_size // itemsize)
+        move(as_pointer(x, address_of(asking)), as_pointer(x, plan.pointwise_plan), plan_size // itemsize)
+        asking.later_size = asking.soon_size = 0  # what its plan asks for is for the last block
         # Both kernels address whole tensors: pointers are moved so that the block's part of the intermediate lies where
         # they look for it.
         for begin in range(row_begin, row_end, plan.block_rows):
             end = min(begin + plan.block_rows, row_end)
             pointwise_plan, column = plan.pointwise_plan, 0
+            if end < row_end:
+                pointwise_plan = address_of(asking)
             if plan.asks_ahead and end < row_end:
                 first = plan.depthwise_plan
                 read, line = rows_read(first, end), integer_at(first, width) * integer_at(first, x_step) * itemsize
                 asking.later = address_of(x) + read * line
                 asking.later_size = (rows_read(first, min(end + plan.block_rows, row_end)) - read) * line
-                pointwise_plan = address_of(asking)
             for block in range(plan.column_blocks):
                 first = plan.depthwise_plan + block * plan_size
                 columns = integer_at(first, out_width)
