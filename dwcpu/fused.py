@@ -56,6 +56,9 @@ _MUCH_APART = 1.25
 #: What a pass of its own costs on several threads, in microseconds of `serial_us`: all wait for the last, and read what
 #: others have written; the latter for each byte. The first also on large cores, which compute more in the same time.
 _PASS_US, _LARGE_PASS_US, _PASS_BYTE_US = 1.7, 12.0, 12e-6
+#: The same on large cores, as part of the whole, where L2 does not hold a product's weights: 19x19x728, which 19 rows
+#: share unevenly by a twentieth, takes 1.15 times as long in passes, 15x15x728 1.08, but 7x7x1024, by a seventh, 0.82.
+_WEIGHTS_SHARE = 0.05
 #: What a flop of a depthwise window costs beside one of a matrix product.
 _WINDOW_COST = 2.0
 
@@ -85,7 +88,7 @@ def splitting_pays(geometry: Geometry, itemsize: int, threads: int) -> bool:
     if geometry.batch == 0 or not worth_waking(geometry, itemsize):
         return False
     serial = serial_us(geometry, itemsize)
-    *before, depthwise, _ = geometry.parts
+    *before, depthwise, last = geometry.parts
     rows = geometry.batch * depthwise.out_height
     most = cut(rows, 1, 1, threads, False).most_rows
     images, left = divmod(most, depthwise.out_height)
@@ -97,8 +100,10 @@ def splitting_pays(geometry: Geometry, itemsize: int, threads: int) -> bool:
     share = sum(part.flops * (expanded if part in before else most / rows) for part in geometry.parts) / flops
     between = sum(prod(part.out_shape) for part in geometry.parts[:-1]) * itemsize
     passes = len(before) + 1
-    own = _LARGE_PASS_US if runtime.large_core() else _PASS_US
-    return (share - 1 / threads) * serial > passes * own + between * _PASS_BYTE_US
+    own = passes * (_LARGE_PASS_US if runtime.large_core() else _PASS_US) + between * _PASS_BYTE_US
+    if runtime.large_core() and last.in_channels * last.out_channels * itemsize > runtime.cache_sizes().l2:
+        own += _WEIGHTS_SHARE * serial
+    return (share - 1 / threads) * serial > own
 
 
 def _repeated_grid(window: Kernel, geometry: ConvGeometry, threads: int) -> Grid:
