@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from statistics import median
 from textwrap import indent
 from typing import Any
 
@@ -155,7 +154,10 @@ class _Row(calls.Caller):
         pipeline = chain(nodes, image.shape, program.dtype, threads, _arenas)
         out = arrays.empty(nodes[-1].out_shape, program.dtype, image)
         pipeline.run(image, None, out)
-        return [median(each) for each in zip(*(pipeline.timed(image, None, out) for _ in range(runs)), strict=True)]
+        return [
+            float(np.median(each))
+            for each in zip(*(pipeline.timed(image, None, out) for _ in range(runs)), strict=True)
+        ]
 
 
 class Sequential:

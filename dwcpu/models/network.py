@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from math import prod
-from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -234,7 +233,7 @@ class Network:
                 all_runs.append(each)
         peak = runtime.fma_peak(np.float32, threads)
         rows = [
-            row.timed(median(all_runs), peak)
+            row.timed(float(np.median(all_runs)), peak)
             for row, all_runs in zip(self.explain(x.shape, num_threads).rows, times, strict=True)
         ]
         title = f"{self.name}, input {_times(x.shape)}, {threads} thread{'s' * (threads != 1)}, median of {runs} runs"
