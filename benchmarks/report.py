@@ -201,8 +201,8 @@ def _rows(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         times = [f"{row.times[name].best:.1f}" if name in row.times else "-" for name in contenders]
         ratio = "-" if row.ratio is None else _bold(f"{row.ratio:.2f}", row.ratio < 1)
-        lines.append([row.id, *times, ratio, f"{row.bound:.1f}", f"{row.share:.0%}"])
-        lines[-1] += [_percent(row.share_beside), row.kernel]
+        shares = f"{row.share:.0%}", _percent(row.share_beside)
+        lines.append([row.id, *times, ratio, f"{row.bound:.1f}", *shares, row.kernel])
     means = [mean_ratio(rows, name) for name in contenders[1:]] + [mean_ratio(rows)]
     if means[-1] is not None:
         texts = ["-" if mean is None else f"{mean:.3f}" for mean in means]

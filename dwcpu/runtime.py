@@ -519,10 +519,10 @@ def multiply_adds(
     x, out = np.full(lanes, 0.5, kind), np.empty(threads * peak.ACCUMULATORS * lanes, kind)
     addresses = peak.address(kind, lanes), plan.ctypes.data, x.ctypes.data, 0, out.ctypes.data, 0
     cut = (0, threads, 1, threads, 1, 1, threads, threads, int(threads > 1))  # as `grid.Grid.arguments`: a row each
-    owner, driver_of = (plan, x, out), driver(threads)
+    start, owner = driver(threads), (plan, x, out)
 
-    def run(owner: object = owner) -> None:
-        driver_of(*addresses, *cut)
+    def run(owner: object = owner) -> None:  # keeps alive what addresses point to
+        start(*addresses, *cut)
 
     return run, 2 * steps * out.size
 

@@ -184,6 +184,42 @@ def test_a_block_asks_for_the_inputs_of_the_next(
     assert 0 <= x.ctypes.data + x.nbytes - at < (stride == 2) * x[0, 0].nbytes + 1
 
 
+@pytest.mark.parametrize("backend", ["numba", "cython"])
+@pytest.mark.parametrize("asks_ahead", [0, 1])
+def test_the_last_of_several_blocks_asks_for_what_later_kernels_read(
+    backend: str, asks_ahead: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them would ask for the same."""
+    if backend == "cython" and runtime.cython_kernels() is None:
+        pytest.skip("the Cython kernels were not built")
+    monkeypatch.setattr(runtime, "cache_sizes", lambda: runtime.Memory(2048, 32 << 10, 1 << 20))
+    x, dw, pw = (np.ones(shape, np.float32) for shape in ((1, 30, 40, 16), (3, 3, 16), (16, 24)))
+    kernels = dispatch.kernels(np.float32, backend)
+    (kernel,) = (each.name for each in kernels if (each.op, each.label) == ("separable", "fused"))
+    layer = dwcpu.SeparableConv2d(dw, pw, padding=1, backend=kernel)
+    (node,) = layer.nodes(x.shape, 1)
+    (own,) = node.operation.passes(1)
+    assert own.asking is not None
+    asking = own.asking(own, Span(64, 32), Span(128, 48))
+    asking.plan["asks_ahead"] = asks_ahead
+    seen = []
+
+    @KERNEL
+    def pointwise(plan, x, residual, out, scratch, row_begin, row_end, block_begin, block_end) -> None:
+        fields = dict(zip(FIELDS, (ctypes.c_int64 * len(FIELDS)).from_address(plan), strict=True))
+        seen.append(tuple(fields[name] for name in ("later", "later_size", "soon", "soon_size")))
+
+    asking.plan["pointwise_kernel"] = ctypes.cast(pointwise, ctypes.c_void_p).value
+    out, scratch = np.empty(asking.out_shape, np.float32), np.empty(asking.grid.scratch, np.uint8)
+    runtime.driver(1)(
+        asking.kernel, asking.plan.ctypes.data, x.ctypes.data, 0, out.ctypes.data, scratch.ctypes.data,
+        *asking.grid.arguments,
+    )  # fmt: skip
+    assert len(seen) > 2
+    assert seen.pop() == (64, 32, 128, 48)
+    assert all(soon == 0 and (size > 0) == bool(asks_ahead) for _, size, _, soon in seen)
+
+
 def test_who_does_not_ask_for_inputs() -> None:
     rng = np.random.default_rng(0)
 

@@ -14,7 +14,9 @@ from dwcpu import background, batches, models, runtime
 from dwcpu.pipeline import GIVEN, Node
 from dwcpu.sequential import _Row
 
-pytestmark = pytest.mark.skipif(runtime.cython_kernels() is None, reason="the driver takes images through steps")
+pytestmark = pytest.mark.skipif(
+    runtime.cython_kernels() is None, reason="images go one by one where the driver is compiled"
+)
 
 F32 = np.float32
 
