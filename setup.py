@@ -108,8 +108,8 @@ def abi_declarations(abi: dict[str, Any]) -> tuple[str, str]:
     pxi += "".join(f"        {name}\n" for name in shared)
     pxi += "    const real EXP_SERIES[]\n    const real ERFC_SERIES[]\n    const real ERF_SERIES[]\n"
     for name in (
-        "EXP_LOWEST", "EXP_NORMAL", "EXP_SHIFT", "INVERSE_LN2", "LN2_HEAD", "LN2_TAIL", "GELU_LOWEST", "GELU_HIGHEST",
-        "ERFC_CENTRE", "ROOT_TWO", "ERF_NEAR", "GELU_LINE", "GELU_CUBE",
+        "EXP_LOWEST", "EXP_NORMAL", "EXP_SHIFT", "EXP_BIASED", "INVERSE_LN2", "LN2_HEAD", "LN2_TAIL", "SIGMOID_HIGHEST",
+        "GELU_LOWEST", "GELU_HIGHEST", "ERFC_CENTRE", "ROOT_TWO", "ERF_NEAR", "GELU_LINE", "GELU_CUBE",
     ):  # fmt: skip
         pxi += f"    const real {name}\n"
     return header, pxi
@@ -118,13 +118,16 @@ def abi_declarations(abi: dict[str, Any]) -> tuple[str, str]:
 def constants(abi: dict[str, Any], dtype: str) -> str:
     """Constants of one dtype as C definitions: doubles that `real` rounds once."""
     double = dtype == "float64"
+    shift = 1.5 * 2.0 ** (52 if double else 23)  # adding it rounds to an integer
     scalars = {
         "EXP_LOWEST": abi["EXP_LOWEST"][dtype],
         "EXP_NORMAL": abi["EXP_NORMAL"][dtype],
-        "EXP_SHIFT": 1.5 * 2.0 ** (52 if double else 23),  # adding it rounds to an integer
+        "EXP_SHIFT": shift,
+        "EXP_BIASED": shift + (1023 if double else 127),
         "INVERSE_LN2": 1 / math.log(2),
         "LN2_HEAD": abi["LN2"][dtype][0],
         "LN2_TAIL": abi["LN2"][dtype][1],
+        "SIGMOID_HIGHEST": abi["SIGMOID_HIGHEST"],
         "GELU_LOWEST": abi["GELU_LOWEST"][dtype],
         "GELU_HIGHEST": abi["GELU_HIGHEST"][dtype],
         "ERFC_CENTRE": abi["ERFC_CENTRE"][dtype],

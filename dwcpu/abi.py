@@ -57,6 +57,7 @@ __all__ = [
     "MOST_STREAMED",
     "MOST_UNROLLED_TAPS",
     "SET_BYTES",
+    "SIGMOID_HIGHEST",
     "STEP_FIELDS",
     "TURN",
     "TWO_TURN_ROWS",
@@ -296,6 +297,9 @@ EXP_LOWEST: dict[str, float] = {"float32": -104.0, "float64": -746.0}
 #: At and above these arguments exp is a normal number.
 EXP_NORMAL: dict[str, float] = {"float32": -86.0, "float64": -707.0}
 
+#: At and above this argument sigmoid is 1, rounded.
+SIGMOID_HIGHEST = 40.0
+
 #: Below the first of these, where the factor of v is no normal number any more, gelu is -0. Above the second it is v,
 #: rounded.
 GELU_LOWEST: dict[str, float] = {"float32": -12.95, "float64": -37.52}
@@ -347,8 +351,8 @@ ERFC_TERMS: dict[str, tuple[float, ...]] = {
 
 
 #: Counts changes of what this file does not hold: names of kernels, arguments of compiled functions, how weights are
-#: packed.
-_OTHER_CHANGES = 14
+#: packed, what activations compute.
+_OTHER_CHANGES = 15
 
 #: A number for all that compiled modules and Python must agree on. Modules that were compiled for another one are left
 #: alone: they would take one field for another, or compute other bits than Numba's kernels.
@@ -357,7 +361,8 @@ ABI: int = crc32(
         (
             _OTHER_CHANGES, FIELDS, STEP_FIELDS, IMAGES_FIELDS, SET_BYTES, ASKING_ROWS, COPY_BYTES, HELD_BYTES,
             AHEAD_TILES, TURN, HALF_COLUMNS, FEW_OUTPUTS, FLAT_VECTORS, MOST_STREAMED, TWO_TURN_ROWS, ACTIVATION_CODES,
-            EXP_TERMS, LN2, EXP_LOWEST, EXP_NORMAL, GELU_LOWEST, GELU_HIGHEST, ERFC_CENTRE, ERFC_TERMS,
+            EXP_TERMS, LN2, EXP_LOWEST, EXP_NORMAL, SIGMOID_HIGHEST, GELU_LOWEST, GELU_HIGHEST, ERFC_CENTRE,
+            ERFC_TERMS,
         )
     ).encode()
 )  # fmt: skip

@@ -14,7 +14,7 @@ None                v                                          clamp to (-inf, i
 "hardswish"         v * (clamp(v + 3, 0, 6) / 6)               code 1                          3        3
 ("leaky_relu", s)   v < 0 ? s * v : v                          code 3, `alpha` = s             2        2
 "sigmoid"           1 / (1 + exp(-v))                          code 4                          3        3
-"silu"              v / (1 + exp(-v))                          code 5                          4        4
+"silu"              v / (1 + exp(-v))                          code 5                          3        3
 "gelu"              v * (1 + erf(v / sqrt(2))) / 2             code 6                          8        8
 ==================  =========================================  ==============================  =======  =======
 

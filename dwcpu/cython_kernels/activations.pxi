@@ -2,8 +2,8 @@
 #
 # Assumes: rows x columns values, rows `row_stride` apart. Guarantees: the operations, and their order, are those of
 # the Numba family, so that both give the same bits: additions, multiplications, divisions, fused multiply-adds,
-# comparisons and bit operations, no library function. Constants come from dwcpu/abi.py. exp(v) for v <= 0: v = n ln 2
-# + r, a polynomial for exp(r), times 2^n. gelu: erfc from exp and a polynomial.
+# comparisons and bit operations, no library function. Constants come from dwcpu/abi.py. exp(v): v = n ln 2 + r, a
+# polynomial for exp(r), times 2^n. sigmoid: one division by 1 + exp(-v). gelu: erfc from exp and a polynomial.
 
 cdef enum:
     HARDSWISH = 1
@@ -29,20 +29,21 @@ cdef inline vec exp_domain(vec v) noexcept nogil:
 
 
 cdef inline void exp_parts(
-    const int count, const real scale, vec *v, const vec *rest, vec *shifted
+    const int count, const real scale, const real shift, vec *v, const vec *rest, vec *shifted
 ) noexcept nogil:
-    """exp(scale * (v + rest)) <= 1 as a number near 1 times a power of two, with exponent + EXP_SHIFT in `shifted`.
+    """exp(scale * (v + rest)) as a number near 1, in place of v, times a power of two, with exponent + `shift` in `shifted`.
 
-    `scale` is 1 or minus one half, which constants take in without a rounding. `rest`: what rounding took from v, or NULL.
+    `scale` is 1, -1 or minus one half, which constants take in without a rounding. `shift` is EXP_SHIFT, or EXP_BIASED for
+    `v_power`. `rest`: what rounding took from v, or NULL.
     """
     cdef vec r[TOGETHER]
     cdef real power
     cdef int i, k
     for i in range(count):
-        shifted[i] = v_fma(v[i], v_splat(scale * INVERSE_LN2), v_splat(EXP_SHIFT))
+        shifted[i] = v_fma(v[i], v_splat(scale * INVERSE_LN2), v_splat(shift))
     for i in range(count):
         r[i] = v[i]
-        v[i] = v_sub(v_splat(EXP_SHIFT), shifted[i])
+        v[i] = v_sub(v_splat(shift), shifted[i])
     for i in range(count):
         r[i] = v_fma(v[i], v_splat(LN2_HEAD / scale), r[i])
     for i in range(count):
@@ -68,7 +69,7 @@ cdef inline void exp_of(const int count, vec *v) noexcept nogil:
     cdef int i
     for i in range(1, count):
         lowest = v_more_bits(lowest, v[i])
-    exp_parts(count, 1, v, NULL, shifted)
+    exp_parts(count, 1, EXP_SHIFT, v, NULL, shifted)
     if v_any_more_bits(lowest, v_splat(EXP_NORMAL)):
         for i in range(count):
             v[i] = v_scale(shifted[i], v[i])
@@ -77,15 +78,33 @@ cdef inline void exp_of(const int count, vec *v) noexcept nogil:
             v[i] = v_scale_normal(shifted[i], v[i])
 
 
-cdef inline void sigmoid_of(const int count, vec *v) noexcept nogil:
+cdef vec sigmoid_anywhere(vec v, vec factor) noexcept nogil:
+    """factor * sigmoid(v), also where exp(-v) is beyond the numbers of the type: there sigmoid(v) is exp(v), rounded."""
+    cdef vec e = v_clamp(v, v_splat(EXP_LOWEST), v_splat(SIGMOID_HIGHEST)), shifted, far, one = v_splat(1)
+    exp_parts(1, -1, EXP_BIASED, &e, NULL, &shifted)
+    far = v_scale(v_add(v_splat(EXP_SHIFT), v_sub(v_splat(EXP_BIASED), shifted)), v_div(one, e))
+    return v_select_less(
+        v, v_splat(EXP_NORMAL), v_mul(factor, far), v_div(factor, v_fma(e, v_power(shifted), one)))
+
+
+cdef inline void sigmoid_times(const int count, vec *v, const vec *factors) noexcept nogil:
+    """factors * sigmoid(v), as factors / (1 + exp(-v)): of the chains of operations here the shortest."""
     cdef vec e[TOGETHER]
+    cdef vec shifted[TOGETHER]
     cdef vec one = v_splat(1)
+    cdef vec lowest = v[0]
     cdef int i
+    for i in range(1, count):
+        lowest = v_at_most(lowest, v[i])  # a NaN after the first is passed over
+    if not v_all_at_least(lowest, v_splat(EXP_NORMAL)):
+        for i in range(count):
+            v[i] = sigmoid_anywhere(v[i], factors[i])
+        return
     for i in range(count):
-        e[i] = exp_domain(v[i])
-    exp_of(count, e)
+        e[i] = v_at_most(v[i], v_splat(SIGMOID_HIGHEST))
+    exp_parts(count, -1, EXP_BIASED, e, NULL, shifted)
     for i in range(count):
-        v[i] = v_div(v_select_negative(v[i], e[i], one), v_add(one, e[i]))
+        v[i] = v_div(factors[i], v_fma(e[i], v_power(shifted[i]), one))
 
 
 cdef inline void half_erfc_of(const int count, const vec *w, vec *half) noexcept nogil:
@@ -103,7 +122,7 @@ cdef inline void half_erfc_of(const int count, const vec *w, vec *half) noexcept
     for i in range(count):
         e[i] = v_mul(w[i], w[i])
         rest[i] = v_square_rest(w[i], e[i])  # exp would magnify it
-    exp_parts(count, -0.5, e, rest, shifted)
+    exp_parts(count, -0.5, EXP_SHIFT, e, rest, shifted)
     for i in range(count):
         e[i] = v_scale_normal(shifted[i], e[i])
         t[i] = v_sub(one, inverse[i])
@@ -133,13 +152,13 @@ cdef inline void activation_of(const int code, const int count, vec *v, vec alph
     if code == GELU:
         gelu_of(count, v)
     elif code == SIGMOID:
-        sigmoid_of(count, v)
+        for i in range(count):
+            x[i] = v_splat(1)
+        sigmoid_times(count, v, x)
     elif code == SILU:
         for i in range(count):
             x[i] = v[i]
-        sigmoid_of(count, x)
-        for i in range(count):
-            v[i] = v_mul(v[i], x[i])
+        sigmoid_times(count, v, x)
     elif code >= TANH:
         function_of(code, count, v, alpha)
     else:

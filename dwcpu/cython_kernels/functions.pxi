@@ -66,9 +66,9 @@ cdef inline void gelu_tanh_of(const int count, vec *v) noexcept nogil:
     cdef int i
     for i in range(count):
         gate[i] = v_mul(v[i], v_fma(v_mul(v[i], v[i]), v_splat(GELU_CUBE), v_splat(GELU_LINE)))
-    sigmoid_of(count, gate)
+    sigmoid_times(count, gate, v)
     for i in range(count):
-        v[i] = v_mul(v[i], gate[i])
+        v[i] = gate[i]
 
 
 cdef inline void mish_of(const int count, vec *v) noexcept nogil:

@@ -113,8 +113,10 @@ cdef extern from "tile.h" nogil:
     vec v_select_negative(vec v, vec yes, vec no) noexcept
     vec v_more_bits(vec a, vec b) noexcept
     bint v_any_more_bits(vec a, vec b) noexcept
+    bint v_all_at_least(vec a, vec b) noexcept
     vec v_scale(vec shifted, vec v) noexcept
     vec v_scale_normal(vec shifted, vec v) noexcept
+    vec v_power(vec shifted) noexcept
     vec v_clamp(vec v, vec low, vec high) noexcept
 
 include "abi.pxi"

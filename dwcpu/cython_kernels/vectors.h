@@ -473,6 +473,20 @@ V_INLINE int v_any_more_bits(vec a, vec b) {
 #endif
 }
 
+/* Whether a >= b in all lanes: not where either is NaN. */
+V_INLINE int v_all_at_least(vec a, vec b) {
+#if V_AVX512
+    return V_FORM(_mm512_cmp_ps_mask, _mm512_cmp_pd_mask)(a, b, _CMP_NGE_UQ) == 0;
+#elif V_AVX2
+    return V_FORM(_mm256_movemask_ps, _mm256_movemask_pd)(V_FORM(_mm256_cmp_ps, _mm256_cmp_pd)(a, b, _CMP_NGE_UQ)) == 0;
+#else
+    vec_bits yes = (vec_bits)(a >= b);
+    bits all = -1;
+    for (int i = 0; i < LANES; i++) all &= yes[i];
+    return all != 0;
+#endif
+}
+
 /* v * 2^n, where `shifted` is n + EXP_SHIFT: n stands in its low bits. In two factors, each a normal number, so that
    only the last product rounds. */
 V_INLINE vec v_scale(vec shifted, vec v) {
@@ -487,6 +501,9 @@ V_INLINE vec v_scale(vec shifted, vec v) {
 V_INLINE vec v_scale_normal(vec shifted, vec v) {
     return (vec)((vec_bits)v + ((vec_bits)shifted << (DWCPU_DOUBLE ? 52 : 23)));
 }
+
+/* 2^n, a normal number, where `shifted` is n + EXP_BIASED, in whose low bits stands n as an exponent. */
+V_INLINE vec v_power(vec shifted) { return (vec)((vec_bits)shifted << (DWCPU_DOUBLE ? 52 : 23)); }
 
 #if V_AVX512
 V_INLINE V_FORM(__mmask16, __mmask8) v_lanes(int first, int last) {

@@ -4,8 +4,9 @@ Assumes: a rows x columns block, rows `row_stride` reals apart. Guarantees: each
 made of correctly rounded operations in a fixed order, so that vectors of any width and both kernel families give the
 same bits; NaN stays NaN. The loops are scalar: LLVM vectorises them, having no calls or branches to mind.
 
-The sigmoid family rests on exp(v) for v <= 0: v = n ln 2 + r, a polynomial for exp(r), times 2^n in two factors, so
-that results below the smallest normal number are reached without a detour through zero; gelu's does not get that low.
+The sigmoid family rests on exp(-v): -v = n ln 2 + r, a polynomial for exp(r), times 2^n. Where that is beyond the
+numbers of the type, sigmoid is one over the polynomial, times 2^-n in two factors, so that results below the smallest
+normal number are reached without a detour through zero; gelu does not get that low.
 """
 
 from __future__ import annotations
@@ -22,13 +23,15 @@ from dwcpu.abi import (
     ERFC_CENTRE,
     ERFC_TERMS,
     EXP_LOWEST,
+    EXP_NORMAL,
     EXP_TERMS,
     GELU_HIGHEST,
     GELU_LOWEST,
     LN2,
+    SIGMOID_HIGHEST,
 )
 from dwcpu.numba_kernels.memory import REAL
-from dwcpu.numba_kernels.scalar import fma, polynomial, power_of_two
+from dwcpu.numba_kernels.scalar import fma, polynomial, power_of_two, scaled
 from dwcpu.numba_kernels.target import compile_kernel, part, target
 
 __all__ = ["address"]
@@ -39,22 +42,26 @@ def _functions(dtype: np.dtype) -> dict[str, Callable]:
     T = dtype.type
     zero, minus_half, one, two, three, six, sixth = (T(v) for v in (0, -0.5, 1, 2, 3, 6, 1 / 6))
     fused, splitter = target().fma, T(4097 if dtype == np.float32 else 134217729)
-    lowest, inverse_ln2 = T(EXP_LOWEST[dtype.name]), T(1 / log(2))
+    lowest, normal, highest = T(EXP_LOWEST[dtype.name]), T(EXP_NORMAL[dtype.name]), T(SIGMOID_HIGHEST)
     # 1.5 * 2^(mantissa bits): adding it rounds to the nearest integer, left in the low bits
     shift = T(1.5 * 2.0 ** np.finfo(dtype).nmant)
+    biased = shift + T(1 - np.finfo(dtype).minexp)
+    inverse_ln2 = T(1 / log(2))
     ln2_head, ln2_tail = (T(v) for v in LN2[dtype.name])
     series = polynomial(dtype, EXP_TERMS[dtype.name])
     erfc, centre = polynomial(dtype, ERFC_TERMS[dtype.name]), T(ERFC_CENTRE[dtype.name])
     gelu_lowest, gelu_highest = T(GELU_LOWEST[dtype.name]), T(GELU_HIGHEST[dtype.name])
     diameter, minus_zero = T(2) * centre, T(-0.0)
-    power, normal_power = power_of_two(dtype), power_of_two(dtype, normal=True)
+    power, scale, scale_normal = power_of_two(dtype), scaled(dtype), scaled(dtype, normal=True)
 
     @part
-    def exp(v):
-        """exp(v) for lowest <= v <= 0."""
-        shifted = fma(v, inverse_ln2, shift)
-        n = shifted - shift
-        return power(shifted, series(fma(-n, ln2_tail, fma(-n, ln2_head, v))))
+    def sigmoid_times(v, factor):
+        w = lowest if v < lowest else highest if v > highest else v
+        shifted = fma(-w, inverse_ln2, biased)
+        n = shifted - biased
+        e = series(fma(-n, ln2_tail, fma(-n, ln2_head, -w)))
+        far, near = factor * scale(shift - n, one / e), factor / fma(e, power(shifted), one)
+        return far if v < normal else near
 
     @part
     def square_rest(a, square):
@@ -83,13 +90,11 @@ def _functions(dtype: np.dtype) -> dict[str, Callable]:
 
     @part
     def sigmoid(v, alpha):
-        e = -v if v > zero else v
-        e = exp(lowest if e < lowest else e)
-        return (e if v < zero else one) / (one + e)
+        return sigmoid_times(v, one)
 
     @part
     def silu(v, alpha):
-        return v * sigmoid(v, alpha)
+        return sigmoid_times(v, v)
 
     @part
     def gelu(v, alpha):
@@ -100,7 +105,7 @@ def _functions(dtype: np.dtype) -> dict[str, Callable]:
         shifted = fma(minus_half * square, inverse_ln2, shift)
         n = shifted - shift
         r = fma(-n, ln2_tail, fma(-n, ln2_head, minus_half * square)) + minus_half * rest
-        half_erfc = normal_power(shifted, series(r)) * (erfc(one - inverse) * inverse)
+        half_erfc = scale_normal(shifted, series(r)) * (erfc(one - inverse) * inverse)
         return fma(-w, half_erfc, minus_zero if v < zero else v)
 
     return {

@@ -9,7 +9,7 @@ from numba.extending import intrinsic
 
 from dwcpu.numba_kernels.target import target
 
-__all__ = ["fma", "polynomial", "power_of_two"]
+__all__ = ["fma", "polynomial", "power_of_two", "scaled"]
 
 
 def _fma_scalar(builder, x, y, z):
@@ -47,7 +47,7 @@ def polynomial(dtype, terms):
     return evaluate
 
 
-def power_of_two(dtype, *, normal=False):
+def scaled(dtype, *, normal=False):
     """Intrinsic (shifted, v) -> v * 2^n, where `shifted` is n plus 1.5 * 2^(mantissa bits).
 
     In two factors, each a normal number for every n down to twice the smallest exponent, so that only the last product
@@ -74,3 +74,18 @@ def power_of_two(dtype, *, normal=False):
         return v(shifted, v), codegen
 
     return scale
+
+
+def power_of_two(dtype):
+    """Intrinsic shifted -> 2^n, a normal number, where `shifted` is n plus 1.5 * 2^(mantissa bits) plus the bias."""
+    bits, mantissa = (32, 23) if dtype == np.float32 else (64, 52)
+
+    @intrinsic
+    def power(typingctx, shifted):
+        def codegen(context, builder, signature, args):
+            integer = ir.IntType(bits)
+            return builder.bitcast(builder.shl(builder.bitcast(args[0], integer), integer(mantissa)), args[0].type)
+
+        return shifted(shifted), codegen
+
+    return power
