@@ -58,7 +58,10 @@ _MUCH_APART = 1.25
 _PASS_US, _LARGE_PASS_US, _PASS_BYTE_US = 1.7, 12.0, 12e-6
 #: The same on large cores, as part of the whole, where L2 does not hold a product's weights: 19x19x728, which 19 rows
 #: share unevenly by a twentieth, takes 1.15 times as long in passes, 15x15x728 1.08, but 7x7x1024, by a seventh, 0.82.
-_WEIGHTS_SHARE = 0.05
+#: It is a share of what each of two threads does.
+_WEIGHTS_SHARE = 0.1
+#: What it takes a large core to read a byte from L3, again in microseconds of `serial_us`: 28 GB/s, beside 200 GFLOP/s.
+_LARGE_READ_US = 0.12e-3
 #: What a flop of a depthwise window costs beside one of a matrix product.
 _WINDOW_COST = 2.0
 
@@ -83,7 +86,8 @@ def splitting_pays(geometry: Geometry, itemsize: int, threads: int) -> bool:
 
     A thread of an inverted residual expands rows that its neighbour expands too; a separable one only reads them.
     Of 46 shapes on two threads, 3x3 to 33x33 pixels, the one that is not taken would be 5 % faster for one, 4 % for
-    another, and less for all others. On large cores, of 17 shapes, 7 % for one and 5 % for another.
+    another, and less for all others. On large cores, of 17 shapes, 7 % for one and 5 % for another. By rows each thread
+    also reads all weights, and eight threads of these take longer to read those of 7x7x1024 than to compute.
     """
     if geometry.batch == 0 or not worth_waking(geometry, itemsize):
         return False
@@ -101,8 +105,10 @@ def splitting_pays(geometry: Geometry, itemsize: int, threads: int) -> bool:
     between = sum(prod(part.out_shape) for part in geometry.parts[:-1]) * itemsize
     passes = len(before) + 1
     own = passes * (_LARGE_PASS_US if runtime.large_core() else _PASS_US) + between * _PASS_BYTE_US
-    if runtime.large_core() and last.in_channels * last.out_channels * itemsize > runtime.cache_sizes().l2:
-        own += _WEIGHTS_SHARE * serial
+    weights = last.in_channels * last.out_channels * itemsize
+    if runtime.large_core() and weights > runtime.cache_sizes().l2:
+        own += _WEIGHTS_SHARE * serial / threads
+        return max(share * serial, _LARGE_READ_US * weights) - serial / threads > own
     return (share - 1 / threads) * serial > own
 
 

@@ -385,17 +385,26 @@ def test_inverted_residuals_on_large_cores(channels: int, label: str, monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("size", "channels", "label"), [(19, 728, "fused"), (15, 728, "fused"), (7, 1024, "split"), (13, 512, "split")]
+    ("size", "channels", "threads", "label"),
+    [
+        (19, 728, 2, "fused"),
+        (15, 728, 2, "fused"),
+        (7, 1024, 2, "split"),
+        (13, 512, 2, "split"),
+        (7, 1024, 7, "split"),  # a row each, and yet all weights
+        (19, 728, 4, "fused"),
+        (19, 728, 16, "split"),
+    ],
 )
 def test_separable_convolutions_on_large_cores(
-    size: int, channels: int, label: str, monkeypatch: pytest.MonkeyPatch
+    size: int, channels: int, threads: int, label: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Passes of their own cost more where L2 does not hold the weights: they have to share much more evenly."""
     monkeypatch.setattr(runtime, "cache_sizes", lambda: runtime.Memory(48 << 10, 2 << 20, 32 << 20))
     monkeypatch.setattr(runtime, "l1_ways", lambda: 12)
     shapes = (1, size, size, channels), (3, 3, channels), (channels, channels)
     geometry = SeparableGeometry.of(*shapes, padding="same")
-    assert dispatch._choose_fused(geometry, np.dtype(np.float32), 2, "auto")[0].label == label
+    assert dispatch._choose_fused(geometry, np.dtype(np.float32), threads, "auto")[0].label == label
 
 
 @pytest.mark.parametrize(("size", "shared"), [(4, (1, False)), (7, (2, False)), (28, (2, True))])

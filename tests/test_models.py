@@ -339,11 +339,12 @@ def test_sizes_of_pictures(shape):
 @pytest.mark.parametrize(
     ("image", "error", "words"),
     [
-        ("coffee.png", TypeError, "is a str"),
-        (np.zeros((9, 9, 3), np.float32), ValueError, "dtype float32; uint8"),
-        (np.zeros((9, 9, 2), np.uint8), ValueError, "(9, 9, 2)"),
-        (np.zeros((1, 9, 9, 3), np.uint8), ValueError, "(1, 9, 9, 3)"),
-        (np.zeros((0, 9, 3), np.uint8), ValueError, "at least one pixel"),
+        ("coffee.png", TypeError, "is a str; a uint8 array or a Pillow image is needed; open a file with"),
+        (np.zeros((9, 9, 3), np.float32), ValueError, "dtype float32; uint8 values from 0 to 255 are needed; convert"),
+        (np.zeros((9, 9, 2), np.uint8), ValueError, "(9, 9, 2); (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) is needed"),
+        (np.zeros((3, 9, 9), np.uint8), ValueError, "needed; give np.moveaxis(image, 0, 2)"),
+        (np.zeros((1, 9, 9, 3), np.uint8), ValueError, "needed; give image[0]"),
+        (np.zeros((0, 9, 3), np.uint8), ValueError, "at least one pixel is needed; check"),
     ],
 )
 def test_what_is_no_picture(image, error, words):
@@ -420,6 +421,10 @@ def test_wrong_weights():
         models.load("mobilenet_v1", {**weights, "bn1.bias": np.zeros(8, np.int64)})
     with pytest.raises(ValueError, match="both weights and seed"):
         models.mobilenet_v1(weights, seed=0)
+    with pytest.raises(TypeError, match=r"mobilenet_v2: seed is 1.5; it must be an integer of at least 0; pass"):
+        models.mobilenet_v2(seed=1.5)
+    with pytest.raises(ValueError, match="seed is -3; it must be at least 0; pass seed=3"):
+        models.mobilenet_v2(seed=-3)
     for width in (0, -1, math.nan, math.inf):
         with pytest.raises(ValueError, match="width is"):
             models.mobilenet_v1(width=width, seed=0)

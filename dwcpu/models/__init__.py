@@ -13,6 +13,7 @@ imagenet_labels.txt name of each of the 1000 classes, one a line
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Mapping
 from functools import cache
@@ -206,6 +207,12 @@ def _arrays(name: str, weights: Weights | None, seed: int | None) -> tuple[Mappi
     if seed is not None:
         if weights is not None:
             raise ValueError(f"{name}: both weights and seed are given; seed asks for untrained weights: drop one")
+        try:
+            negative = operator.index(seed) < 0
+        except TypeError:
+            raise TypeError(f"{name}: seed is {seed!r}; it must be an integer of at least 0; pass seed=0") from None
+        if negative:
+            raise ValueError(f"{name}: seed is {seed}; it must be at least 0; pass seed={-seed}")
         return None
     if isinstance(weights, Mapping):
         return _without_wrapping(weights), "given arrays"

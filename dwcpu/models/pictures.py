@@ -17,6 +17,9 @@ SIZE, _SHORT_SIDE = 224, 256
 #: A picture longer than this many times its short side is cut first: the rest never reaches the square.
 _LONGEST = 8
 
+#: The fix where there are none.
+_EMPTY = "check how it was read or cut"
+
 
 def import_pillow() -> Any:
     """`PIL.Image`, or an ImportError that tells the command."""
@@ -90,11 +93,17 @@ def to_rgb(image: Any) -> Image.Image:
         if picture.mode.startswith("I;16"):  # 16-bit grey: Pillow's own conversion would clip it to white
             picture = pillow.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
         elif picture.mode in {"I", "F"}:
-            raise ValueError(f"preprocess: image has Pillow mode {picture.mode!r}; 8 or 16 bits a colour are needed")
+            raise ValueError(
+                f"preprocess: image has Pillow mode {picture.mode!r}; 8 or 16 bits a colour are needed; bring its "
+                f"values to 0 to 255 and give them as a uint8 array"
+            )
     else:
-        raise TypeError(f"preprocess: image is a {type(image).__name__}; a uint8 array or a Pillow image is needed")
+        raise TypeError(
+            f"preprocess: image is a {type(image).__name__}; a uint8 array or a Pillow image is needed; open a file "
+            f"with PIL.Image.open(path), make an array of something else with np.asarray(image, np.uint8)"
+        )
     if 0 in picture.size:
-        raise ValueError(f"preprocess: image has size {picture.size}; at least one pixel is needed")
+        raise ValueError(f"preprocess: image has size {picture.size}; at least one pixel is needed; {_EMPTY}")
     if "A" in picture.mode or "a" in picture.mode or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         picture = pillow.alpha_composite(pillow.new("RGBA", picture.size, "white"), picture)
@@ -103,13 +112,19 @@ def to_rgb(image: Any) -> Image.Image:
 
 def _from_array(image: np.ndarray, pillow: Any) -> Image.Image:
     if image.dtype != np.uint8:
-        raise ValueError(f"preprocess: image has dtype {image.dtype}; uint8 values from 0 to 255 are needed")
+        raise ValueError(
+            f"preprocess: image has dtype {image.dtype}; uint8 values from 0 to 255 are needed; convert it with "
+            f"image.astype(np.uint8), or of values from 0 to 1 (255 * image).astype(np.uint8)"
+        )
     if image.ndim == 3 and image.shape[2] == 1:
         image = image[:, :, 0]
     if not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in {3, 4})):
+        planes = image.ndim == 3 and image.shape[0] in {1, 3, 4}
+        fix = "np.moveaxis(image, 0, 2)" if planes else "image[0] of a batch" if image.ndim == 4 else "image[..., :3]"
         raise ValueError(
-            f"preprocess: image has shape {image.shape}; (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) is needed"
+            f"preprocess: image has shape {image.shape}; (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) is needed; "
+            f"give {fix}"
         )
     if 0 in image.shape:
-        raise ValueError(f"preprocess: image has shape {image.shape}; at least one pixel is needed")
+        raise ValueError(f"preprocess: image has shape {image.shape}; at least one pixel is needed; {_EMPTY}")
     return pillow.fromarray(np.ascontiguousarray(image))
