@@ -1,7 +1,8 @@
 # Softmax and normalisations: statistics of elements that belong together, and then each of them once more.
 #
-# Assumes: contiguous tensors. Rows are rows of plan.in_channels elements, blocks are one; for `moments` rows are
-# channel-last images, blocks runs of MOMENT_RUN channels; for `group_norm` rows are pixels.
+# Assumes: contiguous tensors. Rows are rows of plan.in_channels elements, blocks are one; for `stretch_moments` rows
+# are stretches of MOMENT_STRETCH pixels of channel-last images, blocks runs of MOMENT_RUN channels; for `moments` rows
+# are images; for `group_norm` rows are pixels.
 # Guarantees: sums are taken in an order that depends neither on vectors nor on how rows are shared. NaN passes.
 
 cdef enum:
@@ -160,87 +161,108 @@ cdef void layer_norm(
                 0, rest)
 
 
-cdef inline void moment_vectors(
-    const int count, const int lanes, const Plan *plan, const real *x, real *means, real *squares
+cdef inline void stretch_vectors(
+    const int count, const int lanes, i64 pixels, i64 channels, const real *x, real *means, real *squares
 ) noexcept nogil:
-    """`count` vectors of channels of an image; `lanes`: of one alone.
-
-    Stretch after stretch: T. F. Chan, G. H. Golub and R. J. LeVeque, "Algorithms for computing the sample variance", The
-    American Statistician 37 (1983).
-    """
+    """`count` vectors of channels of `pixels` pixels; `lanes`: of one alone."""
     cdef vec mean[MOMENT_VECTORS]
-    cdef vec square[MOMENT_VECTORS]
     cdef vec part[MOMENT_VECTORS]
-    cdef vec middle[MOMENT_VECTORS]
-    cdef vec lost[MOMENT_VECTORS]  # of a mean, when stretches were added to it: there may be many
-    cdef vec v, step, sum
-    cdef i64 channels = plan.in_channels, begin = 0, end, column
-    cdef real size, share
-    cdef const real *source
+    cdef vec v
+    cdef const real *source = x
+    cdef i64 pixel
     cdef int i
     for i in range(count):
-        mean[i] = square[i] = lost[i] = v_zero()
-    while begin < plan.width:
-        end = smaller(begin + MOMENT_STRETCH, plan.width)
-        size = <real> (end - begin)
+        part[i] = v_zero()
+    for pixel in range(pixels):
         for i in range(count):
-            part[i] = v_zero()
-        source = x + begin * channels
-        for column in range(begin, end):
-            for i in range(count):
-                v = v_load(source + i * LANES) if lanes == LANES else v_load_part(source, 0, lanes)
-                part[i] = v_add(part[i], v)
-            source += channels
+            v = v_load(source + i * LANES) if lanes == LANES else v_load_part(source, 0, lanes)
+            part[i] = v_add(part[i], v)
+        source += channels
+    for i in range(count):
+        mean[i] = v_div(part[i], v_splat(<real> pixels))
+        part[i] = v_zero()
+    source = x
+    for pixel in range(pixels):
         for i in range(count):
-            middle[i] = v_div(part[i], v_splat(size))
-            part[i] = v_zero()
-        source = x + begin * channels
-        for column in range(begin, end):
-            for i in range(count):
-                v = v_load(source + i * LANES) if lanes == LANES else v_load_part(source, 0, lanes)
-                v = v_sub(v, middle[i])
-                part[i] = v_add(part[i], v_mul(v, v))
-            source += channels
-        share = size / <real> end
-        for i in range(count):
-            v = v_sub(middle[i], mean[i])
-            step = v_add(v_mul(v, v_splat(share)), lost[i])
-            sum = v_add(mean[i], step)
-            lost[i] = v_sub(step, v_sub(sum, mean[i]))
-            mean[i] = sum
-            square[i] = v_add(square[i], v_add(part[i], v_mul(v_mul(v, v), v_splat(<real> begin * share))))
-        begin = end
+            v = v_load(source + i * LANES) if lanes == LANES else v_load_part(source, 0, lanes)
+            v = v_sub(v, mean[i])
+            part[i] = v_add(part[i], v_mul(v, v))
+        source += channels
     for i in range(count):
         if lanes == LANES:
             v_store(means + i * LANES, mean[i])
-            v_store(squares + i * LANES, square[i])
+            v_store(squares + i * LANES, part[i])
         else:
             v_store_part(means, mean[i], 0, lanes)
-            v_store_part(squares, square[i], 0, lanes)
+            v_store_part(squares, part[i], 0, lanes)
+
+
+cdef void stretch_moments(
+    const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
+    i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
+) noexcept nogil:
+    """Of every channel of a stretch its mean, and then sums of (x - mean)^2: two rows of channels.
+
+    An image of plan.width pixels has plan.height stretches.
+    """
+    cdef i64 channels = plan.in_channels, row, image, begin, pixels, at, end
+    cdef const real *source
+    cdef real *target
+    for row in range(row_begin, row_end):
+        image = row // plan.height
+        begin = (row - image * plan.height) * MOMENT_STRETCH
+        pixels = smaller(MOMENT_STRETCH, plan.width - begin)
+        source = x + (image * plan.width + begin) * channels
+        target = out + row * 2 * channels
+        at = block_begin * MOMENT_RUN
+        end = smaller(block_end * MOMENT_RUN, channels)
+        while at + MOMENT_RUN <= end:
+            stretch_vectors(
+                MOMENT_RUN // LANES, LANES, pixels, channels, source + at, target + at, target + channels + at)
+            at += MOMENT_RUN
+        while at + 2 * LANES <= end:
+            stretch_vectors(2, LANES, pixels, channels, source + at, target + at, target + channels + at)
+            at += 2 * LANES
+        while at < end:
+            stretch_vectors(
+                1, <int> smaller(LANES, end - at), pixels, channels, source + at, target + at, target + channels + at)
+            at += LANES
 
 
 cdef void moments(
     const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
-    """Of every channel of an image of plan.width pixels its mean, and then sums of (x - mean)^2: two rows of channels."""
-    cdef i64 channels = plan.in_channels, row, at, end
-    cdef const real *image
-    cdef real *target
+    """The same of whole images, from what `stretch_moments` has found of their stretches, one added after the other.
+
+    T. F. Chan, G. H. Golub and R. J. LeVeque, "Algorithms for computing the sample variance", The American Statistician 37
+    (1983).
+    """
+    cdef i64 channels = plan.in_channels, row, stretch, begin, end, at
+    cdef int lanes
+    cdef const real *found
+    cdef real share
+    cdef vec mean, square, lost, v, step, sum  # lost: of the mean, when stretches were added to it: there may be many
     for row in range(row_begin, row_end):
-        image = x + row * plan.width * channels
-        target = out + row * 2 * channels
         at = block_begin * MOMENT_RUN
-        end = smaller(block_end * MOMENT_RUN, channels)
-        while at + MOMENT_RUN <= end:
-            moment_vectors(MOMENT_RUN // LANES, LANES, plan, image + at, target + at, target + channels + at)
-            at += MOMENT_RUN
-        while at + 2 * LANES <= end:
-            moment_vectors(2, LANES, plan, image + at, target + at, target + channels + at)
-            at += 2 * LANES
-        while at < end:
-            moment_vectors(
-                1, <int> smaller(LANES, end - at), plan, image + at, target + at, target + channels + at)
+        while at < smaller(block_end * MOMENT_RUN, channels):
+            lanes = <int> smaller(LANES, channels - at)
+            found = x + row * plan.height * 2 * channels + at
+            mean = square = lost = v_zero()
+            for stretch in range(plan.height):
+                begin = stretch * MOMENT_STRETCH
+                end = smaller(begin + MOMENT_STRETCH, plan.width)
+                share = <real> (end - begin) / <real> end
+                v = v_sub(v_load_part(found, 0, lanes), mean)
+                step = v_add(v_mul(v, v_splat(share)), lost)
+                sum = v_add(mean, step)
+                lost = v_sub(step, v_sub(sum, mean))
+                mean = sum
+                square = v_add(square, v_add(
+                    v_load_part(found + channels, 0, lanes), v_mul(v_mul(v, v), v_splat(<real> begin * share))))
+                found += 2 * channels
+            v_store_part(out + row * 2 * channels + at, mean, 0, lanes)
+            v_store_part(out + (row * 2 + 1) * channels + at, square, 0, lanes)
             at += LANES
 
 

@@ -263,6 +263,7 @@ def pixels():
         "products": <uintptr_t> &products,
         "resize": <uintptr_t> &resize,
         "softmax": <uintptr_t> &softmax,
+        "stretch_moments": <uintptr_t> &stretch_moments,
         "transposed": <uintptr_t> &transposed,
         "transposed_depthwise": <uintptr_t> &transposed_depthwise,
     }

@@ -400,10 +400,13 @@ def _grouped(
     kernels = pixels.group_norm(image.shape, groups, scale, bias, epsilon, activation, image.dtype)
     if kernels is None:
         return None
-    moments = planner.symbol(np.empty(kernels[0].out_shape, image.dtype)).value()
-    planner.operate(kernels[0], image, None, moments)
+    found = image
+    for kernel in kernels[:-1]:
+        made = planner.symbol(np.empty(kernel.out_shape, image.dtype)).value()
+        planner.operate(kernel, found, None, made)
+        found = made
     name = "instance_norm" if groups == x.array.shape[1] else "group_norm"
-    return [planner.run_kernel(name, kernels[1], image, moments, channel_last(x.array.shape, image.dtype))]
+    return [planner.run_kernel(name, kernels[-1], image, found, channel_last(x.array.shape, image.dtype))]
 
 
 LOWERINGS: dict[str, Lowering] = {
