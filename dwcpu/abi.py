@@ -14,7 +14,8 @@ operation       row                            block
 depthwise       output row, of batch * out_h,  vector of input channels; one block where vectors hold
                 or stretch of one (`segment`)  several pixels, or inputs are repeated
 pointwise       pixel, of batch * h * w        panel of output channels
-conv            output row, of batch * out_h   panel of output channels, group by group
+conv            output row, of batch * out_h,  panel of output channels, group by group
+                or stretch of one (`segment`)
 separable,      output row, of batch * out_h   (one block)
 inverted
 residual
@@ -150,8 +151,8 @@ FIELDS: dict[str, str] = {
     # compiled inverted residual: output rows whose windows a panel of the expanded image computes at a time; 0: all
     # panels together
     "panel_rows": "i",
-    # depthwise, but for compiled fixed windows: output columns that a row of the grid stands for where images have a
-    # single row (the last takes what is left), so that threads share long signals; 0: rows of the grid are rows
+    # conv, and depthwise but for compiled fixed windows: output columns that a row of the grid stands for where images
+    # have a single row (the last takes what is left), so that threads share long signals; 0: rows of the grid are rows
     "segment": "i",
     # shape of the register tile and of its vectors (one column of `depthwise_any`: depthwise_stream.pxi); the table of
     # micro-kernels, where a kernel calls them by address

@@ -7,7 +7,7 @@ from itertools import pairwise
 from math import gcd
 from typing import TYPE_CHECKING, NamedTuple
 
-from .abi import SET_BYTES, TWO_TURN_ROWS, panel_widths
+from .abi import FEW_OUTPUTS, SET_BYTES, TWO_TURN_ROWS, panel_widths
 from .fused_geometry import Geometry
 from .geometry import ConvGeometry
 
@@ -23,6 +23,7 @@ __all__ = [
     "panels_of",
     "row_phases",
     "run_length",
+    "run_lengths",
     "segment_of",
     "serial_us",
     "worth_threads",
@@ -48,6 +49,8 @@ _LEAST_PIXELS = (7, 3)
 #: written by another core, and what reads the result finds half of each: on two threads ConvNeXt-Tiny takes 0.975 of
 #: the time with its 196 pixels of 384 to 1536 channels shared by pixels, and other networks, to 7x7x1024, the same.
 _MANY_OUTPUTS = 16
+#: Tiles of a convolution in a stretch of a signal: enough for none to be small, few enough to share stretches evenly.
+_LONG_TILES = 4
 #: Time of groups of few channels for each output pixel, in that of a multiply-add of a whole vector: one of half a
 #: vector; one that reads its input, a vector, from memory; a run of a sum, where rows have `_LONG_RUN` pixels or more.
 _HALF, _FROM_MEMORY, _RUN, _LONG_RUN = 0.5, 1.4, 2.0, 14
@@ -174,6 +177,24 @@ def run_length(geometry: ConvGeometry) -> int:
     return max(first, min(geometry.out_width, room // geometry.stride_w + 1)) - first
 
 
+def run_lengths(geometry: ConvGeometry, segment: int) -> set[int]:
+    """How many neighbours of a row, or of its stretches of `segment` columns, see the same taps: of all such runs."""
+    g = geometry
+    first = min(g.out_width, -(-g.pad_left // g.stride_w))
+    last = first + run_length(g)
+
+    def taps(column: int) -> tuple[int, int]:
+        left = column * g.stride_w - g.pad_left
+        return max(0, -(left // g.dilation_w)), min(g.kernel_w, -((left - g.width) // g.dilation_w))
+
+    begins = {0, first, last, g.out_width}
+    begins.update(
+        column for column in (*range(1, first), *range(last + 1, g.out_width)) if taps(column) != taps(column - 1)
+    )
+    begins.update(range(0, g.out_width // segment * segment, segment) if segment else ())
+    return {b - a for a, b in pairwise(sorted(begins))}
+
+
 def _channels(kernel: Kernel, geometry: ConvGeometry) -> int:
     """Channels that a depthwise kernel makes vectors of."""
     return geometry.out_channels if kernel.layout == "spread" else geometry.in_channels
@@ -185,7 +206,10 @@ def row_phases(geometry: ConvGeometry) -> int:
 
 
 def segment_of(kernel: Kernel, geometry: ConvGeometry) -> int:
-    """Output columns of a row of a depthwise kernel's grid: see `abi`."""
+    """Output columns of a row of a kernel's grid where that is less than a row: see `abi`."""
+    if kernel.op == "conv" and geometry.out_height == 1 and geometry.groups == 1 < geometry.taps:
+        columns = _LONG_TILES * kernel.tile_rows
+        return columns if geometry.out_channels > FEW_OUTPUTS and 2 * columns <= geometry.out_width else 0
     fixed = kernel.backend == "cython" and any(kernel.window)  # those have no such loop
     if kernel.op != "depthwise" or fixed or geometry.out_height > 1:
         return 0

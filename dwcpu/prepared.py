@@ -39,7 +39,7 @@ from .grid import (
     grid_of,
     joined_groups,
     panels_of,
-    run_length,
+    run_lengths,
     segment_of,
     worth_threads,
     worth_waking,
@@ -209,7 +209,9 @@ class PreparedSingle(Prepared):
                 plan["across"], plan["asks_out"] = 1, 0
         elif kernel.op == "conv":
             plan["asks_out"] = caches.asks_out(kernel, geometry)
-            plan["block_rows"] = max(1, rows_in_l2 // (geometry.stride_h * geometry.width * geometry.in_channels))
+            segment = plan["segment"] = segment_of(kernel, geometry)
+            pixels = geometry.stride_w * segment or geometry.stride_h * geometry.width
+            plan["block_rows"] = max(1, rows_in_l2 // (pixels * geometry.in_channels))
             if self._few_outputs:
                 plan["ring_rows"], plan["block_rows"] = self._reach, geometry.out_height
                 plan["window_size"] = self._plane_row
@@ -457,7 +459,7 @@ class PreparedSingle(Prepared):
         if self.kernel.op == "pointwise":
             self.ready_for(set(grid.row_counts()), int(self.plan["block_rows"][0]))
         elif self.kernel.op == "conv":
-            self.ready_for({1, run_length(self.geometry)}, 0)
+            self.ready_for(run_lengths(self.geometry, int(self.plan["segment"][0])), 0)
 
     def ready_for(self, counts: set[int], step: int) -> None:
         """Compile the micro-kernels for runs of these numbers of rows, taken `step` at a time (0: whole)."""

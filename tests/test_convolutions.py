@@ -303,3 +303,42 @@ def test_where_groups_share_vectors(kernel: Kernel) -> None:
         geometry = Case("conv", (1, 28, 28, 64), 64, (3, 3), groups=8).geometry
         found = [grid.joined_groups(replace(kernel, tile_rows=rows), geometry) for rows in (7, 14)]
         assert [each and each.groups for each in found] == [None, 2]
+
+
+@pytest.mark.parametrize("kernel", [each for each in KERNELS if each.op == "conv"], ids=lambda kernel: kernel.name)
+def test_long_signals_are_shared_in_stretches(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of several tiles; neighbours that see the same taps together, wherever stretches and the signal end."""
+    stretch, asked = 4 * kernel.tile_rows, set()
+    for number, (width, size, stride, dilation, ends) in enumerate(
+        (
+            (3 * stretch + 5, 3, 1, 1, (1, 1)),
+            (2 * stretch, 2, 1, stretch + 3, (stretch + 3, 0)),  # causal
+            (3 * stretch, 3, 1, stretch // 2, (stretch, 7)),
+            (5 * stretch + 2, 4, 2, 3, (0, 11)),
+            (2 * stretch - 1, 2, 1, 3 * stretch, (2 * stretch, 2 * stretch)),  # outputs that see one tap, or none
+        )
+    ):
+        case = Case("conv", (2, 1, width, 7 + number), 33, (1, size), (1, stride), (1, dilation), ((0, 0), ends))
+        made = kernel.prepare(case.geometry, *make_data(case, kernel.dtype.type, "normal").kernel_weights())
+        cuts = case.geometry.out_width // stretch
+        assert made.plan["segment"] == stretch and made.grid(2).rows == 2 * cuts and made.grid(2).row_parts == 2
+        asked |= grid.run_lengths(case.geometry, stretch)
+        right = expected(case, kernel.dtype, "integers", "silu", True, True)
+        for l2 in 4 << 10, 1 << 20:  # a stretch at a time, and several
+            monkeypatch.setattr(runtime, "cache_sizes", lambda l2=l2: runtime.Memory(2048, l2, 1 << 22))
+            for threads, end in zip((1, 2, 3), (*ENDS, ENDS[0]), strict=True):
+                found = compute(kernel, case, "integers", "silu", True, True, threads, end)
+                np.testing.assert_allclose(found, right, rtol=1e-6, atol=1e-5, err_msg=f"{case} on {threads}")
+        check_gaps(kernel, case, 1 + number, ENDS[number % 2], "silu")
+    assert {3, stretch, stretch // 2} <= asked
+
+
+def test_runs_of_the_same_taps() -> None:
+    def runs(width: int, taps: int, segment: int, **options: object) -> set[int]:
+        geometry = ConvGeometry.conv((1, 1, width, 8), (1, taps, 8, 8), **options)
+        return grid.run_lengths(geometry, segment)
+
+    assert runs(100, 3, 0, padding=((0, 0), (1, 1))) == {1, 98}
+    assert runs(100, 2, 0, dilation=(1, 30), padding=((0, 0), (30, 0))) == {30, 70}
+    assert runs(100, 2, 40, dilation=(1, 30), padding=((0, 0), (30, 0))) == {30, 10, 60}  # the last takes what is left
+    assert runs(5, 3, 0, dilation=(1, 9), padding=((0, 0), (9, 9))) == {5}

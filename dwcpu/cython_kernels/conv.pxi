@@ -3,13 +3,13 @@
 #
 # Assumes: x (batch, height, width, in_channels) contiguous, or three planes, with x_step 1 (colours.pxi); pixels
 # of out plan.out_step apart; weights in panels, group after group, each group padded to whole vectors; rows are output
-# rows (of batch * out_height), blocks are panels, group by group. Block rows: output rows whose inputs stay in L2 while
-# all panels pass (0: all).
+# rows (of batch * out_height), or with plan.segment, and one group, stretches of the only row of each image, blocks are
+# panels, group by group. Block rows: output rows, or stretches, whose inputs stay in L2 while all panels pass (0: all).
 # Guarantees: gemm.pxi or colours.pxi; the runs go in the order kernel row, kernel column, input channel; taps in the
 # padding are left out.
 # Loops, outermost first: blocks of output rows; panels; runs of output pixels with the same valid taps. The inner
 # pixels of a row are such a run; so are the pixels of a border column, top to bottom, or of every column where images are
-# narrow. An activation of its own comes after each panel, where a tile's outputs are in L1; with groups, whose rows are
+# narrow, and neighbours at the border of a single row. An activation of its own comes after each panel, where a tile's outputs are in L1; with groups, whose rows are
 # short, after all panels of a block.
 #
 # With plan.ring_rows the inner pixels of rows are left to few_outputs.pxi.
@@ -91,6 +91,30 @@ cdef bint is_narrow(const Plan *plan, const Panel *panel, i64 across, i64 begin,
         (end - begin) * pace(across, panel.vectors))
 
 
+cdef void conv_columns(
+    const Plan *plan, const Panel *panel, const real *image, const real *residual, real *out, i64 column, i64 end
+) noexcept nogil:
+    """Columns of the only row of an image and one panel."""
+    cdef i64 first = inner_begin(plan.out_width, plan.stride_w, plan.pad_left), count, left, kw, taps
+    cdef i64 last = inner_end(
+        first, plan.out_width, plan.stride_w, plan.pad_left, plan.dilation_w, plan.kernel_w, plan.width)
+    while column < end:
+        count = smaller(last, end) - column
+        if column < first or count <= 0:
+            left = column * plan.stride_w - plan.pad_left
+            kw = first_tap(left, plan.dilation_w, plan.kernel_w)
+            taps = end_tap(left, plan.dilation_w, plan.kernel_w, plan.width)
+            count = 1
+            left += plan.stride_w
+            while column + count < end and column + count != first and (
+                kw == first_tap(left, plan.dilation_w, plan.kernel_w)
+            ) and taps == end_tap(left, plan.dilation_w, plan.kernel_w, plan.width):
+                count += 1
+                left += plan.stride_w
+        conv_run(plan, panel, image, residual, out, 0, column, count, plan.stride_w * plan.x_step, plan.out_step)
+        column += count
+
+
 cdef void conv_panel(
     const Plan *plan, const Panel *panel, const real *image, const real *residual, real *out, void *scratch,
     i64 begin, i64 end
@@ -105,6 +129,9 @@ cdef void conv_panel(
         first, plan.out_width, plan.stride_w, plan.pad_left, plan.dilation_w, plan.kernel_w, plan.width)
     if plan.by_taps:
         conv_by_taps(plan, panel, image, residual, out, begin, end)
+        return
+    if plan.out_height == 1 and plan.ring_rows == 0:
+        conv_columns(plan, panel, image, residual, out, 0, plan.out_width)
         return
     if plan.ring_rows > 0:
         few_outputs(plan, panel, image, residual, out, <real *> scratch, begin, end, first, last)
@@ -173,7 +200,8 @@ cdef void conv(
     cdef i64 step = plan.block_rows if plan.block_rows > 0 else row_end - row_begin
     cdef i64 image_size = plan.height * plan.width * plan.in_channels
     cdef i64 out_size = plan.out_height * plan.out_width * plan.out_step
-    cdef i64 row = row_begin, rows, begin, image, block, group, column
+    cdef i64 cuts = plan.out_width // plan.segment if plan.segment > 0 else plan.out_height
+    cdef i64 row = row_begin, rows, begin, image, block, group, column, end
     if plan.gathers:
         gathered_conv(plan, x, residual, out, <real *> scratch, row_begin, row_end, block_begin, block_end)
         return
@@ -183,15 +211,21 @@ cdef void conv(
     if plan.groups > 1:
         own.activation = NULL
     while row < row_end:
-        image = row // plan.out_height
-        begin = row - image * plan.out_height
-        rows = smaller(smaller(step, row_end - row), plan.out_height - begin)
+        image = row // cuts
+        begin = row - image * cuts
+        rows = smaller(smaller(step, row_end - row), cuts - begin)
+        end = plan.out_width if begin + rows == cuts else (begin + rows) * plan.segment
         for block in range(block_begin, block_end):
             group = block // panels
             panel_of(&panel, plan, out_channels, depth, block - group * panels)
             panel.weights += group * depth * padded
             panel.bias += group * padded
             column = first_column(block, panels, out_channels)
+            if plan.segment > 0:
+                conv_columns(
+                    &own, &panel, x + image * image_size, moved(residual, image * out_size + column),
+                    out + image * out_size + column, begin * plan.segment, end)
+                continue
             conv_panel(
                 &own, &panel, x + image * image_size + group * in_channels,
                 moved(residual, image * out_size + column), out + image * out_size + column, scratch, begin, begin + rows)

@@ -3,7 +3,8 @@
 Assumes: x NHWC and C-contiguous, pixels of out plan.out_step apart; weights group by group in panels as for
 `pointwise`, the sum running over kh, kw, input channel of the group. Guarantees: one accumulator per output, from the
 bias, in that order; padding taps are skipped: the outputs of a row that see the whole width of the window form one run,
-the others are computed one by one over the taps that they have.
+the others are computed over the taps that they have, neighbours that have the same together. With plan.segment rows of
+the grid are stretches of the only row of each image.
 
 Loops, outermost first: blocks of `plan.block_rows` output rows, panels, output rows, tiles of pixels along the row.
 The pixels of a tile lie stride_w * in_channels reals apart, which is all that the micro-kernel needs to know; where
@@ -67,6 +68,7 @@ def _build(dtype: np.dtype) -> tuple[Callable, Any]:
         padded_outputs = ceil_div(group_outputs, lanes) * lanes
         panels = max(1, ceil_div(group_outputs, lanes) // pair)  # abi.panel_widths
         taps = plan.kernel_h * plan.kernel_w
+        cuts = plan.out_width // plan.segment if plan.segment != 0 else plan.out_height  # rows of the grid, of an image
         length = taps * group_channels
         # columns that see the whole window, as one run
         run_first = min(plan.out_width, ceil_div(plan.pad_left, plan.stride_w))
@@ -93,24 +95,37 @@ def _build(dtype: np.dtype) -> tuple[Callable, Any]:
                 panel_weights = plan.weights + (group * padded_outputs + panel * width) * length * itemsize
                 out_column = group * group_outputs + panel * width
                 for row in range(first, last):
-                    image, oh = row // plan.out_height, row % plan.out_height
+                    image, oh = row // cuts, row % cuts
+                    column, stop = 0, plan.out_width
+                    if plan.segment != 0:  # a stretch of the only row
+                        column, oh = oh * plan.segment, 0
+                        stop = plan.out_width if row % cuts == cuts - 1 else column + plan.segment
                     top = oh * plan.stride_h - plan.pad_top
                     kh_first = max(0, ceil_div(-top, plan.dilation_h))
                     kh_last = min(plan.kernel_h, ceil_div(plan.height - top, plan.dilation_h))
                     gemm.n_h = max(0, kh_last - kh_first)
                     x_line = image * plan.height + top + kh_first * plan.dilation_h
                     x_row = offset(x, x_line * plan.width * plan.in_channels + group * group_channels)
-                    place = row * plan.out_width * plan.out_step + out_column
+                    begin = column
+                    place = (image * plan.out_height + oh) * plan.out_width * plan.out_step + out_column
                     row_residual = residual if is_null(residual) else offset(residual, place)
                     row_out = offset(out, place)
-                    column = 0
-                    while column < plan.out_width:
-                        count, kw_first, kw_last = run_last - run_first, 0, plan.kernel_w
-                        if column != run_first or count == 0:
+                    while column < stop:
+                        count, kw_first, kw_last = min(run_last, stop) - column, 0, plan.kernel_w
+                        if column < run_first or count <= 0:
                             left = column * plan.stride_w - plan.pad_left
                             count = 1
                             kw_first = max(0, ceil_div(-left, plan.dilation_w))
                             kw_last = min(plan.kernel_w, ceil_div(plan.width - left, plan.dilation_w))
+                            left += plan.stride_w
+                            while (
+                                column + count < stop
+                                and column + count != run_first
+                                and kw_first == max(0, ceil_div(-left, plan.dilation_w))
+                                and kw_last == min(plan.kernel_w, ceil_div(plan.width - left, plan.dilation_w))
+                            ):
+                                count += 1
+                                left += plan.stride_w
                         pixels(
                             plan,
                             gemm,
@@ -127,7 +142,10 @@ def _build(dtype: np.dtype) -> tuple[Callable, Any]:
                         )
                         column += count
                     if plan.activation != 0:
-                        call(plan.activation, (row_out, plan.out_width, plan.out_step, columns, plan.alpha))
+                        call(
+                            plan.activation,
+                            (offset(row_out, begin * plan.out_step), stop - begin, plan.out_step, columns, plan.alpha),
+                        )
 
     return conv, kernel_signature(dtype)
 
