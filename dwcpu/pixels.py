@@ -39,7 +39,7 @@ LINE = 16
 #: As in `copies.pxi`.
 _COPY_AXES = 5
 #: Elements that a row of the grid of `copy` has, about.
-_COPIED = 8192
+_COPIED = 1024
 #: Elements of a run that is copied one by one.
 _SHORT = 8
 #: As in `reductions.pxi`.
