@@ -340,10 +340,22 @@ def test_sizes_of_pictures(shape):
     ("image", "error", "words"),
     [
         ("coffee.png", TypeError, "is a str; a uint8 array or a Pillow image is needed; open a file with"),
-        (np.zeros((9, 9, 3), np.float32), ValueError, "dtype float32; uint8 values from 0 to 255 are needed; convert"),
-        (np.zeros((9, 9, 2), np.uint8), ValueError, "(9, 9, 2); (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) is needed"),
+        (
+            np.zeros((9, 9, 3), np.float32),
+            ValueError,
+            "dtype float32; uint8 values from 0 to 255 are needed; give (255 *",
+        ),
+        (np.zeros((9, 9), bool), ValueError, "give 255 * image.astype(np.uint8)"),
+        (np.zeros((9, 9, 3), np.uint16), ValueError, "give (image >> 8).astype(np.uint8)"),
+        (np.zeros((9, 9, 3), np.int64), ValueError, "give image.astype(np.uint8), if its values are those"),
+        (
+            np.zeros((9, 9, 2), np.uint8),
+            ValueError,
+            "(9, 9, 2); (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) is needed; give three colours",
+        ),
+        (np.zeros((9, 9, 7), np.uint8), ValueError, "needed; give three colours, as image[..., :3]"),
         (np.zeros((3, 9, 9), np.uint8), ValueError, "needed; give np.moveaxis(image, 0, 2)"),
-        (np.zeros((1, 9, 9, 3), np.uint8), ValueError, "needed; give image[0]"),
+        (np.zeros((1, 9, 9, 3), np.uint8), ValueError, "needed; give pictures of a batch one by one, as image[0]"),
         (np.zeros((0, 9, 3), np.uint8), ValueError, "at least one pixel is needed; check"),
     ],
 )
@@ -428,6 +440,12 @@ def test_wrong_weights():
     for width in (0, -1, math.nan, math.inf):
         with pytest.raises(ValueError, match="width is"):
             models.mobilenet_v1(width=width, seed=0)
+    with pytest.raises(TypeError, match="mobilenet_v1: width is of type str; it must be a real number"):
+        models.mobilenet_v1(width="a", seed=0)
+    with pytest.raises(ValueError, match="mobilenet_v1: classes is 0; it must be at least 1"):
+        models.mobilenet_v1(classes=0, seed=0)
+    with pytest.raises(TypeError, match=r"mobilenet_v1: classes is 1.5; it must be an integer of at least 1"):
+        models.mobilenet_v1(classes=1.5, seed=0)
 
 
 def test_import_is_light():

@@ -9,8 +9,8 @@
 # padding are left out.
 # Loops, outermost first: blocks of output rows; panels; runs of output pixels with the same valid taps. The inner
 # pixels of a row are such a run; so are the pixels of a border column, top to bottom, or of every column where images are
-# narrow, and neighbours at the border of a single row. An activation of its own comes after each panel, where a tile's outputs are in L1; with groups, whose rows are
-# short, after all panels of a block.
+# narrow, and neighbours at the border of a single row. An activation of its own comes after each panel, where a tile's
+# outputs are in L1; with groups, whose rows are short, after all panels of a block.
 #
 # With plan.ring_rows the inner pixels of rows are left to few_outputs.pxi.
 #

@@ -100,7 +100,7 @@ def to_rgb(image: Any) -> Image.Image:
     else:
         raise TypeError(
             f"preprocess: image is a {type(image).__name__}; a uint8 array or a Pillow image is needed; open a file "
-            f"with PIL.Image.open(path), make an array of something else with np.asarray(image, np.uint8)"
+            f"with PIL.Image.open(path), give several pictures one by one"
         )
     if 0 in picture.size:
         raise ValueError(f"preprocess: image has size {picture.size}; at least one pixel is needed; {_EMPTY}")
@@ -111,20 +111,28 @@ def to_rgb(image: Any) -> Image.Image:
 
 
 def _from_array(image: np.ndarray, pillow: Any) -> Image.Image:
-    if image.dtype != np.uint8:
-        raise ValueError(
-            f"preprocess: image has dtype {image.dtype}; uint8 values from 0 to 255 are needed; convert it with "
-            f"image.astype(np.uint8), or of values from 0 to 1 (255 * image).astype(np.uint8)"
-        )
+    if 0 in image.shape:
+        raise ValueError(f"preprocess: image has shape {image.shape}; at least one pixel is needed; {_EMPTY}")
     if image.ndim == 3 and image.shape[2] == 1:
         image = image[:, :, 0]
     if not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in {3, 4})):
-        planes = image.ndim == 3 and image.shape[0] in {1, 3, 4}
-        fix = "np.moveaxis(image, 0, 2)" if planes else "image[0] of a batch" if image.ndim == 4 else "image[..., :3]"
+        if image.ndim == 3 and image.shape[0] in {1, 3, 4}:
+            fix = "give np.moveaxis(image, 0, 2)"
+        elif image.ndim == 4:
+            fix = "give pictures of a batch one by one, as image[0]"
+        else:
+            fix = "give three colours" + (", as image[..., :3]" if image.ndim == 3 and image.shape[2] > 4 else "")
         raise ValueError(
-            f"preprocess: image has shape {image.shape}; (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) is needed; "
-            f"give {fix}"
+            f"preprocess: image has shape {image.shape}; (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) is needed; {fix}"
         )
-    if 0 in image.shape:
-        raise ValueError(f"preprocess: image has shape {image.shape}; at least one pixel is needed; {_EMPTY}")
+    if image.dtype != np.uint8:
+        fix = {
+            "bool": "255 * image.astype(np.uint8)",
+            "uint16": "(image >> 8).astype(np.uint8)",
+            "float32": "(255 * image).astype(np.uint8), if its values go to 1",
+            "float64": "(255 * image).astype(np.uint8), if its values go to 1",
+        }.get(image.dtype.name, "image.astype(np.uint8), if its values are those")
+        raise ValueError(
+            f"preprocess: image has dtype {image.dtype}; uint8 values from 0 to 255 are needed; give {fix}"
+        )
     return pillow.fromarray(np.ascontiguousarray(image))
