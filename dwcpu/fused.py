@@ -56,9 +56,9 @@ _MUCH_APART = 1.25
 #: What a pass of its own costs on several threads, in microseconds of `serial_us`: all wait for the last, and read what
 #: others have written; the latter for each byte. The first also on large cores, which compute more in the same time.
 _PASS_US, _LARGE_PASS_US, _PASS_BYTE_US = 1.7, 12.0, 12e-6
-#: The same on large cores, as part of the whole, where L2 does not hold a product's weights: 19x19x728, which 19 rows
-#: share unevenly by a twentieth, takes 1.15 times as long in passes, 15x15x728 1.08, but 7x7x1024, by a seventh, 0.82.
-#: It is a share of what each of two threads does.
+#: The same on large cores, as a share of what each thread does, where L2 does not hold a product's weights: 19x19x728,
+#: which 19 rows share unevenly by a twentieth, takes 1.15 times as long in passes on two threads, 15x15x728 1.08, but
+#: 7x7x1024, by a seventh, 0.82.
 _WEIGHTS_SHARE = 0.1
 #: What it takes a large core to read a byte from L3, again in microseconds of `serial_us`: 28 GB/s, beside 200 GFLOP/s.
 _LARGE_READ_US = 0.12e-3
@@ -84,6 +84,7 @@ def _fused_grid(geometry: Geometry, tile_rows: int, threads: int) -> Grid:
 def splitting_pays(geometry: Geometry, itemsize: int, threads: int) -> bool:
     """Whether `threads` threads are quicker in one pass a step, of which they share all evenly, than by output rows.
 
+    `threads` is two or more.
     A thread of an inverted residual expands rows that its neighbour expands too; a separable one only reads them.
     Of 46 shapes on two threads, 3x3 to 33x33 pixels, the one that is not taken would be 5 % faster for one, 4 % for
     another, and less for all others. On large cores, of 17 shapes, 7 % for one and 5 % for another. By rows each thread

@@ -179,20 +179,13 @@ def run_length(geometry: ConvGeometry) -> int:
 
 def run_lengths(geometry: ConvGeometry, segment: int) -> set[int]:
     """How many neighbours of a row, or of its stretches of `segment` columns, see the same taps: of all such runs."""
-    g = geometry
-    first = min(g.out_width, -(-g.pad_left // g.stride_w))
-    last = first + run_length(g)
-
-    def taps(column: int) -> tuple[int, int]:
-        left = column * g.stride_w - g.pad_left
-        return max(0, -(left // g.dilation_w)), min(g.kernel_w, -((left - g.width) // g.dilation_w))
-
-    begins = {0, first, last, g.out_width}
-    begins.update(
-        column for column in (*range(1, first), *range(last + 1, g.out_width)) if taps(column) != taps(column - 1)
-    )
+    g, begins = geometry, {0, geometry.out_width}
+    for tap in range(g.kernel_w):  # the first columns for which it lies on the image, and behind it
+        begins.add(-((tap * g.dilation_w - g.pad_left) // g.stride_w))
+        begins.add(-((tap * g.dilation_w - g.pad_left - g.width) // g.stride_w))
     begins.update(range(0, g.out_width // segment * segment, segment) if segment else ())
-    return {b - a for a, b in pairwise(sorted(begins))}
+    inside = sorted(column for column in begins if 0 <= column <= g.out_width)
+    return {b - a for a, b in pairwise(inside)}
 
 
 def _channels(kernel: Kernel, geometry: ConvGeometry) -> int:

@@ -44,6 +44,8 @@ _COPIED = 1024
 _SHORT = 8
 #: As in `reductions.pxi`.
 _REDUCE_RUN = 64
+#: Pixels of rows, at least, whose sums are taken first: of shorter ones there are too many.
+_LEAST_WIDTH = 4
 _STRETCH = 256
 #: As in `norms.pxi`.
 _MOMENT_RUN, _MOMENT_STRETCH = 32, 64
@@ -115,8 +117,8 @@ class PixelKernel:
         self._rows, self._blocks, self._shared, self._kept, self._scratch = rows, blocks, shared, kept, scratch
 
     def passes(self, threads: int) -> tuple[Pass, ...]:
-        """The one kernel, or its parts where threads share them."""
-        if threads > 1 and self.parts and self.parts[0]._shared:
+        """The one kernel, or its parts where threads share what is less than an image each."""
+        if threads > self._rows and self.parts and self.parts[0]._shared:
             return tuple(each for part in self.parts for each in part.passes(threads))
         grid = cut(self._rows, 1, self._blocks, threads if self._shared else 1, not self.by_rows)
         grid = grid._replace(scratch=self._scratch)
@@ -305,7 +307,7 @@ def reduced(kind: str, shape: tuple[int, ...], dtype: np.dtype) -> PixelKernel |
 
     whole = kernel(batch, height, width, factor)
     rows, images = kernel(batch * height, 1, width, 1.0), kernel(batch, height, 1, factor)
-    if height > 1 and whole is not None and rows is not None and images is not None:
+    if height > 1 and width >= _LEAST_WIDTH and whole is not None and rows is not None and images is not None:
         rows.by_rows, whole.parts = True, (rows, images)
     return whole
 

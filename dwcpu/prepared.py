@@ -458,7 +458,7 @@ class PreparedSingle(Prepared):
     def _ready(self, grid: Grid) -> None:
         if self.kernel.op == "pointwise":
             self.ready_for(set(grid.row_counts()), int(self.plan["block_rows"][0]))
-        elif self.kernel.op == "conv":
+        elif self.kernel.op == "conv" and self._table is not None:
             self.ready_for(run_lengths(self.geometry, int(self.plan["segment"][0])), 0)
 
     def ready_for(self, counts: set[int], step: int) -> None:

@@ -324,11 +324,14 @@ def test_long_signals_are_shared_in_stretches(kernel: Kernel, monkeypatch: pytes
         assert made.plan["segment"] == stretch and made.grid(2).rows == 2 * cuts and made.grid(2).row_parts == 2
         asked |= grid.run_lengths(case.geometry, stretch)
         right = expected(case, kernel.dtype, "integers", "silu", True, True)
+        bits = set()
         for l2 in 4 << 10, 1 << 20:  # a stretch at a time, and several
             monkeypatch.setattr(runtime, "cache_sizes", lambda l2=l2: runtime.Memory(2048, l2, 1 << 22))
             for threads, end in zip((1, 2, 3), (*ENDS, ENDS[0]), strict=True):
                 found = compute(kernel, case, "integers", "silu", True, True, threads, end)
                 np.testing.assert_allclose(found, right, rtol=1e-6, atol=1e-5, err_msg=f"{case} on {threads}")
+                bits.add(compute(kernel, case, "normal", "silu", True, True, threads, end).tobytes())
+        assert len(bits) == 1, str(case)
         check_gaps(kernel, case, 1 + number, ENDS[number % 2], "silu")
     assert {3, stretch, stretch // 2} <= asked
 
@@ -342,3 +345,5 @@ def test_runs_of_the_same_taps() -> None:
     assert runs(100, 2, 0, dilation=(1, 30), padding=((0, 0), (30, 0))) == {30, 70}
     assert runs(100, 2, 40, dilation=(1, 30), padding=((0, 0), (30, 0))) == {30, 10, 60}  # the last takes what is left
     assert runs(5, 3, 0, dilation=(1, 9), padding=((0, 0), (9, 9))) == {5}
+    assert runs(9, 2, 0, padding=((0, 0), (20, 0))) == {1, 8, 19}  # outputs that see no tap at all
+    assert runs(10**6, 2, 0, dilation=(1, 4 * 10**5), padding=((0, 0), (4 * 10**5, 0))) == {4 * 10**5, 6 * 10**5}

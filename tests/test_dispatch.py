@@ -16,7 +16,7 @@ from dwcpu import abi, choices, dispatch, explanations, runtime
 from dwcpu.epilogue import Activation
 from dwcpu.fused_geometry import InvertedResidualGeometry, SeparableGeometry
 from dwcpu.geometry import ConvGeometry
-from dwcpu.grid import cut
+from dwcpu.grid import cut, grid_of
 
 NAME = re.compile(r"(depthwise|pointwise|conv|separable|inverted_residual)_f(32|64)(_[a-z0-9]+)*__(numba|cython|mixed)")
 
@@ -464,3 +464,24 @@ def test_two_passes_alone_are_shared_as_explain_says() -> None:
     prepared = dispatch.choose(geometry, np.float32, 2).prepare(geometry, parts)
     prepared.run(np.ones((1, 1, 49, 32), np.float32), None, np.empty((1, 1, 49, 128), np.float32), 2)
     assert [pipeline._team for pipeline in prepared._pipelines.values()] == [1]
+
+
+@pytest.mark.parametrize(
+    ("size", "inputs", "outputs", "threads", "parts"),
+    [
+        (14, 384, 1536, 2, (2, 1)),
+        (7, 1024, 1024, 2, (1, 2)),
+        (14, 192, 1568, 2, (2, 1)),  # 16 times as many as pixels of a thread
+        (14, 192, 1600, 2, (1, 2)),
+        (14, 512, 512, 8, (1, 8)),
+    ],
+)
+def test_products_are_shared_by_pixels_unless_outputs_are_many_more(
+    size: int, inputs: int, outputs: int, threads: int, parts: tuple[int, int]
+) -> None:
+    geometry = ConvGeometry.pointwise((1, size, size, inputs), (inputs, outputs))
+    kernel = dispatch.choose(geometry, np.float32, threads)
+    if kernel.lanes < 16 or kernel.tile_rows != 14:
+        pytest.skip("tiles of 14 pixels and panels of 32 outputs are those of AVX-512")
+    made = grid_of(kernel, geometry, threads)
+    assert (made.row_parts, made.block_parts) == parts

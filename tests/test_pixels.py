@@ -455,3 +455,25 @@ def test_without_compiled_kernels_there_are_none(monkeypatch) -> None:
     assert pixels.softmax(4, 4, dtype) is None
     assert pixels.order_between((4, 9, 16), dtype, (4, 16, 144), (576, 64, 4)) is None
     assert products(np.zeros((2, 3), dtype), np.zeros((3, 4), dtype)) is None
+
+
+def test_threads_share_rows_of_pixels_where_all_pixels_are_taken_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By channels each would read what the other has written."""
+    monkeypatch.setattr(pixels, "_WORTH_BYTES", 1 << 17)
+
+    def cuts(kernel: pixels.PixelKernel | None, threads: int = 2) -> list[tuple[int, int]]:
+        assert kernel is not None
+        return [(each.grid.row_parts, each.grid.block_parts) for each in kernel.passes(threads)]
+
+    dtype = DTYPES[0]
+    assert cuts(pixels.reduced("mean", (1, 14, 14, 480), dtype)) == [(2, 1), (1, 1)]
+    assert cuts(pixels.reduced("mean", (1, 7, 7, 960), dtype)) == [(2, 1), (1, 1)]
+    assert cuts(pixels.reduced("maximum", (2, 14, 14, 480), dtype), 3) == [(3, 1), (1, 1)]
+    assert cuts(pixels.reduced("mean", (1, 14, 14, 480), dtype), 1) == [(1, 1)]
+    assert cuts(pixels.reduced("mean", (1, 14, 14, 64), dtype)) == [(1, 1)]  # too little for a second thread
+    assert cuts(pixels.reduced("mean", (2, 14, 14, 480), dtype)) == [(2, 1)]  # an image each
+    assert cuts(pixels.reduced("mean", (1, 20_000, 1, 64), dtype)) == [(1, 1)]  # as many rows as pixels
+    ones = np.ones(960, dtype)
+    for shape, steps in ((1, 1, 1000, 960), [(2, 1), (1, 1), (2, 1)]), ((1, 7, 9, 960), [(1, 2), (2, 1)]):
+        kernels = pixels.group_norm(shape, 4, ones, ones, 1e-3, Activation(), dtype)
+        assert [cuts(kernel)[0] for kernel in kernels or ()] == steps

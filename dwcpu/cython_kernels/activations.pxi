@@ -79,7 +79,7 @@ cdef inline void exp_of(const int count, vec *v) noexcept nogil:
 
 
 cdef vec sigmoid_anywhere(vec v, vec factor) noexcept nogil:
-    """factor * sigmoid(v), also where exp(-v) is beyond the numbers of the type: there sigmoid(v) is exp(v), rounded."""
+    """factor * sigmoid(v), also where that nears the smallest normal numbers: there sigmoid(v) is exp(v), rounded."""
     cdef vec e = v_clamp(v, v_splat(EXP_LOWEST), v_splat(SIGMOID_HIGHEST)), shifted, far, one = v_splat(1)
     exp_parts(1, -1, EXP_BIASED, &e, NULL, &shifted)
     far = v_scale(v_add(v_splat(EXP_SHIFT), v_sub(v_splat(EXP_BIASED), shifted)), v_div(one, e))

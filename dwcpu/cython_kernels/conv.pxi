@@ -130,7 +130,7 @@ cdef void conv_panel(
     if plan.by_taps:
         conv_by_taps(plan, panel, image, residual, out, begin, end)
         return
-    if plan.out_height == 1 and plan.ring_rows == 0:
+    if plan.out_height == 1 and plan.ring_rows == 0:  # rows are never none
         conv_columns(plan, panel, image, residual, out, 0, plan.out_width)
         return
     if plan.ring_rows > 0:

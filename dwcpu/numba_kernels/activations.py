@@ -4,9 +4,9 @@ Assumes: a rows x columns block, rows `row_stride` reals apart. Guarantees: each
 made of correctly rounded operations in a fixed order, so that vectors of any width and both kernel families give the
 same bits; NaN stays NaN. The loops are scalar: LLVM vectorises them, having no calls or branches to mind.
 
-The sigmoid family rests on exp(-v): -v = n ln 2 + r, a polynomial for exp(r), times 2^n. Where that is beyond the
-numbers of the type, sigmoid is one over the polynomial, times 2^-n in two factors, so that results below the smallest
-normal number are reached without a detour through zero; gelu does not get that low.
+The sigmoid family rests on exp(-v): -v = n ln 2 + r, a polynomial for exp(r), times 2^n. Where sigmoid nears the
+smallest normal numbers, it is one over the polynomial, times 2^-n in two factors, so that results below these are
+reached without a detour through zero; gelu does not get that low.
 """
 
 from __future__ import annotations

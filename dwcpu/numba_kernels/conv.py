@@ -38,6 +38,11 @@ def _build(dtype: np.dtype) -> tuple[Callable, Any]:
         return -(-a // b)
 
     @part
+    def tap(plan, distance):
+        """The first tap of a row that lies so far behind the first one, or their number."""
+        return min(plan.kernel_w, max(0, ceil_div(distance, plan.dilation_w)))
+
+    @part
     def pixels(plan, gemm, panel_weights, panel_width, x_row, residual, out, first, count, kw_first, kw_last, kh_first):
         """`count` outputs of one row from column `first` on, over the taps kw_first to kw_last."""
         if count <= 0:
@@ -115,14 +120,13 @@ def _build(dtype: np.dtype) -> tuple[Callable, Any]:
                         if column < run_first or count <= 0:
                             left = column * plan.stride_w - plan.pad_left
                             count = 1
-                            kw_first = max(0, ceil_div(-left, plan.dilation_w))
-                            kw_last = min(plan.kernel_w, ceil_div(plan.width - left, plan.dilation_w))
+                            kw_first, kw_last = tap(plan, -left), tap(plan, plan.width - left)
                             left += plan.stride_w
                             while (
                                 column + count < stop
                                 and column + count != run_first
-                                and kw_first == max(0, ceil_div(-left, plan.dilation_w))
-                                and kw_last == min(plan.kernel_w, ceil_div(plan.width - left, plan.dilation_w))
+                                and kw_first == tap(plan, -left)
+                                and kw_last == tap(plan, plan.width - left)
                             ):
                                 count += 1
                                 left += plan.stride_w
