@@ -372,6 +372,26 @@ def test_without_pillow(monkeypatch):
         models.mobilenet_v1(width=0.25, seed=0).preprocess(np.zeros((9, 9, 3), np.uint8))
 
 
+def test_logits_go_where_they_are_wanted() -> None:
+    net = models.mobilenet_v1(width=0.25, classes=10, seed=0)
+    x = np.random.default_rng(0).standard_normal((3, 32, 32, 3)).astype(np.float32)
+    right = net(x)
+    for out in (np.empty((3, 10), np.float32), np.empty((10, 3), np.float32).T, np.empty((3, 20), np.float32)[:, ::2]):
+        assert net(x, 2, out=out) is out
+        np.testing.assert_array_equal(out, right)
+    within = x.copy()
+    over = within.reshape(-1)[:30].reshape(3, 10)  # where the pictures are that are still to be read
+    net(within, out=over)
+    np.testing.assert_array_equal(over, right)
+    for wrong, error, words in (
+        (np.empty((2, 10), np.float32), ValueError, r"out has shape \(2, 10\); the result has shape \(3, 10\)"),
+        (np.empty((3, 10)), TypeError, "out has dtype float64"),
+        ([0.0], TypeError, "out is of type list"),
+    ):
+        with pytest.raises(error, match=f"mobilenet_v1: {words}"):
+            net(x, out=wrong)
+
+
 # --- loading ----------------------------------------------------------------------------------------------------------
 
 

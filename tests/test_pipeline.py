@@ -92,6 +92,8 @@ def test_a_network_allocates_its_result_and_nothing_else(network, threads) -> No
     x = random(2, 64, 64, 3)
     small = 6000  # numbers and tuples of Python
     assert allocated(lambda: network(x, threads)) <= 2 * 1000 * 4 + small
+    logits = np.empty((len(x), 1000), np.float32)
+    assert allocated(lambda: network(x, threads, out=logits)) <= small
 
 
 @pytest.mark.parametrize("threads", [1, 2])

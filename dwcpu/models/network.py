@@ -94,7 +94,7 @@ class Network:
     def __repr__(self) -> str:
         return f"<{self.name}: {len(self._steps)} layers, {self.classes} classes, weights: {self.origin}>"
 
-    def __call__(self, x: np.ndarray, num_threads: int | None = None) -> np.ndarray:
+    def __call__(self, x: np.ndarray, num_threads: int | None = None, *, out: np.ndarray | None = None) -> np.ndarray:
         """Classify a batch of preprocessed pictures.
 
         Parameters
@@ -103,19 +103,27 @@ class Network:
             float32 (N, H, W, 3); 224 x 224 is what the networks were trained on.
         num_threads : int, optional
             Threads for each layer; by default the setting of `dwcpu.set_num_threads`.
+        out : ndarray, optional
+            float32 (N, classes), where to write the logits.
 
         Returns
         -------
         ndarray
-            float32 logits (N, classes).
+            float32 logits (N, classes); `out` if that is given.
 
         Raises
         ------
         TypeError, ValueError
-            `x` is not such an array; the text says what was got.
+            `x` or `out` is not such an array; the text says what was got.
         """
+        if out is not None:
+            self._check(x)  # and `out`, before anything is compiled
+            given = arrays.output(out, (x.shape[0], self.classes), _FLOAT, self.name)
+            if not arrays.is_native(given) or arrays.overlaps(given, x):
+                np.copyto(given, self(x, num_threads))
+                return out
         plan = self._ready(x, num_threads)
-        logits = np.empty((x.shape[0], self.classes), np.float32)
+        logits = np.empty((x.shape[0], self.classes), np.float32) if out is None else out
         plan.pipeline.run(arrays.native(x), None, logits)
         return logits
 
