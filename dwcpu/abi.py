@@ -152,7 +152,8 @@ FIELDS: dict[str, str] = {
     # panels together
     "panel_rows": "i",
     # conv, and depthwise but for compiled fixed windows: output columns that a row of the grid stands for where images
-    # have a single row (the last takes what is left), so that threads share long signals; 0: rows of the grid are rows
+    # have a single row (of conv the last has fewer, of depthwise it takes what is left), so that threads share long
+    # signals; 0: rows of the grid are rows
     "segment": "i",
     # shape of the register tile and of its vectors (one column of `depthwise_any`: depthwise_stream.pxi); the table of
     # micro-kernels, where a kernel calls them by address

@@ -49,8 +49,8 @@ _LEAST_PIXELS = (7, 3)
 #: written by another core, and what reads the result finds half of each: on two threads ConvNeXt-Tiny takes 0.975 of
 #: the time with its 196 pixels of 384 to 1536 channels shared by pixels, and other networks, to 7x7x1024, the same.
 _MANY_OUTPUTS = 16
-#: Tiles of a convolution in a stretch of a signal: enough for none to be small, few enough to share stretches evenly.
-_LONG_TILES = 4
+#: Outputs of a signal, at least, of which threads share stretches: of fewer, half of the channels is more even.
+_LONG = 128
 #: Time of groups of few channels for each output pixel, in that of a multiply-add of a whole vector: one of half a
 #: vector; one that reads its input, a vector, from memory; a run of a sum, where rows have `_LONG_RUN` pixels or more.
 _HALF, _FROM_MEMORY, _RUN, _LONG_RUN = 0.5, 1.4, 2.0, 14
@@ -183,7 +183,7 @@ def run_lengths(geometry: ConvGeometry, segment: int) -> set[int]:
     for tap in range(g.kernel_w):  # the first columns for which it lies on the image, and behind it
         begins.add(-((tap * g.dilation_w - g.pad_left) // g.stride_w))
         begins.add(-((tap * g.dilation_w - g.pad_left - g.width) // g.stride_w))
-    begins.update(range(0, g.out_width // segment * segment, segment) if segment else ())
+    begins.update(range(0, g.out_width, segment) if segment else ())
     inside = sorted(column for column in begins if 0 <= column <= g.out_width)
     return {b - a for a, b in pairwise(inside)}
 
@@ -201,8 +201,7 @@ def row_phases(geometry: ConvGeometry) -> int:
 def segment_of(kernel: Kernel, geometry: ConvGeometry) -> int:
     """Output columns of a row of a kernel's grid where that is less than a row: see `abi`."""
     if kernel.op == "conv" and geometry.out_height == 1 and geometry.groups == 1 < geometry.taps:
-        columns = _LONG_TILES * kernel.tile_rows
-        return columns if geometry.out_channels > FEW_OUTPUTS and 2 * columns <= geometry.out_width else 0
+        return kernel.tile_rows if geometry.out_channels > FEW_OUTPUTS and geometry.out_width >= _LONG else 0
     fixed = kernel.backend == "cython" and any(kernel.window)  # those have no such loop
     if kernel.op != "depthwise" or fixed or geometry.out_height > 1:
         return 0
@@ -282,7 +281,8 @@ def grid_of(kernel: Kernel, geometry: ConvGeometry, threads: int) -> Grid:
     granule = 1 if kernel.op == "conv" or apart else kernel.tile_rows
     segment = segment_of(kernel, geometry)
     if segment:
-        rows, granule = geometry.batch * (geometry.out_width // segment), 1
+        stretches = -(-geometry.out_width // segment) if kernel.op == "conv" else geometry.out_width // segment
+        rows, granule = geometry.batch * stretches, 1
     # Where the last channel vector slides back over its neighbour, two threads must not share the two.
     divisible = kernel.op != "depthwise" or _channels(kernel, geometry) % kernel.lanes == 0
     # Many more weights than pixels of a thread: better to read the pixels twice.

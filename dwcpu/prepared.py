@@ -224,7 +224,7 @@ class PreparedSingle(Prepared):
                 plan["joined"], plan["block_rows"] = joined.groups, joined.rows
                 inputs = geometry.width * geometry.in_channels // geometry.groups
                 self._scratch = joined.spread_rows * inputs * self._vector
-            elif by_taps(kernel, geometry):
+            elif not segment and by_taps(kernel, geometry):
                 plan["by_taps"] = 1
         else:
             plan["segment"] = segment_of(kernel, geometry)

@@ -200,8 +200,8 @@ cdef void conv(
     cdef i64 step = plan.block_rows if plan.block_rows > 0 else row_end - row_begin
     cdef i64 image_size = plan.height * plan.width * plan.in_channels
     cdef i64 out_size = plan.out_height * plan.out_width * plan.out_step
-    cdef i64 cuts = plan.out_width // plan.segment if plan.segment > 0 else plan.out_height
-    cdef i64 row = row_begin, rows, begin, image, block, group, column, end
+    cdef i64 cuts = ceil_div(plan.out_width, plan.segment) if plan.segment > 0 else plan.out_height
+    cdef i64 row = row_begin, rows, begin, image, block, group, column
     if plan.gathers:
         gathered_conv(plan, x, residual, out, <real *> scratch, row_begin, row_end, block_begin, block_end)
         return
@@ -214,7 +214,6 @@ cdef void conv(
         image = row // cuts
         begin = row - image * cuts
         rows = smaller(smaller(step, row_end - row), cuts - begin)
-        end = plan.out_width if begin + rows == cuts else (begin + rows) * plan.segment
         for block in range(block_begin, block_end):
             group = block // panels
             panel_of(&panel, plan, out_channels, depth, block - group * panels)
@@ -224,7 +223,8 @@ cdef void conv(
             if plan.segment > 0:
                 conv_columns(
                     &own, &panel, x + image * image_size, moved(residual, image * out_size + column),
-                    out + image * out_size + column, begin * plan.segment, end)
+                    out + image * out_size + column, begin * plan.segment,
+                    smaller((begin + rows) * plan.segment, plan.out_width))
                 continue
             conv_panel(
                 &own, &panel, x + image * image_size + group * in_channels,

@@ -73,7 +73,9 @@ def _build(dtype: np.dtype) -> tuple[Callable, Any]:
         padded_outputs = ceil_div(group_outputs, lanes) * lanes
         panels = max(1, ceil_div(group_outputs, lanes) // pair)  # abi.panel_widths
         taps = plan.kernel_h * plan.kernel_w
-        cuts = plan.out_width // plan.segment if plan.segment != 0 else plan.out_height  # rows of the grid, of an image
+        cuts = plan.out_height  # rows of the grid, of an image
+        if plan.segment != 0:
+            cuts = ceil_div(plan.out_width, plan.segment)
         length = taps * group_channels
         # columns that see the whole window, as one run
         run_first = min(plan.out_width, ceil_div(plan.pad_left, plan.stride_w))
@@ -104,7 +106,7 @@ def _build(dtype: np.dtype) -> tuple[Callable, Any]:
                     column, stop = 0, plan.out_width
                     if plan.segment != 0:  # a stretch of the only row
                         column, oh = oh * plan.segment, 0
-                        stop = plan.out_width if row % cuts == cuts - 1 else column + plan.segment
+                        stop = min(plan.out_width, column + plan.segment)
                     top = oh * plan.stride_h - plan.pad_top
                     kh_first = max(0, ceil_div(-top, plan.dilation_h))
                     kh_last = min(plan.kernel_h, ceil_div(plan.height - top, plan.dilation_h))
