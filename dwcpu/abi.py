@@ -353,8 +353,8 @@ ERFC_TERMS: dict[str, tuple[float, ...]] = {
 
 
 #: Counts changes of what this file does not hold: names of kernels, arguments of compiled functions, how weights are
-#: packed, what activations compute.
-_OTHER_CHANGES = 15
+#: packed, what activations compute, what fields mean.
+_OTHER_CHANGES = 16
 
 #: A number for all that compiled modules and Python must agree on. Modules that were compiled for another one are left
 #: alone: they would take one field for another, or compute other bits than Numba's kernels.

@@ -84,11 +84,11 @@ def _fused_grid(geometry: Geometry, tile_rows: int, threads: int) -> Grid:
 def splitting_pays(geometry: Geometry, itemsize: int, threads: int) -> bool:
     """Whether `threads` threads are quicker in one pass a step, of which they share all evenly, than by output rows.
 
-    `threads` is two or more.
-    A thread of an inverted residual expands rows that its neighbour expands too; a separable one only reads them.
-    Of 46 shapes on two threads, 3x3 to 33x33 pixels, the one that is not taken would be 5 % faster for one, 4 % for
-    another, and less for all others. On large cores, of 17 shapes, 7 % for one and 5 % for another. By rows each thread
-    also reads all weights, and eight threads of these take longer to read those of 7x7x1024 than to compute.
+    `threads` is two or more. A thread of an inverted residual expands rows that its neighbour expands too; a separable
+    one only reads them. Of 46 shapes on two threads, 3x3 to 33x33 pixels, the one that is not taken would be 5 % faster
+    for one, 4 % for another, and less for all others. On large cores, of 17 shapes, 7 % for one and 5 % for another. By
+    rows each thread also reads all weights, and eight threads of these take longer to read those of 7x7x1024 than to
+    compute.
     """
     if geometry.batch == 0 or not worth_waking(geometry, itemsize):
         return False

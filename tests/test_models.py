@@ -453,9 +453,9 @@ def test_wrong_weights():
         models.load("mobilenet_v1", {**weights, "bn1.bias": np.zeros(8, np.int64)})
     with pytest.raises(ValueError, match="both weights and seed"):
         models.mobilenet_v1(weights, seed=0)
-    with pytest.raises(TypeError, match=r"mobilenet_v2: seed is 1.5; it must be an integer of at least 0; pass"):
+    with pytest.raises(TypeError, match=r"mobilenet_v2: seed is 1.5 of type float; it must be an integer; give one"):
         models.mobilenet_v2(seed=1.5)
-    with pytest.raises(ValueError, match="seed is -3; it must be at least 0; pass seed=3"):
+    with pytest.raises(ValueError, match="mobilenet_v2: seed is -3; it must be at least 0; give 0 or more"):
         models.mobilenet_v2(seed=-3)
     for width in (0, -1, math.nan, math.inf):
         with pytest.raises(ValueError, match="width is"):
@@ -464,7 +464,7 @@ def test_wrong_weights():
         models.mobilenet_v1(width="a", seed=0)
     with pytest.raises(ValueError, match="mobilenet_v1: classes is 0; it must be at least 1"):
         models.mobilenet_v1(classes=0, seed=0)
-    with pytest.raises(TypeError, match=r"mobilenet_v1: classes is 1.5; it must be an integer of at least 1"):
+    with pytest.raises(TypeError, match=r"mobilenet_v1: classes is 1.5 of type float; it must be an integer"):
         models.mobilenet_v1(classes=1.5, seed=0)
 
 

@@ -13,7 +13,6 @@ imagenet_labels.txt name of each of the 1000 classes, one a line
 
 from __future__ import annotations
 
-import operator
 import os
 from collections.abc import Mapping
 from functools import cache
@@ -24,6 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..epilogue import real_number
+from ..padding import normalise_int
 from ..report import LayerRow, Report
 from . import architectures
 from .architectures import Architecture
@@ -143,7 +143,7 @@ def mobilenet_v1(
     classes : int, optional
         As `width`; otherwise 1000.
     seed : int, optional
-        Instead of weights: **untrained** random ones, for timing.
+        From 0 to 2**31 - 1, instead of weights: **untrained** random ones, for timing.
     backend : str
         As for `load`.
 
@@ -168,7 +168,7 @@ def mobilenet_v1(
     width = 1.0 if width is None else real_number(width, "width", "mobilenet_v1")
     if not 0 < width <= 64:
         raise ValueError(f"mobilenet_v1: width is {width}; a number above 0 and at most 64 is needed; pass width=1")
-    classes = 1000 if classes is None else _count("mobilenet_v1", "classes", classes, 1)
+    classes = 1000 if classes is None else normalise_int(classes, "classes", "mobilenet_v1")
     return _make(architectures.mobilenet_v1(width, classes, channels), arrays, seed, backend)
 
 
@@ -209,7 +209,7 @@ def _arrays(name: str, weights: Weights | None, seed: int | None) -> tuple[Mappi
     if seed is not None:
         if weights is not None:
             raise ValueError(f"{name}: both weights and seed are given; seed asks for untrained weights: drop one")
-        _count(name, "seed", seed, 0)
+        normalise_int(seed, "seed", name, 0)
         return None
     if isinstance(weights, Mapping):
         return _without_wrapping(weights), "given arrays"
@@ -219,21 +219,6 @@ def _arrays(name: str, weights: Weights | None, seed: int | None) -> tuple[Mappi
     if weights is None:
         raise FileNotFoundError(f"{name}: no weights are installed; {source.advice}")
     return _without_wrapping(read_weights(weights)), Path(weights).name
-
-
-def _count(name: str, option: str, value: object, least: int) -> int:
-    """An option that is an integer of at least `least`."""
-    try:
-        count = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        raise TypeError(
-            f"{name}: {option} is {value!r}; it must be an integer of at least {least}; pass {option}={least}"
-        ) from None
-    if count < least:
-        raise ValueError(
-            f"{name}: {option} is {count}; it must be at least {least}; pass {option}={max(least, -count)}"
-        )
-    return count
 
 
 def _without_wrapping(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
