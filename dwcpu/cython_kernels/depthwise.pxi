@@ -36,11 +36,13 @@ cdef struct Window:   # of the menu, and what computes its tiles
     Micro side        # as border, half and single, where no row of the patch is outside or not wanted
     Micro side_half
     Micro side_single
-    Micro narrow_3    # rows of so many outputs from end to end, or null: 6 and 7 gain nothing of 3x3 at stride 2
+    Micro narrow_3    # rows of so many outputs from end to end, or null: of 3x3 at stride 2, 6 and 7 gain two at once only
     Micro narrow_5
     Micro narrow_6
     Micro narrow_7
-    bint halved       # whether rows of 13 and 14 are two of seven
+    Micro inner_seven # as inner and ring, of seven columns, or null: narrow_7, which is what is at borders
+    Micro ring_seven
+    i64 most_sevens   # outputs of a row that tiles of seven columns compute
     bint one_by_one   # whether narrow rows are computed one by one, not two at once
 
 
@@ -68,16 +70,19 @@ cdef inline void column_phase(Phase *phase, const Plan *plan, i64 number, i64 ph
         phase, number, phases, plan.stride_w, plan.dilation_w, plan.pad_left, plan.width, plan.out_width)
 
 
-cdef inline Micro narrow_of(const Window *window, const Phase *phase) noexcept nogil:
-    """What computes rows of so many outputs, or null, where tiles of WINDOW_COLUMNS do.
+cdef inline bint few_outside(const Window *window, const Phase *phase) noexcept nogil:
+    """Whether no more columns are outside than tiles test that are wider than one."""
+    cdef i64 edge = window.size // 2
+    return phase.pad <= edge and (phase.outputs - 1) * window.stride + window.size - phase.pad - phase.inputs <= edge
 
-    Where more columns are outside than those that are tested, only some of these are computed one by one.
-    """
-    cdef i64 edge = window.size // 2, outputs = phase.outputs
+
+cdef inline Micro narrow_of(const Window *window, const Phase *phase) noexcept nogil:
+    """What computes rows of so many outputs, or null, where tiles do."""
+    cdef i64 outputs = phase.outputs
     cdef Micro found = NULL
-    if outputs > (2 * MOST_NARROW if window.halved else MOST_NARROW):  # at once: of short calls every test counts
+    if outputs > MOST_NARROW:  # at once: of short calls every test counts
         return NULL
-    if outputs == 7 or (window.halved and outputs >= 2 * MOST_NARROW - 1):
+    if outputs == 7:
         found = window.narrow_7
     elif outputs == 6:
         found = window.narrow_6
@@ -85,10 +90,22 @@ cdef inline Micro narrow_of(const Window *window, const Phase *phase) noexcept n
         found = window.narrow_5
     elif outputs == 3:
         found = window.narrow_3
-    if found != NULL and (
-            phase.pad > edge or (outputs - 1) * window.stride + window.size - phase.pad - phase.inputs > edge):
-        return NULL
-    return found
+    return found if found != NULL and few_outside(window, phase) else NULL
+
+
+cdef inline i64 in_sevens(const Window *window, const Phase *phase) noexcept nogil:
+    """How many outputs of a row tiles of seven columns compute, from the first on.
+
+    One column or five are left to two or three tiles of four, together with the seven before them; six are a tile of
+    seven that slides back. Each takes less than what else there is.
+    """
+    cdef i64 rest
+    if phase.outputs <= MOST_NARROW or phase.outputs > window.most_sevens or not few_outside(window, phase):
+        return 0
+    rest = phase.outputs % MOST_NARROW
+    if rest == MOST_NARROW - 1:
+        return phase.outputs
+    return phase.outputs - rest - (MOST_NARROW if rest == 1 or rest == 5 else 0)
 
 
 cdef void compute(
@@ -116,6 +133,7 @@ cdef void tile_row(
     cdef i64 wanted = HALF if paired else WINDOW_COLUMNS, shift = 1 if paired else 2
     cdef bint whole = start.row_mask == (<i64> 1 << ((WINDOW_ROWS - 1) * stride + size)) - 1
     cdef Micro narrow = NULL if paired else narrow_of(window, phase)
+    cdef i64 sevens = in_sevens(window, phase)
     cdef Tile tile = start[0]
     cdef Micro micro
     while block < block_end:
@@ -124,25 +142,33 @@ cdef void tile_row(
             end = block_end  # the last block, which slides back, not without its neighbour
         column = 0
         while column < phase.outputs:
-            at = smaller(column, phase.outputs - wanted)
+            tile.columns = MOST_NARROW if column < sevens else wanted
+            at = smaller(column, phase.outputs - tile.columns)
             left = at * stride - phase.pad
-            patch = (wanted - 1) * stride + size
+            patch = (tile.columns - 1) * stride + size
             if narrow == NULL and whole and at >= 0 and left >= 0 and left + patch <= phase.inputs and (
-                    paired or phase.outputs - column > HALF):
-                micro = window.wide if paired else window.ring if job.wraps else window.inner
-                tile.columns = wanted
-                tile.count = smaller(  # without a division, which takes as long as half a tile
-                    ((phase.inputs - left - patch) >> (stride // 2 + shift)) + 1, (phase.outputs - at) >> shift)
+                    window.inner_seven != NULL if column < sevens else paired or phase.outputs - column > HALF):
+                if column < sevens:
+                    micro = window.ring_seven if job.wraps else window.inner_seven
+                    tile.count = smaller(
+                        (phase.inputs - left - patch) >> (stride // 2), sevens - at - MOST_NARROW) // MOST_NARROW + 1
+                else:
+                    micro = window.wide if paired else window.ring if job.wraps else window.inner
+                    tile.count = smaller(  # without a division, which takes as long as half a tile
+                        ((phase.inputs - left - patch) >> (stride // 2 + shift)) + 1, (phase.outputs - at) >> shift)
             else:
                 tile.count = 1
                 micro = window.side if whole else window.border
-                tile.columns = WINDOW_COLUMNS
                 if narrow != NULL:
                     micro = narrow
                     tile.columns = smaller(phase.outputs, MOST_NARROW)
+                elif column < sevens:
+                    micro = window.narrow_7
                 elif phase.outputs - column <= HALF and phase.outputs >= HALF:
                     micro = window.side_half if whole else window.half
                     tile.columns = HALF
+                else:
+                    tile.columns = WINDOW_COLUMNS
                 at = smaller(column, phase.outputs - tile.columns)
                 left = at * stride - phase.pad
                 patch = (tile.columns - 1) * stride + size
@@ -318,20 +344,28 @@ cdef void compute_window(
                 t = t_end
 
 
+cdef inline void keep_weights_of(Window *window, const Plan *plan, i64 most_sevens) noexcept nogil:
+    """Have tiles that keep rows of weights compute two narrow rows at once, and rows of up to so many outputs by sevens.
+
+    Not where pixels share sets of eight lines: one row of seven outputs of 3x3 reads 27.
+    """
+    if KEEPS_WEIGHTS(window.size, window.stride, MOST_NARROW):
+        window.one_by_one = plan.x_step * <i64> sizeof(real) % 1024 == 0 and plan.crowded_rows > 0
+        if plan.copy_rows == 0 and not window.one_by_one:
+            window.most_sevens = most_sevens
+
+
 cdef void depthwise_3x3s1(
     const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
     cdef Window window = [
         3, 1, inner_3x3s1, ring_3x3s1, NULL, border_3x3s1, half_3x3s1, single_3x3s1, side_3x3s1, side_half_3x3s1,
-        side_single_3x3s1, narrow_3_3x3s1, narrow_5_3x3s1, narrow_6_3x3s1, narrow_7_3x3s1, False, False]
-    cdef i64 pixel = plan.x_step * <i64> sizeof(real)
-    if HOLDS_WINDOW(3, 1):
-        # Two rows of seven are read from 36 lines and written to 14. Where pixels are a multiple of 1024 bytes apart, sets
-        # of eight lines do not hold these, nor, if it is odd, those of twelve; then tiles of four columns are better, or
-        # one row. Where it is even, they do not hold what tiles of four columns read either.
-        window.one_by_one = pixel % 1024 == 0 and plan.crowded_rows > 0
-        window.halved = plan.copy_rows == 0 and (pixel % 1024 > 0 or (pixel % 2048 == 0 and plan.crowded_rows == 0))
+        side_single_3x3s1, narrow_3_3x3s1, narrow_5_3x3s1, narrow_6_3x3s1, narrow_7_3x3s1, NULL, NULL, 0, False]
+    # Wider rows lose, and where pixels are an odd multiple of 1024 bytes apart, so that twelve lines of a set hold what
+    # tiles of four columns read.
+    keep_weights_of(
+        &window, plan, 0 if plan.x_step * <i64> sizeof(real) % 2048 == 1024 else 2 * MOST_NARROW)
     compute_window(&window, plan, x, residual, out, row_begin, row_end, block_begin, block_end)
 
 
@@ -341,7 +375,11 @@ cdef void depthwise_3x3s2(
 ) noexcept nogil:
     cdef Window window = [
         3, 2, inner_3x3s2, ring_3x3s2, NULL, border_3x3s2, half_3x3s2, single_3x3s2, side_3x3s2, side_half_3x3s2,
-        side_single_3x3s2, narrow_3_3x3s2, narrow_5_3x3s2, NULL, NULL, False, False]
+        side_single_3x3s2, narrow_3_3x3s2, narrow_5_3x3s2, NULL, NULL, NULL, NULL, 0, False]
+    keep_weights_of(&window, plan, 0)
+    if KEEPS_WEIGHTS(3, 2, MOST_NARROW) and plan.copy_rows == 0 and not window.one_by_one:
+        window.narrow_6 = narrow_6_3x3s2
+        window.narrow_7 = narrow_7_3x3s2
     if PAIRED:
         window.wide = wide_3x3s2
     compute_window(&window, plan, x, residual, out, row_begin, row_end, block_begin, block_end)
@@ -353,7 +391,9 @@ cdef void depthwise_5x5s1(
 ) noexcept nogil:
     cdef Window window = [
         5, 1, inner_5x5s1, ring_5x5s1, NULL, border_5x5s1, half_5x5s1, single_5x5s1, side_5x5s1, side_half_5x5s1,
-        side_single_5x5s1, narrow_3_5x5s1, narrow_5_5x5s1, narrow_6_5x5s1, narrow_7_5x5s1, False, False]
+        side_single_5x5s1, narrow_3_5x5s1, narrow_5_5x5s1, narrow_6_5x5s1, narrow_7_5x5s1,
+        inner_seven_5x5s1, ring_seven_5x5s1, 0, False]
+    keep_weights_of(&window, plan, INT64_MAX)
     compute_window(&window, plan, x, residual, out, row_begin, row_end, block_begin, block_end)
 
 
@@ -363,7 +403,9 @@ cdef void depthwise_5x5s2(
 ) noexcept nogil:
     cdef Window window = [
         5, 2, inner_5x5s2, ring_5x5s2, NULL, border_5x5s2, half_5x5s2, single_5x5s2, side_5x5s2, side_half_5x5s2,
-        side_single_5x5s2, narrow_3_5x5s2, narrow_5_5x5s2, narrow_6_5x5s2, narrow_7_5x5s2, False, False]
+        side_single_5x5s2, narrow_3_5x5s2, narrow_5_5x5s2, narrow_6_5x5s2, narrow_7_5x5s2,
+        inner_seven_5x5s2, ring_seven_5x5s2, 0, False]
+    keep_weights_of(&window, plan, INT64_MAX)
     compute_window(&window, plan, x, residual, out, row_begin, row_end, block_begin, block_end)
 
 
@@ -373,7 +415,9 @@ cdef void depthwise_7x7s1(
 ) noexcept nogil:
     cdef Window window = [
         7, 1, inner_7x7s1, ring_7x7s1, NULL, border_7x7s1, half_7x7s1, single_7x7s1, side_7x7s1, side_half_7x7s1,
-        side_single_7x7s1, narrow_3_7x7s1, narrow_5_7x7s1, narrow_6_7x7s1, narrow_7_7x7s1, False, False]
+        side_single_7x7s1, narrow_3_7x7s1, narrow_5_7x7s1, narrow_6_7x7s1, narrow_7_7x7s1,
+        inner_seven_7x7s1, ring_seven_7x7s1, 0, False]
+    keep_weights_of(&window, plan, INT64_MAX)
     compute_window(&window, plan, x, residual, out, row_begin, row_end, block_begin, block_end)
 
 
@@ -383,5 +427,5 @@ cdef void depthwise_7x7s2(
 ) noexcept nogil:
     cdef Window window = [
         7, 2, inner_7x7s2, ring_7x7s2, NULL, border_7x7s2, half_7x7s2, single_7x7s2, side_7x7s2, side_half_7x7s2,
-        side_single_7x7s2, narrow_3_7x7s2, narrow_5_7x7s2, narrow_6_7x7s2, narrow_7_7x7s2, False, False]
+        side_single_7x7s2, narrow_3_7x7s2, narrow_5_7x7s2, narrow_6_7x7s2, narrow_7_7x7s2, NULL, NULL, 0, False]
     compute_window(&window, plan, x, residual, out, row_begin, row_end, block_begin, block_end)

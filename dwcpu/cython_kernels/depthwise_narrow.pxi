@@ -2,7 +2,7 @@
 #
 # Tiles of four columns leave three, five, six or seven to be computed by two that overlap, or by short ones. Here a row
 # of sums is what there is, and each input is loaded once for a row of the window, whose weights stay in registers; where
-# registers hold all of it, both rows of a tile, in which each input is loaded once (border_tile).
+# registers keep those of several rows, both rows of a tile at once (border_tile), longer rows as several of seven, too.
 # Assumes and guarantees what depthwise_tiles.pxi does.
 
 cdef enum:
@@ -46,7 +46,7 @@ cdef inline void narrow_tile(
     cdef real *out
     cdef Block block
     cdef int r, j
-    if HOLDS_WINDOW(size, stride) and tile.rows == WINDOW_ROWS:
+    if KEEPS_WEIGHTS(size, stride, columns) and tile.rows == WINDOW_ROWS:
         border_tile(size, stride, columns, job, tile, block_begin, block_end)
         return
     first_block(&block, size * size, job, tile, block_begin, block_end)
@@ -96,6 +96,16 @@ cdef void narrow_3_3x3s2(const Job *job, const Tile *tile, i64 block_begin, i64 
 
 cdef void narrow_5_3x3s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
     narrow_tile(3, 2, 5, job, tile, block_begin, block_end)
+
+
+cdef void narrow_6_3x3s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    if KEEPS_WEIGHTS(3, 2, 6):
+        narrow_tile(3, 2, 6, job, tile, block_begin, block_end)
+
+
+cdef void narrow_7_3x3s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
+    if KEEPS_WEIGHTS(3, 2, 7):
+        narrow_tile(3, 2, 7, job, tile, block_begin, block_end)
 
 
 cdef void narrow_3_5x5s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:

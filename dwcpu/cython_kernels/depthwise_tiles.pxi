@@ -3,14 +3,14 @@
 #
 # Row after row of the window, and along it column after column; a weight serves all outputs of a tile, which take turns
 # (window_row). Row after row of the patch where some of these are outside the image, where two blocks are computed at once,
-# and where registers hold a window (patch_row): an input serves both rows of outputs. Addresses are those that x86 computes
+# and where registers hold the weights of several rows (patch_row): an input serves both rows of outputs. Addresses are those that x86 computes
 # in a load (v_beside): where a core's other hardware thread is busy, the number of instructions is what counts. There is at
 # least one block.
 
 cdef enum:
     ASKED_TAPS = 72
-    MOST_HELD_TAPS = 9  # HOLDS_WINDOW
-    MOST_NARROW = 7     # outputs of a row that is computed from end to end, or half of one
+    MOST_KEPT = 15      # weights of patch_row
+    MOST_NARROW = 7     # outputs of a row that is computed from end to end
 
 
 cdef struct Job:      # distances in elements
@@ -222,36 +222,53 @@ cdef inline void window_row(
                 acc[i * columns + j] = v_fma_onto(line[at], w, acc[i * columns + j])
 
 
+cdef inline int kept_at(const int size, const int stride, const int row) noexcept nogil:
+    """Where the weights of a row of the window are kept: one that no row of outputs needs any more makes room."""
+    return row % ((WINDOW_ROWS - 1) * stride + 1) * size
+
+
 cdef inline void patch_row(
-    const int size, const int stride, const int columns, const int edge, const int r, const real *x, const vec *window,
+    const int size, const int stride, const int columns, const int edge, const int r, const real *x, const vec *kept,
     i64 column_mask, vec *acc, i64 *steps
 ) noexcept nogil:
-    """Row r of a tile's patch onto both rows of sums, each input loaded once, with all of the window in registers.
+    """Row r of a tile's patch onto both rows of sums, each input loaded once (KEEPS_WEIGHTS).
 
     The first and last `edge` columns of the patch are tested.
     """
     cdef vec v
-    cdef int i, j, k, q, patch = (columns - 1) * stride + size
+    cdef int i, j, k, q, row, patch = (columns - 1) * stride + size
     for q in range(patch):
         if (q < edge or q >= patch - edge) and not v_likely(column_mask & (<i64> 1 << q)):
             continue
         v = v_in_register(v_load(v_beside(x, q, steps)))
         for i in range(WINDOW_ROWS):
+            row = r - i * stride
             for j in range(columns):
                 k = q - j * stride
-                if r - i * stride >= 0 and r - i * stride < size and k >= 0 and k < size:
-                    acc[i * columns + j] = v_fma_onto(v, window[(r - i * stride) * size + k], acc[i * columns + j])
+                if row >= 0 and row < size and k >= 0 and k < size:
+                    acc[i * columns + j] = v_fma_onto(v, kept[kept_at(size, stride, row) + k], acc[i * columns + j])
+
+
+cdef inline void keep_weights(
+    const int size, const int stride, const int r, const real *weights, vec *kept
+) noexcept nogil:
+    """Row r of the window, which the first row of outputs meets on row r of the patch, and the second one later."""
+    cdef int k
+    if r < size:
+        for k in range(size):
+            kept[kept_at(size, stride, r) + k] = v_in_register(v_load(weights + (r * size + k) * LANES))
 
 
 cdef inline void inner_tiles(
-    const int size, const int stride, const bint ring, const Job *job, const Tile *start, i64 block_begin, i64 block_end
+    const int size, const int stride, const int columns, const bint ring, const Job *job, const Tile *start,
+    i64 block_begin, i64 block_end
 ) noexcept nogil:
     """`start.count` whole tiles side by side, all of whose taps are valid.
 
     With `ring` rows may wrap: a load more a row, 2 % of the time of 3x3 windows, so that others have one step for all.
     """
-    cdef vec acc[WINDOW_ROWS * WINDOW_COLUMNS]
-    cdef vec window[MOST_HELD_TAPS]
+    cdef vec acc[WINDOW_ROWS * MOST_NARROW]
+    cdef vec kept[MOST_KEPT]
     cdef vec w
     cdef i64 x_row = job.x_row, x_column = job.x_column, out_row = job.out_row, out_column = job.out_column, t
     cdef i64 steps[4]
@@ -263,33 +280,31 @@ cdef inline void inner_tiles(
         block = first
         while True:
             w = v_load(block.bias)
-            for i in range(WINDOW_ROWS * WINDOW_COLUMNS):
+            for i in range(WINDOW_ROWS * columns):
                 acc[i] = w
             x[0] = block.x
             for r in range(1, stride):
                 x[r] = bytes_on(x[r - 1], job.x_rows[r - 1]) if ring else x[r - 1] + x_row
             if not ring and job.asks_out:
-                for i in range(WINDOW_COLUMNS):
-                    v_prefetch_out(block.out + (WINDOW_COLUMNS + i) * out_column)
-                    v_prefetch_out(block.out + (WINDOW_COLUMNS + i) * out_column + out_row)
+                for i in range(columns):
+                    v_prefetch_out(block.out + (columns + i) * out_column)
+                    v_prefetch_out(block.out + (columns + i) * out_column + out_row)
             steps_of(x_column, steps)
-            if HOLDS_WINDOW(size, stride):
-                for r in range(size * size):
-                    window[r] = v_in_register(v_load(block.weights + r * LANES))
-                for r in range((WINDOW_ROWS - 1) * stride + size):
-                    if r >= stride:
-                        x[r] = v_anew(bytes_on(x[r - 1], job.x_rows[r - 1]) if ring else x[r - 1] + x_row)
-                    patch_row(size, stride, WINDOW_COLUMNS, 0, r, x[r], window, 0, acc, steps)
-            for r in range(0 if HOLDS_WINDOW(size, stride) else size):
+            for r in range((WINDOW_ROWS - 1) * stride + size if KEEPS_WEIGHTS(size, stride, columns) else 0):
+                if r >= stride:
+                    x[r] = v_anew(bytes_on(x[r - 1], job.x_rows[r - 1]) if ring else x[r - 1] + x_row)
+                keep_weights(size, stride, r, block.weights, kept)
+                patch_row(size, stride, columns, 0, r, x[r], kept, 0, acc, steps)
+            for r in range(0 if KEEPS_WEIGHTS(size, stride, columns) else size):
                 last = r + stride - 1
                 x[last + 1] = v_anew(bytes_on(x[last], job.x_rows[last]) if ring else x[last] + x_row)
                 window_row(
-                    size, stride, WINDOW_COLUMNS, 0, x[r], x[r + stride], block.weights + r * size * LANES, 0, acc, steps)
-            finish(WINDOW_COLUMNS, job, out_row, out_column, WINDOW_ROWS, acc, block.out)
+                    size, stride, columns, 0, x[r], x[r + stride], block.weights + r * size * LANES, 0, acc, steps)
+            finish(columns, job, out_row, out_column, WINDOW_ROWS, acc, block.out)
             if not next_block(&block, size * size):
                 break
-        first.x += WINDOW_COLUMNS * stride * x_column
-        first.out += WINDOW_COLUMNS * out_column
+        first.x += columns * stride * x_column
+        first.out += columns * out_column
 
 
 cdef inline void half_row(
@@ -352,7 +367,7 @@ cdef inline void side_tile(
     """
     cdef int edge = size // 2 if columns > 1 else size
     cdef vec acc[WINDOW_ROWS * WINDOW_COLUMNS]
-    cdef vec window[MOST_HELD_TAPS]
+    cdef vec kept[MOST_KEPT]
     cdef vec v
     cdef i64 x_column = job.x_column, out_row = job.out_row, out_column = job.out_column, column_mask = tile.column_mask
     cdef i64 steps[4]
@@ -369,13 +384,11 @@ cdef inline void side_tile(
         for r in range(stride):
             y = bytes_on(y, job.x_rows[r])
         steps_of(x_column, steps)
-        if HOLDS_WINDOW(size, stride):
-            for r in range(size * size):
-                window[r] = v_in_register(v_load(block.weights + r * LANES))
-            for r in range((WINDOW_ROWS - 1) * stride + size):
-                patch_row(size, stride, columns, edge, r, v_anew(x), window, column_mask, acc, steps)
-                x = bytes_on(x, job.x_rows[r])
-        for r in range(0 if HOLDS_WINDOW(size, stride) else size):
+        for r in range((WINDOW_ROWS - 1) * stride + size if KEEPS_WEIGHTS(size, stride, columns) else 0):
+            keep_weights(size, stride, r, block.weights, kept)
+            patch_row(size, stride, columns, edge, r, v_anew(x), kept, column_mask, acc, steps)
+            x = bytes_on(x, job.x_rows[r])
+        for r in range(0 if KEEPS_WEIGHTS(size, stride, columns) else size):
             x = v_anew(x)
             y = v_anew(y)
             window_row(size, stride, columns, edge, x, y, block.weights + r * size * LANES, column_mask, acc, steps)
@@ -399,7 +412,7 @@ cdef inline void border_tile(
     cdef vec acc[WINDOW_ROWS * MOST_NARROW]
     cdef vec line[MOST_PATCH_COLUMNS]
     cdef vec w[WINDOW_ROWS]
-    cdef vec window[MOST_HELD_TAPS]
+    cdef vec kept[MOST_KEPT]
     cdef vec v
     cdef i64 x_column = job.x_column, out_row = job.out_row, out_column = job.out_column
     cdef i64 row_mask = tile.row_mask, column_mask = tile.column_mask, rows = tile.rows
@@ -413,17 +426,16 @@ cdef inline void border_tile(
         v = v_load(block.bias)
         for i in range(WINDOW_ROWS * columns):
             acc[i] = v
-        if HOLDS_WINDOW(size, stride):
-            for i in range(size * size):
-                window[i] = v_in_register(v_load(block.weights + i * LANES))
         x = block.x
         steps_of(x_column, steps)
         for r in range((WINDOW_ROWS - 1) * stride + size):
             x = v_anew(x)
+            if KEEPS_WEIGHTS(size, stride, columns):
+                keep_weights(size, stride, r, block.weights, kept)
             if v_likely(row_mask & (<i64> 1 << r)):
-                if HOLDS_WINDOW(size, stride):
-                    patch_row(size, stride, columns, edge, r, x, window, column_mask, acc, steps)
-                for k in range(0 if HOLDS_WINDOW(size, stride) else size):
+                if KEEPS_WEIGHTS(size, stride, columns):
+                    patch_row(size, stride, columns, edge, r, x, kept, column_mask, acc, steps)
+                for k in range(0 if KEEPS_WEIGHTS(size, stride, columns) else size):
                     weights_of(size, stride, r, k, False, block.weights, w)
                     for j in range(columns):
                         q = k + j * stride

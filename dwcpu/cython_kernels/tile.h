@@ -57,9 +57,10 @@
 #define AHEAD_LINES(rows, vectors) /* that a turn asks for: as many inputs as it takes, or its share of a panel */ \
     ((((rows) * TURN > (vectors) * LANES ? (rows) * TURN : (vectors) * LANES) + LINE - 1) / LINE)
 #define NEVER ((const real *)UINTPTR_MAX) /* an end that is not reached */
-/* Whether 32 registers hold all of a window beside a tile's sums, so that each input is loaded once: 3x3 at stride 1 takes
-   0.91 to 0.99 of the time (Granite Rapids; images of a single row 1.04), at stride 2 as long. */
-#define HOLDS_WINDOW(size, stride) (DWCPU_VECTOR_BYTES == 64 && (size) == 3 && (stride) == 1)
+/* Whether registers keep the weights of as many rows of a window as a row of inputs meets, so that each input of a tile is
+   loaded once. It takes 32 of them. */
+#define KEEPS_WEIGHTS(size, stride, columns) (DWCPU_VECTOR_BYTES == 64 && \
+    ((stride) == 1 || (size) == 5 || ((size) == 3 && (columns) > WINDOW_COLUMNS)))
 #define WINDOW_ROWS 2
 #define WINDOW_COLUMNS 4
 /* Tiles of few channels, several pixels to a vector: four rows where sums of four times four vectors leave registers. */

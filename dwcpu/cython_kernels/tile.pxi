@@ -4,7 +4,7 @@
 # at every call; vectors.h makes the compiler inline them always, so that loops over those arguments unroll and arrays of
 # `vec` become registers. Everything else is an ordinary function.
 
-from libc.stdint cimport int64_t, uint64_t, uintptr_t
+from libc.stdint cimport INT64_MAX, int64_t, uint64_t, uintptr_t
 from libc.string cimport memmove
 
 ctypedef int64_t i64
@@ -55,7 +55,7 @@ cdef extern from "tile.h" nogil:
     bint IS_SHORT_OF_REGISTERS
     bint v_in_two_turns() noexcept
     int AHEAD_LINES(int rows, int vectors) noexcept
-    bint HOLDS_WINDOW(int size, int stride) noexcept
+    bint KEEPS_WEIGHTS(int size, int stride, int columns) noexcept
     bint IS_FULL(int rows, int vectors) noexcept
     const real *v_anew(const real *p) noexcept
     real *v_anew_out "(real *)v_anew"(real *p) noexcept
