@@ -88,8 +88,7 @@ def asks_out(kernel: Kernel, geometry: ConvGeometry) -> bool:
     Where a vector is a line, tiles of matrix products write to so many at once that the CPU fetches them too late, even
     those of eight rows. Those of AVX2 write to half as many: to ask would take them 2 to 4 % longer. On large cores
     depthwise windows at stride 1 gain too, 80x80x200 3x3 0.75 to 0.94 of the time, 160x160x96 0.80 to 0.97, at stride 2
-    1.0 to 1.05, and tiles of colours, 0.96 to 0.98, MobileNetV1 0.994. Where pixels begin between lines so do smaller
-    results of 3x3 windows: 60x60x90 0.87, 56x56x100 0.92, 64x64x72 0.98, 56x56x360 at stride 2 0.92, 100x100x33 1.01.
+    1.0 to 1.05, and tiles of colours, 0.96 to 0.98, MobileNetV1 0.994.
     """
     size, row = _bytes(geometry.out_shape, kernel), geometry.out_channels * kernel.dtype.itemsize
     l2, large = runtime.cache_sizes().l2, runtime.large_core()
@@ -100,9 +99,7 @@ def asks_out(kernel: Kernel, geometry: ConvGeometry) -> bool:
         compiled = kernel.backend == "cython"
         return large and compiled and colours and row >= _LEAST_ROW_OF_COLOURS and size > 0.7 * l2
     if kernel.op == "depthwise":
-        between = row % LINE > 0 and (geometry.kernel_h, geometry.kernel_w) == (3, 3)
-        fills = size > 0.5 * l2 if between else geometry.stride_w == 1 and size > 1.5 * l2
-        return large and kernel.copies and fills
+        return large and kernel.copies and geometry.stride_w == 1 and size > 1.5 * l2
     return row >= _LEAST_ROW and size > l2 if large else size > 2 * l2
 
 

@@ -36,7 +36,7 @@ WINDOWS = {"3x3s1": 9, "3x3s2": 9, "5x5s1": 25}
 COMPILED_WINDOWS = {f"inner_{size}x{size}s{stride}": size * size for size in (3, 5, 7) for stride in (1, 2)}
 COMPILED_WINDOWS |= {"wide_3x3s2": 9}
 #: Tiles of seven columns, whose two rows of outputs find their weights in registers: instructions for a multiply-add.
-SEVENS = {"inner_seven_5x5s1": 1.65, "inner_seven_5x5s2": 1.95, "inner_seven_7x7s1": 1.5}
+SEVENS = {"inner_seven_5x5s1": 1.8, "inner_seven_5x5s2": 1.95, "inner_seven_7x7s1": 1.5}
 #: Rows of seven outputs, two at once if they find their weights so.
 PAIRS = ("3x3s1", "3x3s2", "5x5s1", "5x5s2", "7x7s1")
 

@@ -1,4 +1,4 @@
-"""What tiles of matrix products ask for ahead, as a compiled module tells that writes down each address."""
+"""What tiles of matrix products and windows ask for ahead, as a compiled module tells that writes down each address."""
 
 from __future__ import annotations
 
@@ -195,3 +195,33 @@ def test_windows_ask_for_their_weights(tree: Path, size: int, channels: int, pix
     found = lines(begin, begin + length, asked)
     assert found == set(range(min(found), (length + 63) // 64))
     assert min(found) <= 2 * 72 + size * size
+
+
+#: Runs a window whose outputs begin so many bytes behind a line, and prints where they lie.
+STRADDLING = """
+import sys
+import numpy as np
+import dwcpu
+from dwcpu import arrays
+
+size, width, behind, crowded = map(int, sys.argv[1:])
+x, raw = (arrays.aligned((1, size, width, 64), np.dtype(np.float32)) for _ in range(2))
+x[...], raw = 1, arrays.aligned(x.nbytes + 64, np.dtype(np.uint8))
+out = np.ndarray(x.shape, x.dtype, raw, behind)
+layer = dwcpu.DepthwiseConv2d(np.ones((3, 3, 64), np.float32), padding="same", backend="cython")
+(node,) = layer.nodes(x.shape, 1)
+node.operation.plan["crowded_rows"] = crowded
+node.operation.run(x, None, out, 1)
+print(out.ctypes.data, out.nbytes)
+"""
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("width", [6, 7, 14, 30])
+def test_windows_ask_for_second_lines_of_their_outputs(tree: Path, width: int) -> None:
+    """Where these begin between lines: all but the first of each row, at borders too."""
+    for behind, crowded in ((16, 0), (0, 0), (16, 7)):
+        (begin, size), asked = asked_by(tree, STRADDLING, 6, width, behind, crowded)
+        wanted = {begin // 64 + line for line in range(1, size // 64 + 1)} if (behind, crowded) == (16, 0) else set()
+        own = {address // 64 for address in asked if begin <= address < begin + size + 64}
+        assert (own >= wanted) if wanted else not own

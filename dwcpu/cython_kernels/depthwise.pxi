@@ -315,7 +315,9 @@ cdef void compute_window(
     job.hardswish = HARDSWISH_NUMBERS if plan.hardswish else NULL
     job.adds = residual != NULL
     job.added = (<i64> residual - <i64> out) // <i64> sizeof(real) if job.adds else 0
-    job.asks_out = plan.asks_out != 0
+    job.straddles = not PAIRED and plan.crowded_rows == 0 and (
+        (<i64> out | plan.out_step * <i64> sizeof(real)) % <i64> (LINE * sizeof(real)) != 0)
+    job.asks_out = job.straddles or plan.asks_out != 0
     job.special = job.adds or plan.hardswish
     job.low = <real> plan.low
     job.high = <real> plan.high
