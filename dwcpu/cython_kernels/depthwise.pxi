@@ -11,11 +11,16 @@
 # phases of rows then, and no copies (see abi.py).
 # Loops, outermost first: images; phases (see below), those of columns in turn after plan.block_rows rows (0: all);
 # rows of tiles; passes of plan.block_channels channel blocks (0: all), whose input rows and weights stay in L1 along
-# the row; tiles (depthwise_tiles.pxi), or narrow rows from end to end (depthwise_narrow.pxi); channel blocks.
+# the row; tiles (depthwise_tiles.pxi, depthwise_sevens.pxi), or narrow rows from end to end (depthwise_narrow.pxi); channel
+# blocks.
 #
 # Dilation. With g = gcd(stride, dilation), output o = a + (dilation / g) * t reads the inputs at a * stride - pad +
 # dilation * ((stride / g) * t + k): for each phase a an undilated convolution of stride stride / g on every
 # dilation-th input. So dilated outputs share their inputs in a register tile as others do.
+
+cdef enum:
+    MOST_BYTES_IN_SEVENS = 27 << 9  # of a row of 3x3's inputs; measured on 48 KiB of L1
+
 
 cdef struct Phase:
     i64 outputs       # of this phase
@@ -40,8 +45,11 @@ cdef struct Window:   # of the menu, and what computes its tiles
     Micro narrow_5
     Micro narrow_6
     Micro narrow_7
-    Micro inner_seven # as inner and ring, of seven columns, or null: narrow_7, which is what is at borders
+    Micro inner_seven # as inner and ring, of seven columns
     Micro ring_seven
+    Micro left_seven  # the same at borders, size / 2 of whose patch's columns are outside, or null: narrow_7 is for any
+    Micro right_seven
+    Micro both_seven
     i64 most_sevens   # outputs of a row that tiles of seven columns compute
     bint one_by_one   # whether narrow rows are computed one by one, not two at once
 
@@ -108,6 +116,17 @@ cdef inline i64 in_sevens(const Window *window, const Phase *phase) noexcept nog
     return phase.outputs - rest - (MOST_NARROW if rest == 1 or rest == 5 else 0)
 
 
+cdef inline Micro seven_at_border(const Window *window, const Phase *phase, i64 left) noexcept nogil:
+    """What computes a tile of seven columns whose patch begins at `left`, all of whose rows are in the image."""
+    cdef i64 edge = window.size // 2, beyond = left + (MOST_NARROW - 1) * window.stride + window.size - phase.inputs
+    cdef Micro found = NULL
+    if left == -edge:
+        found = window.both_seven if beyond == edge else window.left_seven if beyond <= 0 else NULL
+    elif left >= 0 and beyond == edge:
+        found = window.right_seven
+    return found if found != NULL else window.narrow_7
+
+
 cdef void compute(
     Micro micro, const Plan *plan, const Job *job, const Tile *tile, i64 block_begin, i64 block_end
 ) noexcept nogil:
@@ -147,7 +166,7 @@ cdef void tile_row(
             left = at * stride - phase.pad
             patch = (tile.columns - 1) * stride + size
             if narrow == NULL and whole and at >= 0 and left >= 0 and left + patch <= phase.inputs and (
-                    window.inner_seven != NULL if column < sevens else paired or phase.outputs - column > HALF):
+                    paired or column < sevens or phase.outputs - column > HALF):
                 if column < sevens:
                     micro = window.ring_seven if job.wraps else window.inner_seven
                     tile.count = smaller(
@@ -159,11 +178,12 @@ cdef void tile_row(
             else:
                 tile.count = 1
                 micro = window.side if whole else window.border
-                if narrow != NULL:
-                    micro = narrow
+                if narrow != NULL or column < sevens:
+                    micro = narrow if narrow != NULL else window.narrow_7
                     tile.columns = smaller(phase.outputs, MOST_NARROW)
-                elif column < sevens:
-                    micro = window.narrow_7
+                    if whole and tile.columns == MOST_NARROW and tile.rows == WINDOW_ROWS and not job.wraps:
+                        at = smaller(column, phase.outputs - MOST_NARROW)
+                        micro = seven_at_border(window, phase, at * stride - phase.pad)
                 elif phase.outputs - column <= HALF and phase.outputs >= HALF:
                     micro = window.side_half if whole else window.half
                     tile.columns = HALF
@@ -351,7 +371,9 @@ cdef inline void keep_weights_of(Window *window, const Plan *plan, i64 most_seve
 
     Not where pixels share sets of eight lines: one row of seven outputs of 3x3 reads 27.
     """
-    if KEEPS_WEIGHTS(window.size, window.stride, MOST_NARROW):
+    if not KEEPS_WEIGHTS(window.size, window.stride, MOST_NARROW):
+        window.left_seven = window.right_seven = window.both_seven = NULL
+    else:
         window.one_by_one = plan.x_step * <i64> sizeof(real) % 1024 == 0 and plan.crowded_rows > 0
         if plan.copy_rows == 0 and not window.one_by_one:
             window.most_sevens = most_sevens
@@ -363,11 +385,17 @@ cdef void depthwise_3x3s1(
 ) noexcept nogil:
     cdef Window window = [
         3, 1, inner_3x3s1, ring_3x3s1, NULL, border_3x3s1, half_3x3s1, single_3x3s1, side_3x3s1, side_half_3x3s1,
-        side_single_3x3s1, narrow_3_3x3s1, narrow_5_3x3s1, narrow_6_3x3s1, narrow_7_3x3s1, NULL, NULL, 0, False]
-    # Wider rows lose, and where pixels are an odd multiple of 1024 bytes apart, so that twelve lines of a set hold what
-    # tiles of four columns read.
-    keep_weights_of(
-        &window, plan, 0 if plan.x_step * <i64> sizeof(real) % 2048 == 1024 else 2 * MOST_NARROW)
+        side_single_3x3s1, narrow_3_3x3s1, narrow_5_3x3s1, narrow_6_3x3s1, narrow_7_3x3s1,
+        inner_seven_3x3s1, ring_seven_3x3s1, left_seven_3x3s1, right_seven_3x3s1, both_seven_3x3s1, 0, False]
+    # By sevens wide rows take 0.94 to 0.96 of the time where L1 holds most of the four that two rows of outputs read, else
+    # 1.01 to 1.04. Where pixels are an odd multiple of 1024 bytes apart, twelve lines of a set hold what tiles of four
+    # columns read, but not those.
+    cdef i64 pixel = plan.x_step * <i64> sizeof(real), most = 2 * MOST_NARROW
+    if pixel % 2048 == 1024:
+        most = 0
+    elif plan.crowded_rows == 0 and plan.width * pixel <= MOST_BYTES_IN_SEVENS:
+        most = INT64_MAX
+    keep_weights_of(&window, plan, most)
     compute_window(&window, plan, x, residual, out, row_begin, row_end, block_begin, block_end)
 
 
@@ -377,7 +405,7 @@ cdef void depthwise_3x3s2(
 ) noexcept nogil:
     cdef Window window = [
         3, 2, inner_3x3s2, ring_3x3s2, NULL, border_3x3s2, half_3x3s2, single_3x3s2, side_3x3s2, side_half_3x3s2,
-        side_single_3x3s2, narrow_3_3x3s2, narrow_5_3x3s2, NULL, NULL, NULL, NULL, 0, False]
+        side_single_3x3s2, narrow_3_3x3s2, narrow_5_3x3s2, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0, False]
     keep_weights_of(&window, plan, 0)
     if KEEPS_WEIGHTS(3, 2, MOST_NARROW) and plan.copy_rows == 0 and not window.one_by_one:
         window.narrow_6 = narrow_6_3x3s2
@@ -394,7 +422,7 @@ cdef void depthwise_5x5s1(
     cdef Window window = [
         5, 1, inner_5x5s1, ring_5x5s1, NULL, border_5x5s1, half_5x5s1, single_5x5s1, side_5x5s1, side_half_5x5s1,
         side_single_5x5s1, narrow_3_5x5s1, narrow_5_5x5s1, narrow_6_5x5s1, narrow_7_5x5s1,
-        inner_seven_5x5s1, ring_seven_5x5s1, 0, False]
+        inner_seven_5x5s1, ring_seven_5x5s1, left_seven_5x5s1, right_seven_5x5s1, both_seven_5x5s1, 0, False]
     keep_weights_of(&window, plan, INT64_MAX)
     compute_window(&window, plan, x, residual, out, row_begin, row_end, block_begin, block_end)
 
@@ -406,7 +434,7 @@ cdef void depthwise_5x5s2(
     cdef Window window = [
         5, 2, inner_5x5s2, ring_5x5s2, NULL, border_5x5s2, half_5x5s2, single_5x5s2, side_5x5s2, side_half_5x5s2,
         side_single_5x5s2, narrow_3_5x5s2, narrow_5_5x5s2, narrow_6_5x5s2, narrow_7_5x5s2,
-        inner_seven_5x5s2, ring_seven_5x5s2, 0, False]
+        inner_seven_5x5s2, ring_seven_5x5s2, NULL, NULL, NULL, 0, False]
     keep_weights_of(&window, plan, INT64_MAX)
     compute_window(&window, plan, x, residual, out, row_begin, row_end, block_begin, block_end)
 
@@ -418,7 +446,7 @@ cdef void depthwise_7x7s1(
     cdef Window window = [
         7, 1, inner_7x7s1, ring_7x7s1, NULL, border_7x7s1, half_7x7s1, single_7x7s1, side_7x7s1, side_half_7x7s1,
         side_single_7x7s1, narrow_3_7x7s1, narrow_5_7x7s1, narrow_6_7x7s1, narrow_7_7x7s1,
-        inner_seven_7x7s1, ring_seven_7x7s1, 0, False]
+        inner_seven_7x7s1, ring_seven_7x7s1, left_seven_7x7s1, right_seven_7x7s1, both_seven_7x7s1, 0, False]
     keep_weights_of(&window, plan, INT64_MAX)
     compute_window(&window, plan, x, residual, out, row_begin, row_end, block_begin, block_end)
 
@@ -429,5 +457,6 @@ cdef void depthwise_7x7s2(
 ) noexcept nogil:
     cdef Window window = [
         7, 2, inner_7x7s2, ring_7x7s2, NULL, border_7x7s2, half_7x7s2, single_7x7s2, side_7x7s2, side_half_7x7s2,
-        side_single_7x7s2, narrow_3_7x7s2, narrow_5_7x7s2, narrow_6_7x7s2, narrow_7_7x7s2, NULL, NULL, 0, False]
+        side_single_7x7s2, narrow_3_7x7s2, narrow_5_7x7s2, narrow_6_7x7s2, narrow_7_7x7s2,
+        NULL, NULL, NULL, NULL, NULL, 0, False]
     compute_window(&window, plan, x, residual, out, row_begin, row_end, block_begin, block_end)

@@ -1,11 +1,11 @@
 # The tiles of depthwise_tiles.pxi for each window that is compiled, as depthwise.pxi has their addresses.
 
 cdef void inner_3x3s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    inner_tiles(3, 1, WINDOW_COLUMNS, False, job, tile, block_begin, block_end)
+    inner_tiles(3, 1, WINDOW_COLUMNS, 0, False, job, tile, block_begin, block_end)
 
 
 cdef void ring_3x3s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    inner_tiles(3, 1, WINDOW_COLUMNS, True, job, tile, block_begin, block_end)
+    inner_tiles(3, 1, WINDOW_COLUMNS, 0, True, job, tile, block_begin, block_end)
 
 
 cdef void border_3x3s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
@@ -33,11 +33,11 @@ cdef void side_single_3x3s1(const Job *job, const Tile *tile, i64 block_begin, i
 
 
 cdef void inner_3x3s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    inner_tiles(3, 2, WINDOW_COLUMNS, False, job, tile, block_begin, block_end)
+    inner_tiles(3, 2, WINDOW_COLUMNS, 0, False, job, tile, block_begin, block_end)
 
 
 cdef void ring_3x3s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    inner_tiles(3, 2, WINDOW_COLUMNS, True, job, tile, block_begin, block_end)
+    inner_tiles(3, 2, WINDOW_COLUMNS, 0, True, job, tile, block_begin, block_end)
 
 
 cdef void wide_3x3s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
@@ -70,21 +70,11 @@ cdef void side_single_3x3s2(const Job *job, const Tile *tile, i64 block_begin, i
 
 
 cdef void inner_5x5s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    inner_tiles(5, 1, WINDOW_COLUMNS, False, job, tile, block_begin, block_end)
+    inner_tiles(5, 1, WINDOW_COLUMNS, 0, False, job, tile, block_begin, block_end)
 
 
 cdef void ring_5x5s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    inner_tiles(5, 1, WINDOW_COLUMNS, True, job, tile, block_begin, block_end)
-
-
-cdef void inner_seven_5x5s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    if KEEPS_WEIGHTS(5, 1, MOST_NARROW):
-        inner_tiles(5, 1, MOST_NARROW, False, job, tile, block_begin, block_end)
-
-
-cdef void ring_seven_5x5s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    if KEEPS_WEIGHTS(5, 1, MOST_NARROW):
-        inner_tiles(5, 1, MOST_NARROW, True, job, tile, block_begin, block_end)
+    inner_tiles(5, 1, WINDOW_COLUMNS, 0, True, job, tile, block_begin, block_end)
 
 
 cdef void border_5x5s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
@@ -112,21 +102,11 @@ cdef void side_single_5x5s1(const Job *job, const Tile *tile, i64 block_begin, i
 
 
 cdef void inner_5x5s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    inner_tiles(5, 2, WINDOW_COLUMNS, False, job, tile, block_begin, block_end)
+    inner_tiles(5, 2, WINDOW_COLUMNS, 0, False, job, tile, block_begin, block_end)
 
 
 cdef void ring_5x5s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    inner_tiles(5, 2, WINDOW_COLUMNS, True, job, tile, block_begin, block_end)
-
-
-cdef void inner_seven_5x5s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    if KEEPS_WEIGHTS(5, 2, MOST_NARROW):
-        inner_tiles(5, 2, MOST_NARROW, False, job, tile, block_begin, block_end)
-
-
-cdef void ring_seven_5x5s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    if KEEPS_WEIGHTS(5, 2, MOST_NARROW):
-        inner_tiles(5, 2, MOST_NARROW, True, job, tile, block_begin, block_end)
+    inner_tiles(5, 2, WINDOW_COLUMNS, 0, True, job, tile, block_begin, block_end)
 
 
 cdef void border_5x5s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
@@ -154,21 +134,11 @@ cdef void side_single_5x5s2(const Job *job, const Tile *tile, i64 block_begin, i
 
 
 cdef void inner_7x7s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    inner_tiles(7, 1, WINDOW_COLUMNS, False, job, tile, block_begin, block_end)
+    inner_tiles(7, 1, WINDOW_COLUMNS, 0, False, job, tile, block_begin, block_end)
 
 
 cdef void ring_7x7s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    inner_tiles(7, 1, WINDOW_COLUMNS, True, job, tile, block_begin, block_end)
-
-
-cdef void inner_seven_7x7s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    if KEEPS_WEIGHTS(7, 1, MOST_NARROW):
-        inner_tiles(7, 1, MOST_NARROW, False, job, tile, block_begin, block_end)
-
-
-cdef void ring_seven_7x7s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    if KEEPS_WEIGHTS(7, 1, MOST_NARROW):
-        inner_tiles(7, 1, MOST_NARROW, True, job, tile, block_begin, block_end)
+    inner_tiles(7, 1, WINDOW_COLUMNS, 0, True, job, tile, block_begin, block_end)
 
 
 cdef void border_7x7s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
@@ -196,11 +166,11 @@ cdef void side_single_7x7s1(const Job *job, const Tile *tile, i64 block_begin, i
 
 
 cdef void inner_7x7s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    inner_tiles(7, 2, WINDOW_COLUMNS, False, job, tile, block_begin, block_end)
+    inner_tiles(7, 2, WINDOW_COLUMNS, 0, False, job, tile, block_begin, block_end)
 
 
 cdef void ring_7x7s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:
-    inner_tiles(7, 2, WINDOW_COLUMNS, True, job, tile, block_begin, block_end)
+    inner_tiles(7, 2, WINDOW_COLUMNS, 0, True, job, tile, block_begin, block_end)
 
 
 cdef void border_7x7s2(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:

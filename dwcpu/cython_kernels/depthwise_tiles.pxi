@@ -1,16 +1,19 @@
 # The register tiles of depthwise.pxi, which says what they assume and guarantee: WINDOW_ROWS x WINDOW_COLUMNS outputs
-# of one vector of channels, or fewer at borders. For which windows there are functions is in depthwise_menu.pxi.
+# of one vector of channels, or seven columns, or fewer at borders. For which windows there are functions is in
+# depthwise_menu.pxi, depthwise_narrow.pxi and depthwise_sevens.pxi.
 #
 # Row after row of the window, and along it column after column; a weight serves all outputs of a tile, which take turns
 # (window_row). Row after row of the patch where some of these are outside the image, where two blocks are computed at once,
-# and where registers hold the weights of several rows (patch_row): an input serves both rows of outputs. Addresses are those that x86 computes
-# in a load (v_beside): where a core's other hardware thread is busy, the number of instructions is what counts. There is at
-# least one block.
+# and where registers keep the weights of several rows (patch_row): an input serves both rows of outputs. Addresses are those
+# that x86 computes in a load (v_beside): where a core's other hardware thread is busy, the number of instructions is what
+# counts. There is at least one block.
 
 cdef enum:
     ASKED_TAPS = 72
     MOST_KEPT = 15      # weights of patch_row
-    MOST_NARROW = 7     # outputs of a row that is computed from end to end
+    MOST_NARROW = 7     # outputs of a row that is computed from end to end, and columns of the widest tile
+    CUT_LEFT = 1        # size / 2 columns of a patch that are outside the image, on either side
+    CUT_RIGHT = 2
 
 
 cdef struct Job:      # distances in elements
@@ -245,16 +248,16 @@ cdef inline int kept_at(const int size, const int stride, const int row) noexcep
 
 
 cdef inline void patch_row(
-    const int size, const int stride, const int columns, const int edge, const int r, const real *x, const vec *kept,
-    i64 column_mask, vec *acc, i64 *steps
+    const int size, const int stride, const int columns, const int cut, const int edge, const int r, const real *x,
+    const vec *kept, i64 column_mask, vec *acc, i64 *steps
 ) noexcept nogil:
     """Row r of a tile's patch onto both rows of sums, each input loaded once (KEEPS_WEIGHTS).
 
-    The first and last `edge` columns of the patch are tested.
+    The first and last `edge` columns of the patch are tested; of those that are cut nothing is read.
     """
     cdef vec v
     cdef int i, j, k, q, row, patch = (columns - 1) * stride + size
-    for q in range(patch):
+    for q in range(size // 2 if cut & CUT_LEFT else 0, patch - size // 2 if cut & CUT_RIGHT else patch):
         if (q < edge or q >= patch - edge) and not v_likely(column_mask & (<i64> 1 << q)):
             continue
         v = v_in_register(v_load(v_beside(x, q, steps)))
@@ -277,12 +280,13 @@ cdef inline void keep_weights(
 
 
 cdef inline void inner_tiles(
-    const int size, const int stride, const int columns, const bint ring, const Job *job, const Tile *start,
+    const int size, const int stride, const int columns, const int cut, const bint ring, const Job *job, const Tile *start,
     i64 block_begin, i64 block_end
 ) noexcept nogil:
     """`start.count` whole tiles side by side, all of whose taps are valid.
 
     With `ring` rows may wrap: a load more a row, 2 % of the time of 3x3 windows, so that others have one step for all.
+    Or one tile, of whose patch's columns size / 2 are outside on the sides that are cut.
     """
     cdef vec acc[WINDOW_ROWS * MOST_NARROW]
     cdef vec kept[MOST_KEPT]
@@ -309,7 +313,7 @@ cdef inline void inner_tiles(
                 if r >= stride:
                     x[r] = v_anew(bytes_on(x[r - 1], job.x_rows[r - 1]) if ring else x[r - 1] + x_row)
                 keep_weights(size, stride, r, block.weights, kept)
-                patch_row(size, stride, columns, 0, r, x[r], kept, 0, acc, steps)
+                patch_row(size, stride, columns, cut, 0, r, x[r], kept, 0, acc, steps)
             for r in range(0 if KEEPS_WEIGHTS(size, stride, columns) else size):
                 last = r + stride - 1
                 x[last + 1] = v_anew(bytes_on(x[last], job.x_rows[last]) if ring else x[last] + x_row)
@@ -403,7 +407,7 @@ cdef inline void side_tile(
         steps_of(x_column, steps)
         for r in range((WINDOW_ROWS - 1) * stride + size if KEEPS_WEIGHTS(size, stride, columns) else 0):
             keep_weights(size, stride, r, block.weights, kept)
-            patch_row(size, stride, columns, edge, r, v_anew(x), kept, column_mask, acc, steps)
+            patch_row(size, stride, columns, 0, edge, r, v_anew(x), kept, column_mask, acc, steps)
             x = bytes_on(x, job.x_rows[r])
         for r in range(0 if KEEPS_WEIGHTS(size, stride, columns) else size):
             x = v_anew(x)
@@ -453,7 +457,7 @@ cdef inline void border_tile(
                 keep_weights(size, stride, r, block.weights, kept)
             if v_likely(row_mask & (<i64> 1 << r)):
                 if KEEPS_WEIGHTS(size, stride, columns):
-                    patch_row(size, stride, columns, edge, r, x, kept, column_mask, acc, steps)
+                    patch_row(size, stride, columns, 0, edge, r, x, kept, column_mask, acc, steps)
                 for k in range(0 if KEEPS_WEIGHTS(size, stride, columns) else size):
                     weights_of(size, stride, r, k, False, block.weights, w)
                     for j in range(columns):
