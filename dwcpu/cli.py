@@ -186,7 +186,7 @@ def _classify(options: argparse.Namespace) -> int:
     from . import models
 
     if options.model not in models.names():
-        raise UsageError(f"--model {options.model}: there is no such network; there are {', '.join(models.names())}")
+        raise UsageError(f"--model {options.model}: there is no such network; {models.others(options.model)}")
     if options.plot is not None:
         _check_plot(Path(options.plot), len(options.images))
     paths = [Path(image) for image in options.images] or [_default_photo()]

@@ -125,8 +125,9 @@ def test_help(capsys):
         (["classify", "--threads", "1025"], "--threads: '1025' is not a whole number from 1 to 1024"),
         (
             ["classify", "--model", "resnet"],
-            "no such network; there are mobilenet_v1, mobilenet_v2, efficientnet_lite0",
+            "no such network; there are mobilenet_v1, mobilenet_v2, efficientnet_lite0; use one of these",
         ),
+        (["classify", "--model", "mobilenet-v1"], "use 'mobilenet_v1'"),
         (["classify", "{image}", "--model", "mobilenet_v1"], "weights=FILE"),
         (["classify", "{image}", "--weights", "{folder}/none.npz"], "none.npz: No such file"),
         (["classify", "{image}", "--weights", "{image}"], "safetensors, npz or PyTorch"),

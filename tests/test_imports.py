@@ -85,6 +85,7 @@ ALLOWED: dict[str, set[str]] = {
         "pixels",
         "report",
         "runtime",
+        "shapes",
     },
     "graph": {
         "arrays",

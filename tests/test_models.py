@@ -443,6 +443,8 @@ def test_wrong_weights():
     weights = architectures.random_weights(architectures.mobilenet_v1(0.25), 0)
     with pytest.raises(ValueError, match="no network 'resnet'; there are mobilenet_v1, mobilenet_v2, effi"):
         models.load("resnet")
+    with pytest.raises(ValueError, match=r"no network 'MobileNetV2'; .*; use 'mobilenet_v2'"):
+        models.load("MobileNetV2")
     with pytest.raises(ValueError, match=r"mobilenet_v2: .* has no 'features.0.0.weight' .* another network"):
         models.load("mobilenet_v2", weights)
     with pytest.raises(ValueError, match=r"has 'extra', unknown there"):

@@ -25,6 +25,7 @@ import numpy as np
 from ..epilogue import real_number
 from ..padding import normalise_int
 from ..report import LayerRow, Report
+from ..shapes import nearest
 from . import architectures
 from .architectures import Architecture
 from .network import Network, build
@@ -85,6 +86,11 @@ def names() -> tuple[str, ...]:
     return tuple(_SOURCES)
 
 
+def others(name: str) -> str:
+    """What to load in place of a network that there is none of."""
+    return f"there are {', '.join(_SOURCES)}; {nearest(name, _SOURCES)}"
+
+
 def load(name: str, weights: Weights | None = None, *, backend: str = "auto") -> Network:
     """Make a trained network.
 
@@ -117,7 +123,7 @@ def load(name: str, weights: Weights | None = None, *, backend: str = "auto") ->
     (1, 1000)
     """
     if name not in _SOURCES:
-        raise ValueError(f"load: there is no network {name!r}; there are {', '.join(_SOURCES)}")
+        raise ValueError(f"load: there is no network {name!r}; {others(str(name))}")
     return {"mobilenet_v1": mobilenet_v1, "mobilenet_v2": mobilenet_v2, "efficientnet_lite0": efficientnet_lite0}[name](
         weights, backend=backend
     )
