@@ -118,7 +118,7 @@ FIELDS: dict[str, str] = {
     "soon_size": "i",
     # pointwise: whether tiles, of `ASKING_ROWS` at most, ask for the lines that the next one writes to, or, compiled,
     # the one after it; likewise compiled conv on three colours; compiled depthwise windows: whether whole tiles ask for
-    # those of the next one
+    # those of the next one, if outputs do not lie across lines
     "asks_out": "i",
     # compiled pointwise: whether all panels compute a tile of pixels before any computes the next one
     "across": "i",

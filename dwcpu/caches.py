@@ -87,8 +87,9 @@ def asks_out(kernel: Kernel, geometry: ConvGeometry) -> bool:
 
     Where a vector is a line, tiles of matrix products write to so many at once that the CPU fetches them too late, even
     those of eight rows. Those of AVX2 write to half as many: to ask would take them 2 to 4 % longer. On large cores
-    depthwise windows at stride 1 gain too, 80x80x200 3x3 0.75 to 0.94 of the time, 160x160x96 0.80 to 0.97, at stride 2
-    1.0 to 1.05, and tiles of colours, 0.96 to 0.98, MobileNetV1 0.994.
+    depthwise windows at stride 1 gain too, 112x112x128 3x3 0.89 to 0.95 of the time, 160x160x96 0.80 to 0.97, at stride
+    2 1.0 to 1.05 (where outputs lie across lines they ask for their own second ones: depthwise_tiles.pxi), and tiles of
+    colours, 0.96 to 0.98, MobileNetV1 0.994.
     """
     size, row = _bytes(geometry.out_shape, kernel), geometry.out_channels * kernel.dtype.itemsize
     l2, large = runtime.cache_sizes().l2, runtime.large_core()
@@ -99,7 +100,7 @@ def asks_out(kernel: Kernel, geometry: ConvGeometry) -> bool:
         compiled = kernel.backend == "cython"
         return large and compiled and colours and row >= _LEAST_ROW_OF_COLOURS and size > 0.7 * l2
     if kernel.op == "depthwise":
-        return large and kernel.copies and geometry.stride_w == 1 and size > 1.5 * l2
+        return large and kernel.copies and row % LINE == 0 and geometry.stride_w == 1 and size > 1.5 * l2
     return row >= _LEAST_ROW and size > l2 if large else size > 2 * l2
 
 

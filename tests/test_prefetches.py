@@ -204,12 +204,12 @@ import numpy as np
 import dwcpu
 from dwcpu import arrays
 
-size, width, behind, crowded = map(int, sys.argv[1:])
-x, raw = (arrays.aligned((1, size, width, 64), np.dtype(np.float32)) for _ in range(2))
-x[...], raw = 1, arrays.aligned(x.nbytes + 64, np.dtype(np.uint8))
-out = np.ndarray(x.shape, x.dtype, raw, behind)
-layer = dwcpu.DepthwiseConv2d(np.ones((3, 3, 64), np.float32), padding="same", backend="cython")
+height, width, size, stride, behind, crowded = map(int, sys.argv[1:])
+x = arrays.aligned((1, height, width, 64), np.dtype(np.float32))
+x[...] = 1
+layer = dwcpu.DepthwiseConv2d(np.ones((size, size, 64), np.float32), stride=stride, padding="same", backend="cython")
 (node,) = layer.nodes(x.shape, 1)
+out = np.ndarray(node.out_shape, x.dtype, arrays.aligned(x.nbytes + 64, np.dtype(np.uint8)), behind)
 node.operation.plan["crowded_rows"] = crowded
 node.operation.run(x, None, out, 1)
 print(out.ctypes.data, out.nbytes)
@@ -219,9 +219,10 @@ print(out.ctypes.data, out.nbytes)
 @pytest.mark.nightly
 @pytest.mark.parametrize("width", [6, 7, 14, 30])
 def test_windows_ask_for_second_lines_of_their_outputs(tree: Path, width: int) -> None:
-    """Where these begin between lines: all but the first of each row, at borders too."""
-    for behind, crowded in ((16, 0), (0, 0), (16, 7)):
-        (begin, size), asked = asked_by(tree, STRADDLING, 6, width, behind, crowded)
-        wanted = {begin // 64 + line for line in range(1, size // 64 + 1)} if (behind, crowded) == (16, 0) else set()
-        own = {address // 64 for address in asked if begin <= address < begin + size + 64}
-        assert (own >= wanted) if wanted else not own
+    """Where these begin between lines: all but the very first, at borders and of a last odd row, too. Nor else any."""
+    for size, stride in (3, 1), (3, 2), (5, 1), (7, 1), (7, 2):
+        for behind, crowded in (16, 0), (0, 0), (16, 7):
+            (begin, bytes_), asked = asked_by(tree, STRADDLING, 7, width, size, stride, behind, crowded)
+            wanted = set(range(1, bytes_ // 64 + 1)) if (behind, crowded) == (16, 0) else set()
+            own = {address // 64 - begin // 64 for address in asked if begin <= address < begin + bytes_ + 64}
+            assert own - {0} >= wanted and bool(own) == bool(wanted), (size, stride, behind, crowded)

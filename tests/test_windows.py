@@ -12,7 +12,7 @@ from guarded import ENDS
 from test_kernels import KERNELS, compute
 
 import dwcpu
-from dwcpu import dispatch, runtime
+from dwcpu import arrays, dispatch, runtime
 from dwcpu.abi import HALF_COLUMNS
 
 pytestmark = pytest.mark.usefixtures("guarded_scratch", "share_even_the_smallest_work")
@@ -50,17 +50,16 @@ def test_rows_of_any_width(ways: int, dtype: type, size: int, stride: int, monke
     copies = set()
     for outputs in range(1, 24):
         span = (outputs - 1) * stride + size
-        for number, left in enumerate((0, size // 2, (size + 1) // 2)):
-            right = (0, size // 2, 1)[number]
+        for number, (left, right) in enumerate(((0, 0), (size // 2, size // 2), ((size + 1) // 2, 1), (1, 1))):
             width = span - left - right
             if width < 1:
                 continue
-            channels, dilation = ((2 * 16 + 3, 1), (crowded, 1), (19, 2))[(outputs + number) % 3]
+            channels, dilation = ((2 * 16 + 3, 1), (crowded, 1), (19, 2))[(outputs + outputs // 3 + number) % 3]
             pads = ((size // 2, 1), (left * dilation, right * dilation))
+            image = (2, size + 2 * stride + 2, width * dilation, channels)
             case = Case(
-                "depthwise", (2, size + 3, width * dilation, channels), channels, (size, size), (stride, stride),
-                (dilation, dilation), padding=pads,
-            )  # fmt: skip
+                "depthwise", image, channels, (size, size), (stride, stride), (dilation, dilation), padding=pads
+            )
             kernel = dispatch.choose(case.geometry, dtype, 1, "cython")
             assert kernel.window[0] == size
             right_one = expected(case, dtype, "integers", "relu", True, True)
@@ -123,7 +122,7 @@ def test_pixel_by_pixel_with_a_last_vector_that_slides_back(
 def test_windows_that_ask_for_lines_of_outputs_have_the_same_bits(
     dtype: type, stride: int, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for size, image, channels in ((3, (2, 9, 17), 35), (5, (1, 7, 31), 64), (7, (1, 20, 21), 17)):
+    for size, image, channels in ((3, (2, 9, 17), 48), (5, (1, 7, 31), 64), (7, (1, 20, 21), 35)):
         x = rng.standard_normal((*image, channels)).astype(dtype)
         w, found = rng.standard_normal((size, size, channels)).astype(dtype), []
         for l2 in 1 << 20, 256:  # holds the outputs, or does not
@@ -132,9 +131,12 @@ def test_windows_that_ask_for_lines_of_outputs_have_the_same_bits(
             layer = dwcpu.DepthwiseConv2d(w, stride=stride, padding="same", activation="relu")
             (node,) = layer.nodes(x.shape, 1)
             compiled, lines = node.operation.kernel.copies, node.operation.kernel.lanes * x.itemsize == 64
-            assert node.operation.plan["asks_out"][0] == (compiled and lines and l2 < 1 << 20 and stride == 1)
-            found.append(layer(x, num_threads=1).tobytes())
-        assert found[0] == found[1]
+            wanted = compiled and lines and l2 < 1 << 20 and stride == 1 and channels * x.itemsize % 64 == 0
+            assert node.operation.plan["asks_out"][0] == wanted
+            for behind in 0, 16:  # a line: each asks for the second of its own two
+                out = np.ndarray(node.out_shape, dtype, arrays.aligned(10**6, np.dtype(np.uint8)), behind)
+                found.append(layer(x, out=out, num_threads=1).tobytes())
+        assert len(set(found)) == 1
 
 
 @pytest.mark.parametrize("window", [(1, 7), (3, 9)])

@@ -47,10 +47,10 @@ cdef struct Window:   # of the menu, and what computes its tiles
     Micro narrow_7
     Micro inner_seven # as inner and ring, of seven columns
     Micro ring_seven
-    Micro left_seven  # the same at borders, size / 2 of whose patch's columns are outside, or null: narrow_7 is for any
+    Micro left_seven  # the same where size / 2 columns are outside, or null: narrow_7 is for any border
     Micro right_seven
     Micro both_seven
-    i64 most_sevens   # outputs of a row that tiles of seven columns compute
+    i64 most_sevens   # longest row of outputs that tiles of seven columns compute, with others
     bint one_by_one   # whether narrow rows are computed one by one, not two at once
 
 
@@ -179,11 +179,13 @@ cdef void tile_row(
                 tile.count = 1
                 micro = window.side if whole else window.border
                 if narrow != NULL or column < sevens:
-                    micro = narrow if narrow != NULL else window.narrow_7
+                    micro = narrow
                     tile.columns = smaller(phase.outputs, MOST_NARROW)
-                    if whole and tile.columns == MOST_NARROW and tile.rows == WINDOW_ROWS and not job.wraps:
-                        at = smaller(column, phase.outputs - MOST_NARROW)
-                        micro = seven_at_border(window, phase, at * stride - phase.pad)
+                    if tile.columns == MOST_NARROW:
+                        micro = window.narrow_7
+                        if whole and not job.wraps:
+                            at = smaller(column, phase.outputs - MOST_NARROW)
+                            micro = seven_at_border(window, phase, at * stride - phase.pad)
                 elif phase.outputs - column <= HALF and phase.outputs >= HALF:
                     micro = window.side_half if whole else window.half
                     tile.columns = HALF
@@ -372,6 +374,7 @@ cdef inline void keep_weights_of(Window *window, const Plan *plan, i64 most_seve
     Not where pixels share sets of eight lines: one row of seven outputs of 3x3 reads 27.
     """
     if not KEEPS_WEIGHTS(window.size, window.stride, MOST_NARROW):
+        # Those are empty then, and narrow_7 computes all rows of seven.
         window.left_seven = window.right_seven = window.both_seven = NULL
     else:
         window.one_by_one = plan.x_step * <i64> sizeof(real) % 1024 == 0 and plan.crowded_rows > 0

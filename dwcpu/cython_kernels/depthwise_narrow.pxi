@@ -54,6 +54,8 @@ cdef inline void narrow_tile(
         ask_weights(size * size, tile, &block)
         x, out, row_mask, apart = block.x, block.out, tile.row_mask, job.x_rows
         for i in range(tile.rows):
+            if job.straddles:
+                ask_lines(columns, job, 1, out + LANES - 1)
             v = v_load(block.bias)
             for j in range(columns):
                 acc[j] = v

@@ -1,8 +1,8 @@
 # Tiles of seven columns for windows whose weights registers keep (KEEPS_WEIGHTS), as depthwise.pxi has their addresses.
 #
-# Seven columns make two rows of 14 sums, beside 14 weights of a 7x7 window or 15 of a 5x5 one at stride 2: what 32 registers
-# hold. Where columns are outside narrow_7 computes them; without its tests 3x3 windows on 14x14 and 7x7 images take 0.97 of
-# the time, 5x5 and 7x7 ones on 14x14 0.95 and 0.97, at stride 2 1.0.
+# Two rows of seven are 14 sums, beside 14 weights of a 7x7 window or 15 of a 5x5 one at stride 2: what 32 registers hold.
+# At stride 1 there are such for patches of which size / 2 columns are outside at one side or both; narrow_7, which tests
+# columns and rows, is for what else is at borders.
 
 
 cdef void inner_seven_3x3s1(const Job *job, const Tile *tile, i64 block_begin, i64 block_end) noexcept nogil:

@@ -28,8 +28,8 @@ cdef struct Job:      # distances in elements
     i64 out_column
     real low          # of the clamp
     real high
-    bint straddles    # whether outputs lie across two lines, the second of which tiles ask for
-    bint asks_out     # the same, or whether whole tiles ask for the lines that the next one beside them writes to
+    bint straddles    # whether outputs lie across two lines, the second of which tiles ask for (ask_lines)
+    bint asks_out     # whether whole tiles ask for lines: if not those, then all that the next one beside them writes to
     bint special      # a residual or hardswish: one test a block for both
     bint adds         # a residual, which lies `added` behind the outputs
     i64 added
@@ -106,8 +106,8 @@ cdef inline void steps_of(i64 column, i64 *steps) noexcept nogil:
     steps[3] = 7 * column
 
 
-cdef inline void ask_lines(const int columns, const Job *job, real *out) noexcept nogil:
-    """Those that hold a tile's pixels at `out`, before its sums are computed.
+cdef inline void ask_lines(const int columns, const Job *job, const int rows, real *out) noexcept nogil:
+    """Those that hold the pixels of `rows` rows of a tile at `out`, before its sums are computed.
 
     A core asks for the first line of a store while earlier ones wait, for the second, it seems, when the store's turn
     comes. 3x3 windows take 0.64 to 0.8 of the time where pixels of whole lines begin between lines, as NumPy's do, others
@@ -116,7 +116,7 @@ cdef inline void ask_lines(const int columns, const Job *job, real *out) noexcep
     cdef i64 steps[4]
     cdef int i, j
     steps_of(job.out_column, steps)
-    for i in range(WINDOW_ROWS):
+    for i in range(rows):
         for j in range(columns):
             v_prefetch_out(v_beside_out(out, j, steps))
         out = v_anew_out(out + job.out_row)
@@ -301,7 +301,7 @@ cdef inline void inner_tiles(
         block = first
         while True:
             if job.asks_out:
-                ask_lines(columns, job, block.out + (LANES - 1 if job.straddles else columns * out_column))
+                ask_lines(columns, job, WINDOW_ROWS, block.out + (LANES - 1 if job.straddles else columns * out_column))
             w = v_load(block.bias)
             for i in range(WINDOW_ROWS * columns):
                 acc[i] = w
@@ -397,7 +397,7 @@ cdef inline void side_tile(
     first_block(&block, size * size, job, tile, block_begin, block_end)
     while True:
         if job.straddles:
-            ask_lines(columns, job, block.out + LANES - 1)
+            ask_lines(columns, job, WINDOW_ROWS, block.out + LANES - 1)
         v = v_load(block.bias)
         for i in range(WINDOW_ROWS * columns):
             acc[i] = v
@@ -445,7 +445,7 @@ cdef inline void border_tile(
     while True:
         ask_weights(size * size, tile, &block)
         if job.straddles:
-            ask_lines(columns, job, block.out + LANES - 1)
+            ask_lines(columns, job, WINDOW_ROWS, block.out + LANES - 1)
         v = v_load(block.bias)
         for i in range(WINDOW_ROWS * columns):
             acc[i] = v

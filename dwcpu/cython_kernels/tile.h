@@ -68,7 +68,7 @@
 #define FLAT_ROWS_LIMIT 4
 #define MOST_PHASES 16 /* of the columns of a dilated window: of more, each is computed anew */
 #define MOST_PATCH_ROWS 9 /* of the inputs of a tile: 7x7, stride 2 */
-#define MOST_PATCH_COLUMNS 13 /* inputs side by side of one */
+#define MOST_PATCH_COLUMNS 13 /* inputs side by side of one, of WINDOW_COLUMNS outputs */
 #define PAIRED (DWCPU_VECTOR_BYTES < 64) /* whether vectors share cache lines */
 #define COPY_VECTORS (COPY_BYTES / DWCPU_VECTOR_BYTES)
 
