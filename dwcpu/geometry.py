@@ -139,6 +139,9 @@ class ConvGeometry:
             if len(w_shape) == 2:
                 fix = f"repeat one window for all channels, np.repeat({w}[..., None], {channels}, axis=2), or if it is "
                 fix += "the matrix of a pointwise convolution, give it as that"
+                if w_shape[1] == channels:
+                    fix = f"if it is (K, C), pass {w}[None] for windows along rows or {w}[:, None] for windows down "
+                    fix += "columns"
             raise ValueError(
                 f"{operation}: {w} has shape {tuple(w_shape)}; it must be (KH, KW, C) or (KH, KW, C, M); {fix}"
             )

@@ -393,9 +393,10 @@ class Sequential:
         for position, layer in enumerate(self._layers):
             if not isinstance(layer, (Layer, Sequential)):
                 part = f"net[:{position}]" if position else "net[1:]"
+                call = f"dwcpu.autotune({part}, ...)" if method == "autotune" else f"{part}.{method}(...)"
                 raise TypeError(
                     f"{self._title}: layer {position} is of type {type(layer).__name__}; {method} needs dwcpu layers "
-                    f"throughout; ask a part without it, as in {part}.{method}(...)"
+                    f"throughout; ask a part without it, as in {call}"
                 )
         return self._layers
 

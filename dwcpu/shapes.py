@@ -80,10 +80,13 @@ def windows(w_shape: tuple[int, ...], x_shape: tuple[int, ...], names: tuple[str
         )
     if len(w_shape) == 3 and channels == 1:
         return f"; if these are {w_shape[2]} windows for one channel, pass {w}[:, :, None]"
+    if w_shape[2] == 1:
+        which = "these are the windows" if len(w_shape) == 4 else "it is the window"
+        return f"; if {which} of every channel, pass np.repeat({w}, {channels}, axis=2)"
     if len(w_shape) == 3 and w_shape[0] == channels:
-        return f"; if these are (C, KH, KW), pass {w}.transpose(1, 2, 0)"
-    if len(w_shape) == 4 and w_shape[2] == 1:
-        return f"; if these are the windows of every channel, pass np.repeat({w}, {channels}, axis=2)"
+        turned = f"; if these are (C, KH, KW), pass {w}.transpose(1, 2, 0)"
+        square = w_shape[0] == w_shape[1]  # so it looks like (KH, KW, C), too
+        return turned + (f", else{fewer_or_more(w_shape[2], x_shape, names)[1:]}" if square else "")
     if len(w_shape) == 4 and w_shape[3] == channels:
         return f"; if these are (KH, KW, M, C), pass {w}.transpose(0, 1, 3, 2)"
     return fewer_or_more(w_shape[2], x_shape, names)

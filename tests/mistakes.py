@@ -110,7 +110,22 @@ MISTAKES = {
     "w dimensions": (
         lambda: ops.depthwise_conv2d(X, ones(3, 16)),
         ValueError,
-        "depthwise_conv2d: w has shape (3, 16); it must be (KH, KW, C) or (KH, KW, C, M); repeat one window for all ",
+        "(KH, KW, C, M); if it is (K, C), pass w[None] for windows along rows or w[:, None] for windows down columns",
+    ),
+    "w without channels": (
+        lambda: ops.depthwise_conv2d(X, ones(3, 5)),
+        ValueError,
+        "depthwise_conv2d: w has shape (3, 5); it must be (KH, KW, C) or (KH, KW, C, M); repeat one window for all ",
+    ),
+    "window of every channel": (
+        lambda: ops.depthwise_conv2d(ones(8, 8, 3), ones(3, 3, 1)),
+        ValueError,
+        "must equal the channels of x; if it is the window of every channel, pass np.repeat(w, 3, axis=2)",
+    ),
+    "channels first, or other channels": (
+        lambda: ops.depthwise_conv2d(ones(8, 9, 3), ones(3, 3, 5)),
+        ValueError,
+        "if these are (C, KH, KW), pass w.transpose(1, 2, 0), else give x with 5 channels, or w for 3",
     ),
     "no channels": (
         lambda: ops.depthwise_conv2d(ones(1, 8, 8, 0), ones(3, 3, 0)),

