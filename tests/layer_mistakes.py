@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from mistakes import CONV, DW, ELSEWHERE, F32, PW, X, ones
 
-from dwcpu import fold_batchnorm, layers, models, ops, sequential
+from dwcpu import fold_batchnorm, layers, models, ops, sequential, tuning
 
 LAYER_MISTAKES = {
     # layers
@@ -176,6 +176,11 @@ LAYER_MISTAKES = {
         lambda: sequential.Sequential(layers.DepthwiseConv2d(DW), np.abs).explain((8, 8, 16)),
         TypeError,
         "layer 1 is of type ufunc; explain needs dwcpu layers throughout; ask a part without it, as in net[:1].explain",
+    ),
+    "Sequential autotune": (
+        lambda: tuning.autotune(sequential.Sequential(layers.DepthwiseConv2d(DW), np.abs), (8, 8, 16)),
+        TypeError,
+        "autotune needs dwcpu layers throughout; ask a part without it, as in dwcpu.autotune(net[:1], ...)",
     ),
     "Sequential out_shape": (
         lambda: sequential.Sequential(np.abs).out_shape((8, 8, 16)),

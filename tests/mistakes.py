@@ -110,7 +110,7 @@ MISTAKES = {
     "w dimensions": (
         lambda: ops.depthwise_conv2d(X, ones(3, 16)),
         ValueError,
-        "(KH, KW, C, M); if it is (K, C), pass w[None] for windows along rows or w[:, None] for windows down columns",
+        "(KH, KW, C, M); if it is (K, C), pass w[None] for windows along rows, w[:, None] for windows down columns, ",
     ),
     "w without channels": (
         lambda: ops.depthwise_conv2d(X, ones(3, 5)),
