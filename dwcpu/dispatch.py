@@ -136,6 +136,11 @@ class Kernel:
             # Signals of 13 channels in 16 lanes and more take 1.04 to 1.3 of the time of vectors of one pixel.
             if geometry.stride_w > 1 or (geometry.kernel_h == 1 and 4 * geometry.in_channels > 3 * self.lanes):
                 return False
+            if geometry.in_channels >= self.lanes and not rules.runs_on(geometry, self.lanes, self.tile_rows):
+                return False
+            # Places in a row are counted in 32 bits.
+            if (geometry.width + geometry.kernel_w * geometry.dilation_w) * geometry.in_channels >= 1 << 30:
+                return False
         elif self.layout == "flat":
             if geometry.dilation_w > 1 or run_length(geometry) < self.tile_columns:
                 return False
@@ -397,7 +402,7 @@ def _choose(geometry: Geometry, dtype: np.dtype, threads: int, backend: str, alo
     if backend in ("auto", "cython"):
         fitting = [kernel for kernel in _family("cython", dtype) if kernel.supports(geometry)]
         fitting = [kernel for kernel in fitting if alone or kernel.label != "repeated"]
-        if fitting and rules.is_large(geometry):
+        if fitting and fitting[0].layout != "flat" and rules.is_large(geometry):
             fitting.sort(key=lambda kernel: kernel.label != "strips")
         elif alone and fitting and not fitting[0].window[0] and rules.streams(geometry, dtype):
             fitting.sort(key=lambda kernel: kernel.label != "stream")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from .dispatch import Kernel
 
-__all__ = ["as_good", "has_rows", "is_large", "repeating_pays", "streams"]
+__all__ = ["as_good", "has_rows", "is_large", "repeating_pays", "runs_on", "streams"]
 
 #: Smallest window that is computed from copies of its inputs, in strips, its largest dilation and effective stride, and
 #: the shortest row of outputs.
@@ -28,6 +28,8 @@ _SEVERAL, _ANY, _SPREAD, _REPEATED, _REPEATED_INPUT, _REPEATED_CALL = 1.0, 1.2, 
 _FEW_TAPS, _LEAST_PIXEL, _LARGE_PIXEL, _FEW_COLUMNS = 4, 256, 1024, 4
 #: See `has_rows`.
 _MOST_IN_ROWS, _LEAST_ROWS = 13, 8
+#: See `as_good`, in vectors, and `runs_on`, in lanes; rows of the tiles of narrower vectors.
+_LEAST_RUN, _LEAST_WIDTH, _FEW_ROWS = 16, 2, 2
 
 
 def as_good(kernel: Kernel, geometry: Geometry) -> bool:
@@ -35,22 +37,43 @@ def as_good(kernel: Kernel, geometry: Geometry) -> bool:
 
     Time of Cython over Numba on the shapes of benchmarks/shapes.py, one AVX2 core, float32: 3x3 and 5x5 windows 0.5 to
     1.1, geometric mean 0.9; 7x7 0.83 to 0.99; pointwise 1.01; conv 0.88; large windows in strips 0.3 to 0.6. But any
-    other window 1.2 to 3, several outputs a channel 2 to 10, fewer channels than lanes 0.8 to 1.7 at stride 1 and 2 to
-    17 at others: there constants pay. Not where a window is dilated or rows are short, which Numba computes with narrow
-    vectors: 0.25 to 0.95 for channels of less than half of the lanes, 1.0 to 1.8 for more. Nor of windows that it does
-    not unroll either: 0.2 to 1.0 at stride 1, else 0.25 to 1.0 where channels are fewer than lanes, 1.4 to 1.6 where
-    the window is a row and channels fill narrower vectors.
+    other window 1.2 to 3, several outputs a channel 2 to 10, fewer channels than lanes 2 to 17 at other strides than 1:
+    there constants pay. Windows that Numba does not unroll either take 0.2 to 1.0 at stride 1, else 0.25 to 1.0 where
+    channels are fewer than lanes, 1.4 to 1.6 where the window is a row and channels fill narrower vectors.
+
+    Fewer channels than lanes at stride 1, where Numba has several pixels in a vector, too (undilated, in rows of a tile
+    or more): over 110 random windows with tiles of four rows 0.65 to 1.17, mean 0.89 (64 bytes; windows of one column,
+    left out, 1.0 to 1.1), with those of two 0.94 to 1.4 (32 bytes; of one column up to 1.8). Elsewhere it has narrow
+    vectors: 0.42 to 1.1 of theirs where channels are less than half of the lanes, or 16 vectors of a row have all taps,
+    else up to 1.5 times.
     """
     if geometry.op != "depthwise" or kernel.window[0] or kernel.label == "stream":
         return True
     assert isinstance(geometry, ConvGeometry)
     if kernel.label == "flat":
-        narrow = geometry.dilation_w > 1 or run_length(geometry) < flat_columns(geometry.in_channels, kernel.lanes)
-        return geometry.taps > MOST_UNROLLED_TAPS or (narrow and 2 * geometry.in_channels < kernel.lanes)
+        if geometry.taps > MOST_UNROLLED_TAPS:
+            return True
+        channels, lanes, run = geometry.in_channels, kernel.lanes, run_length(geometry)
+        if channels < lanes and geometry.dilation_w == 1 and run >= flat_columns(channels, lanes):
+            return kernel.tile_rows > _FEW_ROWS and geometry.kernel_w > 1
+        return 2 * channels < lanes or run * channels >= _LEAST_RUN * lanes
     if geometry.taps <= MOST_UNROLLED_TAPS or not (kernel.label == "strips" or geometry.multiplier == 1):
         return False
     narrow = geometry.in_channels < kernel.lanes and kernel.lanes % geometry.in_channels == 0
     return not narrow or geometry.kernel_h > 1
+
+
+def runs_on(geometry: ConvGeometry, lanes: int, rows: int) -> bool:
+    """Whether vectors run on from pixel to pixel where a pixel is a vector and a little more (see depthwise_flat.pxi).
+
+    Time of tiles of four rows over that of vectors of one pixel, the second of which is mostly empty, 17 to 20 channels
+    in 16 lanes on images of 32 columns and more: 0.71 to 1.09, mean 0.9; windows of 81 taps and more on those of up to
+    24 channels 0.57 to 0.83. Narrower images 0.9 to 1.5, 21 to 24 channels 0.73 to 1.3, tiles of two rows 0.82 to 1.3
+    and 1.0 to 1.6 (9 to 12 channels in 8 lanes).
+    """
+    channels, large = geometry.in_channels, geometry.taps >= _LEAST_HELD_TAPS
+    most = lanes + (lanes // 2 if large else lanes // 4)
+    return rows > _FEW_ROWS and lanes < channels <= most and geometry.out_width >= _LEAST_WIDTH * lanes
 
 
 def has_rows(geometry: Geometry, dtype: np.dtype) -> bool:

@@ -320,6 +320,9 @@ def test_compiled_few_channels(isa: str, size: int, real: str) -> None:
     """Tiles of four vectors, and of all rows that registers hold, share inputs."""
     found, rows = disassembly(isa, real), 4 if size == 64 else 2
     check(loops(found[f"flat_rows_{rows}"]), 4 * rows, size, 0, 2.5)
+    for window, most in ((3, 3.7), (5, 2.8), (7, 2.5)):  # of the first, what follows the sum is half
+        check(loops(found[f"flat_window_{window}"]), 4 * rows * window * window, size, 0, most)
+        check(loops(found[f"flat_cut_window_{window}"]), rows * window * window, size, 0 if size == 64 else 2 * window, 9)
 
 
 @pytest.mark.parametrize("isa", ["x86_64_v3", "x86_64_v4"])

@@ -37,6 +37,8 @@ def depthwise(
     )
 
 
+#: Whether compiled vectors are of 64 bytes: tiles of few channels have four rows then.
+WIDE = any(kernel.label == "flat" and kernel.tile_rows > 2 for kernel in dispatch.kernels(np.float32, "cython"))
 #: Shape -> label of the kernel, and the family where both are there; the tile follows from the machine.
 PINNED = {
     "3x3": (depthwise(56, 128, 3), "depthwise_f32_3x3s1_", "cython"),
@@ -77,7 +79,16 @@ PINNED = {
     "one channel, many outputs": (ConvGeometry.conv((1, 64, 64, 1), (3, 3, 1, 32)),
         "conv_f32_", "cython",
     ),
-    "three channels": (depthwise(224, 3, 3), "depthwise_f32_flat3_", "numba"),
+    "three channels": (depthwise(224, 3, 3), "depthwise_f32_flat", "cython" if WIDE else "numba"),
+    "three channels, a column": (depthwise(224, 3, (9, 1)), "depthwise_f32_flat3_", "numba"),
+    "twelve channels, narrow": (depthwise(9, 12, 3), "depthwise_f32_small_" if WIDE else "depthwise_f32_3x3s1_",
+        "numba" if WIDE else "cython",
+    ),
+    "twenty channels": (depthwise(56, 20, 5), "depthwise_f32_flat_" if WIDE else "depthwise_f32_5x5s1_", "cython"),
+    "twenty channels, narrow": (depthwise(20, 20, 5), "depthwise_f32_5x5s1_", "cython"),
+    "11x11 of 24 channels": (
+        depthwise(56, 24, 11), "depthwise_f32_flat_" if WIDE else "depthwise_f32_strips_", "cython"
+    ),
     "three channels, narrow": (depthwise(9, 3, 3), "depthwise_f32_flat_", "cython"),
     "three channels, stride 2": (depthwise(224, 3, 3, 2), "depthwise_f32_flat3_", "numba"),
     "three channels, stride 4": (depthwise(224, 3, 3, 4), "depthwise_f32_small_", "numba"),

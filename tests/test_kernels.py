@@ -127,9 +127,16 @@ def _candidates(kernel: Kernel) -> Iterator[Case]:
     elif kernel.layout == "flat":
         for channels in sorted({1, 2, 3, kernel.lanes // 2, kernel.lanes - 1}):
             if channels < kernel.lanes:
+                columns = flat_columns(channels, kernel.lanes)
                 yield from _flat_cases_of_any_window(-(-kernel.lanes // channels), rows, channels)
-                tiles = flat_columns(channels, kernel.lanes) + 13  # one in the middle of a row, and a vector behind it
-                yield Case("depthwise", (1, 2 * rows + 3, tiles, channels), channels, (3, 9), padding=((1, 1), (2, 2)))
+                yield from _flat_cases_of_squares(columns, rows, channels)
+                yield from _flat_cases_of_signals(columns, channels)
+                x_shape = (1, 2 * rows + 3, columns + 13, channels)  # a tile in the middle of a row, a vector behind it
+                yield Case("depthwise", x_shape, channels, (3, 9), padding=((1, 1), (2, 2)))
+        for more, size in ((1, 3), (2, 5), (kernel.lanes // 4, 7), (kernel.lanes // 2, 9)):  # more than a vector
+            channels, width = kernel.lanes + more, 2 * kernel.lanes + 5
+            yield Case("depthwise", (2, 2 * rows + size, width, channels), channels, (size, size), padding="same")
+            yield Case("depthwise", (1, size + 3, width + 9, channels), channels, (size, 9), dilation=(1, 2))
     elif kernel.label == "repeated":
         for channels, outputs in ((1, 2), (3, 5), (kernel.lanes - 1, 3), (kernel.lanes, 4), (kernel.lanes + 2, 8)):
             yield from _repeated_cases(channels, outputs)
@@ -163,6 +170,23 @@ def _flat_cases_of_any_window(columns: int, rows: int, channels: int) -> Iterato
     yield Case("depthwise", (2, 13, columns + 5, channels), channels, (4, 3), (2, 1), **same)
     yield Case("depthwise", (2, 1, 9 * columns + 60, channels), channels, (1, 51), padding=((0, 0), (50, 0)))
     yield Case("depthwise", (1, 3, 5, channels), channels, (1, 3), padding=((2, 2), (3, 9)))  # some see no tap
+
+
+def _flat_cases_of_squares(columns: int, rows: int, channels: int) -> Iterator[Case]:
+    """Windows with code of their own; around a tile of so many columns, with any number of vectors behind it."""
+    for size in (3, 5, 7):
+        quarters = ((0, size - 1, (0, 0)), (1, columns // 4 + 2, (1, 1)), (2, columns // 2 + 5, (2, 0)))
+        for down, across, pads in (*quarters, (0, columns - 1, (1, 2))):
+            x_shape = (1, 2 * rows + size + down, columns + across, channels)
+            yield Case("depthwise", x_shape, channels, (size, size), padding=((1, 1), pads))
+        x_shape = (2, 3 * rows + 2 * size, columns, channels)
+        yield Case("depthwise", x_shape, channels, (size, size), dilation=(2, 1), padding="same")
+
+
+def _flat_cases_of_signals(columns: int, channels: int) -> Iterator[Case]:
+    """Tiles of a single row, of one vector to eight."""
+    for vectors in range(1, 10):
+        yield Case("depthwise", (1, 1, vectors * columns // 4 + 3, channels), channels, (1, 3))
 
 
 def _repeated_cases(channels: int, outputs: int) -> Iterator[Case]:
@@ -431,9 +455,9 @@ def test_rows_longer_than_the_cache(backend: str, threads: int, monkeypatch: pyt
     l2 = 4096
     monkeypatch.setattr(runtime, "cache_sizes", lambda: runtime.Memory(2048, l2, 1 << 20))
     cases = [
-        Case("separable", (1, 5, 61, 20), 19, (3, 3)),
+        Case("separable", (1, 5, 61, 24), 19, (3, 3)),
         Case("separable", (2, 6, 61, 16), 9, (3, 3), (2, 2), padding=((0, 1), (0, 1))),
-        Case("separable", (1, 7, 90, 17), 8, (3, 3), (1, 1), (2, 3), padding=((2, 2), (3, 3))),
+        Case("separable", (1, 7, 90, 21), 8, (3, 3), (1, 1), (2, 3), padding=((2, 2), (3, 3))),
         Case("separable", (1, 1, 300, 12), 5, (1, 9)),
         Case("separable", (1, 9, 70, 10), 8, (11, 11)),
         Case("separable", (1, 5, 50, 6), 7, (3, 3), multiplier=2),

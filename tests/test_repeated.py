@@ -56,16 +56,16 @@ def test_windows_of_numba_on_repeated_inputs() -> None:
     compiled = runtime.cython_kernels()
     if compiled is None or not compiled.fused():
         pytest.skip("results would depend on who computes the window")
-    geometry = ConvGeometry.depthwise((1, 80, 80, 3), (2, 2, 3, 6), padding="same")
+    geometry = ConvGeometry.depthwise((1, 80, 80, 3), (2, 2, 3, 7), padding="same")
     kernel = dispatch.choose(geometry, np.float32, 1)
     assert (kernel.label, kernel.backend) == ("repeated", "mixed")
     window = dispatch.choose(geometry.repeated, np.float32, 1)
     assert window.backend == "numba"
-    assert kernel.prepare(geometry, np.zeros((2, 2, 3, 6), np.float32)).depthwise.kernel is window
+    assert kernel.prepare(geometry, np.zeros((2, 2, 3, 7), np.float32)).depthwise.kernel is window
     explained = explanations.explain(geometry, np.float32, 1)
     assert explained.reason.endswith(f"the window is that of {window.name}")
     only = dispatch.choose(geometry, np.float32, 1, "cython")
-    assert only.prepare(geometry, np.zeros((2, 2, 3, 6), np.float32)).depthwise.kernel.backend == "cython"
+    assert only.prepare(geometry, np.zeros((2, 2, 3, 7), np.float32)).depthwise.kernel.backend == "cython"
     wide = dataclasses.replace(geometry, width=100_000)
     assert dispatch.choose(wide, np.float32, 1).label == "several"
     with pytest.raises(

@@ -54,7 +54,7 @@ def test_rows_of_any_width(ways: int, dtype: type, size: int, stride: int, monke
             width = span - left - right
             if width < 1:
                 continue
-            channels, dilation = ((2 * 16 + 3, 1), (crowded, 1), (19, 2))[(outputs + outputs // 3 + number) % 3]
+            channels, dilation = ((2 * 16 + 3, 1), (crowded, 1), (23, 2))[(outputs + outputs // 3 + number) % 3]
             pads = ((size // 2, 1), (left * dilation, right * dilation))
             image = (2, size + 2 * stride + 2, width * dilation, channels)
             case = Case(

@@ -7,7 +7,7 @@ have one set, "neon" or "baseline".
 
 A kernel is an address with the C signature of `dwcpu.abi`; `run` cuts its grid of rows and blocks into tasks and runs
 them, on threads of its own, without the GIL. It runs the kernels of the Numba family just as well. The sources are the
-`.pxi` files, `vectors.h`, `tile.h` and `threads.h`; each opens with its contract. Packed layouts:
+`.pxi` files, `vectors.h`, `lanes.h`, `tile.h` and `threads.h`; each opens with its contract. Packed layouts:
 
 - depthwise weights `[block][kh][kw][m][lane]` and bias `[block][m][lane]`, a block being `lanes` channels from
   `min(block * lanes, channels - lanes)` on; fewer channels than `lanes` are one block, padded with zeros;
@@ -217,7 +217,7 @@ def _row(kernel: dict[str, Any]) -> dict[str, Any]:
         "tile_rows": kernel["tile_rows"],
         "tile_columns": kernel["tile_cols"] if op == "depthwise" else kernel["vectors"],
         "lanes": lanes,
-        "channels": (1, lanes - 1) if way == "flat" else (lanes if full else 1, _NO_LIMIT),
+        "channels": (1, lanes + lanes // 2) if way == "flat" else (lanes if full else 1, _NO_LIMIT),
         "multipliers": (2, MOST_MULTIPLES) if way == "repeated" else (1, 1 if single else _NO_LIMIT),
         "most_taps": 0,
         "copies": fixed,

@@ -53,13 +53,13 @@ def rows():
     """One dict per kernel; 0 stands for any window or stride. Depthwise strides are stride / gcd(stride, dilation)."""
     cdef int gemm_rows = SHORT_ROWS if v_in_two_turns() else GEMM_ROWS
     return [
+        _row("depthwise", <uintptr_t> &depthwise_flat, 0, 0, FLAT_ROWS, FLAT_VECTORS * LANES, 1, "flat"),
         _row("depthwise", <uintptr_t> &depthwise_3x3s1, 3, 1, WINDOW_ROWS, WINDOW_COLUMNS, 1),
         _row("depthwise", <uintptr_t> &depthwise_3x3s2, 3, 2, WINDOW_ROWS, WINDOW_COLUMNS, 1),
         _row("depthwise", <uintptr_t> &depthwise_5x5s1, 5, 1, WINDOW_ROWS, WINDOW_COLUMNS, 1),
         _row("depthwise", <uintptr_t> &depthwise_5x5s2, 5, 2, WINDOW_ROWS, WINDOW_COLUMNS, 1),
         _row("depthwise", <uintptr_t> &depthwise_7x7s1, 7, 1, WINDOW_ROWS, WINDOW_COLUMNS, 1),
         _row("depthwise", <uintptr_t> &depthwise_7x7s2, 7, 2, WINDOW_ROWS, WINDOW_COLUMNS, 1),
-        _row("depthwise", <uintptr_t> &depthwise_flat, 0, 0, FLAT_ROWS, FLAT_VECTORS * LANES, 1, "flat"),
         _row("depthwise", <uintptr_t> &depthwise_repeated, 0, 0, 1, 1, 1, "repeated"),
         _row("depthwise", <uintptr_t> &depthwise_any, 0, 0, 1, STRIP, 1),
         _row("depthwise", <uintptr_t> &depthwise_any, 0, 0, 1, 1, 1, "stream"),

@@ -2,7 +2,7 @@
 #ifndef DWCPU_TILE_H
 #define DWCPU_TILE_H
 
-#include "vectors.h"
+#include "lanes.h"
 
 /* Register tiles. GEMM: rows of pixels x vectors of output channels, as many as leave room for one row of weights and
    one splat input. Depthwise windows: output rows x columns; eight accumulators keep two multiply-add units of four

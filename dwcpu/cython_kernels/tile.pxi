@@ -16,6 +16,8 @@ cdef extern from "tile.h" nogil:
         pass
     ctypedef struct vec_bits:
         pass
+    ctypedef struct vec_lanes:
+        pass
     enum:
         LANES
         BLOCK_LANES
@@ -73,7 +75,9 @@ cdef extern from "tile.h" nogil:
     void v_store(real *p, vec v) noexcept
     vec v_load_part(const real *p, int first, int last) noexcept
     void v_store_part(real *p, vec v, int first, int last) noexcept
-    vec v_select_part(vec yes, vec no, int first, int last) noexcept
+    vec_lanes v_inside(i64 at, i64 count) noexcept
+    vec v_load_where(vec_lanes where, const real *p) noexcept
+    vec v_fma_where(vec_lanes where, vec a, vec b, vec c) noexcept
     void v_store_first(real *p, vec v, int count) noexcept
     vec v_interleave_low(vec a, vec b) noexcept
     vec v_interleave_high(vec a, vec b) noexcept

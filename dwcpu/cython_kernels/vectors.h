@@ -1,11 +1,10 @@
-/* Vectors in C vector extensions: with tile.h all that differs between instruction sets, and all C of the kernels.
+/* Vectors in C vector extensions: with lanes.h and tile.h all that differs between instruction sets, and all C of kernels.
 
    setup.py compiles it once per instruction set and dtype, with
      DWCPU_VECTOR_BYTES  width of a vector: 64 (AVX-512), 32 (AVX2 and FMA), 16 (NEON, SSE, anything else)
      DWCPU_DOUBLE        1 for float64, 0 for float32
 
-   Loads and stores need no alignment beyond that of one element. `first` and `last` name lanes: the _part functions
-   touch the elements p[first] .. p[last - 1] and no other byte. A NaN that enters v_clamp leaves it. v_fma rounds
+   Loads and stores need no alignment beyond that of one element. A NaN that enters v_clamp leaves it. v_fma rounds
    once where the instruction set has a fused multiply-add; elsewhere (SSE) it multiplies, rounds, and adds. */
 #ifndef DWCPU_VECTORS_H
 #define DWCPU_VECTORS_H
@@ -504,88 +503,5 @@ V_INLINE vec v_scale_normal(vec shifted, vec v) {
 
 /* 2^n, a normal number, where `shifted` is n + EXP_BIASED, in whose low bits stands n as an exponent. */
 V_INLINE vec v_power(vec shifted) { return (vec)((vec_bits)shifted << (DWCPU_DOUBLE ? 52 : 23)); }
-
-#if V_AVX512
-V_INLINE V_FORM(__mmask16, __mmask8) v_lanes(int first, int last) {
-    return (V_FORM(__mmask16, __mmask8))(((1u << last) - 1u) & ~((1u << first) - 1u));
-}
-#elif V_AVX2
-static const bits v_ones[3 * LANES] = {[LANES] = -1, -1, -1, -1,
-#if LANES == 8
-                                       -1, -1, -1, -1,
-#endif
-                                       0};
-/* All bits set in lanes first .. last - 1. */
-V_INLINE __m256i v_lanes(int first, int last) {
-    __m256i from_first = _mm256_loadu_si256((const __m256i *)(v_ones + LANES - first));
-    __m256i below_last = _mm256_loadu_si256((const __m256i *)(v_ones + 2 * LANES - last));
-    return _mm256_and_si256(from_first, below_last);
-}
-#endif
-
-/* p[first] .. p[last - 1] in their lanes, zero in the others */
-V_INLINE vec v_load_part(const real *p, int first, int last) {
-#if V_AVX512
-    return V_FORM(_mm512_maskz_loadu_ps, _mm512_maskz_loadu_pd)(v_lanes(first, last), p);
-#elif V_AVX2
-    return V_FORM(_mm256_maskload_ps, _mm256_maskload_pd)(p, v_lanes(first, last));
-#else
-    vec v = {0};
-    for (int i = 0; i < LANES; i++)
-        if (i >= first && i < last) v[i] = p[i];
-    return v;
-#endif
-}
-
-/* Of yes in lanes first .. last - 1, of no in the others. */
-V_INLINE vec v_select_part(vec yes, vec no, int first, int last) {
-#if V_AVX512
-    return V_FORM(_mm512_mask_mov_ps, _mm512_mask_mov_pd)(no, v_lanes(first, last), yes);
-#elif V_AVX2
-    vec_bits mask = (vec_bits)v_lanes(first, last);
-    return (vec)(((vec_bits)yes & mask) | ((vec_bits)no & ~mask));
-#else
-    for (int i = 0; i < LANES; i++)
-        if (i >= first && i < last) no[i] = yes[i];
-    return no;
-#endif
-}
-
-V_INLINE void v_store_part(real *p, vec v, int first, int last) {
-#if V_AVX512
-    V_FORM(_mm512_mask_storeu_ps, _mm512_mask_storeu_pd)(p, v_lanes(first, last), v);
-#elif V_AVX2
-    V_FORM(_mm256_maskstore_ps, _mm256_maskstore_pd)(p, v_lanes(first, last), v);
-#else
-    for (int i = 0; i < LANES; i++)
-        if (i >= first && i < last) p[i] = v[i];
-#endif
-}
-
-/* p[0] .. p[count - 1] from their lanes, fewer than all. In pieces: masked stores are slow on many CPUs, and branches on
-   a count that stays the same are not. */
-V_INLINE void v_store_first(real *p, vec v, int count) {
-#if V_AVX2
-    __m128i half = _mm256_castsi256_si128((__m256i)v);
-    if (count & (LANES / 2)) {
-        _mm_storeu_si128((__m128i *)p, half);
-        half = _mm256_extracti128_si256((__m256i)v, 1);
-        p += LANES / 2;
-    }
-    if (count & (LANES / 4)) {
-        _mm_storel_epi64((__m128i *)p, half);
-        half = _mm_unpackhi_epi64(half, half);
-        p += LANES / 4;
-    }
-#if !DWCPU_DOUBLE
-    if (count & 1) _mm_store_ss(p, (__m128)half);
-#endif
-#else
-    if (HAS_HALVES && count == LANES / 2)
-        v_store_half(p, v);
-    else
-        v_store_part(p, v, 0, count);
-#endif
-}
 
 #endif
