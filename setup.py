@@ -93,6 +93,7 @@ def abi_declarations(abi: dict[str, Any]) -> tuple[str, str]:
         "ASKING_ROWS",
         "COPY_BYTES",
         "HELD_BYTES",
+        "HELD_ROWS",
         "FEW_OUTPUTS",
         "FLAT_VECTORS",
         "MOST_MULTIPLES",

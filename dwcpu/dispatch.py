@@ -302,8 +302,8 @@ def list_kernels() -> list[str]:
     Ways of depthwise kernels, whose first that fits is mostly chosen:
 
     - ``3x3s1`` and its like: this window, at this stride;
-    - ``flat3``: three channels (or as many as it says), several pixels to a vector; ``flat``: the same with loops over
-      the taps of any window, of any number of channels that leaves lanes;
+    - ``flat3``: three channels (or as many as it says), several pixels to a vector; ``flat``: the same for any window,
+      of fewer channels than lanes or a few more;
     - ``several``, ``spread``: two outputs a channel and more, as vectors side by side, or as lanes of one;
     - ``repeated``: the same as one output a channel, on inputs that stand there several times;
     - ``line``: windows of one row, along signals; ``small``: any window up to 49 taps, compiled for it;
@@ -364,7 +364,8 @@ def _takes(kernel: Kernel) -> str:
         if least > 1 or not many:
             count = f"{least}" if least == most else f"{least} or more" if many else f"{least} to {most}"
             words.append(f"{count} {what.replace('s', '', 1) if most == 1 else what}")
-    words += ["stride 1 along rows"] if kernel.layout == "flat" and not kernel.most_taps else []
+    if kernel.layout == "flat" and not kernel.most_taps:
+        words += ["whose number leaves lanes", "stride 1 along rows"]
     words += ["rows of a tile or more"] if kernel.layout == "flat" and kernel.most_taps else []
     words += (
         ["strides up to the window's size", "windows that are not too large for scratch"]
@@ -402,7 +403,8 @@ def _choose(geometry: Geometry, dtype: np.dtype, threads: int, backend: str, alo
     if backend in ("auto", "cython"):
         fitting = [kernel for kernel in _family("cython", dtype) if kernel.supports(geometry)]
         fitting = [kernel for kernel in fitting if alone or kernel.label != "repeated"]
-        if fitting and fitting[0].layout != "flat" and rules.is_large(geometry):
+        vector = fitting[0].lanes * dtype.itemsize if fitting else 0
+        if fitting and fitting[0].layout != "flat" and rules.is_large(geometry, vector):
             fitting.sort(key=lambda kernel: kernel.label != "strips")
         elif alone and fitting and not fitting[0].window[0] and rules.streams(geometry, dtype):
             fitting.sort(key=lambda kernel: kernel.label != "stream")

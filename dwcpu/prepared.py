@@ -20,6 +20,7 @@ from .abi import (
     FIELDS,
     HALF_COLUMNS,
     HELD_BYTES,
+    HELD_ROWS,
     SET_BYTES,
     TURN,
     TWO_TURN_ROWS,
@@ -63,8 +64,8 @@ _MANY_OUTPUTS = 64
 _FEW_OUTPUT, _FEW_INPUT, _FEW_TURNED = 0.6, 0.25, 1 / 8
 #: Where packed weights are kept that belong to repeated inputs.
 REPEATED = "repeated"
-#: Output rows whose inputs strips hold at a time, and the share of L2 for them.
-_HELD_ROWS, _HELD_L2 = 4, 0.5
+#: Share of L2 for the inputs that strips hold at a time.
+_HELD_L2 = 0.5
 #: Weights of a GEMM that take no more of it are read again for each block of pixels without harm.
 _L2_SHARE_WEIGHTS = 0.25
 #: Output channels up to which a matrix product reads pixels with gaps between them.
@@ -376,7 +377,7 @@ class PreparedSingle(Prepared):
         """
         geometry, plan, room = self.geometry, self.plan, int(_HELD_L2 * runtime.cache_sizes().l2)
         vector, tile = self._vector, self.kernel.tile_columns
-        rows = min((_HELD_ROWS - 1) * geometry.stride_h + self._reach, geometry.height)
+        rows = min((HELD_ROWS - 1) * geometry.stride_h + self._reach, geometry.height)
         reach = (geometry.kernel_w - 1) * geometry.dilation_w
         columns = (room // (rows * max(LINE, vector)) - reach) // geometry.stride_w
         columns = max(columns, reach // geometry.stride_w, 1)  # or half of what is copied is copied again
@@ -389,7 +390,7 @@ class PreparedSingle(Prepared):
         vectors = HELD_BYTES // vector
         while vectors * vector > LINE and vectors * block > room:
             vectors //= 2
-        plan["block_rows"], plan["block_columns"], plan["block_channels"] = _HELD_ROWS, columns, vectors
+        plan["block_rows"], plan["block_columns"], plan["block_channels"] = HELD_ROWS, columns, vectors
         plan["ring_rows"], plan["window_size"] = rows, places * self.kernel.lanes
         size = vectors * block + min(step // geometry.stride_w, geometry.out_width) * geometry.kernel_w * 8
         return -(-size // LINE) * LINE

@@ -6,7 +6,8 @@ from math import gcd, prod
 from typing import TYPE_CHECKING
 
 from . import runtime
-from .abi import MOST_STREAMED, MOST_UNROLLED_TAPS, SET_BYTES, flat_columns
+from .abi import HELD_ROWS, MOST_STREAMED, MOST_UNROLLED_TAPS, SET_BYTES, flat_columns
+from .arrays import LINE
 from .fused_geometry import Geometry
 from .geometry import ConvGeometry
 from .grid import run_length
@@ -28,8 +29,8 @@ _SEVERAL, _ANY, _SPREAD, _REPEATED, _REPEATED_INPUT, _REPEATED_CALL = 1.0, 1.2, 
 _FEW_TAPS, _LEAST_PIXEL, _LARGE_PIXEL, _FEW_COLUMNS = 4, 256, 1024, 4
 #: See `has_rows`.
 _MOST_IN_ROWS, _LEAST_ROWS = 13, 8
-#: See `as_good`, in vectors, and `runs_on`, in lanes; rows of the tiles of narrower vectors.
-_LEAST_RUN, _LEAST_WIDTH, _FEW_ROWS = 16, 2, 2
+#: See `as_good`, in vectors, and `runs_on`, in lanes and as a part of them; rows of the tiles of narrower vectors.
+_LEAST_RUN, _LEAST_WIDTH, _MOST_MORE, _FEW_ROWS = 16, 2, 4, 2
 
 
 def as_good(kernel: Kernel, geometry: Geometry) -> bool:
@@ -67,13 +68,11 @@ def runs_on(geometry: ConvGeometry, lanes: int, rows: int) -> bool:
     """Whether vectors run on from pixel to pixel where a pixel is a vector and a little more (see depthwise_flat.pxi).
 
     Time of tiles of four rows over that of vectors of one pixel, the second of which is mostly empty, 17 to 20 channels
-    in 16 lanes on images of 32 columns and more: 0.71 to 1.09, mean 0.9; windows of 81 taps and more on those of up to
-    24 channels 0.57 to 0.83. Narrower images 0.9 to 1.5, 21 to 24 channels 0.73 to 1.3, tiles of two rows 0.82 to 1.3
-    and 1.0 to 1.6 (9 to 12 channels in 8 lanes).
+    in 16 lanes on images of 32 columns and more: 0.62 to 1.13, mean 0.88. Narrower images 0.9 to 1.5, 21 to 24 channels
+    0.73 to 1.5, tiles of two rows 0.82 to 1.3 and 1.0 to 1.6 (9 to 12 channels in 8 lanes).
     """
-    channels, large = geometry.in_channels, geometry.taps >= _LEAST_HELD_TAPS
-    most = lanes + (lanes // 2 if large else lanes // 4)
-    return rows > _FEW_ROWS and lanes < channels <= most and geometry.out_width >= _LEAST_WIDTH * lanes
+    few = lanes < geometry.in_channels <= lanes + lanes // _MOST_MORE
+    return few and rows > _FEW_ROWS and geometry.out_width >= _LEAST_WIDTH * lanes
 
 
 def has_rows(geometry: Geometry, dtype: np.dtype) -> bool:
@@ -92,18 +91,30 @@ def has_rows(geometry: Geometry, dtype: np.dtype) -> bool:
     )
 
 
-def is_large(geometry: Geometry) -> bool:
+def is_large(geometry: Geometry, vector: int) -> bool:
     """Whether a depthwise window reads each input so often that copies of these pay (see depthwise_strips.pxi).
 
     Time of strips over that of other compiled code, windows of 81 taps and more: 0.45 to 1.1, mean 0.75, at an
     effective stride of 3 0.7 to 1.2, mean 0.9, but at 4 0.8 to 1.6; 50 to 80 taps 0.9 to 1.3; rows of up to four
-    outputs 1.3 to 3. Copies of widely dilated windows would take megabytes.
+    outputs 1.3 to 3. Copies of widely dilated windows would take megabytes. Of vectors of 64 bytes, four rows of
+    outputs at a time (held_tiles.pxi): 50 to 80 taps 0.5 to 0.94 of that of other compiled code, fewer 1.3 to 1.9 of
+    Numba's.
+
+    Parameters
+    ----------
+    geometry
+    vector : int
+        Bytes of the compiled kernels' vectors.
     """
     if not isinstance(geometry, ConvGeometry) or geometry.op != "depthwise":
         return False
     near = max(geometry.dilation_h, geometry.dilation_w) <= _MOST_HELD_DILATION
     near = near and geometry.effective_window[3] <= _MOST_HELD_STRIDE
-    return near and geometry.taps >= _LEAST_HELD_TAPS and geometry.out_width >= _LEAST_HELD_OUTPUTS
+    together = min(geometry.kernel_h, geometry.out_height) >= HELD_ROWS and vector == LINE
+    together = together and geometry.dilation_h == geometry.stride_h == geometry.multiplier == 1
+    together = together and geometry.dilation_w % geometry.stride_w == 0
+    least = MOST_UNROLLED_TAPS + 1 if together else _LEAST_HELD_TAPS
+    return near and geometry.taps >= least and geometry.out_width >= _LEAST_HELD_OUTPUTS
 
 
 def streams(geometry: Geometry, dtype: np.dtype) -> bool:

@@ -210,7 +210,7 @@ def disassembly(isa: str, real: str) -> dict[str, list[tuple[str | None, str]]]:
         ["objdump", "--disassemble", "--no-show-raw-insn", spec.origin], capture_output=True, text=True, check=True
     ).stdout
     prefix = re.compile(
-        rf".*_{isa}_{real}_(?=gemm_|inner_|left_|right_|both_|wide_|side_|narrow_|close_|by_two_|flat_|few_pixels_)"
+        rf".*_{isa}_{real}_(?=gemm_|few_pixels_|inner_|left_|right_|both_|wide_|side_|narrow_|flat_|close_|by_two_|held_)"
     )
     found = {prefix.sub("", name): body for name, body in functions(listing).items() if prefix.match(name)}
     if not found:
@@ -315,6 +315,12 @@ def test_compiled_strips(isa: str, size: int, real: str, strip: str) -> None:
         check(found, outputs, size)
 
 
+@pytest.mark.parametrize("real", ["f32", "f64"])
+def test_compiled_tiles_of_large_windows(real: str) -> None:
+    """Two taps of 4 x 4 outputs share inputs and weights; on AVX2 strips do all."""
+    check(loops(disassembly("x86_64_v4", real)["held_rows"]), 32, 64, 0, 1.7)
+
+
 @pytest.mark.parametrize(("isa", "size", "real"), TARGETS)
 def test_compiled_few_channels(isa: str, size: int, real: str) -> None:
     """Tiles of four vectors, and of all rows that registers hold, share inputs."""
@@ -322,7 +328,9 @@ def test_compiled_few_channels(isa: str, size: int, real: str) -> None:
     check(loops(found[f"flat_rows_{rows}"]), 4 * rows, size, 0, 2.5)
     for window, most in ((3, 3.7), (5, 2.8), (7, 2.5)):  # of the first, what follows the sum is half
         check(loops(found[f"flat_window_{window}"]), 4 * rows * window * window, size, 0, most)
-        check(loops(found[f"flat_cut_window_{window}"]), rows * window * window, size, 0 if size == 64 else 2 * window, 9)
+        check(
+            loops(found[f"flat_cut_window_{window}"]), rows * window * window, size, 0 if size == 64 else 2 * window, 9
+        )
 
 
 @pytest.mark.parametrize("isa", ["x86_64_v3", "x86_64_v4"])

@@ -55,7 +55,9 @@ PINNED = {
     "11x11 stride 4": (depthwise(56, 96, 11, 4), "depthwise_f32_any_", "cython"),
     "11x11 on 4x4": (depthwise(4, 96, 11), "depthwise_f32_any_", "cython"),
     "11x11 far apart": (depthwise(56, 96, 11, dilation=20), "depthwise_f32_any_", "cython"),
-    "8x8": (depthwise(56, 96, 8), "depthwise_f32_any_", "cython"),
+    "8x8": (depthwise(56, 96, 8), "depthwise_f32_strips_" if WIDE else "depthwise_f32_any_", "cython"),
+    "8x8 stride 2": (depthwise(56, 96, 8, 2), "depthwise_f32_any_", "cython"),
+    "3x17": (depthwise(56, 96, (3, 17)), "depthwise_f32_any_", "cython"),
     "11x11 of few channels": (depthwise(56, 3, 11), "depthwise_f32_flat_", "cython"),
     "a long line of few channels": (depthwise(200, 3, (1, 90)), "depthwise_f32_flat_", "cython"),
     "11x11 of few channels, stride 2": (depthwise(56, 3, 11, 2), "depthwise_f32_any_", "cython"),
@@ -86,9 +88,6 @@ PINNED = {
     ),
     "twenty channels": (depthwise(56, 20, 5), "depthwise_f32_flat_" if WIDE else "depthwise_f32_5x5s1_", "cython"),
     "twenty channels, narrow": (depthwise(20, 20, 5), "depthwise_f32_5x5s1_", "cython"),
-    "11x11 of 24 channels": (
-        depthwise(56, 24, 11), "depthwise_f32_flat_" if WIDE else "depthwise_f32_strips_", "cython"
-    ),
     "three channels, narrow": (depthwise(9, 3, 3), "depthwise_f32_flat_", "cython"),
     "three channels, stride 2": (depthwise(224, 3, 3, 2), "depthwise_f32_flat3_", "numba"),
     "three channels, stride 4": (depthwise(224, 3, 3, 4), "depthwise_f32_small_", "numba"),

@@ -52,7 +52,7 @@ ALLOWED: dict[str, set[str]] = {
     "runtime": {"abi", "cpus", "numba_kernels", "cython_kernels", "interrupts"},
     "choices": {"folders", "fused_geometry", "runtime"},
     "background": {"numba_kernels"},
-    "rules": FOUNDATION | {"grid", "runtime"},
+    "rules": FOUNDATION | {"arrays", "grid", "runtime"},
     "dispatch": BELOW_DISPATCH | {"choices", "fused", "interrupts", "prepared", "rules"},
     "explanations": {"dispatch", "fused", "fused_geometry", "geometry", "runtime"},
     "calls": {"arrays", "geometry", "pipeline", "pixels", "prepared", "runtime"},

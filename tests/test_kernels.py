@@ -133,7 +133,7 @@ def _candidates(kernel: Kernel) -> Iterator[Case]:
                 yield from _flat_cases_of_signals(columns, channels)
                 x_shape = (1, 2 * rows + 3, columns + 13, channels)  # a tile in the middle of a row, a vector behind it
                 yield Case("depthwise", x_shape, channels, (3, 9), padding=((1, 1), (2, 2)))
-        for more, size in ((1, 3), (2, 5), (kernel.lanes // 4, 7), (kernel.lanes // 2, 9)):  # more than a vector
+        for more, size in ((1, 3), (2, 5), (kernel.lanes // 4, 7), (1, 9)):  # more than a vector
             channels, width = kernel.lanes + more, 2 * kernel.lanes + 5
             yield Case("depthwise", (2, 2 * rows + size, width, channels), channels, (size, size), padding="same")
             yield Case("depthwise", (1, size + 3, width + 9, channels), channels, (size, 9), dilation=(1, 2))

@@ -198,8 +198,8 @@ def rows(dtype: str) -> list[dict[str, Any]]:
     """Kernels of one dtype, "float32" or "float64", the most special first; empty if there are none.
 
     The keys are those of `dwcpu.numba_kernels.rows`. Depthwise kernels with a fixed window need multiplier 1 and at
-    least `lanes` channels, the one in strips `lanes` channels, the flat one multiplier 1 and fewer channels, the one on
-    repeated inputs a larger multiplier; the other one takes any.
+    least `lanes` channels, the one in strips `lanes` channels, the flat one multiplier 1 and few channels (see
+    `rules.runs_on`), the one on repeated inputs a larger multiplier; the other one takes any.
     """
     return [_row(kernel) for kernel in _modules[dtype].rows()] if dtype in _modules else []
 
@@ -217,7 +217,7 @@ def _row(kernel: dict[str, Any]) -> dict[str, Any]:
         "tile_rows": kernel["tile_rows"],
         "tile_columns": kernel["tile_cols"] if op == "depthwise" else kernel["vectors"],
         "lanes": lanes,
-        "channels": (1, lanes + lanes // 2) if way == "flat" else (lanes if full else 1, _NO_LIMIT),
+        "channels": (1, 2 * lanes) if way == "flat" else (lanes if full else 1, _NO_LIMIT),
         "multipliers": (2, MOST_MULTIPLES) if way == "repeated" else (1, 1 if single else _NO_LIMIT),
         "most_taps": 0,
         "copies": fixed,

@@ -10,11 +10,11 @@
 # columns of a row are held in the order of their remainder by the least common multiple of stride and dilation, the
 # step from an output of a column phase (see depthwise.pxi) to the next: whatever these are, what a tap of neighbouring
 # outputs reads is a run of vectors. And it is of no matter which lines of the image share sets of the cache.
-# What is computed from them are strips of outputs (strips.pxi), which meanwhile ask for the inputs that are copied next,
-# which lie all over the image.
+# What is computed from them are tiles of outputs of several rows (held_tiles.pxi) or strips of one (strips.pxi), which
+# meanwhile ask for the inputs that are copied next, which lie all over the image.
 # Loops, outermost first: images, or stretches of their only row; plan.block_columns output columns; passes of
 # plan.block_channels channel blocks; plan.block_rows output rows, whose inputs are held at a time; channel blocks;
-# output rows; column phases; strips.
+# rows of tiles, or output rows; column phases; tiles, or strips.
 
 cdef struct Asked:         # pixels that will be copied next
     const real *x          # the next of them
@@ -22,7 +22,7 @@ cdef struct Asked:         # pixels that will be copied next
     i64 columns            # of a row
     i64 column             # that are left in this one
     i64 lines              # of a pixel
-    i64 quota              # pixels for which a strip asks
+    i64 quota              # pixels for which a strip or a tile asks
 
 
 cdef struct Held:          # inputs of some columns, of some channel blocks
@@ -87,7 +87,7 @@ cdef void place_taps(const Held *held, const Plan *plan, i64 column, i64 phases)
 
 
 cdef inline void ask(const Plan *plan, Asked *asked) noexcept nogil:
-    """Ask for a strip's share of what is copied next."""
+    """Ask for a share of what is copied next."""
     cdef i64 pixel, line
     for pixel in range(asked.quota):
         if asked.rows <= 0:
@@ -142,6 +142,23 @@ cdef void row_of_phase(
         strips = larger(strips - 1, ceil_div(outputs - at, MOST_STRIP))
 
 
+cdef void held_rows(
+    const Plan *plan, HeldTile *tile, const real *x, const Lanes *lanes, Asked *asked, i64 left, i64 outputs, i64 out_step,
+    const real *residual, real *out
+) noexcept nogil:
+    """HELD_ROWS rows of outputs of a phase; the window of the first begins at column `left`. The last tile slides back."""
+    cdef i64 at = 0, place, here, step = plan.dilation_w
+    while at < outputs:
+        place = smaller(at, outputs - HELD_COLUMNS)
+        here = left + place * step
+        tile.left = larger(ceil_div(-here, step), 0)
+        tile.right = ceil_div(plan.width - here, step)
+        tile.x = x + place * LANES
+        ask(plan, asked)
+        held_tile(plan, tile, lanes, out_step, moved(residual, place * out_step), out + place * out_step)
+        at += HELD_COLUMNS
+
+
 cdef inline i64 rows_before(const Plan *plan, i64 row) noexcept nogil:
     """One past the last row of the image that output rows before `row` read."""
     return smaller((row - 1) * plan.stride_h - plan.pad_top + (plan.kernel_h - 1) * plan.dilation_h + 1, plan.height)
@@ -161,11 +178,13 @@ cdef void rows_and_columns(
     real *out, i64 row_begin, i64 row_end, i64 column, i64 columns
 ) noexcept nogil:
     """Some output rows and columns of an image, where x, residual and out begin. `after` is what will be read then."""
-    cdef i64 phases = smaller(phases_of(plan.stride_w, plan.dilation_w), columns), phase, y, top, tap, rows, r, b, end
+    cdef i64 phases = smaller(phases_of(plan.stride_w, plan.dilation_w), columns), phase, y, top, tap, r, b, end, strips
     cdef i64 left = columns_held(held, plan, column, columns), place, w_row = plan.kernel_w * plan.multiplier * LANES
+    cdef bint in_tiles = has_held_tiles(plan, columns, phases)
     cdef i64 stored = (lanes[blocks - 1].channel + LANES - lanes[0].block * LANES) * plan.multiplier
     cdef Asked asked
     cdef Strip strip
+    cdef HeldTile tile
     held.last = 0
     place_taps(held, plan, column, phases)
     while row_begin < row_end:
@@ -181,13 +200,30 @@ cdef void rows_and_columns(
             asked.columns = asked.column = held.end - held.begin
             asked.x = x + (r * plan.width + held.begin) * plan.x_step + lanes[0].channel
         asked.lines = ceil_div(blocks * LANES, LINE)
-        asked.quota = ceil_div(
-            asked.rows * asked.columns, blocks * (end - row_begin) * phases * ceil_div(columns, phases * MOST_STRIP))
+        strips = (end - row_begin) * ceil_div(columns, phases * MOST_STRIP)
+        if in_tiles and end - row_begin >= HELD_ROWS:
+            strips = ceil_div(end - row_begin, HELD_ROWS) * ceil_div(columns, phases * HELD_COLUMNS)
+        asked.quota = ceil_div(asked.rows * asked.columns, blocks * phases * strips)
         if asked.columns <= 0:
             asked.rows = 0
         for b in range(blocks):
             strip.bias = <const real *> plan.bias + lanes[b].block * plan.multiplier * LANES
-            for y in range(row_begin, end):
+            y = row_begin
+            while in_tiles and y + HELD_ROWS <= end:
+                top = y * plan.stride_h - plan.pad_top
+                tile.weights = <const real *> plan.weights + lanes[b].block * plan.kernel_h * w_row
+                tile.bias = strip.bias
+                tile.begin = first_tap(top, plan.dilation_h, plan.kernel_h + HELD_ROWS - 1)
+                tile.end = end_tap(top, plan.dilation_h, plan.kernel_h + HELD_ROWS - 1, plan.height)
+                tile.row = (top + tile.begin * plan.dilation_h) % plan.ring_rows if tile.end > tile.begin else 0
+                for phase in range(phases):
+                    place = (y * plan.out_width + column + phase) * plan.out_step
+                    held_rows(
+                        plan, &tile, held.x + b * held.block + held.places[phase * plan.kernel_w], &lanes[b], &asked,
+                        left + phase * plan.stride_w, ceil_div(columns - phase, phases), phases * plan.out_step,
+                        moved(residual, place), out + place)
+                y += HELD_ROWS
+            for y in range(y, end):
                 top = y * plan.stride_h - plan.pad_top
                 tap = first_tap(top, plan.dilation_h, plan.kernel_h)
                 strip.weights = <const real *> plan.weights + (lanes[b].block * plan.kernel_h + tap) * w_row
