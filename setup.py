@@ -94,6 +94,7 @@ def abi_declarations(abi: dict[str, Any]) -> tuple[str, str]:
         "COPY_BYTES",
         "HELD_BYTES",
         "HELD_ROWS",
+        "HELD_COLUMNS",
         "FEW_OUTPUTS",
         "FLAT_VECTORS",
         "MOST_MULTIPLES",

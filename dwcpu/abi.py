@@ -52,6 +52,7 @@ __all__ = [
     "GELU_LOWEST",
     "HALF_COLUMNS",
     "HELD_BYTES",
+    "HELD_COLUMNS",
     "HELD_ROWS",
     "IMAGES_FIELDS",
     "LN2",
@@ -241,8 +242,9 @@ HALF_COLUMNS = 2
 #: Outputs at most of convolutions that are computed with pixels as lanes: see few_outputs.pxi, which has their tiles.
 FEW_OUTPUTS = 6
 
-#: Output rows whose inputs depthwise kernels of large windows hold at a time, and of their tiles: see held_tiles.pxi.
-HELD_ROWS = 4
+#: Output rows whose inputs depthwise kernels of large windows hold at a time; rows and columns of their tiles, whose
+#: code is written for four of each: see held_tiles.pxi.
+HELD_ROWS, HELD_COLUMNS = 4, 4
 
 #: Vectors of a row, a period apart, of tiles whose vectors hold several pixels: see depthwise_flat.pxi.
 FLAT_VECTORS = 4
@@ -366,8 +368,8 @@ ABI: int = crc32(
     repr(
         (
             _OTHER_CHANGES, FIELDS, STEP_FIELDS, IMAGES_FIELDS, SET_BYTES, ASKING_ROWS, COPY_BYTES, HELD_BYTES,
-            HELD_ROWS, AHEAD_TILES, TURN, HALF_COLUMNS, FEW_OUTPUTS, FLAT_VECTORS, MOST_STREAMED, TWO_TURN_ROWS,
-            ACTIVATION_CODES,
+            HELD_ROWS, HELD_COLUMNS, AHEAD_TILES, TURN, HALF_COLUMNS, FEW_OUTPUTS, FLAT_VECTORS, MOST_STREAMED,
+            TWO_TURN_ROWS, ACTIVATION_CODES,
             EXP_TERMS, LN2, EXP_LOWEST, EXP_NORMAL, SIGMOID_HIGHEST, GELU_LOWEST, GELU_HIGHEST, ERFC_CENTRE,
             ERFC_TERMS,
         )

@@ -136,10 +136,11 @@ class Kernel:
             # Signals of 13 channels in 16 lanes and more take 1.04 to 1.3 of the time of vectors of one pixel.
             if geometry.stride_w > 1 or (geometry.kernel_h == 1 and 4 * geometry.in_channels > 3 * self.lanes):
                 return False
-            if geometry.in_channels >= self.lanes and not rules.runs_on(geometry, self.lanes, self.tile_rows):
+            if geometry.in_channels >= self.lanes and not rules.runs_on(geometry, self.lanes):
                 return False
-            # Places in a row are counted in 32 bits.
-            if (geometry.width + geometry.kernel_w * geometry.dilation_w) * geometry.in_channels >= 1 << 30:
+            # Places in a row, and in the padding around it, are counted in 32 bits (v_inside in lanes.h).
+            row = geometry.pad_left + geometry.width + geometry.pad_right + geometry.kernel_w * geometry.dilation_w
+            if row * geometry.in_channels >= 1 << 30:
                 return False
         elif self.layout == "flat":
             if geometry.dilation_w > 1 or run_length(geometry) < self.tile_columns:
@@ -301,9 +302,9 @@ def list_kernels() -> list[str]:
     lanes (``l``); "numba" or "cython", or "mixed", where a window of Numba's is part of what is compiled ahead of time.
     Ways of depthwise kernels, whose first that fits is mostly chosen:
 
-    - ``3x3s1`` and its like: this window, at this stride;
     - ``flat3``: three channels (or as many as it says), several pixels to a vector; ``flat``: the same for any window,
       of fewer channels than lanes or a few more;
+    - ``3x3s1`` and its like: this window, at this stride;
     - ``several``, ``spread``: two outputs a channel and more, as vectors side by side, or as lanes of one;
     - ``repeated``: the same as one output a channel, on inputs that stand there several times;
     - ``line``: windows of one row, along signals; ``small``: any window up to 49 taps, compiled for it;
@@ -365,7 +366,10 @@ def _takes(kernel: Kernel) -> str:
             count = f"{least}" if least == most else f"{least} or more" if many else f"{least} to {most}"
             words.append(f"{count} {what.replace('s', '', 1) if most == 1 else what}")
     if kernel.layout == "flat" and not kernel.most_taps:
-        words += ["whose number leaves lanes", "stride 1 along rows"]
+        if kernel.channels[1] > kernel.lanes:
+            words.append(f"more channels than {kernel.lanes - 1} in rows of {rules.LEAST_WIDTH * kernel.lanes} outputs")
+            words[-1] += f" and more, but not {kernel.lanes}"
+        words += ["stride 1 along rows", "rows of less than 2**30 numbers with their padding"]
     words += ["rows of a tile or more"] if kernel.layout == "flat" and kernel.most_taps else []
     words += (
         ["strides up to the window's size", "windows that are not too large for scratch"]
@@ -403,8 +407,7 @@ def _choose(geometry: Geometry, dtype: np.dtype, threads: int, backend: str, alo
     if backend in ("auto", "cython"):
         fitting = [kernel for kernel in _family("cython", dtype) if kernel.supports(geometry)]
         fitting = [kernel for kernel in fitting if alone or kernel.label != "repeated"]
-        vector = fitting[0].lanes * dtype.itemsize if fitting else 0
-        if fitting and fitting[0].layout != "flat" and rules.is_large(geometry, vector):
+        if fitting and fitting[0].layout != "flat" and rules.is_large(geometry, fitting[0]):
             fitting.sort(key=lambda kernel: kernel.label != "strips")
         elif alone and fitting and not fitting[0].window[0] and rules.streams(geometry, dtype):
             fitting.sort(key=lambda kernel: kernel.label != "stream")

@@ -6,7 +6,7 @@ from math import gcd, prod
 from typing import TYPE_CHECKING
 
 from . import runtime
-from .abi import HELD_ROWS, MOST_STREAMED, MOST_UNROLLED_TAPS, SET_BYTES, flat_columns
+from .abi import HELD_COLUMNS, HELD_ROWS, MOST_STREAMED, MOST_UNROLLED_TAPS, SET_BYTES, flat_columns
 from .arrays import LINE
 from .fused_geometry import Geometry
 from .geometry import ConvGeometry
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from .dispatch import Kernel
 
-__all__ = ["as_good", "has_rows", "is_large", "repeating_pays", "runs_on", "streams"]
+__all__ = ["LEAST_WIDTH", "as_good", "has_rows", "is_large", "repeating_pays", "runs_on", "streams"]
 
 #: Smallest window that is computed from copies of its inputs, in strips, its largest dilation and effective stride, and
 #: the shortest row of outputs.
@@ -29,8 +29,15 @@ _SEVERAL, _ANY, _SPREAD, _REPEATED, _REPEATED_INPUT, _REPEATED_CALL = 1.0, 1.2, 
 _FEW_TAPS, _LEAST_PIXEL, _LARGE_PIXEL, _FEW_COLUMNS = 4, 256, 1024, 4
 #: See `has_rows`.
 _MOST_IN_ROWS, _LEAST_ROWS = 13, 8
-#: See `as_good`, in vectors, and `runs_on`, in lanes and as a part of them; rows of the tiles of narrower vectors.
-_LEAST_RUN, _LEAST_WIDTH, _MOST_MORE, _FEW_ROWS = 16, 2, 4, 2
+#: See `as_good`, in vectors.
+_LEAST_RUN = 16
+#: See `runs_on`, in lanes.
+LEAST_WIDTH = 2
+
+
+def _is_wide(kernel: Kernel) -> bool:
+    """Whether its vectors are cache lines: then there are 32 of them, and compiled tiles of more rows."""
+    return kernel.lanes * kernel.dtype.itemsize == LINE
 
 
 def as_good(kernel: Kernel, geometry: Geometry) -> bool:
@@ -56,7 +63,7 @@ def as_good(kernel: Kernel, geometry: Geometry) -> bool:
             return True
         channels, lanes, run = geometry.in_channels, kernel.lanes, run_length(geometry)
         if channels < lanes and geometry.dilation_w == 1 and run >= flat_columns(channels, lanes):
-            return kernel.tile_rows > _FEW_ROWS and geometry.kernel_w > 1
+            return _is_wide(kernel) and geometry.kernel_w > 1
         return 2 * channels < lanes or run * channels >= _LEAST_RUN * lanes
     if geometry.taps <= MOST_UNROLLED_TAPS or not (kernel.label == "strips" or geometry.multiplier == 1):
         return False
@@ -64,15 +71,14 @@ def as_good(kernel: Kernel, geometry: Geometry) -> bool:
     return not narrow or geometry.kernel_h > 1
 
 
-def runs_on(geometry: ConvGeometry, lanes: int, rows: int) -> bool:
+def runs_on(geometry: ConvGeometry, lanes: int) -> bool:
     """Whether vectors run on from pixel to pixel where a pixel is a vector and a little more (see depthwise_flat.pxi).
 
     Time of tiles of four rows over that of vectors of one pixel, the second of which is mostly empty, 17 to 20 channels
-    in 16 lanes on images of 32 columns and more: 0.62 to 1.13, mean 0.88. Narrower images 0.9 to 1.5, 21 to 24 channels
-    0.73 to 1.5, tiles of two rows 0.82 to 1.3 and 1.0 to 1.6 (9 to 12 channels in 8 lanes).
+    in 16 lanes on images of 32 columns and more: 0.62 to 1.13, mean 0.88. Narrower images 0.9 to 1.5; what the table
+    has no such kernel for: 21 to 24 channels 0.73 to 1.5, tiles of two rows, 9 to 12 channels in 8 lanes, 0.82 to 1.6.
     """
-    few = lanes < geometry.in_channels <= lanes + lanes // _MOST_MORE
-    return few and rows > _FEW_ROWS and geometry.out_width >= _LEAST_WIDTH * lanes
+    return geometry.in_channels > lanes and geometry.out_width >= LEAST_WIDTH * lanes
 
 
 def has_rows(geometry: Geometry, dtype: np.dtype) -> bool:
@@ -91,7 +97,7 @@ def has_rows(geometry: Geometry, dtype: np.dtype) -> bool:
     )
 
 
-def is_large(geometry: Geometry, vector: int) -> bool:
+def is_large(geometry: Geometry, kernel: Kernel) -> bool:
     """Whether a depthwise window reads each input so often that copies of these pay (see depthwise_strips.pxi).
 
     Time of strips over that of other compiled code, windows of 81 taps and more: 0.45 to 1.1, mean 0.75, at an
@@ -100,19 +106,16 @@ def is_large(geometry: Geometry, vector: int) -> bool:
     outputs at a time (held_tiles.pxi): 50 to 80 taps 0.5 to 0.94 of that of other compiled code, fewer 1.3 to 1.9 of
     Numba's.
 
-    Parameters
-    ----------
-    geometry
-    vector : int
-        Bytes of the compiled kernels' vectors.
     """
     if not isinstance(geometry, ConvGeometry) or geometry.op != "depthwise":
         return False
     near = max(geometry.dilation_h, geometry.dilation_w) <= _MOST_HELD_DILATION
     near = near and geometry.effective_window[3] <= _MOST_HELD_STRIDE
-    together = min(geometry.kernel_h, geometry.out_height) >= HELD_ROWS and vector == LINE
+    together = min(geometry.kernel_h, geometry.out_height) >= HELD_ROWS and _is_wide(kernel)
     together = together and geometry.dilation_h == geometry.stride_h == geometry.multiplier == 1
     together = together and geometry.dilation_w % geometry.stride_w == 0
+    together = together and geometry.out_width >= HELD_COLUMNS * (geometry.dilation_w // geometry.stride_w)
+    together = together and geometry.width >= (HELD_COLUMNS - 1) * geometry.dilation_w
     least = MOST_UNROLLED_TAPS + 1 if together else _LEAST_HELD_TAPS
     return near and geometry.taps >= least and geometry.out_width >= _LEAST_HELD_OUTPUTS
 

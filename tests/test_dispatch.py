@@ -56,6 +56,10 @@ PINNED = {
     "11x11 on 4x4": (depthwise(4, 96, 11), "depthwise_f32_any_", "cython"),
     "11x11 far apart": (depthwise(56, 96, 11, dilation=20), "depthwise_f32_any_", "cython"),
     "8x8": (depthwise(56, 96, 8), "depthwise_f32_strips_" if WIDE else "depthwise_f32_any_", "cython"),
+    "8x8 dilated along rows": (
+        depthwise(56, 96, 8, dilation=(1, 4)), "depthwise_f32_strips_" if WIDE else "depthwise_f32_any_", "cython"
+    ),
+    "8x8 dilated along rows, narrow": (depthwise(12, 96, 8, dilation=(1, 4)), "depthwise_f32_any_", "cython"),
     "8x8 stride 2": (depthwise(56, 96, 8, 2), "depthwise_f32_any_", "cython"),
     "3x17": (depthwise(56, 96, (3, 17)), "depthwise_f32_any_", "cython"),
     "11x11 of few channels": (depthwise(56, 3, 11), "depthwise_f32_flat_", "cython"),
@@ -121,6 +125,16 @@ def test_shape_to_kernel(name: str) -> None:
     compiled = runtime.cython_kernels()
     if compiled is not None:
         assert chosen.backend == ("numba" if family == "mixed" and not compiled.fused() else family)
+
+
+def test_rows_whose_places_are_no_32_bits() -> None:
+    """With their padding: vectors that run on from pixel to pixel would take them for places in the image."""
+    flat = [kernel for kernel in dispatch.kernels() if kernel.label == "flat"]
+    for before, after, fits in ((2**28, 2**28, True), (2**30 - 60, 0, False), (0, 2**31 - 1, False)):
+        geometry = ConvGeometry.depthwise((1, 1, 64, 1), (1, 3, 1, 1), padding=((0, 0), (before, after)))
+        for kernel in flat:
+            assert kernel.supports(geometry) == fits, (kernel.name, before, after)
+        assert fits or dispatch.choose(geometry, np.float32, 1).label != "flat"
 
 
 def test_windows_of_numba_in_what_is_compiled() -> None:

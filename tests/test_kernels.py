@@ -130,7 +130,8 @@ def _candidates(kernel: Kernel) -> Iterator[Case]:
                 columns = flat_columns(channels, kernel.lanes)
                 yield from _flat_cases_of_any_window(-(-kernel.lanes // channels), rows, channels)
                 yield from _flat_cases_of_squares(columns, rows, channels)
-                yield from _flat_cases_of_signals(columns, channels)
+                if 4 * channels <= 3 * kernel.lanes:
+                    yield from _flat_cases_of_signals(columns, channels)
                 x_shape = (1, 2 * rows + 3, columns + 13, channels)  # a tile in the middle of a row, a vector behind it
                 yield Case("depthwise", x_shape, channels, (3, 9), padding=((1, 1), (2, 2)))
         for more, size in ((1, 3), (2, 5), (kernel.lanes // 4, 7), (1, 9)):  # more than a vector

@@ -10,7 +10,8 @@ them, on threads of its own, without the GIL. It runs the kernels of the Numba f
 `.pxi` files, `vectors.h`, `lanes.h`, `tile.h` and `threads.h`; each opens with its contract. Packed layouts:
 
 - depthwise weights `[block][kh][kw][m][lane]` and bias `[block][m][lane]`, a block being `lanes` channels from
-  `min(block * lanes, channels - lanes)` on; fewer channels than `lanes` are one block, padded with zeros;
+  `min(block * lanes, channels - lanes)` on; fewer channels than `lanes` are one block, padded with zeros, or where
+  vectors run on from pixel to pixel the channels as often as fill whole vectors;
 - pointwise and convolution weights, per group: panels of `tile_columns * lanes` output channels (`abi.panel_widths`),
   `[kh][kw][cin][column]`, the last panel only as many vectors wide as it needs and padded with zeros; bias alike.
   Groups that share a vector (`grid.joined_groups`) count as one.
@@ -210,6 +211,7 @@ def _row(kernel: dict[str, Any]) -> dict[str, Any]:
     fixed, way = op == "depthwise" and window[0] > 0, kernel["way"]
     fused = op in ("separable", "inverted_residual")
     full, single = fixed or way in ("strips", "stream"), fixed or way in ("flat", "stream")
+    most = lanes + lanes // 4 if kernel["tile_rows"] > 2 else lanes - 1  # of pixels that run on: see rules.runs_on
     return {
         "op": op,
         "label": "{}x{}s{}".format(*window) if fixed else "fused" if fused else way if op == "depthwise" else "any",
@@ -217,7 +219,7 @@ def _row(kernel: dict[str, Any]) -> dict[str, Any]:
         "tile_rows": kernel["tile_rows"],
         "tile_columns": kernel["tile_cols"] if op == "depthwise" else kernel["vectors"],
         "lanes": lanes,
-        "channels": (1, 2 * lanes) if way == "flat" else (lanes if full else 1, _NO_LIMIT),
+        "channels": (1, most) if way == "flat" else (lanes if full else 1, _NO_LIMIT),
         "multipliers": (2, MOST_MULTIPLES) if way == "repeated" else (1, 1 if single else _NO_LIMIT),
         "most_taps": 0,
         "copies": fixed,

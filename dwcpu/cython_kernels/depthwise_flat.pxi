@@ -214,7 +214,7 @@ cdef inline i64 flat_window(const bint cut, const int size, const FlatRows *flat
                 for i in range(FLAT_ROWS):
                     if 0 <= t - i < size:
                         if keeps:
-                            w[i] = kept[((t - i) * size + k) % MOST_FLAT_KEPT]
+                            w[i] = kept[((t - i) * size + k) % MOST_FLAT_KEPT]  # which other sizes would exceed
                         else:
                             w[i] = v_load(weights + ((t - i) * size + k) * LANES)
                             if not cut:
@@ -274,6 +274,7 @@ cdef inline void flat_inside(const int rows, const FlatRows *flat, i64 first, i6
         done = (at - first) // LANES % (FLAT_VECTORS * flat.vectors)
     which = at // LANES % flat.vectors
     while at < end:
+        # Others of the period behind this one; of one vector without a division, which takes as long as half a tile.
         left = (end - at - 1) // period if flat.vectors > 1 else (end - at - 1) // LANES
         if rows == 1 and left >= 7:
             flat_tile(False, rows, 8, flat, at, which)

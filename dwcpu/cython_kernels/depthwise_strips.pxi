@@ -142,7 +142,7 @@ cdef void row_of_phase(
         strips = larger(strips - 1, ceil_div(outputs - at, MOST_STRIP))
 
 
-cdef void held_rows(
+cdef void row_of_tiles(
     const Plan *plan, HeldTile *tile, const real *x, const Lanes *lanes, Asked *asked, i64 left, i64 outputs, i64 out_step,
     const real *residual, real *out
 ) noexcept nogil:
@@ -178,7 +178,7 @@ cdef void rows_and_columns(
     real *out, i64 row_begin, i64 row_end, i64 column, i64 columns
 ) noexcept nogil:
     """Some output rows and columns of an image, where x, residual and out begin. `after` is what will be read then."""
-    cdef i64 phases = smaller(phases_of(plan.stride_w, plan.dilation_w), columns), phase, y, top, tap, r, b, end, strips
+    cdef i64 phases = smaller(phases_of(plan.stride_w, plan.dilation_w), columns), phase, y, top, tap, r, b, end, pieces
     cdef i64 left = columns_held(held, plan, column, columns), place, w_row = plan.kernel_w * plan.multiplier * LANES
     cdef bint in_tiles = has_held_tiles(plan, columns, phases)
     cdef i64 stored = (lanes[blocks - 1].channel + LANES - lanes[0].block * LANES) * plan.multiplier
@@ -200,10 +200,10 @@ cdef void rows_and_columns(
             asked.columns = asked.column = held.end - held.begin
             asked.x = x + (r * plan.width + held.begin) * plan.x_step + lanes[0].channel
         asked.lines = ceil_div(blocks * LANES, LINE)
-        strips = (end - row_begin) * ceil_div(columns, phases * MOST_STRIP)
+        pieces = (end - row_begin) * ceil_div(columns, phases * MOST_STRIP)
         if in_tiles and end - row_begin >= HELD_ROWS:
-            strips = ceil_div(end - row_begin, HELD_ROWS) * ceil_div(columns, phases * HELD_COLUMNS)
-        asked.quota = ceil_div(asked.rows * asked.columns, blocks * phases * strips)
+            pieces = ceil_div(end - row_begin, HELD_ROWS) * ceil_div(columns, phases * HELD_COLUMNS)
+        asked.quota = ceil_div(asked.rows * asked.columns, blocks * phases * pieces)
         if asked.columns <= 0:
             asked.rows = 0
         for b in range(blocks):
@@ -218,7 +218,7 @@ cdef void rows_and_columns(
                 tile.row = (top + tile.begin * plan.dilation_h) % plan.ring_rows if tile.end > tile.begin else 0
                 for phase in range(phases):
                     place = (y * plan.out_width + column + phase) * plan.out_step
-                    held_rows(
+                    row_of_tiles(
                         plan, &tile, held.x + b * held.block + held.places[phase * plan.kernel_w], &lanes[b], &asked,
                         left + phase * plan.stride_w, ceil_div(columns - phase, phases), phases * plan.out_step,
                         moved(residual, place), out + place)

@@ -10,10 +10,6 @@
 # Loops: rows of inputs, of which the first and the last are not for all outputs; taps, of which at the borders of the image
 # the first are for the last outputs only, and the last for the first.
 
-cdef enum:
-    HELD_COLUMNS = 4
-
-
 cdef struct HeldTile:
     const real *x          # what is held of the block, moved to where the first output's first tap is
     const real *weights    # of the block
@@ -25,7 +21,7 @@ cdef struct HeldTile:
     i64 right              # one past the last that is
 
 
-cdef struct HeldRow:       # the next row of inputs, for a tile
+cdef struct PatchRow:      # the next row of inputs, for a tile
     const real *x
     const real *weights    # of the first output row there
     i64 back               # to those of the output row below
@@ -44,7 +40,7 @@ cdef inline vec held_weight(const int i, const real *weights, const real *lower,
 
 
 cdef inline void held_tap(
-    const int first, const int end, const int begin, const int stop, const HeldRow *row, i64 k, vec (*acc)[HELD_COLUMNS]
+    const int first, const int end, const int begin, const int stop, const PatchRow *row, i64 k, vec (*acc)[HELD_COLUMNS]
 ) noexcept nogil:
     """Tap `k`, if there is one, for output rows first .. end - 1 and columns begin .. stop - 1."""
     cdef const real *x = row.x + k * LANES
@@ -66,7 +62,7 @@ cdef inline void held_tap(
             acc[i][j] = v_fma_onto(v, w[i], acc[i][j])
 
 
-cdef inline void held_taps(const int first, const int end, HeldRow *row, vec (*acc)[HELD_COLUMNS]) noexcept nogil:
+cdef inline void held_taps(const int first, const int end, PatchRow *row, vec (*acc)[HELD_COLUMNS]) noexcept nogil:
     """The next row of inputs, for output rows first .. end - 1."""
     cdef i64 k = row.left, pairs
     cdef const real *x
@@ -125,7 +121,7 @@ cdef inline void held_tile(
     const Plan *plan, const HeldTile *tile, const Lanes *lanes, i64 out_step, const real *residual, real *out
 ) noexcept nogil:
     """residual and out are those of the tile's first output."""
-    cdef HeldRow row
+    cdef PatchRow row
     cdef vec acc[HELD_ROWS][HELD_COLUMNS]
     cdef real sums[HELD_ROWS * HELD_COLUMNS * LANES]
     cdef i64 out_row = plan.out_width * plan.out_step, size = plan.kernel_h, begin = tile.begin, end = tile.end, t
@@ -168,8 +164,8 @@ cdef inline void held_tile(
 
 
 cdef inline bint has_held_tiles(const Plan *plan, i64 columns, i64 phases) noexcept nogil:
-    """Whether `columns` of an output row, in so many phases, are computed by tiles, if there are enough rows."""
+    """Whether HELD_ROWS rows of `columns` outputs, in so many phases, are computed by tiles: `rules.is_large` asks the same."""
     return (
-        FLAT_ROWS >= HELD_ROWS and plan.multiplier == 1 and plan.kernel_h >= HELD_ROWS
+        HOLDS_TILES and plan.multiplier == 1 and plan.kernel_h >= HELD_ROWS
         and plan.stride_h == plan.dilation_h == 1 and plan.dilation_w % plan.stride_w == 0
         and columns >= HELD_COLUMNS * phases and plan.width >= (HELD_COLUMNS - 1) * plan.dilation_w)

@@ -69,6 +69,9 @@
 #define MOST_PHASES 16 /* of the columns of a dilated window: of more, each is computed anew */
 #define MOST_PATCH_ROWS 9 /* of the inputs of a tile: 7x7, stride 2 */
 #define MOST_PATCH_COLUMNS 13 /* inputs side by side of one, of WINDOW_COLUMNS outputs */
+/* Whether registers hold tiles of large windows, which are four rows of four columns. It takes 32 of them. */
+#define HOLDS_TILES (DWCPU_VECTOR_BYTES == 64)
+_Static_assert(HELD_ROWS == 4 && HELD_COLUMNS == 4, "held_tiles.pxi is written for these");
 #define PAIRED (DWCPU_VECTOR_BYTES < 64) /* whether vectors share cache lines */
 #define COPY_VECTORS (COPY_BYTES / DWCPU_VECTOR_BYTES)
 

@@ -51,6 +51,7 @@ cdef extern from "tile.h" nogil:
         MOST_PHASES
         COPY_VECTORS
         PAIRED
+        HOLDS_TILES
         FLAT_ROWS
         FLAT_ROWS_LIMIT
     const real *NEVER
