@@ -308,8 +308,8 @@ def list_kernels() -> list[str]:
     - ``several``, ``spread``: two outputs a channel and more, as vectors side by side, or as lanes of one;
     - ``repeated``: the same as one output a channel, on inputs that stand there several times;
     - ``line``: windows of one row, along signals; ``small``: any window up to 49 taps, compiled for it;
-    - ``stream``: windows of few taps, pixel by pixel; ``strips``: large ones, from copies of their inputs; ``any``:
-      every window, with loops over its taps.
+    - ``stream``: windows of few taps, pixel by pixel; ``strips``: large ones, from copies of their inputs (with vectors
+      of 64 bytes mostly in tiles of 4x4); ``any``: every window, with loops over its taps.
 
     Products of matrices (pointwise and other convolutions) have one way, ``any``. Fused operations have two: ``fused``,
     and ``split`` in one pass a step.
@@ -344,8 +344,9 @@ _MOST_IN_WORDS = 2**31
 def _in_words(geometry: Geometry) -> str:
     """What error texts call a geometry."""
     return " then ".join(
-        f"{part.op} {part.kernel_h}x{part.kernel_w} from {part.in_channels} to {part.out_channels} channels, stride "
-        f"{part.stride_h}x{part.stride_w}, dilation {part.dilation_h}x{part.dilation_w}"
+        f"{part.op} {part.kernel_h}x{part.kernel_w} from {part.in_channels} to {part.out_channels} channels of "
+        f"{part.height}x{part.width}, stride {part.stride_h}x{part.stride_w}, "
+        f"dilation {part.dilation_h}x{part.dilation_w}"
         for part in geometry.parts
     )
 
@@ -358,8 +359,9 @@ def _takes(kernel: Kernel) -> str:
     words = ["depthwise" + (f" {rows}x{columns}" if columns else " windows of one row" if rows else "")]
     if stride:
         words.append(f"stride {stride} when divided by what it shares with the dilation")
-    if kernel.most_taps:
-        words.append(f"{kernel.most_taps} taps at most")
+    most_taps = MOST_STREAMED if kernel.label == "stream" else kernel.most_taps
+    if most_taps:
+        words.append(f"{most_taps} taps at most")
     for (least, most), what in ((kernel.channels, "channels"), (kernel.multipliers, "outputs a channel")):
         many = most > _MOST_IN_WORDS
         if least > 1 or not many:
@@ -370,13 +372,16 @@ def _takes(kernel: Kernel) -> str:
             words.append(f"more channels than {kernel.lanes - 1} in rows of {rules.LEAST_WIDTH * kernel.lanes} outputs")
             words[-1] += f" and more, but not {kernel.lanes}"
         words += ["stride 1 along rows", "rows of less than 2**30 numbers with their padding"]
-    words += ["rows of a tile or more"] if kernel.layout == "flat" and kernel.most_taps else []
+    if kernel.layout == "flat" and kernel.most_taps:
+        words += [f"rows of {kernel.tile_columns} outputs and more with all taps in the image", "without dilation"]
+        words += ["at stride 2 and 3 few taps"]
     words += (
         ["strides up to the window's size", "windows that are not too large for scratch"]
         if kernel.label == "repeated"
         else []
     )
-    words += ["whose number fills vectors"] if kernel.layout == "spread" else []
+    if kernel.layout == "spread":
+        words.append(f"which {kernel.lanes} is a multiple of, or they of it, {kernel.lanes} outputs in all and more")
     return ", ".join(words)
 
 
@@ -413,6 +418,8 @@ def _choose(geometry: Geometry, dtype: np.dtype, threads: int, backend: str, alo
             fitting.sort(key=lambda kernel: kernel.label != "stream")
         if fitting and (backend == "cython" or rules.as_good(fitting[0], geometry)):
             how = " for this window" if fitting[0].window[0] else ""
+            if fitting[0].layout == "flat":
+                how = ": few channels, vectors run on from pixel to pixel"
             if fitting[0].label == "strips":
                 how = ": large windows, from copies of their inputs"
             if fitting[0].label == "stream":

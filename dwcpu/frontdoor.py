@@ -31,6 +31,8 @@ __all__ = ["Compiled", "Part", "Program", "Step", "thread_count"]
 #: ``run(x, residual, out, threads)`` on arrays that kernels can take.
 Run = Callable[[np.ndarray, np.ndarray | None, np.ndarray, int], object]
 
+#: Columns with which a row is long enough for any kernel that is asked for by its name.
+_LONG_ROW = 1024
 _LAYOUTS = ("NHWC", "NCHW")
 _BACKENDS = ("auto", "numba", "cython", "reference")
 
@@ -329,9 +331,14 @@ class Program:
 
     def check(self) -> None:
         """Check the shapes of the weights, the options and the backend before there is an image."""
-        geometry = self.step.geometry(self.step.smallest_input())
-        if self.backend not in ("auto", "numba"):  # these two compute everything: no need to load numba yet
+        batch, height, width, channels = self.step.smallest_input()
+        geometry = self.step.geometry((batch, height, width, channels))
+        if self.backend in ("auto", "numba"):  # these two compute everything: no need to load numba yet
+            return
+        try:
             self._choose(geometry, 1, self.backend)
+        except ValueError:  # it may be a kernel of longer rows
+            self._choose(self.step.geometry((batch, height, width + _LONG_ROW, channels)), 1, self.backend)
 
     def threads(self, num_threads: object) -> int:
         """The thread count of a call: `num_threads`, checked, or the current default."""

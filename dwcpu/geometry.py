@@ -137,11 +137,12 @@ class ConvGeometry:
         if len(w_shape) not in (3, 4):
             fix = f"reshape {w}"
             if len(w_shape) == 2:
-                fix = f"repeat one window for all channels, np.repeat({w}[..., None], {channels}, axis=2)"
+                # A layer asks before it has seen an image, as if there were one channel.
+                many = f"np.repeat({w}[..., None], {channels if channels > 1 else 'C'}, axis=2)"
+                one = f"{w}[..., None], or for C channels " if channels == 1 else ""
+                fix = f"repeat one window for all channels, {one}{many}"
                 if w_shape[1] == channels:
-                    fix = (
-                        f"if it is (K, C), pass {w}[None] for windows along rows, {w}[:, None] for windows down columns"
-                    )
+                    fix += f", or if it is (K, C), pass {w}[None] for windows along rows, {w}[:, None] down columns"
                 fix += ", or if it is the matrix of a pointwise convolution, give it as that"
             raise ValueError(
                 f"{operation}: {w} has shape {tuple(w_shape)}; it must be (KH, KW, C) or (KH, KW, C, M); {fix}"

@@ -82,7 +82,12 @@ def windows(w_shape: tuple[int, ...], x_shape: tuple[int, ...], names: tuple[str
         return f"; if these are {w_shape[2]} windows for one channel, pass {w}[:, :, None]"
     if w_shape[2] == 1:
         which = "these are the windows" if len(w_shape) == 4 else "it is the window"
-        return f"; if {which} of every channel, pass np.repeat({w}, {channels}, axis=2)"
+        grey = (
+            f", or if {names[0]} is a batch of images of one channel, {names[0]}[..., None]"
+            if len(x_shape) == 3
+            else ""
+        )
+        return f"; if {which} of every channel, pass np.repeat({w}, {channels}, axis=2)" + grey
     if len(w_shape) == 3 and w_shape[0] == channels:
         turned = f"; if these are (C, KH, KW), pass {w}.transpose(1, 2, 0)"
         square = w_shape[0] == w_shape[1]  # so it looks like (KH, KW, C), too

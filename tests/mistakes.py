@@ -110,7 +110,17 @@ MISTAKES = {
     "w dimensions": (
         lambda: ops.depthwise_conv2d(X, ones(3, 16)),
         ValueError,
-        "(KH, KW, C, M); if it is (K, C), pass w[None] for windows along rows, w[:, None] for windows down columns, ",
+        "w[..., None], 16, axis=2), or if it is (K, C), pass w[None] for windows along rows, w[:, None] down columns",
+    ),
+    "one window of a layer": (
+        lambda: layers.DepthwiseConv2d(ones(5, 5)),
+        ValueError,
+        "one window for all channels, w[..., None], or for C channels np.repeat(w[..., None], C, axis=2), or if it ",
+    ),
+    "a batch of grey images": (
+        lambda: ops.depthwise_conv2d(ones(4, 20, 30), ones(3, 3, 1)),
+        ValueError,
+        "pass np.repeat(w, 30, axis=2), or if x is a batch of images of one channel, x[..., None]",
     ),
     "w without channels": (
         lambda: ops.depthwise_conv2d(X, ones(3, 5)),

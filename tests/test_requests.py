@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import dwcpu
-from dwcpu import layers, list_kernels, ops, runtime
+from dwcpu import dispatch, layers, list_kernels, ops, runtime
 
 F32 = np.float32
 X = np.ones((1, 8, 8, 16), F32)
@@ -25,12 +25,14 @@ def test_a_kernel_for_something_else_is_refused_by_name(name) -> None:
 
 def test_a_kernel_for_something_else_is_told_in_few_words() -> None:
     text = (
-        r"^depthwise_conv2d: kernel \S+ does not compute depthwise 3x3 from 16 to 16 channels, stride 2x2, dilation 1x1"
-        r"; it takes pointwise; use backend='auto' or another one of list_kernels\(\)$"
+        r"^depthwise_conv2d: kernel \S+ does not compute depthwise 3x3 from 16 to 16 channels of 8x8, stride 2x2, "
+        r"dilation 1x1; it takes pointwise; use backend='auto' or another one of list_kernels\(\)$"
     )
     with pytest.raises(ValueError, match=text):
         ops.depthwise_conv2d(X, DW, stride=2, backend=kernel_of("pointwise", "f32"))
-    with pytest.raises(ValueError, match=r" depthwise 3x3 from .* then pointwise 1x1 from 16 to 24 channels, stride"):
+    with pytest.raises(
+        ValueError, match=r" depthwise 3x3 from .* then pointwise 1x1 from 16 to 24 channels of \S+, stride"
+    ):
         ops.separable_conv2d(X, DW, PW, backend=kernel_of("pointwise", "f32"))
 
 
@@ -90,3 +92,19 @@ def test_a_kernel_says_what_it_takes(way: str, text: str) -> None:
     found = next(name for name in list_kernels() if name.startswith(f"depthwise_f32_{way}_") and "__numba" in name)
     with pytest.raises(ValueError, match=rf"; it takes .*{text}; use "):
         ops.depthwise_conv2d(X, np.ones((5, 5, X.shape[-1]), np.float32), backend=found)
+
+
+@pytest.mark.parametrize("label", ["flat3", "flat"])
+def test_a_layer_takes_a_kernel_of_long_rows_by_its_name(label: str) -> None:
+    """It is asked for before there is an image: of short rows the one computes none, the other fewer channels."""
+    kernel = next((each for each in dispatch.kernels(F32) if each.label == label), None)
+    if kernel is None:
+        pytest.skip("the Cython kernels were not built")
+    channels = kernel.channels[1]
+    rng = np.random.default_rng(1)
+    x, w = rng.random((5, 70, channels), F32), rng.random((3, 3, channels), F32)
+    layer = layers.DepthwiseConv2d(w, padding="same", backend=kernel.name)
+    assert layer(x).tobytes() == ops.depthwise_conv2d(x, w, padding="same").tobytes()
+    if label == "flat3" or channels > kernel.lanes:
+        with pytest.raises(ValueError, match=r" does not compute depthwise 3x3 .* of 5x3, .*; it takes depthwise"):
+            layer(x[:, :3])
