@@ -82,11 +82,9 @@ def windows(w_shape: tuple[int, ...], x_shape: tuple[int, ...], names: tuple[str
         return f"; if these are {w_shape[2]} windows for one channel, pass {w}[:, :, None]"
     if w_shape[2] == 1:
         which = "these are the windows" if len(w_shape) == 4 else "it is the window"
-        grey = (
-            f", or if {names[0]} is a batch of images of one channel, {names[0]}[..., None]"
-            if len(x_shape) == 3
-            else ""
-        )
+        grey = ""
+        if len(x_shape) == 3 or x_shape[0] == 1:
+            grey = f", or if {names[0]} is a batch of images of one channel, {names[0]}[..., None]"
         return f"; if {which} of every channel, pass np.repeat({w}, {channels}, axis=2)" + grey
     if len(w_shape) == 3 and w_shape[0] == channels:
         turned = f"; if these are (C, KH, KW), pass {w}.transpose(1, 2, 0)"
