@@ -50,10 +50,10 @@ def as_good(kernel: Kernel, geometry: Geometry) -> bool:
     channels are fewer than lanes, 1.4 to 1.6 where the window is a row and channels fill narrower vectors.
 
     Fewer channels than lanes at stride 1, where Numba has several pixels in a vector, too (undilated, in rows of a tile
-    or more): over 110 random windows with tiles of four rows 0.65 to 1.17, mean 0.89 (64 bytes; windows of one column,
-    left out, 1.0 to 1.1), with those of two 0.94 to 1.4 (32 bytes; of one column up to 1.8). Elsewhere it has narrow
-    vectors: 0.42 to 1.1 of theirs where channels are less than half of the lanes, or 16 vectors of a row have all taps,
-    else up to 1.5 times.
+    or more): over 110 random windows with tiles of four rows 0.65 to 1.17, mean 0.89 (64 bytes; left out are windows of
+    one column, 1.0 to 1.1, and of one row, 0.85 to 1.4, whose neighbouring taps Numba reads once), with those of two
+    0.94 to 1.4 (32 bytes; of one column up to 1.8). Elsewhere it has narrow vectors: 0.42 to 1.1 of theirs where
+    channels are less than half of the lanes, or 16 vectors of a row have all taps, else up to 1.5 times.
     """
     if geometry.op != "depthwise" or kernel.window[0] or kernel.label == "stream":
         return True
@@ -63,7 +63,7 @@ def as_good(kernel: Kernel, geometry: Geometry) -> bool:
             return True
         channels, lanes, run = geometry.in_channels, kernel.lanes, run_length(geometry)
         if channels < lanes and geometry.dilation_w == 1 and run >= flat_columns(channels, lanes):
-            return _is_wide(kernel) and geometry.kernel_w > 1
+            return _is_wide(kernel) and min(geometry.kernel_h, geometry.kernel_w) > 1
         return 2 * channels < lanes or run * channels >= _LEAST_RUN * lanes
     if geometry.taps <= MOST_UNROLLED_TAPS or not (kernel.label == "strips" or geometry.multiplier == 1):
         return False

@@ -87,6 +87,7 @@ PINNED = {
     ),
     "three channels": (depthwise(224, 3, 3), "depthwise_f32_flat", "cython" if WIDE else "numba"),
     "three channels, a column": (depthwise(224, 3, (9, 1)), "depthwise_f32_flat3_", "numba"),
+    "three channels, a row": (depthwise(224, 3, (1, 9)), "depthwise_f32_flat3_", "numba"),
     "twelve channels, narrow": (depthwise(9, 12, 3), "depthwise_f32_small_" if WIDE else "depthwise_f32_3x3s1_",
         "numba" if WIDE else "cython",
     ),
