@@ -517,10 +517,10 @@ def _supporting(name: str, geometry: Geometry, dtype: np.dtype) -> Kernel | None
 def choose(geometry: Geometry, dtype: Any, threads: int, backend: str = "auto") -> Kernel:
     """The kernel for a geometry.
 
-    Depthwise windows of 3x3, 5x5 and 7x7, those of 50 taps and more, dilated ones and short rows of few channels, and
-    all matrix products run on Cython where it is built, which needs no compilation and is as fast; everything else on
-    Numba, which compiles code for the window. Fused operations with such a window are "mixed", and so are several
-    outputs of few channels: the rest is Cython's.
+    Depthwise windows of 3x3, 5x5 and 7x7, those of 50 taps and more, of few channels dilated ones and short rows, with
+    vectors of 64 bytes most others, too, and all matrix products run on Cython where it is built, which needs no
+    compilation and is as fast; everything else on Numba, which compiles code for the window. Fused operations with such
+    a window are "mixed", and so are several outputs of few channels: the rest is Cython's.
     Where `autotune` has measured, and "auto" is asked for, its choice counts.
 
     Parameters

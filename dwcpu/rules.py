@@ -50,7 +50,7 @@ def as_good(kernel: Kernel, geometry: Geometry) -> bool:
     channels are fewer than lanes, 1.4 to 1.6 where the window is a row and channels fill narrower vectors.
 
     Fewer channels than lanes at stride 1, where Numba has several pixels in a vector, too (undilated, in rows of a tile
-    or more): over 110 random windows with tiles of four rows 0.65 to 1.17, mean 0.89 (64 bytes; left out are windows of
+    or more): over 69 random windows with tiles of four rows 0.51 to 1.18, mean 0.84 (64 bytes; left out are windows of
     one column, 1.0 to 1.1, and of one row, 0.85 to 1.4, whose neighbouring taps Numba reads once), with those of two
     0.94 to 1.4 (32 bytes; of one column up to 1.8). Elsewhere it has narrow vectors: 0.42 to 1.1 of theirs where
     channels are less than half of the lanes, or 16 vectors of a row have all taps, else up to 1.5 times.
@@ -75,8 +75,9 @@ def runs_on(geometry: ConvGeometry, lanes: int) -> bool:
     """Whether vectors run on from pixel to pixel where a pixel is a vector and a little more (see depthwise_flat.pxi).
 
     Time of tiles of four rows over that of vectors of one pixel, the second of which is mostly empty, 17 to 20 channels
-    in 16 lanes on images of 32 columns and more: 0.62 to 1.13, mean 0.88. Narrower images 0.9 to 1.5; what the table
-    has no such kernel for: 21 to 24 channels 0.73 to 1.5, tiles of two rows, 9 to 12 channels in 8 lanes, 0.82 to 1.6.
+    in 16 lanes on images of 32 columns and more: 0.52 to 1.16, mean 0.87, over 63. Narrower images 0.9 to 1.5; what the
+    table has no such kernel for: 21 to 24 channels 0.73 to 1.5, tiles of two rows, 9 to 12 channels in 8 lanes, 0.82 to
+    1.6.
     """
     return geometry.in_channels > lanes and geometry.out_width >= LEAST_WIDTH * lanes
 
@@ -103,9 +104,8 @@ def is_large(geometry: Geometry, kernel: Kernel) -> bool:
     Time of strips over that of other compiled code, windows of 81 taps and more: 0.45 to 1.1, mean 0.75, at an
     effective stride of 3 0.7 to 1.2, mean 0.9, but at 4 0.8 to 1.6; 50 to 80 taps 0.9 to 1.3; rows of up to four
     outputs 1.3 to 3. Copies of widely dilated windows would take megabytes. Of vectors of 64 bytes, four rows of
-    outputs at a time (held_tiles.pxi): 50 to 80 taps 0.5 to 0.94 of that of other compiled code, fewer 1.3 to 1.9 of
-    Numba's.
-
+    outputs at a time (held_tiles.pxi): 50 to 80 taps 0.49 to 1.09 of that of other compiled code, mean 0.84, fewer taps
+    1.3 to 1.9 of Numba's.
     """
     if not isinstance(geometry, ConvGeometry) or geometry.op != "depthwise":
         return False

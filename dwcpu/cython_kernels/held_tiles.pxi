@@ -3,7 +3,7 @@
 #
 # Strips read an input for ten multiply-adds, or a weight for each at the borders of the image: 64 bytes, which few cores
 # read twice a cycle for long. Tiles read four inputs and four weights for sixteen, two taps at a time five inputs. Of the
-# time of strips 0.65 to 0.8. They take 32 registers.
+# time of strips 0.7 to 0.9. They take 32 registers.
 #
 # Assumes: plan.multiplier, plan.stride_h and plan.dilation_h are 1, plan.stride_w divides plan.dilation_w; windows have
 # no fewer rows than tiles, and images no fewer than HELD_COLUMNS - 1 columns of each remainder by plan.dilation_w.
