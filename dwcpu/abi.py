@@ -360,7 +360,7 @@ ERFC_TERMS: dict[str, tuple[float, ...]] = {
 
 #: Counts changes of what this file does not hold: names of kernels, arguments of compiled functions, how weights are
 #: packed, what activations compute, what fields mean.
-_OTHER_CHANGES = 16
+_OTHER_CHANGES = 17
 
 #: A number for all that compiled modules and Python must agree on. Modules that were compiled for another one are left
 #: alone: they would take one field for another, or compute other bits than Numba's kernels.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from copy import copy as copy_object
-from math import prod
+from math import log, prod
 from typing import Any
 
 import numpy as np
@@ -204,7 +204,10 @@ def pool(
 def softmax(rows: int, channels: int, dtype: np.dtype) -> PixelKernel | None:
     """Softmax of `rows` rows that lie together."""
     shape = rows, channels
-    return made("softmax", dtype, shape, shape, rows, {"in_channels": channels}, over=_OVER_INPUT)
+    # Sums are up to `channels`; a little more, since what is made of them is rounded.
+    lowest = log(np.finfo(dtype).tiny) + log(max(channels, 1)) + 1e-3
+    fields = {"in_channels": channels, "alpha": lowest}
+    return made("softmax", dtype, shape, shape, rows, fields, over=_OVER_INPUT)
 
 
 def copy(
@@ -292,21 +295,23 @@ def reduced(kind: str, shape: tuple[int, ...], dtype: np.dtype) -> PixelKernel |
 
     Parameters
     ----------
-    kind : {"sum", "mean", "maximum", "minimum"}
+    kind : {"sum", "mean", "maximum", "minimum", "squares", "length"}
+        "squares": their sum, "length": its root.
     shape : tuple of int
     dtype : dtype
     """
     batch, height, width, channels = shape
-    name = {"maximum": "maxima", "minimum": "minima"}.get(kind, "sums")
+    name = {"maximum": "maxima", "minimum": "minima", "squares": "squares", "length": "lengths"}.get(kind, "sums")
+    parts = {"squares": ("squares", "sums"), "lengths": ("squares", "roots")}.get(name, (name, name))
     factor, blocks = _factor(kind, height * width, dtype), -(-channels // _REDUCE_RUN)
 
-    def kernel(images: int, rows: int, columns: int, factor: float) -> PixelKernel | None:
+    def kernel(name: str, images: int, rows: int, columns: int, factor: float) -> PixelKernel | None:
         fields = {"height": rows, "width": columns, "in_channels": channels, "alpha": factor}
         sizes = (images, rows, columns, channels), (images, 1, 1, channels)
         return made(name, dtype, *sizes, images, fields, blocks=blocks)
 
-    whole = kernel(batch, height, width, factor)
-    rows, images = kernel(batch * height, 1, width, 1.0), kernel(batch, height, 1, factor)
+    whole = kernel(name, batch, height, width, factor)
+    rows, images = kernel(parts[0], batch * height, 1, width, 1.0), kernel(parts[1], batch, height, 1, factor)
     if height > 1 and width >= _LEAST_WIDTH and whole is not None and rows is not None and images is not None:
         rows.by_rows, whole.parts = True, (rows, images)
     return whole
@@ -314,7 +319,9 @@ def reduced(kind: str, shape: tuple[int, ...], dtype: np.dtype) -> PixelKernel |
 
 def reduced_rows(kind: str, rows: int, count: int, dtype: np.dtype) -> PixelKernel | None:
     """The elements of each of `rows` rows taken together: (rows,); as `reduced`, but for "minimum"."""
-    name = {"maximum": "row_maxima", "minimum": ""}.get(kind, "row_sums")
+    name = {"maximum": "row_maxima", "minimum": "", "squares": "row_squares", "length": "row_lengths"}.get(
+        kind, "row_sums"
+    )
     fields = {"in_channels": count, "alpha": _factor(kind, count, dtype)}
     return made(name, dtype, (rows, count), (rows,), rows, fields)
 

@@ -33,7 +33,10 @@ def guard_parameters(kernel: pixels.PixelKernel, end: str) -> None:
 
 
 def run(kernel: pixels.PixelKernel | None, x: np.ndarray, out: np.ndarray, residual: Any = None) -> None:
-    """Run a kernel on 1, 2 and 3 threads, arrays against forbidden pages, and see to it that the bits agree."""
+    """Run a kernel on 1, 2 and 3 threads, arrays against forbidden pages, and see to it that the bits agree.
+
+    So they must where the result lies over what the kernel reads, if that may be.
+    """
     assert kernel is not None
     plan, found = kernel._plan.copy(), []
     for threads, end in ((1, "begin"), (1, "end"), (2, "end"), (3, "begin")):
@@ -47,5 +50,14 @@ def run(kernel: pixels.PixelKernel | None, x: np.ndarray, out: np.ndarray, resid
         assert ROOM.touched() == []
         assert given.tobytes() == x.tobytes()
         found.append(place.copy())
+        for at, each in enumerate((given, added)):
+            if each is not None and kernel._over[at] and each.nbytes == place.nbytes:
+                before = given.copy(), None if added is None else added.copy()
+                chain(nodes, x.shape, x.dtype, threads).run(given, added, each.reshape(out.shape))
+                assert ROOM.touched() == []
+                found.append(each.reshape(out.shape).copy())
+                for array, content in zip((given, added), before, strict=True):
+                    if array is not None:
+                        array[...] = content
     assert len({each.tobytes() for each in found}) == 1
     out[...] = found[0]

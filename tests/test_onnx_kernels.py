@@ -233,6 +233,9 @@ GRAPHS: dict[str, tuple[Callable[[Builder], str], list[str]]] = {
             keepdims=0,
         ), ["mean"],
     ),
+    "lengths of channels": (lambda b: b.add("ReduceL2", b.conv("x", 3, 9), b.ints(2, 3)), ["length"]),
+    "squares of rows": (lambda b: b.add("ReduceSumSquare", b.conv("x", 3, 9), b.ints(3), keepdims=0), ["squares"]),
+    "squares of one each": (lambda b: b.add("ReduceSumSquare", "x", b.ints(0)), ["numpy"]),
     "the sum of everything": (lambda b: b.add("ReduceSum", b.conv("x", 3, 9), keepdims=0), ["sum"]),
     "sums of rows and channels": (lambda b: b.add("ReduceSum", b.conv("x", 3, 9), b.ints(1, 2)), ["numpy"]),
     "a resized image": (

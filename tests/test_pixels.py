@@ -97,9 +97,28 @@ def test_softmax_is_that_of_its_definition(channels, dtype) -> None:
     out = np.empty_like(x)
     run(pixels.softmax(37, channels, dtype), x, out)
     powers = np.exp(x.astype(np.longdouble) - x.max(1, keepdims=True))
-    np.testing.assert_allclose(
-        out, powers / powers.sum(1, keepdims=True), rtol=1e-5 if dtype == np.float32 else 1e-13, atol=1e-37
-    )
+    expected, smallest = powers / powers.sum(1, keepdims=True), float(np.finfo(dtype).tiny)
+    rtol = 1e-5 if dtype == np.float32 else 1e-13
+    np.testing.assert_allclose(out, expected, rtol=rtol, atol=1.01 * channels * smallest)
+    assert not ((out > 0) & (out < smallest)).any()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("channels", [2, 16, 49, 64, 65, 197])
+def test_softmax_gives_no_numbers_that_are_not_normal(channels, dtype) -> None:
+    smallest = float(np.finfo(dtype).tiny)
+    far = np.log(smallest)
+    x = np.linspace(1.05 * far, 0.9 * far, channels * 40).astype(dtype).reshape(40, channels)
+    x[:, ::2] -= 3
+    x[:, -1] = 0
+    x[20:, : channels // 2] = 0  # sums of many
+    out = np.empty_like(x)
+    run(pixels.softmax(40, channels, dtype), x, out)
+    assert (out[:20, -1] == 1).all()
+    assert not ((out > 0) & (out < smallest)).any()
+    assert (out[:, 0] == 0).any()
+    if channels > 2:
+        assert ((out > 0) & (out < 1e6 * smallest)).any()
 
 
 def test_softmax_of_nan_is_nan_and_of_infinities_what_ieee_says() -> None:
@@ -255,6 +274,19 @@ def test_the_largest_and_the_smallest_of_all_pixels(channels, dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_squares_of_all_pixels_and_their_roots(channels, dtype) -> None:
+    x = random(3, 5, 300, channels, dtype=dtype)
+    x[1, 2, 299, 0], x[2, 4, 7, -1] = np.nan, np.inf
+    out = np.empty((3, 1, 1, channels), dtype)
+    with np.errstate(invalid="ignore"):
+        expected = np.square(x.astype(np.longdouble)).sum((1, 2), keepdims=True)
+    for kind, wanted in (("squares", expected), ("length", np.sqrt(expected))):
+        run(pixels.reduced(kind, x.shape, dtype), x, out)
+        np.testing.assert_allclose(out, wanted.astype(dtype), rtol=1e-6 if dtype == np.float32 else 1e-15)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("count", [*CHANNELS, 4095, 4096, 4097, 1_000_003])
 def test_rows_are_taken_together(count, dtype) -> None:
     x = random(5, count, dtype=dtype) + 3
@@ -266,6 +298,10 @@ def test_rows_are_taken_together(count, dtype) -> None:
         run(pixels.reduced_rows(kind, 5, count, dtype), x, out)
         wanted = x.astype(np.longdouble).sum(1) * factor
         np.testing.assert_allclose(out, wanted.astype(dtype), rtol=3e-6 if dtype == np.float32 else 1e-14)
+    wanted = np.square(x.astype(np.longdouble)).sum(1)
+    for kind, each in (("squares", wanted), ("length", np.sqrt(wanted))):
+        run(pixels.reduced_rows(kind, 5, count, dtype), x, out)
+        np.testing.assert_allclose(out, each.astype(dtype), rtol=3e-6 if dtype == np.float32 else 1e-14)
     assert pixels.reduced_rows("minimum", 5, count, dtype) is None
 
 

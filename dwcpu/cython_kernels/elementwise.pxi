@@ -45,7 +45,7 @@ cdef inline void combine_run(
     real *out
 ) noexcept nogil:
     """`count` elements; `one_a`, `one_b`: of one number with all of the other's."""
-    cdef vec v = v_splat(a[0]), w = v_splat(b[0])
+    cdef vec v = v_splat(a[0]), w = v_splat(b[0]), made = v_zero(), before
     cdef i64 at = 0
     cdef int rest
     while at + LANES <= count:
@@ -53,15 +53,21 @@ cdef inline void combine_run(
             v = v_load(a + at)
         if not one_b:
             w = v_load(b + at)
-        v_store(out + at, v_clamp(combined(op, v, w), low, high))
+        made = v_clamp(combined(op, v, w), low, high)
+        v_store(out + at, made)
         at += LANES
     if at < count:
+        before = made
         rest = <int> (count - at)
         if not one_a:
             v = v_load_part(a + at, 0, rest)
         if not one_b:
             w = v_load_part(b + at, 0, rest)
-        v_store_part(out + at, v_clamp(combined(op, v, w), low, high), 0, rest)
+        made = v_clamp(combined(op, v, w), low, high)
+        if at > 0:
+            v_store_end(out + at, before, made, v_numbers_from(rest), rest)
+        else:
+            v_store_part(out + at, made, 0, rest)
 
 
 cdef const real *through(i64 function, i64 alpha, i64 count, const real *x, real *values) noexcept nogil:

@@ -79,6 +79,30 @@ V_INLINE vec v_fma_where(vec_lanes where, vec a, vec b, vec c) {
 #endif
 }
 
+/* yes in these lanes, no in the others */
+V_INLINE vec v_select(vec_lanes where, vec yes, vec no) {
+#if V_AVX512
+    return V_FORM(_mm512_mask_mov_ps, _mm512_mask_mov_pd)(no, where, yes);
+#else
+    return (vec)(((vec_bits)yes & where) | ((vec_bits)no & ~where));
+#endif
+}
+
+/* All lanes together, halves on halves: their sum, and the largest, NaN if there is one. */
+#define V_AWAY_8(n) (((n) + 8) % LANES)
+#define V_AWAY_4(n) (((n) + 4) % LANES)
+#define V_AWAY_2(n) (((n) + 2) % LANES)
+#define V_AWAY_1(n) (((n) + 1) % LANES)
+#define V_TOGETHER(name, of_two)                                                                                  \
+    V_INLINE real name(vec v) {                                                                                   \
+        if (LANES > 8) v = of_two(v, V_SHUFFLE(v, v, V_EACH(V_AWAY_8, 0)));                                       \
+        if (LANES > 4) v = of_two(v, V_SHUFFLE(v, v, V_EACH(V_AWAY_4, 0)));                                       \
+        if (LANES > 2) v = of_two(v, V_SHUFFLE(v, v, V_EACH(V_AWAY_2, 0)));                                       \
+        return of_two(v, V_SHUFFLE(v, v, V_EACH(V_AWAY_1, 0)))[0];                                                \
+    }
+V_TOGETHER(v_sum, v_add)
+V_TOGETHER(v_largest, v_maximum)
+
 V_INLINE void v_store_part(real *p, vec v, int first, int last) {
 #if V_AVX512
     V_FORM(_mm512_mask_storeu_ps, _mm512_mask_storeu_pd)(p, v_lanes(first, last), v);
@@ -88,6 +112,16 @@ V_INLINE void v_store_part(real *p, vec v, int first, int last) {
     for (int i = 0; i < LANES; i++)
         if (i >= first && i < last) p[i] = v[i];
 #endif
+}
+
+/* The lanes from number `first` on, of two vectors in a row. */
+V_INLINE vec_bits v_numbers_from(int first) { return (bits)first + (vec_bits){V_EACH(V_NUMBER, 0)}; }
+
+/* p[0] .. p[count - 1] from the lanes of v, where `before` was stored right before p: once more, in one store with v, whose
+   `numbers` are those from `count` on. A load of what comes next would wait for a masked store, which reaches into it:
+   rows of 40 reals in place took three times as long. */
+V_INLINE void v_store_end(real *p, vec before, vec v, vec_bits numbers, int count) {
+    v_store(p + count - LANES, v_pick_of_two(before, v, numbers));
 }
 
 /* p[0] .. p[count - 1] from their lanes, fewer than all. In pieces: masked stores are slow on many CPUs, and branches on

@@ -6,7 +6,6 @@
 # Guarantees: sums are taken in an order that depends neither on vectors nor on how rows are shared. NaN passes.
 
 cdef enum:
-    SUMS = 16            # parts of a sum, of which every vector has a whole number
     EXPS = 4             # vectors step by step
     MOMENT_RUN = 32      # channels
     MOMENT_VECTORS = 16  # that they are, at most
@@ -14,12 +13,24 @@ cdef enum:
     TURN_PIXELS = 16     # that are normalised, and then activated
 
 
+cdef inline real sum_of_vectors(const int count, const vec *v) noexcept nogil:
+    """Sum of a row, as `sum_of` adds it up."""
+    cdef vec parts[SUMS]
+    cdef int i, half = SUMS // LANES
+    for i in range(count):
+        parts[i % half] = v_add(parts[i % half], v[i]) if i >= half else v[i]
+    while half > 1:
+        half //= 2
+        for i in range(half):
+            if i + half < count:
+                parts[i] = v_add(parts[i], parts[i + half])
+    return v_sum(parts[0])
+
+
 cdef inline real sum_of(const real *x, i64 count, real centre, const bint squares) noexcept nogil:
-    """Sum of x, or of (x - centre)^2, in SUMS parts that are added in order."""
+    """Sum of x, or of (x - centre)^2, in SUMS parts that are added halves on halves."""
     cdef vec parts[SUMS]
     cdef vec d, middle = v_splat(centre)
-    cdef real apart[SUMS]
-    cdef real rest
     cdef i64 at = 0
     cdef int i, vectors = SUMS // LANES
     for i in range(vectors):
@@ -33,93 +44,146 @@ cdef inline real sum_of(const real *x, i64 count, real centre, const bint square
             parts[i] = v_add(parts[i], d)
         at += SUMS
     for i in range(vectors):
-        v_store(apart + i * LANES, parts[i])
-    for i in range(<int> (count - at)):
-        rest = x[at + i] - centre if squares else x[at + i]
-        apart[i] += rest * rest if squares else rest
-    for i in range(1, SUMS):
-        apart[0] += apart[i]
-    return apart[0]
+        if at + i * LANES < count:
+            d = v_load_where(v_inside(0, count - at - i * LANES), x + at + i * LANES)
+            if squares:
+                d = v_sub(d, middle)
+                d = v_select(v_inside(0, count - at - i * LANES), v_mul(d, d), v_zero())
+            parts[i] = v_add(parts[i], d)
+    return sum_of_vectors(vectors, parts)
 
 
 cdef inline real most_of(const real *x, i64 count) noexcept nogil:
     """The largest of x; NaN if there is one."""
     cdef vec most[EXPS]
-    cdef real apart[LANES_LIMIT]
-    cdef real found = x[0]
     cdef i64 at = 0
-    cdef int i, lanes = 1
-    apart[0] = x[0]
-    if count >= LANES:
-        lanes = LANES
-        for i in range(EXPS):
-            most[i] = v_load(x)
-        while at + EXPS * LANES <= count:
-            for i in range(EXPS):
-                most[i] = v_maximum(most[i], v_load(x + at + i * LANES))
-            at += EXPS * LANES
-        while at < count:
-            at = smaller(at, count - LANES)  # the last vector slides back over its neighbour
-            most[0] = v_maximum(most[0], v_load(x + at))
-            at += LANES
-        for i in range(1, EXPS):
-            most[0] = v_maximum(most[0], most[i])
-        v_store(apart, most[0])
-    for i in range(lanes):
-        if apart[i] > found or apart[i] != apart[i]:  # a NaN stays, since nothing is greater
-            found = apart[i]
+    cdef int i
     if count < LANES:
-        for at in range(count):
-            if x[at] > found or x[at] != x[at]:
-                found = x[at]
-    return found
+        return v_largest(v_select(v_inside(0, count), v_load_where(v_inside(0, count), x), v_splat(x[0])))
+    for i in range(EXPS):
+        most[i] = v_load(x)
+    while at + EXPS * LANES <= count:
+        for i in range(EXPS):
+            most[i] = v_maximum(most[i], v_load(x + at + i * LANES))
+        at += EXPS * LANES
+    while at < count:
+        at = smaller(at, count - LANES)  # the last vector slides back over its neighbour
+        most[0] = v_maximum(most[0], v_load(x + at))
+        at += LANES
+    return v_largest(v_maximum(v_maximum(most[0], most[1]), v_maximum(most[2], most[3])))
 
 
-cdef inline void powers(const int count, const int lanes, const real *x, vec most, real *out) noexcept nogil:
-    """exp(x - most) of `count` vectors; `lanes`: of one alone."""
-    cdef vec v[EXPS]
+cdef inline void store_last(real *out, i64 at, vec before, vec v, vec_bits numbers, int last) noexcept nogil:
+    """The last vector of a row, of `last` lanes, at out + at; `before` is the one in front of it, if there is one."""
+    if last == LANES:
+        v_store(out + at, v)
+    elif at > 0:
+        v_store_end(out + at, before, v, numbers, last)
+    else:
+        v_store_part(out, v, 0, last)
+
+
+cdef inline void exps_of(const int count, vec *v, vec most, vec least) noexcept nogil:
+    """exp(v - most), or 0 where v - most is less than `least`."""
+    cdef vec d[EXPS]
     cdef int i
     for i in range(count):
-        v[i] = v_load(x + i * LANES) if lanes == LANES else v_load_part(x, 0, lanes)
-        v[i] = exp_domain(v_sub(v[i], most))
+        d[i] = v_sub(v[i], most)
+        v[i] = v_at_least(v_neg_abs(d[i]), least)
     exp_of(count, v)
     for i in range(count):
-        if lanes == LANES:
-            v_store(out + i * LANES, v[i])
-        else:
-            v_store_part(out, v[i], 0, lanes)
+        v[i] = v_select_less(d[i], least, v_zero(), v[i])
+
+
+cdef inline void softmax_short(
+    const int count, int last, i64 rows, i64 columns, const real *x, vec least, vec_bits numbers, real *out
+) noexcept nogil:
+    """Of rows that are `count` vectors, the last with `last` lanes."""
+    cdef vec v[EXPS]
+    cdef vec most, share
+    cdef vec_lanes inside = v_inside(0, last)
+    cdef i64 row
+    cdef int i
+    for row in range(rows):
+        for i in range(count - 1):
+            v[i] = v_load(x + i * LANES)
+        v[count - 1] = v_select(inside, v_load_where(inside, x + (count - 1) * LANES), v_splat(x[0]))
+        most = v[0]
+        for i in range(1, count):
+            most = v_maximum(most, v[i])
+        exps_of(count, v, v_splat(v_largest(most)), least)
+        v[count - 1] = v_select(inside, v[count - 1], v_zero())
+        share = v_splat(1 / sum_of_vectors(count, v))
+        for i in range(count):
+            v[i] = v_mul(v[i], share)
+            if i < count - 1:
+                v_store(out + i * LANES, v[i])
+        store_last(out, (count - 1) * LANES, v[count - 2] if count > 1 else share, v[count - 1], numbers, last)
+        x += columns
+        out += columns
+
+
+cdef inline void softmax_long(
+    int last, i64 rows, i64 columns, const real *x, vec least, vec_bits numbers, real *out
+) noexcept nogil:
+    cdef vec v[EXPS]
+    cdef vec most, share, before = v_zero()
+    cdef i64 row, at
+    cdef int i
+    for row in range(rows):
+        most = v_splat(most_of(x, columns))
+        at = 0
+        while at + EXPS * LANES < columns:
+            for i in range(EXPS):
+                v[i] = v_load(x + at + i * LANES)
+            exps_of(EXPS, v, most, least)
+            for i in range(EXPS):
+                v_store(out + at + i * LANES, v[i])
+            at += EXPS * LANES
+            before = v[EXPS - 1]
+        while at < columns:
+            v[0] = v_load(x + at) if at + LANES <= columns else v_load_part(x + at, 0, last)
+            exps_of(1, v, most, least)
+            store_last(out, at, before, v[0], numbers, LANES if at + LANES < columns else last)
+            before = v[0]
+            at += LANES
+        share = v_splat(1 / sum_of(out, columns, 0, False))
+        at = 0
+        while at + LANES < columns:
+            before = v_mul(v_load(out + at), share)
+            v_store(out + at, before)
+            at += LANES
+        v[0] = v_load(out + at) if last == LANES else v_load_part(out + at, 0, last)
+        store_last(out, at, before, v_mul(v[0], share), numbers, last)
+        x += columns
+        out += columns
 
 
 cdef void softmax(
     const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
-    """exp(x - m) / sum of that, m being the largest of a row."""
-    cdef i64 count = plan.in_channels, row, at
-    cdef int rest = <int> (count % LANES)
-    cdef const real *source
-    cdef real *target
-    cdef vec most, total
-    for row in range(row_begin, row_end):
-        source = x + row * count
-        target = out + row * count
-        most = v_splat(most_of(source, count))
-        at = 0
-        while at + EXPS * LANES <= count:
-            powers(EXPS, LANES, source + at, most, target + at)
-            at += EXPS * LANES
-        while at + LANES <= count:
-            powers(1, LANES, source + at, most, target + at)
-            at += LANES
-        if rest:
-            powers(1, rest, source + at, most, target + at)
-        total = v_splat(sum_of(target, count, 0, False))
-        at = 0
-        while at + LANES <= count:
-            v_store(target + at, v_div(v_load(target + at), total))
-            at += LANES
-        if rest:
-            v_store_part(target + at, v_div(v_load_part(target + at, 0, rest), total), 0, rest)
+    """exp(x - m) over the sum of that, m being the largest of a row.
+
+    Below exp(plan.alpha) it is 0: what would not be normal over the sum. Masks that attention adds make such numbers, with
+    which arithmetic takes many times as long: swin_tiny took 1.4 times as long for them.
+    """
+    cdef i64 columns = plan.in_channels, rows = row_end - row_begin, count = ceil_div(columns, LANES)
+    cdef int last = <int> ((columns - 1) % LANES) + 1
+    cdef vec least = v_splat(<real> plan.alpha)
+    cdef vec_bits numbers = v_numbers_from(last)
+    x += row_begin * columns
+    out += row_begin * columns
+    if count == 1:
+        softmax_short(1, last, rows, columns, x, least, numbers, out)
+    elif count == 2:
+        softmax_short(2, last, rows, columns, x, least, numbers, out)
+    elif count == 3:
+        softmax_short(3, last, rows, columns, x, least, numbers, out)
+    elif count == 4:
+        softmax_short(4, last, rows, columns, x, least, numbers, out)
+    else:
+        softmax_long(last, rows, columns, x, least, numbers, out)
 
 
 cdef inline vec normal(vec v, vec mean, vec inverse, vec scale, vec bias) noexcept nogil:
@@ -135,13 +199,14 @@ cdef void layer_norm(
     plan.weights points to the scale of every channel, plan.bias to their biases.
     """
     cdef i64 count = plan.in_channels, row, at
-    cdef int rest = <int> (count % LANES)
+    cdef int last = <int> ((count - 1) % LANES) + 1
     cdef const real *scale = <const real *> plan.weights
     cdef const real *bias = <const real *> plan.bias
     cdef const real *source
     cdef real *target
     cdef real middle
-    cdef vec mean, inverse
+    cdef vec mean, inverse, before
+    cdef vec_bits numbers = v_numbers_from(last)
     for row in range(row_begin, row_end):
         source = x + row * count
         target = out + row * count
@@ -149,16 +214,17 @@ cdef void layer_norm(
         mean = v_splat(middle)
         inverse = v_splat(1 / v_root(sum_of(source, count, middle, True) / <real> count + <real> plan.alpha))
         at = 0
-        while at + LANES <= count:
-            v_store(target + at, normal(v_load(source + at), mean, inverse, v_load(scale + at), v_load(bias + at)))
+        before = v_zero()
+        while at + LANES < count:
+            before = normal(v_load(source + at), mean, inverse, v_load(scale + at), v_load(bias + at))
+            v_store(target + at, before)
             at += LANES
-        if rest:
-            v_store_part(
-                target + at,
-                normal(
-                    v_load_part(source + at, 0, rest), mean, inverse, v_load_part(scale + at, 0, rest),
-                    v_load_part(bias + at, 0, rest)),
-                0, rest)
+        store_last(
+            target, at, before,
+            normal(
+                v_load_part(source + at, 0, last), mean, inverse, v_load_part(scale + at, 0, last),
+                v_load_part(bias + at, 0, last)),
+            numbers, last)
 
 
 cdef inline void stretch_vectors(
@@ -298,13 +364,14 @@ cdef void group_norm(
     is what `moments` has found, and scratch has room for as much.
     """
     cdef i64 channels = plan.in_channels, row = row_begin, image, end, some, pixel, at
-    cdef int rest = <int> (channels % LANES)
+    cdef int last = <int> ((channels - 1) % LANES) + 1
+    cdef vec_bits numbers = v_numbers_from(last)
     cdef real *middles = <real *> scratch
     cdef real *factors = middles + channels
     cdef const real *bias = <const real *> plan.bias
     cdef const real *source
     cdef real *target
-    cdef vec low = v_splat(<real> plan.low), high = v_splat(<real> plan.high)
+    cdef vec low = v_splat(<real> plan.low), high = v_splat(<real> plan.high), before = v_zero()
     while row < row_end:
         image = row // plan.width
         end = smaller(row_end, (image + 1) * plan.width)
@@ -315,15 +382,18 @@ cdef void group_norm(
             target = out + row * channels
             for pixel in range(some):
                 at = 0
-                while at + LANES <= channels:
-                    v_store(target + at, v_clamp(v_add(v_mul(
+                while at + LANES < channels:
+                    before = v_clamp(v_add(v_mul(
                         v_sub(v_load(source + at), v_load(middles + at)), v_load(factors + at)),
-                        v_load(bias + at)), low, high))
+                        v_load(bias + at)), low, high)
+                    v_store(target + at, before)
                     at += LANES
-                if rest:
-                    v_store_first(target + at, v_clamp(v_add(v_mul(
-                        v_sub(v_load_part(source + at, 0, rest), v_load_part(middles + at, 0, rest)),
-                        v_load_part(factors + at, 0, rest)), v_load_part(bias + at, 0, rest)), low, high), rest)
+                store_last(
+                    target, at, before,
+                    v_clamp(v_add(v_mul(
+                        v_sub(v_load_part(source + at, 0, last), v_load_part(middles + at, 0, last)),
+                        v_load_part(factors + at, 0, last)), v_load_part(bias + at, 0, last)), low, high),
+                    numbers, last)
                 source += channels
                 target += channels
             activate(plan, out + row * channels, 1, 0, some * channels)

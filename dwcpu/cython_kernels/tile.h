@@ -40,6 +40,7 @@
    inputs, but for two rows: of seven these are two loads for a multiply-add of both vectors, which any CPU has time for,
    and clamps run beside them; where an instruction splats, both wait. 0: no such CPUs. */
 #define SHORT_ROWS (DWCPU_VECTOR_BYTES == 64 ? TWO_TURN_ROWS : 0)
+#define SUMS (DWCPU_DOUBLE ? 16 : 32) /* parts of a sum along a row, of which every vector has a whole number */
 #define LEAST_SUMS 8 /* in flight, that keep two multiply-add units of four cycles busy */
 #define ROWS_LIMIT 14 /* of any tile of any instruction set */
 #define PIXEL_PANELS 4 /* panels that are computed together for a single pixel */

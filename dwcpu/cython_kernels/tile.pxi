@@ -39,6 +39,7 @@ cdef extern from "tile.h" nogil:
         COLOUR_RUN
         HALF_RUN
         HALF_RUNS
+        SUMS
         LEAST_SUMS
         JOINED_RUNS
         HAS_HALVES
@@ -78,8 +79,13 @@ cdef extern from "tile.h" nogil:
     void v_store_part(real *p, vec v, int first, int last) noexcept
     vec_lanes v_inside(i64 at, i64 count) noexcept
     vec v_load_where(vec_lanes where, const real *p) noexcept
+    vec v_select(vec_lanes where, vec yes, vec no) noexcept
+    real v_sum(vec v) noexcept
+    real v_largest(vec v) noexcept
     vec v_fma_where(vec_lanes where, vec a, vec b, vec c) noexcept
     void v_store_first(real *p, vec v, int count) noexcept
+    vec_bits v_numbers_from(int first) noexcept
+    void v_store_end(real *p, vec before, vec v, vec_bits numbers, int count) noexcept
     vec v_interleave_low(vec a, vec b) noexcept
     vec v_interleave_high(vec a, vec b) noexcept
     vec v_in_blocks_low(vec a, vec b) noexcept
@@ -112,6 +118,7 @@ cdef extern from "tile.h" nogil:
     vec v_maximum(vec a, vec b) noexcept
     vec v_minimum(vec a, vec b) noexcept
     real v_root(real a) noexcept
+    vec v_roots(vec a) noexcept
     vec v_abs(vec v) noexcept
     vec v_neg_abs(vec v) noexcept
     vec v_where_positive(vec s, vec v) noexcept

@@ -418,6 +418,15 @@ V_INLINE real v_root(real a) {
 #endif
 }
 
+V_INLINE vec v_roots(vec a) {
+#if V_AVX512
+    return V_FORM(_mm512_sqrt_ps, _mm512_sqrt_pd)(a);
+#else
+    for (int i = 0; i < LANES; i++) a[i] = v_root(a[i]);
+    return a;
+#endif
+}
+
 /* The larger of two; NaN if either is. */
 V_INLINE vec v_maximum(vec a, vec b) {
     vec_bits nan = (vec_bits)(a != a);

@@ -231,10 +231,12 @@ def _affine(planner: Planner, node: Node, operands: list[Operand]) -> list[Opera
 _REDUCED = {
     "GlobalAveragePool": "mean",
     "GlobalMaxPool": "maximum",
+    "ReduceL2": "length",
     "ReduceMax": "maximum",
     "ReduceMean": "mean",
     "ReduceMin": "minimum",
     "ReduceSum": "sum",
+    "ReduceSumSquare": "squares",
 }
 
 
@@ -248,13 +250,13 @@ def _reduce(planner: Planner, node: Node, operands: list[Operand]) -> list[Opera
     gone = range(2, lies.ndim) if whole else axes_of(node, x.array, axes)
     if len(set(gone)) < len(gone):
         return None  # NumPy says what is wrong
-    if all(shape[axis] == 1 for axis in gone):
+    if all(shape[axis] == 1 for axis in gone) and kind not in ("length", "squares"):
         planner.describe("view")
         return [x.view(x.array if whole or node.get("keepdims", 1) else x.array.squeeze(tuple(gone)))]
     order = sorted(range(lies.ndim), key=lambda axis: -lies.strides[axis])
     long = [axis for axis in order if shape[axis] > 1]
     taken = [at for at, axis in enumerate(long) if axis in gone]
-    if taken[-1] - taken[0] >= len(taken):
+    if not taken or taken[-1] - taken[0] >= len(taken):
         return None
     sizes = [shape[axis] for axis in long]
     outer, inner = prod(sizes[: taken[0]]), prod(sizes[taken[-1] + 1 :])
