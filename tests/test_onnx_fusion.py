@@ -15,7 +15,7 @@ onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 from onnx.reference import ReferenceEvaluator  # noqa: E402
-from onnx_passes import C, ints, node, norm, number, operators, positive, random, simplified, write  # noqa: E402
+from onnx_passes import C, X, ints, node, norm, number, operators, positive, random, simplified, write  # noqa: E402
 
 # --- residuals --------------------------------------------------------------------------------------------------------
 
@@ -507,3 +507,55 @@ def test_groups_whose_normalisation_is_written_out_become_one_node() -> None:
 def test_a_scale_wider_than_the_axis_that_is_normalised_widens_it() -> None:
     nodes, constants = written_out(-1)
     simplified(nodes, constants, feeds={"x": random(2, 5, 1)})
+
+
+def responses(
+    *, last: bool = False, shift: bool = True, read: str = "", of: str = "x"
+) -> tuple[list[Any], dict[str, Any]]:
+    """x + (w x n + b), n being the length of each channel over their mean, as exporters write it."""
+    axes = {"axes": ints(1, 2), "channels": ints(-1)} if last else {"axes": ints(2, 3), "channels": ints(1)}
+    nodes = [
+        node("ReduceL2", [of, "axes"], ["g"]), node("ReduceMean", ["g", "channels"], ["m"]),
+        node("Add", ["m", "e"], ["d"]), node("Div", ["g", "d"], ["n"]), node("Mul", ["x", "n"], ["p"]),
+        node("Mul", ["w", "p"], ["q"]), node("Add", ["b", "q"], ["s"]) if shift else node("Mul", ["two", "q"], ["s"]),
+        node("Add", ["x", "s"], ["y"]),
+    ]  # fmt: skip
+    nodes += [node("Neg", [read], ["z"])] if read else []
+    shape = (C,) if last else (1, C, 1, 1)
+    return nodes, {**axes, "e": number(1e-6), "two": number(2), "w": random(*shape), "b": random(*shape, seed=2)}
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_responses_of_channels_scale_an_image_once(last) -> None:
+    feeds = {"x": X.transpose(0, 2, 3, 1).copy() if last else X}
+    small = ["ReduceL2", "ReduceMean", "Add", "Div", "Mul"]
+    nodes, constants = responses(last=last)
+    made = simplified(nodes, constants, feeds=feeds)
+    assert operators(made) == [*small, "Add", "Mul", "Add"]
+    assert made[-1].inputs[1] == "b"
+    nodes, constants = responses(last=last, shift=False)
+    assert operators(simplified(nodes, constants, feeds=feeds)) == [*small, "Mul", "Add", "Mul"]
+    weights = {"k": random(C, 4) if last else random(4, C, 1, 1)}
+    after = node("MatMul", ["y", "k"], ["v"]) if last else node("Conv", ["y", "k"], ["v"])
+    nodes, constants = responses(last=last)
+    assert operators(simplified([*nodes, after], constants | weights, ["v"], feeds=feeds))[-2:] == [
+        "Add",
+        after.op_type,
+    ]
+
+
+def test_what_is_only_near_a_response_is_left_as_it_is() -> None:
+    for read in ("p", "q", "s"):
+        nodes, constants = responses(read=read)
+        assert len(simplified(nodes, constants, ["y", "z"])) == 9
+    nodes, constants = responses(read="n")  # which is there anyway
+    assert operators(simplified(nodes, constants, ["y", "z"]))[-4:] == ["Add", "Mul", "Add", "Neg"]
+    nodes, constants = responses(of="u")  # of another image: it may be larger than x
+    feeds = {"x": X[:, :, :1], "u": X}
+    assert len(simplified(nodes, constants, feeds=feeds)) == 8
+    nodes, constants = responses()
+    constants["w"] = random(C, 5, 1)  # widens nothing here, but is no number for each channel
+    simplified(nodes, constants)
+    nodes[0] = node("ReduceL2", ["x", "axes"], ["g"], keepdims=0)
+    constants["axes"], constants["channels"] = ints(0), ints(0)
+    assert len(simplified(nodes, constants)) == 8

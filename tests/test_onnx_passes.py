@@ -450,6 +450,65 @@ def test_what_stands_before_the_weights_stays_there(before) -> None:
     assert len(made) == 2
 
 
+def given_on(op: str, between: list[str], second: Any, weights: np.ndarray) -> list[Any]:
+    """What is left of weights, Tanh, arithmetic with a constant of each channel, and weights again."""
+    nodes, constants, feeds, channels, _ = weighted(op)
+    names = ["a", *(f"a{at}" for at in range(len(between)))]
+    nodes += [node("Tanh", ["c"], ["a"])]
+    for at, each in enumerate(between):
+        nodes.append(node(each, [names[at], f"k{at}"], [names[at + 1]]))
+        constants[f"k{at}"] = positive(*((channels,) if op in PRODUCTS else (channels, *(1,) * (weights.ndim - 2))))
+    second.input[0] = names[-1]
+    constants |= {"w2": weights, "b2": random(4)}
+    return simplified([*nodes, second], constants, feeds=feeds)
+
+
+@pytest.mark.parametrize(
+    "between", [["Mul"], ["Div"], ["Add"], ["Sub"], ["Add", "Mul"], ["Div", "Sub", "Mul"]], ids=str
+)
+@pytest.mark.parametrize("bias", [[], ["b2"]], ids=len)
+def test_constants_of_channels_go_into_the_weights_behind_them(between, bias) -> None:
+    inputs = ["", "w2", *bias]
+    for groups in (1, 2):
+        made = given_on("Conv", between, node("Conv", inputs, ["y"], group=groups), random(4, 8 // groups, 3, 2))
+        assert operators(made) == ["Conv", "Tanh", "Conv"]
+    made = given_on("Conv of signals", between, node("Conv", inputs, ["y"], strides=[2]), random(4, 8, 2))
+    assert operators(made) == ["Conv", "Tanh", "Conv"]
+    for op in PRODUCTS:
+        first = "Gemm" if op.startswith("Gemm") else "MatMul"
+        if first == "Gemm":
+            made = given_on(op, between, node("Gemm", inputs, ["y"], transB=1), random(4, 8))
+            assert operators(made) == [first, "Tanh", "Gemm"]
+        made = given_on(op, between, node("MatMul", inputs[:2], ["y"]), random(8, 4))
+        assert operators(made) == [first, "Tanh", "MatMul"]
+
+
+def test_what_is_added_before_padding_stays_there() -> None:
+    second = {"kernel": random(4, 8, 3, 3)}
+    for attributes in ({"pads": [0, 0, 0, 1]}, {"auto_pad": "SAME_UPPER"}):
+        made = given_on("Conv", ["Add"], node("Conv", ["", "w2"], ["y"], **attributes), second["kernel"])
+        assert operators(made) == ["Conv", "Tanh", "Add", "Conv"]
+        made = given_on("Conv", ["Add", "Mul"], node("Conv", ["", "w2"], ["y"], **attributes), second["kernel"])
+        assert operators(made) == ["Conv", "Tanh", "Add", "Conv"]
+        made = given_on("Conv", ["Mul"], node("Conv", ["", "w2"], ["y"], **attributes), second["kernel"])
+        assert operators(made) == ["Conv", "Tanh", "Conv"]
+
+
+def test_constants_that_make_more_channels_or_pixels_are_no_numbers_of_channels() -> None:
+    gray, product = random(2, 1, 5, 4), node("Conv", ["a", "w"], ["y"])
+    for constant in (random(C, 1, 1), random(1, 5, 1), random(1, C, 1, 1), random(2, 1, 1, 1)):
+        for op in ("Mul", "Add"):
+            channels = C if constant.shape[-3] == C else 1
+            nodes, constants = [node(op, ["x", "k"], ["a"]), product], {"k": constant, "w": random(4, channels, 2, 2)}
+            assert operators(simplified(nodes, constants, feeds={"x": gray})) == [op, "Conv"]
+    nodes = [node("Mul", ["x", "k"], ["a"]), node("MatMul", ["a", "w"], ["y"])]
+    made = simplified(nodes, {"k": random(8), "w": random(8, 3)}, feeds={"x": random(2, 5, 1)})
+    assert operators(made) == ["Mul", "MatMul"]
+    nodes = [node("Mul", ["x", "k"], ["a"]), node("Add", ["a", "k"], ["d"]), node("Conv", ["d", "w"], ["y"])]
+    made = simplified(nodes, {"k": number(0.5), "w": random(4, C, 3, 2)})
+    assert operators(made) == ["Conv"]  # a number makes nothing more
+
+
 @pytest.mark.parametrize("after", ["Mul", "Add", "BatchNormalization"])
 @pytest.mark.parametrize(("op", "groups"), [("Conv", 1), ("ConvTranspose", 2), ("Gemm", 1)])
 def test_weights_keep_their_meaning_for_others_who_read_the_result(op, groups, after) -> None:

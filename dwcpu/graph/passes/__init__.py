@@ -15,6 +15,7 @@ from .epilogues import fuse_activations, fuse_residuals
 from .gates import fuse_gates
 from .norms import join_group_norms, recognise_norms
 from .pads import fold_pads
+from .responses import join_responses
 
 __all__ = ["PASSES", "PLANNED", "optimise"]
 
@@ -25,6 +26,7 @@ PASSES = {
     "activations": recognise_activations,  # before a shift by 3 that is part of one goes into a bias
     "norms": recognise_norms,
     "groups": join_group_norms,
+    "responses": join_responses,
     "affine": fold_affine,
     "residuals": fuse_residuals,
     "epilogues": fuse_activations,

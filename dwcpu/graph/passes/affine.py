@@ -1,4 +1,4 @@
-"""Factors and shifts of channels, batch normalisations above all, go into the weights before them."""
+"""Factors and shifts of channels, batch normalisations above all, go into the weights before them, or behind."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import numpy as np
 
 from ..ir import Graph, Node
 from ..operators.reducing import affine_of
-from .matching import Links, channel_values
+from .matching import Links, channel_values, channels_of
 
 __all__ = ["fold_affine"]
 
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_ARITHMETIC = ("Add", "Div", "Mul", "Sub")
 
 
 def fold_affine(graph: Graph) -> None:
@@ -42,6 +43,77 @@ def fold_affine(graph: Graph) -> None:
                 break
     graph.remove(gone)
     graph.sweep()
+    _give_on(graph)
+
+
+def _give_on(graph: Graph) -> None:
+    """Fold Mul, Div, Add and Sub of constants into the weighted node that is the only one to read them.
+
+    What is added only where no padding stands beside it.
+    """
+    links = Links(graph)
+    gone = []
+    for node in reversed(graph.nodes):  # the last of several first
+        after = links.read[node.outputs[0]][0] if node.op in _ARITHMETIC and links.single(node.outputs[0]) else None
+        if after is None or after.op not in ("Conv", "Gemm", "MatMul") or after.inputs[0] != node.outputs[0]:
+            continue
+        for index in (0, 1) if node.op in ("Add", "Mul") else (0,):
+            if _taken(graph, links, node, index, after):
+                after.inputs[0] = node.inputs[index]
+                readers = links.read[node.inputs[index]]
+                readers[readers.index(node)] = after
+                gone.append(node)
+                break
+    graph.remove(gone)
+    graph.sweep()
+
+
+def _taken(graph: Graph, links: Links, node: Node, index: int, after: Node) -> bool:
+    """Change the weights of `after` so that it does the work of `node` too, if that is possible."""
+    weights, bias = graph.constants.get(after.input(1)), graph.constants.get(after.input(2))
+    if weights is None or weights.dtype.kind != "f" or (bias is None and after.input(2)) or after.input(3):
+        return False
+    if after.get("transA", 0) or after.get("alpha", 1.0) != 1.0 or after.get("beta", 1.0) != 1.0:
+        return False
+    if after.op == "Conv":
+        groups, axis = int(after.get("group", 1)), 1
+        if weights.ndim < 3 or weights.shape[0] % groups:
+            return False
+        padded = any(after.get("pads") or ()) or after.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
+        wide = weights.reshape(groups, -1, *weights.shape[1:]).astype(np.float64)
+    elif weights.ndim != 2:
+        return False
+    else:
+        groups, axis, padded = 1, -1, False
+        wide = (weights if after.get("transB", 0) else weights.T)[None].astype(np.float64)
+    axes = 1 if after.op == "MatMul" else wide.ndim - 1
+    channels = groups * wide.shape[2]
+    constant = graph.constants.get(node.input(1 - index))
+    if constant is None or (
+        constant.ndim and (channels_of(links, node.inputs[index], 2 if after.op == "Gemm" else axes, axis) != channels)
+    ):
+        return False  # the constant may make more channels, or axes, of one
+    found = _factor_and_shift(graph, after, node, index, channels, axes, axis)
+    if found is None:
+        return False
+    factor, shift = (None if each is None else each.reshape(groups, 1, -1, *(1,) * (wide.ndim - 3)) for each in found)
+    if (factor is None and padded) or (factor is not None and not np.isfinite(factor).all()):
+        return False
+    assert shift is not None
+    if factor is None:
+        added = (wide * shift).sum(axis=tuple(range(2, wide.ndim))).reshape(-1)
+        values = added if bias is None else channel_values(bias, 2 if after.op == "Gemm" else 1, added.size, -1)
+        if values is None or not np.isfinite(added).all():
+            return False
+        after.inputs += [""] * (3 - len(after.inputs))
+        after.inputs[2] = _keep(
+            graph, f"{after.name}.bias", (added if bias is None else values + added).astype(weights.dtype)
+        )
+        return True
+    made = (wide * factor).reshape(weights.shape if after.op == "Conv" else wide.shape[1:])
+    plain = after.op == "Conv" or after.get("transB", 0)
+    after.inputs[1] = _keep(graph, f"{after.name}.weights", (made if plain else made.T).astype(weights.dtype))
+    return True
 
 
 def _to_affine(graph: Graph, node: Node) -> None:
@@ -114,7 +186,7 @@ def _factor_and_shift(
             return None
         factor, shift = node.get("exact")
         return factor, shift
-    if node.op not in ("Add", "Div", "Mul", "Sub"):
+    if node.op not in _ARITHMETIC:
         return None
     array = graph.constants.get(node.input(1 - index))
     if array is None:

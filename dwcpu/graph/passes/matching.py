@@ -6,7 +6,10 @@ import numpy as np
 
 from ..ir import Graph, Node
 
-__all__ = ["Links", "channel_values", "scalar"]
+__all__ = ["Links", "channel_values", "channels_of", "scalar"]
+
+#: Of one tensor, or of two that are broadcast.
+_AS_LONG = ("Activation", "Add", "Clip", "Div", "Elu", "Erf", "Gelu", "Mish", "Mul", "Relu", "Sigmoid", "Sub", "Tanh")
 
 
 class Links:
@@ -45,3 +48,34 @@ def channel_values(array: np.ndarray, axes: int, channels: int, axis: int = 1) -
         return None
     values = array.reshape(-1)
     return np.broadcast_to(values, (channels,)) if values.size in (1, channels) else None
+
+
+def channels_of(links: Links, name: str, axes: int, axis: int, most: int = 6) -> int | None:
+    """The size of an axis, 1 or -1, of a tensor with `axes` axes (any number if it is the last).
+
+    None if what makes it does not say so. `most` nodes are looked at one behind the other.
+    """
+    graph = links.graph
+    for spec in graph.inputs:
+        if spec.name == name:
+            known = (
+                spec.shape is not None and (axis == -1 or len(spec.shape) == axes) and len(spec.shape) > max(axis, 0)
+            )
+            size = spec.shape[axis] if known and spec.shape is not None else None
+            return size if isinstance(size, int) else None
+    maker = links.maker(name)
+    weights = None if maker is None else graph.constants.get(maker.input(1))
+    if maker is None or most == 0:
+        return None
+    if maker.op in _AS_LONG:
+        sizes = (channels_of(links, each, axes, axis, most - 1) for each in maker.inputs if each not in graph.constants)
+        return next((size for size in sizes if size is not None and size > 1), None)
+    if weights is None:
+        return None
+    if maker.op == "Conv" and axis == 1 and weights.ndim == axes:
+        return weights.shape[0]
+    if maker.op == "MatMul" and axis == -1 and weights.ndim == 2:
+        return weights.shape[1]
+    if maker.op == "Gemm" and axis == -1 and weights.ndim == 2:
+        return weights.shape[0 if maker.get("transB", 0) else 1]
+    return weights.size if maker.op == "LayerNormalization" and axis == -1 and weights.ndim == 1 else None
