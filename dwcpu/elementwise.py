@@ -161,7 +161,7 @@ def function(shape: tuple[int, ...], dtype: np.dtype, name: str, alpha: float = 
     ----------
     shape : tuple of int
     dtype : dtype
-    name : {"elu", "erf", "gelu_tanh", "mish", "tanh"}
+    name : {"abs", "elu", "erf", "gelu_tanh", "mish", "sqrt", "tanh"}
     alpha : float
         What "elu" multiplies ``exp(x) - 1`` by.
     """

@@ -63,7 +63,7 @@ def write_models(folder) -> None:
     written(folder / "constant.onnx", [("Neg", ["c"], ["y"], {})], [], [("y", FLOAT, None)], {"c": np.ones(2, "f")})
     nodes = [("Div", ["x", "zero"], ["y"], {})]
     written(folder / "infinite.onnx", nodes, [("x", FLOAT, [4])], [("y", FLOAT, None)], {"zero": np.zeros(1, "f")})
-    nodes = [("Einsum", ["x"], ["y"], {"equation": "ii"})]
+    nodes = [("Det", ["x"], ["y"], {})]
     written(folder / "unsupported.onnx", nodes, [("x", FLOAT, None)], [("y", FLOAT, None)])
 
     (folder / "text.onnx").write_text("not a model")

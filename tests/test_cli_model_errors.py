@@ -49,7 +49,7 @@ def test_help(capsys):
         ("inspect page.onnx", "page.onnx is damaged or no ONNX model but a web page"),
         ("inspect pointer.onnx", "pointer.onnx is damaged or no ONNX model but a pointer of Git LFS"),
         ("run one.npz", "holds no graph"),
-        ("run unsupported.onnx", "or run it elsewhere: operator Einsum: 'y'"),
+        ("run unsupported.onnx", "or run it elsewhere: operator Det: 'y'"),
         ("run net.onnx --threads 0", "--threads: '0'"),
         ("run net.onnx --threads 5000", "--threads: '5000' is not a whole number from 1 to 1024"),
         ("inspect net.onnx --threads 5000", "--threads: '5000' is not a whole number from 1 to 1024"),

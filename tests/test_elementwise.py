@@ -234,6 +234,17 @@ def test_functions_give_every_element_the_same_bits_wherever_it_stands(name) -> 
         assert alone[0] == out[at]
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", ["abs", "sqrt"])
+def test_roots_and_sizes_are_those_of_numpy(name, dtype) -> None:
+    x = np.concatenate([random(200, dtype=dtype) * 9, [0.0, -0.0, np.inf, -np.inf, np.nan, 1e-42]]).astype(dtype)
+    out = np.empty_like(x)
+    run(elementwise.function(x.shape, dtype, name), x, out)
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_array_equal(out, getattr(np, name)(x))
+    assert np.signbit(out[201]) == (name == "sqrt")
+
+
 def test_without_compiled_kernels_there_are_none(monkeypatch) -> None:
     monkeypatch.setattr(runtime, "cython_kernels", lambda: None)
     x = np.empty(3, np.float32)

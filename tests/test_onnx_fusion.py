@@ -509,6 +509,26 @@ def test_a_scale_wider_than_the_axis_that_is_normalised_widens_it() -> None:
     simplified(nodes, constants, feeds={"x": random(2, 5, 1)})
 
 
+@pytest.mark.parametrize("shape", [False, True])
+def test_activations_go_through_views_into_what_comes_before(shape) -> None:
+    nodes = [
+        node("Conv", ["x", "k"], ["c"]), node("Reshape", ["c", "rows"], ["r"]),
+        node("Transpose", ["r"], ["t"], perm=[0, 2, 1]), node("Relu", ["t"], ["y"]),
+    ]  # fmt: skip
+    constants, outputs = {"k": random(4, C, 1, 1), "rows": ints(0, 4, -1)}, ["y"]
+    if shape:  # who asks for it does not read the numbers
+        nodes += [node("Shape", [name], [f"{name}s"]) for name in ("c", "t")]
+        outputs += ["cs", "ts"]
+    made = simplified(nodes, constants, outputs)
+    assert operators(made)[:3] == ["Conv", "Reshape", "Transpose"]
+    assert [each.get("activation") for each in made[:3]] == ["relu", None, None]
+    for read in ("c", "r", "t"):
+        made = simplified([*nodes, node("Neg", [read], ["z"])], constants, [*outputs, "z"])
+        assert [each.get("activation") for each in made if each.op == "Conv"] == [None]
+        made = simplified(nodes, constants, [*outputs, read])
+        assert [each.get("activation") for each in made if each.op == "Conv"] == [None]
+
+
 def responses(
     *, last: bool = False, shift: bool = True, read: str = "", of: str = "x"
 ) -> tuple[list[Any], dict[str, Any]]:

@@ -211,6 +211,10 @@ GRAPHS: dict[str, tuple[Callable[[Builder], str], list[str]]] = {
             "Elu", b.add("Mish", b.add("Gelu", b.add("Erf", b.add("Tanh", b.conv("x", 3, 9))), approximate="tanh"))
         ), ["elu", "erf", "gelu_tanh", "mish", "tanh"],
     ),
+    "roots of sizes": (lambda b: b.add("Sqrt", b.add("Abs", b.conv("x", 3, 9))), ["abs", "sqrt"]),
+    "squares": (lambda b: b.add("Pow", b.conv("x", 3, 9), b.constant(2.0)), ["multiply"]),
+    "cubes": (lambda b: b.add("Pow", b.conv("x", 3, 9), b.constant(3.0)), ["numpy"]),
+    "the type that it has anyway": (lambda b: b.add("Cast", b.conv("x", 3, 9), to=1), ["view"]),
     "a normalisation before its convolution": (
         lambda b: b.conv(b.act(b.norm(b.act(b.conv("x", 3, 9), "relu"), 9), "relu"), 9, 4), ["depthwise"],
     ),

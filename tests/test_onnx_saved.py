@@ -101,7 +101,7 @@ TAMPERED: dict[str, Callable[[dict[str, Any]], Any]] = {
         for value in (None, 3, "text", [3], [[]], {"a": 3})
     },
     "a name that is a number": changed(lambda head: head.update(name=3)),
-    "an unknown operator": set_node(0, "Einsum"),
+    "an unknown operator": set_node(0, "Det"),
     "an operator that is a list": set_node(0, ["Conv"]),
     "a node's name that is null": set_node(1, None),
     "inputs that are text": set_node(2, 3),

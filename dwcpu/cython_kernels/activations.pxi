@@ -18,6 +18,8 @@ cdef enum:
     GELU_TANH = 9
     ELU = 10
     MISH = 11
+    ROOT = 12
+    SIZE = 13
 
 cdef enum:
     TOGETHER = 6  # vectors at most, step by step: one alone is a chain of operations that wait for each other

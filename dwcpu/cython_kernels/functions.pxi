@@ -96,6 +96,9 @@ cdef inline void function_of(const int code, const int count, vec *v, vec alpha)
         gelu_tanh_of(count, v)
     elif code == MISH:
         mish_of(count, v)
+    elif code == ROOT or code == SIZE:
+        for i in range(count):
+            v[i] = v_roots(v[i]) if code == ROOT else v_abs(v[i])
     else:
         for i in range(count):
             x[i] = v_at_most(v[i], v_zero())
@@ -124,12 +127,22 @@ cdef void elu_pass(real *values, i64 rows, i64 row_stride, i64 columns, double a
     activate_together(ELU, 4, values, rows, row_stride, columns, alpha)
 
 
+cdef void root_pass(real *values, i64 rows, i64 row_stride, i64 columns, double alpha) noexcept nogil:
+    activate_rows(ROOT, values, rows, row_stride, columns, 0)
+
+
+cdef void size_pass(real *values, i64 rows, i64 row_stride, i64 columns, double alpha) noexcept nogil:
+    activate_rows(SIZE, values, rows, row_stride, columns, 0)
+
+
 def functions():
     """Name -> address of each function."""
     return {
+        "abs": <uintptr_t> &size_pass,
         "elu": <uintptr_t> &elu_pass,
         "erf": <uintptr_t> &erf_pass,
         "gelu_tanh": <uintptr_t> &gelu_tanh_pass,
         "mish": <uintptr_t> &mish_pass,
+        "sqrt": <uintptr_t> &root_pass,
         "tanh": <uintptr_t> &tanh_pass,
     }

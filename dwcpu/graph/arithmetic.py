@@ -26,6 +26,10 @@ _COMBINED = {
 }
 
 
+#: Of one tensor, and what kernels call them.
+_FUNCTIONS = {"Abs": "abs", "Elu": "elu", "Erf": "erf", "Mish": "mish", "Sqrt": "sqrt", "Tanh": "tanh"}
+
+
 def _combine(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
     """Two tensors, and functions of them before, if there are any."""
     before = node.get("before")
@@ -181,11 +185,34 @@ def _function_name(node: Node) -> str | None:
     """What a kernel calls the function of a node, if there is one."""
     if node.op == "Gelu":
         return "gelu_tanh" if node.get("approximate", "none") == "tanh" else None
-    return {"Elu": "elu", "Erf": "erf", "Mish": "mish", "Tanh": "tanh"}[node.op]
+    return _FUNCTIONS[node.op]
+
+
+def _power(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
+    """Squares and roots."""
+    x, exponent = operands
+    if not isinstance(x, Symbol) or not isinstance(exponent, np.ndarray) or exponent.size != 1:
+        return None
+    if exponent.ndim > x.array.ndim or x.array.dtype.char not in "fd":
+        return None
+    if exponent.reshape(-1)[0] == 2:
+        return _combined(planner, Node("Mul", node.name, [], []), [x, x])
+    return None
+
+
+def _cast(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
+    """To the type that a tensor has anyway."""
+    x = operands[0]
+    if not isinstance(x, Symbol) or x.array.dtype != node.get("to"):
+        return None
+    planner.describe("view")
+    return [x]
 
 
 ARITHMETIC: dict[str, Callable[[Planner, Node, list[Operand]], list[Operand] | None]] = {
     **dict.fromkeys(_COMBINED, _combine),
-    **dict.fromkeys(("Elu", "Erf", "Gelu", "Mish", "Tanh"), _function),
+    **dict.fromkeys(("Gelu", *_FUNCTIONS), _function),
     "Activation": _activation,
+    "Cast": _cast,
+    "Pow": _power,
 }

@@ -23,11 +23,11 @@ class UnsupportedOperator(ValueError):
     >>> from onnx import TensorProto, helper
     >>> import dwcpu
     >>> x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "xy")
-    >>> graph = helper.make_graph([helper.make_node("Einsum", ["x"], ["y"], equation="ii")], "trace", [x], [y])
+    >>> graph = helper.make_graph([helper.make_node("Det", ["x"], ["y"])], "trace", [x], [y])
     >>> dwcpu.load_onnx(helper.make_model(graph).SerializeToString())
     Traceback (most recent call last):
     dwcpu.graph.errors.UnsupportedOperator: load_onnx: the model needs what dwcpu does not have; ...
-      operator Einsum: 'y'
+      operator Det: 'y'
     """
 
     def __init__(self, model: str, problems: Sequence[tuple[str, str]]) -> None:

@@ -282,9 +282,10 @@ class _Reader:
         node = Node(proto.op_type, name, list(proto.input), list(proto.output), self._attributes(proto, name))
         if node.op == "Constant":
             return self._constant(node)
-        if node.op == "Cast":
-            number = node.get("to")
-            node.attributes["to"] = self._dtype(number if isinstance(number, int) else 0, name)
+        kind = {"Cast": "to", "EyeLike": "dtype"}.get(node.op)
+        if kind is not None and (node.op == "Cast" or kind in node.attributes):
+            number = node.get(kind)
+            node.attributes[kind] = self._dtype(number if isinstance(number, int) else 0, name)
         known = node.op not in OURS
         made = modernise(node, opset, self._keep)
         operator = OPERATORS.get(node.op) if known else None

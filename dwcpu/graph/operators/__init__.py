@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import convolution, elementwise, moving, pooling, reducing, resizing
+from . import convolution, elementwise, indexing, moving, pooling, reducing, resizing
 from .registry import OPERATORS, OURS, Operator, check_size
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "check_size",
     "convolution",
     "elementwise",
+    "indexing",
     "moving",
     "pooling",
     "reducing",

@@ -170,17 +170,29 @@ def group_normalization(node: Node, arrays: Arrays, outs: Arrays) -> None:
 
 
 def _check_batchnorm(node: Node) -> str | None:
-    if node.get("training_mode", 0):
-        return "training_mode=1: there is no training here"
-    return (
-        "more than one output, which only training gives" if len([name for name in node.outputs if name]) > 1 else None
-    )
+    more = len([name for name in node.outputs if name]) > 1 and not node.get("training_mode", 0)
+    return "more than one output, which only training gives" if more else None
 
 
-@into("BatchNormalization", empty=lambda node, x, *others: like(x), check=_check_batchnorm)
+def _batchnorm_empty(node: Node, x: np.ndarray, scale: np.ndarray, bias: np.ndarray, *others: Any) -> list[np.ndarray]:
+    return [like(x), *(like(each) for each in others)][: len(node.outputs)]
+
+
+@into("BatchNormalization", empty=_batchnorm_empty, check=_check_batchnorm)
 def batch_normalization(node: Node, arrays: Arrays, outs: Arrays) -> None:
-    """With the statistics of training. `passes.affine` moves it into the convolution before it."""
+    """With the statistics that are given: `passes.affine` moves it into the convolution before it.
+
+    With `training_mode` of x itself: weights, which are constants, are standardised so.
+    """
     x, scale, bias, mean, variance = arrays
+    if node.get("training_mode", 0):
+        axes, keep = tuple(axis for axis in range(x.ndim) if axis != 1), node.get("momentum", 0.9)
+        given, (mean, variance) = (
+            (mean, variance),
+            (function(x, axes, dtype=np.float64) for function in (np.mean, np.var)),
+        )
+        for out, old, new in zip(outs[1:], given, (mean, variance), strict=False):
+            np.copyto(out, old * keep + new * (1 - keep), casting="unsafe")
     factor, shift = affine_of(scale, bias, mean, variance, node.get("epsilon", 1e-5))
     np.multiply(x, _channels(factor.astype(x.dtype), x), out=outs[0])
     np.add(outs[0], _channels(shift.astype(x.dtype), x), out=outs[0])

@@ -13,6 +13,8 @@ Swish; x sigmoid(x)                                         silu
 Gelu; x (1 + erf(x / sqrt(2))) / 2                          gelu
 ==========================================================  =============
 
+``x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2`` becomes a Gelu that is approximated so.
+
 Products are looked at as a whole: in whatever order, with the number divided or multiplied in anywhere.
 """
 
@@ -28,6 +30,7 @@ __all__ = ["recognise_activations"]
 _CLOSE = 1e-5
 #: Factors of a product at most.
 _MOST_FACTORS = 4
+_TANH = "tanh"
 
 
 def recognise_activations(graph: Graph) -> None:
@@ -37,6 +40,9 @@ def recognise_activations(graph: Graph) -> None:
         found = _one_node(graph, node) or _product(graph, links, node)
         if found is not None:
             source, activation = found
+            if activation == _TANH:
+                node.op, node.inputs, node.attributes = "Gelu", [source], {"approximate": _TANH}
+                continue
             node.op, node.inputs, node.attributes = "Activation", [source], {"activation": activation}
     graph.sweep()
 
@@ -112,6 +118,8 @@ def _product(graph: Graph, links: Links, node: Node) -> tuple[str, object] | Non
             return x, "hardswish"
         if _one_plus_erf(graph, links, gate) == x and _close(number, 0.5):
             return x, "gelu"
+        if _close(number, 0.5) and _one_plus_tanh(graph, links, gate, x):
+            return x, _TANH
         made = links.maker(gate, "Activation")
         if made is not None and made.inputs[0] == x and _close(number, 1.0):
             named = {"sigmoid": "silu", "hardsigmoid": "hardswish"}.get(str(made.get("activation")))
@@ -157,6 +165,35 @@ def _one_plus_erf(graph: Graph, links: Links, name: str) -> str | None:
         return None
     number, factors = _factors(graph, links, scaled)
     return factors[0] if len(factors) == 1 and _close(number, math.sqrt(0.5)) else None
+
+
+def _one_plus_tanh(graph: Graph, links: Links, name: str, x: str) -> bool:
+    """Whether a value is 1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))."""
+    tanh = links.maker(_sum_with(graph, links, name, 1.0) or "", "Tanh")
+    scaled = links.maker(tanh.inputs[0], "Mul", "Div") if tanh is not None else None
+    number, factors = _factors(graph, links, scaled) if scaled is not None else (math.nan, [])
+    if not _close(number, math.sqrt(2 / math.pi)):
+        return False
+    if len(factors) == 1:  # x + 0.044715 x^3
+        both = links.maker(factors[0], "Add")
+        return both is not None and any(
+            first == x and _is_power(graph, links, second, x, 3) for first, second in (both.inputs, both.inputs[::-1])
+        )
+    return any(  # x (1 + 0.044715 x^2)
+        first == x and _is_power(graph, links, _sum_with(graph, links, second, 1.0) or "", x, 2)
+        for first, second in (factors, factors[::-1])
+        if len(factors) == 2
+    )
+
+
+def _is_power(graph: Graph, links: Links, name: str, x: str, exponent: int) -> bool:
+    """Whether a value is 0.044715 x^exponent."""
+    product = links.maker(name, "Mul")
+    number, factors = _factors(graph, links, product) if product is not None else (math.nan, [])
+    power = links.maker(factors[0], "Pow") if len(factors) == 1 else None
+    if power is not None:
+        factors = [power.inputs[0]] * exponent if scalar(graph, power.inputs[1], "fiu") == exponent else []
+    return _close(number, 0.044715) and factors == [x] * exponent
 
 
 def _sum_with(graph: Graph, links: Links, name: str, number: float) -> str | None:

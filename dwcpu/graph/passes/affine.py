@@ -28,15 +28,17 @@ def fold_affine(graph: Graph) -> None:
         node.inputs = [aliases.get(name, name) for name in node.inputs]
         for index in (0, 1) if node.op in ("Add", "Mul") else (0,):
             source = node.input(index)
-            before = links.maker(source, *_WEIGHTED)
-            if before is None or not links.single(source):
+            before, last = links.maker(source, *_WEIGHTED), links.made.get(source)
+            if before is None and node.op == "Affine":
+                before = _before_rows(links, source)
+            if before is None or last is None or not links.single(source):
                 continue
             if _absorbed(graph, before, node, index):
                 aliases[node.outputs[0]] = source
                 if node.outputs[0] in {spec.name for spec in graph.outputs}:
-                    before.outputs[0] = node.outputs[0]
+                    last.outputs[0] = node.outputs[0]
                     del aliases[node.outputs[0]]
-                    links.made[node.outputs[0]] = before
+                    links.made[node.outputs[0]] = last
                 # whoever reads the node's result now reads the weighted node's
                 links.read[source] = links.read.get(node.outputs[0], [])
                 gone.append(node)
@@ -44,6 +46,23 @@ def fold_affine(graph: Graph) -> None:
     graph.remove(gone)
     graph.sweep()
     _give_on(graph)
+
+
+def _before_rows(links: Links, name: str) -> Node | None:
+    """The product of a tensor whose rows are looked at as those of a matrix, which nobody else reads the numbers of."""
+    rows = links.maker(name, "Flatten", "Reshape")
+    before = links.maker(rows.inputs[0], "MatMul") if rows is not None else None
+    if rows is None or before is None:
+        return None
+    if rows.op == "Reshape":
+        sizes = links.graph.constants.get(rows.input(1))
+        if sizes is None or sizes.size != 2 or sizes.reshape(-1)[1] < 1:
+            return None
+        columns = links.graph.constants.get(before.input(1))
+        if columns is None or columns.shape[-1] != sizes.reshape(-1)[1]:
+            return None
+    alone = all(each is rows or (each is not None and each.op == "Shape") for each in links.read[rows.inputs[0]])
+    return before if alone else None
 
 
 def _give_on(graph: Graph) -> None:
@@ -118,7 +137,8 @@ def _taken(graph: Graph, links: Links, node: Node, index: int, after: Node) -> b
 
 def _to_affine(graph: Graph, node: Node) -> None:
     """Write a batch normalisation as an Affine."""
-    if node.op != "BatchNormalization" or any(name not in graph.constants for name in node.inputs[1:]):
+    known = all(name in graph.constants for name in node.inputs[1:])
+    if node.op != "BatchNormalization" or not known or node.get("training_mode", 0):
         return
     statistics = [graph.constants[name] for name in node.inputs[1:]]
     scale, bias, mean, variance = statistics
@@ -182,7 +202,8 @@ def _factor_and_shift(
     """What a node does to every channel, in float64; a factor of None is 1."""
     if node.op == "Affine":
         # Its channels are the second axis; those of a product with more than two axes are the last.
-        if graph.constants[node.inputs[1]].size != channels or before.op == "MatMul":
+        products = before.op == "MatMul" and node.inputs[0] in before.outputs
+        if graph.constants[node.inputs[1]].size != channels or products:
             return None
         factor, shift = node.get("exact")
         return factor, shift

@@ -13,6 +13,8 @@ _WEIGHTED = (
 )  # fmt: skip
 #: Of any two tensors.
 _PAIRS = ("Add", "Div", "Mul", "Sub")
+#: That move elements and change none.
+_VIEWS = ("Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 
 
 def _takes_epilogue(graph: Graph, node: Node | None) -> bool:
@@ -60,17 +62,32 @@ def fuse_residuals(graph: Graph) -> None:
 
 
 def fuse_activations(graph: Graph) -> None:
-    """Let convolutions, matrix products, normalisations and sums do the activation that follows them."""
+    """Let convolutions, matrix products, normalisations and sums do the activation that follows them.
+
+    Also where views of the result stand between: elements are the same in any order.
+    """
     links = Links(graph)
     gone = []
     for node in graph.nodes:
         if node.op != "Activation":
             continue
-        before = links.maker(node.inputs[0], *_WEIGHTED, *_PAIRS)
-        if before is None or not _takes_epilogue(graph, before) or not links.single(node.inputs[0]):
+        last, source = links.maker(node.inputs[0]), node.inputs[0]
+        while links.maker(source, *_VIEWS) is not None and _is_alone(links, source):
+            source = links.made[source].inputs[0]
+        before = links.maker(source, *_WEIGHTED, *_PAIRS)
+        if before is None or last is None or not _takes_epilogue(graph, before) or not _is_alone(links, source):
             continue
         before.attributes["activation"] = node.get("activation")
-        before.outputs = list(node.outputs)
-        links.made[node.outputs[0]] = before
+        last.outputs = list(node.outputs)
+        links.made[node.outputs[0]] = last
+        for each in links.read[node.inputs[0]]:
+            if each is not node and each is not None:  # asks for its shape
+                each.inputs = list(node.outputs)
         gone.append(node)
     graph.remove(gone)
+
+
+def _is_alone(links: Links, name: str) -> bool:
+    """Whether one node alone reads the elements of a value, which is no output; others may ask for its shape."""
+    readers = links.read.get(name, ())
+    return None not in readers and sum(each.op not in ("Shape", "Size") for each in readers) == 1

@@ -1,8 +1,8 @@
 """Responses of channels that are normalised over the image scale it in one step, as constants and all.
 
-With n a quotient of a reduction of x, such as its length in each channel over the mean of these (S. Woo et al., "ConvNeXt
-V2: Co-designing and Scaling ConvNets with Masked Autoencoders", 2023), ``x + (w x n + b)`` is ``x (w n + 1) + b``, which
-reads the image once in place of five times, and b may go into the weights that come next.
+With n a quotient of a reduction of x, such as its length in each channel over the mean of these (S. Woo et al.,
+"ConvNeXt V2: Co-designing and Scaling ConvNets with Masked Autoencoders", 2023), ``x + (w x n + b)`` is
+``x (w n + 1) + b``, which reads the image once in place of five times, and b may go into the weights that come next.
 """
 
 from __future__ import annotations

@@ -1,0 +1,52 @@
+"""Operators that find and put elements by number: what the cases of the onnx package do not try."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import dwcpu
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+from onnx_passes import ints, node, random, simplified, write  # noqa: E402
+
+
+def test_tensors_of_a_batch_are_looked_up_together() -> None:
+    indices = np.array([[[1, -1], [0, 2]], [[2, 0], [-3, 1]]])
+    for shared, shape in ((0, (3, 4, 5)), (1, (2, 3, 4, 5)), (2, (2, 2, 5))):
+        chosen = indices[..., :1] if shared == 2 else indices
+        simplified([node("GatherND", ["x", "i"], ["y"], batch_dims=shared)], {"i": chosen}, feeds={"x": random(*shape)})
+
+
+@pytest.mark.parametrize("reduction", ["none", "add", "mul", "max", "min"])
+def test_slices_are_assigned(reduction) -> None:
+    box = np.stack(np.meshgrid([0, 1], [1, 2, 3], [-2, -1], indexing="ij"), -1)
+    nodes = [node("ScatterND", ["x", "i", "u"], ["y"], reduction=reduction)]
+    simplified(nodes, {"i": box, "u": random(2, 3, 2)}, feeds={"x": random(2, 5, 4)})
+    simplified(nodes, {"i": ints(3, 0, -2).reshape(3, 1), "u": random(3, 2)}, feeds={"x": random(5, 2)})
+
+
+@pytest.mark.parametrize(
+    ("nodes", "constants"),
+    [
+        ([node("GatherND", ["x", "i"], ["y"])], {"i": ints(7).reshape(1, 1)}),
+        ([node("GatherND", ["x", "i"], ["y"])], {"i": ints(0, 0, 0).reshape(1, 3)}),
+        ([node("GatherND", ["x", "i"], ["y"], batch_dims=2)], {"i": ints(0).reshape(1, 1)}),
+        ([node("ScatterND", ["x", "i", "u"], ["y"])], {"i": ints(-4).reshape(1, 1), "u": random(1, 4)}),
+        ([node("ScatterND", ["x", "i", "u"], ["y"])], {"i": ints(0).reshape(1, 1), "u": random(1, 3)}),
+        ([node("ScatterElements", ["x", "i", "u"], ["y"])], {"i": ints(3).reshape(1, 1), "u": random(1, 1)}),
+        ([node("ScatterElements", ["x", "i", "u"], ["y"])], {"i": ints(0, 0).reshape(1, 2), "u": random(1, 1)}),
+        ([node("CumSum", ["x", "i"], ["y"])], {"i": ints(2)}),
+        ([node("TopK", ["x", "i"], ["y", "z"])], {"i": ints(5)}),
+    ],
+    ids=str,
+)
+def test_indices_that_are_nowhere_are_refused(nodes: list[Any], constants: dict[str, Any]) -> None:
+    x = random(3, 4)
+    content = write(nodes, {"x": x}, constants, nodes[0].output, 18)
+    with pytest.raises(ValueError, match=nodes[0].op_type):
+        dwcpu.load_onnx(content)(x)
