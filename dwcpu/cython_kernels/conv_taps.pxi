@@ -85,7 +85,9 @@ cdef void conv_by_taps(
             across = outputs_of_tap(
                 g, plan.stride_w, plan.pad_left, plan.dilation_w, plan.width, 0, plan.out_width, &column)
             panel.weights = whole.weights + (h * plan.kernel_w + g) * channels * width
-            ask_nothing(&panel)
+            panel.ahead = panel.weights + channels * width  # of the next tap, or panel: mostly they come from afar
+            panel.ahead_end = panel.ahead + channels * width
+            panel.ahead_step = smaller(ceil_div(width, AHEAD_TILES), GEMM_VECTORS * LANES // TURN)
             a = image + (
                 (row * plan.stride_h + h * plan.dilation_h - plan.pad_top) * plan.width
                 + column * plan.stride_w + g * plan.dilation_w - plan.pad_left) * plan.x_step
