@@ -137,7 +137,8 @@ FIELDS: dict[str, str] = {
     # compiled conv: groups whose outputs share a vector, and then `block_rows` output rows at a time are computed from
     # inputs that are spread over its lanes in scratch; 0: each group has panels of its own
     "joined": "i",
-    # depthwise: channel vectors per pass, so that a tile's patch and weights stay in the L1 cache
+    # depthwise: channel vectors per pass, so that a tile's patch and weights stay in the L1 cache. Compiled pointwise:
+    # inputs of each sum that are added up for a block of rows before the next ones are; 0: all
     "block_channels": "i",
     # depthwise: output rows (of a phase) that are computed from a copy of their inputs, for a pass of channels, where
     # lines of a tile's patch would drive each other out of the L1 cache; 0: none. A copy takes at most `COPY_BYTES`.

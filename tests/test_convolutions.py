@@ -169,6 +169,34 @@ def test_products_whose_panels_take_turns(kernel: Kernel, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize(
     "kernel",
+    [each for each in KERNELS if (each.op, each.backend) == ("pointwise", "cython")],
+    ids=lambda kernel: kernel.name,
+)
+def test_deep_sums_are_added_up_in_stretches(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bits of sums that are added up at once, whatever the last stretch, panel and block of pixels lack."""
+    lanes, l2 = kernel.lanes, runtime.cache_sizes().l2 // kernel.dtype.itemsize
+    for number, outputs in enumerate((1, 3, lanes // 2, 2 * lanes, 4 * lanes, 5 * lanes, 7 * lanes + 1)):
+        for at, pixels in enumerate((28, 29, 43, 61, 85)):
+            activation = (None, "hardswish", "relu6", "silu", "gelu")[(number + at) % 5]
+            residual, threads, end = at % 2 > 0, 1 + (number + at) % 2, ENDS[at % 2]
+            case = Case("pointwise", (1 + at % 2, 1, pixels, (64, 51, 93)[at % 3]), outputs, (1, 1))
+            data = make_data(case, kernel.dtype.type, "normal").kernel_weights()
+            found = []
+            for most in (20, case.x_shape[3]):
+                with monkeypatch.context() as patch:
+                    share = (most + 0.5) * kernel.tile_columns * lanes / l2
+                    patch.setattr(prepared_module, "_L2_SHARE_PANEL", share)
+                    patch.setattr(caches, "L2_SHARE", 30 * case.x_shape[3] / l2)  # blocks of few pixels
+                    plan = kernel.prepare(case.geometry, *data).plan
+                    assert plan["block_channels"][0] == ({64: 16, 51: 32, 93: 32}[case.x_shape[3]] if most == 20 else 0)
+                    found.append(compute(kernel, case, "normal", activation, True, residual, threads, end).tobytes())
+                    if most == 20:
+                        check_gaps(kernel, case, 1 + number, end, activation)
+            assert found[0] == found[1], f"{case} {activation}"
+
+
+@pytest.mark.parametrize(
+    "kernel",
     [each for each in KERNELS if each.backend == "cython" and (each.op, each.lanes * each.dtype.itemsize) in WIDE],
     ids=lambda kernel: kernel.name,
 )

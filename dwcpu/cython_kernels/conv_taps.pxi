@@ -7,10 +7,6 @@
 # Loops, outermost first: panels (conv.pxi); kernel rows, kernel columns; output rows, or columns where rows are so short
 # that they do not keep the arithmetic busy; tiles of pixels.
 
-cdef extern from "math.h":
-    const double INFINITY
-
-
 cdef inline i64 pace(i64 pixels, i64 vectors) noexcept nogil:
     """Multiply-adds of a vector that a run has time for at each of its inputs: few sums do not keep the units busy."""
     return larger(pixels * vectors, LEAST_SUMS)

@@ -409,7 +409,7 @@ cdef inline Tiles tiles_of(const Panel *panel) noexcept nogil:
     if panel.joined:
         return gemm_joined
     if panel.row_taps == 1 and panel.column_taps == 1:
-        if whole and panel.vectors >= GEMM_VECTORS and panel.depth % TURN == 0:
+        if whole and panel.vectors >= GEMM_VECTORS and panel.depth % TURN == 0 and not panel.more:
             return gemm_whole if panel.vectors == GEMM_VECTORS else gemm_whole_wide
         return more_tiles_of(panel)
     if half:
@@ -473,7 +473,7 @@ cdef void gemm_panel(
     cdef i64 columns = columns_of(panel)
     cdef i64 tiles, rows = rows_of_tiles(panel), taller = 0, first
     if columns <= FEW_COLUMNS and 2 * columns <= LANES and panel.row_taps == 1 and panel.column_taps == 1 and (
-        panel.depth >= LANES and pixels >= LANES and not panel.joined
+        panel.depth >= LANES and pixels >= LANES and not panel.joined and not panel.more
     ):
         gemm_few(plan, panel, columns, pixels, a, residual, out)
         return

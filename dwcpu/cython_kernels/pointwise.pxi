@@ -2,7 +2,8 @@
 #
 # Assumes: pixels plan.x_step apart in x, plan.out_step in out; weights in panels (gemm.pxi); rows are pixels and blocks
 # are panels. Guarantees: gemm.pxi.
-# Loops, outermost first: blocks of plan.block_rows pixels, whose inputs stay in L2 while all panels pass; panels;
+# Loops, outermost first: blocks of plan.block_rows pixels, whose inputs stay in L2 while all panels pass; with
+# plan.block_channels, stretches of so many inputs, between which sums wait in `out`, where nothing rounds them; panels;
 # tiles. With plan.across: tiles of pixels, then panels.
 
 cdef enum:
@@ -97,13 +98,25 @@ cdef void ask_for_others(
             ask_later(panel, TURN, later_lines(height))
 
 
+cdef inline void stretch_of(Panel *panel, const Plan *plan, i64 first, i64 count) noexcept nogil:
+    """Have a panel add up `count` inputs from number `first` on; all but the last end with what is kept for the next."""
+    panel.weights += first * panel.vectors * LANES
+    panel.depth = count
+    panel.more = first > 0
+    if first + count < plan.in_channels:
+        panel.hardswish = NULL
+        panel.low, panel.high = <real> -INFINITY, <real> INFINITY
+
+
 cdef void pointwise(
     const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
     cdef Panel panel
     cdef i64 step = larger(plan.block_rows, 1)
-    cdef i64 row = row_begin, rows, block, place, width
+    cdef i64 row = row_begin, rows, block, place, width, first, count
+    cdef Plan own = plan[0]
+    cdef bint last
     cdef i64 panels = panels_of(plan.out_channels)
     if plan.across and row_end > row_begin and plan.in_channels > 0:
         while block_begin < block_end:
@@ -112,29 +125,40 @@ cdef void pointwise(
         return
     while row < row_end:
         rows = smaller(step, row_end - row)
-        block = block_begin
-        while block < block_end:
-            product_panel(&panel, plan, block)
-            if block + 1 < block_end:
-                width = GEMM_VECTORS * LANES
-                if block + 2 == panels:
-                    width = ceil_div(plan.out_channels - (block + 1) * width, LANES) * LANES
-                panel.ahead += GEMM_VECTORS * LANES * panel.depth
-                panel.ahead_end = panel.ahead + width * panel.depth
-                # of three vectors by more tiles than of two: a turn asks for AHEAD_LINES, which hold no more
-                panel.ahead_step = smaller(ceil_div(width, AHEAD_TILES), GEMM_VECTORS * LANES // TURN)
-            if block > block_begin and row + rows == row_end:
-                ask_for_others(&panel, plan, rows, panels, block, block_begin, block_end)
-            if block == block_begin:  # also those of the next block of rows, at its end
-                panel.inputs_end = x + row_end * plan.x_step
-            place = row * plan.out_step + block * GEMM_VECTORS * LANES
-            if rows == 1 and block + PIXEL_PANELS <= block_end and panel.depth > 0 and (
-                block + PIXEL_PANELS < panels
-                or (block + PIXEL_PANELS) * GEMM_VECTORS * LANES == plan.out_channels
-            ):
-                gemm_pixel(plan, &panel, x + row * plan.x_step, moved(residual, place), out + place)
-                block += PIXEL_PANELS
-                continue
-            gemm_panel(plan, &panel, rows, x + row * plan.x_step, moved(residual, place), out + place)
-            block += 1
+        count = plan.block_channels if plan.block_channels > 0 else plan.in_channels
+        first = 0
+        while first == 0 or first < plan.in_channels:
+            count = smaller(count, plan.in_channels - first)
+            last = first + count == plan.in_channels
+            own.activation = plan.activation if last else NULL
+            block = block_begin
+            while block < block_end:
+                product_panel(&panel, plan, block)
+                if block + 1 < block_end:
+                    width = GEMM_VECTORS * LANES
+                    if block + 2 == panels:
+                        width = ceil_div(plan.out_channels - (block + 1) * width, LANES) * LANES
+                    panel.ahead += GEMM_VECTORS * LANES * panel.depth + first * width
+                    panel.ahead_end = panel.ahead + width * count
+                    # of three vectors by more tiles than of two: a turn asks for AHEAD_LINES, which hold no more
+                    panel.ahead_step = smaller(ceil_div(width, AHEAD_TILES), GEMM_VECTORS * LANES // TURN)
+                if block > block_begin and row + rows == row_end and last:
+                    ask_for_others(&panel, plan, rows, panels, block, block_begin, block_end)
+                if block == block_begin and count == plan.in_channels:  # also those of the next block of rows, at its end
+                    panel.inputs_end = x + row_end * plan.x_step
+                place = row * plan.out_step + block * GEMM_VECTORS * LANES
+                if rows == 1 and block + PIXEL_PANELS <= block_end and panel.depth > 0 and (
+                    block + PIXEL_PANELS < panels
+                    or (block + PIXEL_PANELS) * GEMM_VECTORS * LANES == plan.out_channels
+                ):
+                    if last:
+                        gemm_pixel(plan, &panel, x + row * plan.x_step, moved(residual, place), out + place)
+                    block += PIXEL_PANELS
+                    continue
+                stretch_of(&panel, plan, first, count)
+                gemm_panel(
+                    &own, &panel, rows, x + row * plan.x_step + first, moved(residual, place) if last else NULL,
+                    out + place)
+                block += 1
+            first += larger(count, 1)
         row += rows

@@ -9,6 +9,9 @@ from libc.string cimport memmove
 
 ctypedef int64_t i64
 
+cdef extern from "math.h":
+    const double INFINITY
+
 cdef extern from "tile.h" nogil:
     ctypedef float real  # float or double: only the C compiler knows which
     ctypedef int bits  # an integer as wide as a real
