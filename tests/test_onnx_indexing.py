@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import dwcpu
+from dwcpu import runtime
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -30,6 +31,30 @@ def test_slices_are_assigned(reduction) -> None:
     simplified(nodes, {"i": ints(3, 0, -2).reshape(3, 1), "u": random(3, 2)}, feeds={"x": random(5, 2)})
 
 
+def test_elements_of_a_slice_are_copied() -> None:
+    box = np.stack(np.meshgrid([0, 1], [1, 2, 3], [2, 3], indexing="ij"), -1)
+    nodes = [node("Abs", ["v"], ["u"]), node("ScatterND", ["x", "i", "u"], ["y"])]
+    feeds = {"x": random(2, 5, 4), "v": random(2, 3, 2)}
+    if runtime.cython_kernels() is not None:
+        assert how(nodes, {"i": box}, feeds) == "copy"
+        rows = {"i": np.stack(np.meshgrid([1], [2, 3], indexing="ij"), -1)}
+        assert how(nodes, rows, {**feeds, "v": random(1, 2, 4)}) == "copy"
+    apart = {"backwards": box[:, ::-1], "one twice": box[:, [0, 0, 1]], "from the end": box - [0, 0, 4]}
+    for name, indices in apart.items():
+        assert how(nodes, {"i": np.ascontiguousarray(indices)}, feeds) == "numpy", name
+    assert how(nodes, {"i": ints(1, 2).reshape(1, 2)}, {**feeds, "v": random(1, 4)}) == "numpy"
+    nodes[1] = node("ScatterND", ["x", "i", "u"], ["y"], reduction="add")
+    assert how(nodes, {"i": box}, feeds) == "numpy"
+
+
+def how(nodes: list[Any], constants: dict[str, Any], feeds: dict[str, np.ndarray]) -> str:
+    """What runs the last node, which gives what it should."""
+    simplified(nodes, constants, feeds=feeds)
+    model = dwcpu.load_onnx(write(nodes, feeds, constants, ["y"], 18))
+    *_, row = model.explain({name: each.shape for name, each in feeds.items()}).rows
+    return str(row.kernel)
+
+
 @pytest.mark.parametrize(
     ("nodes", "constants"),
     [
@@ -38,6 +63,7 @@ def test_slices_are_assigned(reduction) -> None:
         ([node("GatherND", ["x", "i"], ["y"], batch_dims=2)], {"i": ints(0).reshape(1, 1)}),
         ([node("ScatterND", ["x", "i", "u"], ["y"])], {"i": ints(-4).reshape(1, 1), "u": random(1, 4)}),
         ([node("ScatterND", ["x", "i", "u"], ["y"])], {"i": ints(0).reshape(1, 1), "u": random(1, 3)}),
+        ([node("ScatterND", ["x", "i", "u"], ["y"])], {"i": ints(3).reshape(1, 1), "u": random(1, 4)}),
         ([node("ScatterElements", ["x", "i", "u"], ["y"])], {"i": ints(3).reshape(1, 1), "u": random(1, 1)}),
         ([node("ScatterElements", ["x", "i", "u"], ["y"])], {"i": ints(0, 0).reshape(1, 2), "u": random(1, 1)}),
         ([node("CumSum", ["x", "i"], ["y"])], {"i": ints(2)}),

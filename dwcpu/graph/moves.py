@@ -165,11 +165,46 @@ def _resize(planner: Planner, node: Node, operands: list[Operand]) -> list[Opera
     return None if kernel is None else [planner.run_kernel("resize", kernel, image, None, target)]
 
 
+def _scatter(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
+    """ScatterND where indices are those of a slice, as exporters write what is assigned to one: two copies."""
+    x, indices, updates = operands
+    if not isinstance(indices, np.ndarray) or node.get("reduction", "none") != "none":
+        return None
+    if not _copied_apart(planner, x, updates) or runtime.cython_kernels() is None:
+        return None
+    assert isinstance(x, Symbol) and isinstance(updates, Symbol)
+    places = _slice_of(indices)
+    if places is None or len(places) > x.array.ndim or x.array[places].shape != updates.array.shape:
+        return None
+    if x.array.dtype != updates.array.dtype:
+        return None
+    array = np.empty_like(x.array)
+    out = planner.symbol(array)
+    planner.move(x, x.array, out, array)
+    planner.move(updates, updates.array, out, array[places])
+    planner.describe("copy")
+    return [out]
+
+
+def _slice_of(indices: np.ndarray) -> tuple[slice, ...] | None:
+    """The slice of the first axes that has all these indices, in order, if there is one."""
+    axes = indices.ndim - 1
+    if indices.size == 0 or indices.shape[-1] != axes or indices.min() < 0:
+        return None
+    begins = indices.reshape(-1, axes)[0]
+    for axis, begin in enumerate(begins):
+        numbers = begin + np.arange(indices.shape[axis]).reshape(-1, *(1,) * (axes - 1 - axis))
+        if not (indices[..., axis] == numbers).all():
+            return None
+    return tuple(slice(int(begin), int(begin) + size) for begin, size in zip(begins, indices.shape, strict=False))
+
+
 MOVES: dict[str, Callable[[Planner, Node, list[Operand]], list[Operand] | None]] = {
     "Concat": _concat,
     "DepthToSpace": _blocks,
     "Gather": _gather,
     "Pad": _pad,
     "Resize": _resize,
+    "ScatterND": _scatter,
     "SpaceToDepth": _blocks,
 }
