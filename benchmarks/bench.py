@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import networks
 import onnx_files
@@ -49,7 +50,7 @@ TOLERANCE, NETWORK_TOLERANCE = 2e-5, 1e-4
 
 def prepare(options: argparse.Namespace) -> Callable[[], int]:
     """Check the options of `dwcpu.bench_command`; returns the run."""
-    suites = options.suite or ["all"]
+    suites = options.suite or ([] if options.models else ["all"])
     suites = list(SUITES) if "all" in suites else suites
     _known("--suite", suites, [*SUITES, "all"])
     if options.peers is None:
@@ -61,8 +62,11 @@ def prepare(options: argparse.Namespace) -> Callable[[], int]:
     if missing:
         advice = "pip install torch" if missing == ["torch"] else "pip install 'dwcpu[bench]'"
         raise ValueError(f"--peers: {', '.join(missing)} cannot be imported: {advice}")
-    if "onnx" in suites and importlib.util.find_spec("onnx") is None:
-        raise ValueError("--suite onnx: onnx cannot be imported: pip install 'dwcpu[bench]'")
+    for asked, option in (("onnx" in suites, "--suite onnx"), (options.models, "--models")):
+        if asked and importlib.util.find_spec("onnx") is None:
+            raise ValueError(f"{option}: onnx cannot be imported: pip install 'dwcpu[bench]'")
+    for path in options.models:
+        onnx_files.check(path)
     if options.plot is not None:
         plots.check(options.plot)
     for path in (options.json, options.markdown, options.plot):
@@ -83,7 +87,7 @@ def prepare(options: argparse.Namespace) -> Callable[[], int]:
     filed = _files(options)
     rest = set(suites) - raced.keys() - BATCHES.keys() - {"onnx"}
     found = (named and BATCHES.keys() & set(suites)) or (filed and "onnx" in suites)
-    if not (any(raced.values()) or rest or found):
+    if not (any(raced.values()) or rest or found or options.models):
         group = f" of group {options.group}" if options.group else ""
         raise ValueError(f"--filter: no shape{group} in {', '.join(suites)} has {options.filter!r} in its name")
     return _Run(options, suites, raced, named).all
@@ -173,11 +177,15 @@ class _Run:
                 elif suite in BATCHES:
                     self.whole_networks(suite, threads, BATCHES[suite] or self.options.batch)
                 elif suite == "onnx":
-                    self.onnx_files(suite, threads)
+                    chosen = _files(self.options)
+                    chosen = chosen[:1] if self.options.smoke else chosen
+                    self.onnx_files(suite, threads, chosen, onnx_files.make)
                 elif suite == "regret":
                     self.regret(threads)
             if suite in ("overhead", "cold"):
                 self.figures(suite)
+        for threads in self.options.threads if self.options.models else ():
+            self.onnx_files("models", threads, self.options.models, partial(onnx_files.read, batch=self.options.batch))
 
     def finish(self, results: Results) -> None:
         """Say how disturbed the machine was, and write the files that were asked for."""
@@ -216,7 +224,7 @@ class _Run:
             contender.run()
         for peer in ready[1:]:
             error = problem.agree(ours.result(), peer.result())
-            if not error <= (NETWORK_TOLERANCE if row.suite in (*BATCHES, "onnx") else TOLERANCE):
+            if not error <= (NETWORK_TOLERANCE if row.suite in (*BATCHES, "onnx", "models") else TOLERANCE):
                 raise SystemExit(f"{row.id}: dwcpu and {peer.name} differ by {error:.1e} of the largest value")
         alone, flops = runtime.multiply_adds(self.options.dtype, row.threads)
         *times, least = race([*(contender.run for contender in ready), alone], rounds, row.threads, self.gauge)
@@ -263,19 +271,18 @@ class _Run:
             table.add(rows[-1])
         table.close(rows)
 
-    def onnx_files(self, suite: str, threads: int) -> None:
+    def onnx_files(
+        self, suite: str, threads: int, chosen: Sequence[Any], make: Callable[[Any], onnx_files.File]
+    ) -> None:
         """Race models from ONNX files, and the same networks built from layers."""
-        chosen = _files(self.options)
-        if self.options.smoke:
-            chosen = chosen[:1]
         contenders = ["dwcpu", *self.options.peers, "dwcpu layers"]
         table = report.Table(_title(suite, threads), contenders)
         rows = []
-        for name in chosen:
-            self.progress(f"{suite} {name}")
-            file = onnx_files.make(name)
+        for each in chosen:
+            self.progress(f"{suite} {each}")
+            file = make(each)
             total = file.total(threads)
-            row = Row(suite, threads, name, total.flops, total.bytes, total.bound_us or 0.0, "", {})
+            row = Row(suite, threads, file.name, total.flops, total.bytes, total.bound_us or 0.0, "", {})
             prepare = partial(peers.prepare_file, file=file, threads=threads)
             layers = file.layers(threads)
             rounds = self.options.rounds * NETWORK_ROUNDS

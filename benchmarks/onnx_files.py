@@ -16,7 +16,7 @@ from problem import Prepared
 
 import dwcpu
 
-__all__ = ["LARGE", "NAMES", "File", "available", "make"]
+__all__ = ["LARGE", "NAMES", "File", "available", "check", "make", "read"]
 
 #: Those that are written here, from the networks of the same name; one that a package carries; and those that are
 #: written with random weights.
@@ -111,3 +111,46 @@ def make(name: str) -> File:
         assert path is not None
         content = path.read_bytes()
     return File(name, content, np.random.default_rng(1).standard_normal(shape, dtype=np.float32))
+
+
+def check(path: Path) -> None:
+    """Refuse a file that cannot be raced before anything is measured.
+
+    Raises
+    ------
+    ValueError
+        If it is no ONNX model with one input of float32 and one output.
+    """
+    import onnx
+
+    try:
+        graph = onnx.load(path, load_external_data=False).graph
+    except Exception as error:  # the parser's own, and whatever the system says of the file
+        raise ValueError(f"--models: {path} cannot be read as ONNX: {error}") from error
+    given = _given(graph)
+    if len(given) != 1 or len(graph.output) != 1:
+        raise ValueError(
+            f"--models: {path} has {len(given)} inputs and {len(graph.output)} outputs; peers are given models with "
+            "one of each; export it so"
+        )
+    if given[0].type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
+        raise ValueError(f"--models: the input of {path} is not of float32, which peers compute in; export it so")
+
+
+def read(path: Path, batch: int = 1) -> File:
+    """A model from a file, with what lies in other files beside it; sizes that it leaves open are those of images."""
+    import onnx
+
+    model = onnx.load(path)
+    [given] = _given(model.graph)
+    sizes = [axis.dim_value for axis in given.type.tensor_type.shape.dim]
+    usual = [batch, 3, networks.SIZE, networks.SIZE] if len(sizes) == 4 else [batch] + [networks.SIZE] * len(sizes)
+    shape = [size or other for size, other in zip(sizes, usual, strict=False)]
+    x = np.random.default_rng(1).standard_normal(shape, dtype=np.float32)
+    return File(path.stem, model.SerializeToString(), x)
+
+
+def _given(graph: Any) -> list[Any]:
+    """Inputs that are no weights."""
+    weights = {each.name for each in graph.initializer}
+    return [each for each in graph.input if each.name not in weights]

@@ -26,6 +26,10 @@ def add_arguments(
     add = parser.add_argument
     add("--suite", nargs="+", metavar="NAME", help=f"{_SUITES}; all")
     add("--peers", nargs="*", metavar="NAME", help="whom to race; by default all that are installed; no name: nobody")
+    add(
+        "--models", type=Path, nargs="+", default=[], metavar="FILE.onnx",
+        help="race these, with one input and one output each, against peers that read ONNX; suites only if named",
+    )  # fmt: skip
     add("--group", metavar="NAME", help="only shapes of this group: mobilenet_v1, odd, audio, …; or this network")
     add("--filter", default="", metavar="TEXT", help="only shapes whose id contains this")
     add("--smoke", action="store_true", help="only the smallest shape of each group")

@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from importlib.util import find_spec
 
+import numpy as np
 import peers
 import pytest
 from report import markdown
@@ -122,6 +123,55 @@ def test_a_peer_that_is_not_installed_is_named(monkeypatch, capfd):
     status, _, err = run([*SMALL, "--peers", "absent"], capfd)
     assert status == 2
     assert "absent cannot be imported: pip install 'dwcpu[bench]'" in err
+
+
+def small_model(path, inputs=1, dtype="float32"):
+    """A convolution of images of any size."""
+    onnx = pytest.importorskip("onnx", reason="in the extra [onnx]")
+    kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    given = [onnx.helper.make_tensor_value_info(f"x{at}", kind, ["n", 3, None, 9]) for at in range(inputs)]
+    made = onnx.helper.make_tensor_value_info("y", kind, None)
+    weights = onnx.numpy_helper.from_array(np.ones((4, 3, 1, 1), dtype), "w")
+    node = onnx.helper.make_node("Conv", ["x0", "w"], ["y"])
+    graph = onnx.helper.make_graph([node], "g", given, [made], [weights])
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9), path)
+    return str(path)
+
+
+def test_models_of_ones_own_are_raced(tmp_path, capfd):
+    file, names = small_model(tmp_path / "mine.onnx"), [name for name in ("onnxruntime", "openvino") if find_spec(name)]
+    options = ["--batch", "2", "--rounds", "1", "--peers", *names, "--json", str(tmp_path / "r.json")]
+    status, out, _ = run(["bench", "--models", file, file, *options], capfd)
+    assert status == 0
+    assert "mine" in out
+    rows = json.loads((tmp_path / "r.json").read_text())["rows"]
+    assert [(row["suite"], row["id"]) for row in rows] == [("models", "mine")] * 2
+    assert rows[0]["flops"] == 2 * 2 * 224 * 9 * 3 * 4
+    assert list(rows[0]["times"]) == ["dwcpu", *names]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"inputs": 2}, "has 2 inputs and 1 outputs"),
+        ({"dtype": "float64"}, "is not of float32"),
+        (None, "cannot be read"),
+    ],
+)
+def test_models_that_nobody_can_race_are_refused(options, words, tmp_path, capfd):
+    pytest.importorskip("onnx", reason="in the extra [onnx]")
+    path = tmp_path / "mine.onnx"
+    if options is None:
+        path.write_bytes(b"\xff\xff nothing")
+    else:
+        small_model(path, **options)
+    status, out, err = run(["bench", "--models", str(path), "--peers"], capfd)
+    assert (status, out) == (2, "")
+    assert f"--models: {path} " in err or f"of {path} " in err
+    assert words in err
+    status, _, err = run(["bench", "--models", str(tmp_path / "absent.onnx"), "--peers"], capfd)
+    assert status == 2
+    assert "absent.onnx cannot be read as ONNX" in err
 
 
 def test_models_from_files_are_not_raced_without_onnx(monkeypatch, capfd):
