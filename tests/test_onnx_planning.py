@@ -495,3 +495,37 @@ def test_advice_does_not_guess() -> None:
     network = dwcpu.load_onnx(model(text, w=random(4, 3, 3, 3)))
     with pytest.raises(ValueError, match=r"add the batch axis, b\[None\]; node .* \(Conv\) cannot run"):
         network(random(1, 2, 6, 5), random(4))
+
+
+#: Rows of x to begin and end with; what is beyond a whole number of strides of two depends on its height.
+SAME = """
+    size = Shape <start = 2, end = 4> (x)
+    odd = Mod (size, two)
+    after = Sub (two, odd)
+    amounts = Concat <axis = 0> (none, ones, nothing, after)
+    padded = Pad (x, amounts)
+"""
+
+
+@pytest.mark.parametrize("reads", ["", "z = Neg (padded)"])
+def test_padding_that_depends_on_shapes_goes_into_convolutions(reads) -> None:
+    outputs = "float[n, c, h, w] y" + (", float[n, c, h, w] z" if reads else "")
+    body = f"{SAME} d = Conv <group = 6, strides = [2, 2]> (padded, w) r = Relu (d) y = Conv (r, k) {reads}"
+    constants = {
+        "two": np.array([2, 2]), "none": np.array([0, 0]), "ones": np.array([1, 1]), "nothing": np.array([0, 0]),
+        "w": random(6, 1, 3, 3), "k": random(4, 6, 1, 1),
+    }  # fmt: skip
+    content = model(f"g (float[n, c, h, w] x) => ({outputs}) {{ {body} }}", **constants)
+    for shape in ((1, 6, 8, 9), (2, 6, 8, 10), (1, 6, 11, 7), (1, 6, 8, 9), (1, 6, 20, 21)):
+        made = compare(content, random(*shape))
+        rows = made.explain(shape).rows
+        assert ("padded" in [row.name for row in rows]) == bool(reads), shape
+        assert any("separable" in str(row.kernel) for row in rows)
+    left = dwcpu.load_onnx(content, without=("pads",))
+    assert "padded" in [row.name for row in left.explain(shape).rows]
+
+
+def test_padding_that_depends_on_values_stays_apart() -> None:
+    body = "n = Cast <to = 7> (p) padded = Pad (x, n) y = Conv (padded, w)"
+    content = model(f"g (float[n, c, h, w] x, float[8] p) => (float[n, c, h, w] y) {{ {body} }}", w=random(4, 3, 2, 2))
+    compare(content, random(1, 3, 5, 6), np.array([0, 0, 1, 0, 0, 0, 2, 1], np.float32))

@@ -26,6 +26,7 @@ from .lowering import LOWERINGS
 from .passes import PLANNED, optimise
 from .planner import Dynamic, Plan, is_channel_last, make_plan
 from .short import ShortCalls
+from .special import Specials
 
 __all__ = ["Model", "load_model", "load_onnx"]
 
@@ -78,7 +79,7 @@ class Model:
         self.name = graph.name
         self.inputs: tuple[Spec, ...] = tuple(graph.inputs)
         self.outputs: tuple[Spec, ...] = tuple(graph.outputs)
-        self._layers: dict[Any, Any] = {}
+        self._specials = Specials(graph, self.simplified, self._without)
         # Replaced, never changed in place: reading it needs no lock, and two threads that add a plan at once may lose
         # one of the two, which is then made again. None: shapes depend on values, nothing can be planned.
         self._plans: dict[Any, Plan | None] = {}
@@ -288,9 +289,8 @@ class Model:
         if all(array.size for array in given):
             with self._told(given, last):
                 try:
-                    plan = make_plan(
-                        self.simplified, self._layers, LOWERINGS, inputs, threads, last, self._arenas, progress
-                    )
+                    graph, layers = self._specials.of(inputs, last)
+                    plan = make_plan(graph, layers, LOWERINGS, inputs, threads, last, self._arenas, progress)
                 except Dynamic:
                     plan = None
         self._plans = dict([*list(self._plans.items())[1 - _MAX_PLANS :], (key, plan)])
