@@ -340,7 +340,7 @@ class ConvGeometry:
         if out_channels % parts and channels == per_group * parts:
             raise ValueError(
                 f"{operation}: groups is {parts} but {w} has {out_channels} output channels; groups must divide them; "
-                f"choose a divisor of {out_channels}"
+                f"give {w} {out_channels // parts * parts or parts} or {-(-out_channels // parts) * parts}"
             )
         if channels % parts or out_channels % parts:
             raise ValueError(

@@ -21,7 +21,7 @@ LAYER_MISTAKES = {
     "layer groups": (
         lambda: layers.Conv2d(CONV, groups=5),
         ValueError,
-        "Conv2d: groups is 5 but w has 24 output channels; groups must divide them; choose a divisor of 24",
+        "Conv2d: groups is 5 but w has 24 output channels; groups must divide them; give w 20 or 25",
     ),
     "layer empty w": (lambda: layers.PointwiseConv2d(ones(0, 4)), ValueError, "PointwiseConv2d: w has shape (0, 4)"),
     "layer scalar w": (lambda: layers.Conv2d(F32(1)), TypeError, "Conv2d: w is 1.0; it must be an array"),

@@ -67,6 +67,12 @@ def how(nodes: list[Any], constants: dict[str, Any], feeds: dict[str, np.ndarray
         ([node("ScatterElements", ["x", "i", "u"], ["y"])], {"i": ints(3).reshape(1, 1), "u": random(1, 1)}),
         ([node("ScatterElements", ["x", "i", "u"], ["y"])], {"i": ints(0, 0).reshape(1, 2), "u": random(1, 1)}),
         ([node("CumSum", ["x", "i"], ["y"])], {"i": ints(2)}),
+        ([node("CumSum", ["x", "i"], ["y"])], {"i": ints(0, 1)}),
+        ([node("Trilu", ["x", "i"], ["y"])], {"i": ints(0, 1)}),
+        ([node("Trilu", ["i"], ["y"])], {"i": ints(0, 1)}),
+        ([node("EyeLike", ["i"], ["y"])], {"i": ints(0, 1)}),
+        ([node("OneHot", ["i", "i", "u"], ["y"])], {"i": ints(3), "u": random(3)}),
+        ([node("OneHot", ["i", "i", "u"], ["y"])], {"i": ints(0), "u": random(2)}),
         ([node("TopK", ["x", "i"], ["y", "z"])], {"i": ints(5)}),
     ],
     ids=str,
@@ -76,3 +82,40 @@ def test_indices_that_are_nowhere_are_refused(nodes: list[Any], constants: dict[
     content = write(nodes, {"x": x}, constants, nodes[0].output, 18)
     with pytest.raises(ValueError, match=nodes[0].op_type):
         dwcpu.load_onnx(content)(x)
+
+
+def test_triangles_beyond_every_diagonal() -> None:
+    for far in (-(2**63), 2**63 - 1, -3, 4):
+        simplified([node("Trilu", ["x", "i"], ["y"])], {"i": ints(far)}, feeds={"x": random(3, 4)})
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (node("EyeLike", ["x"], ["y"], dtype=onnx.TensorProto.STRING), "EyeLike with dtype=STRING"),
+        (node("Einsum", ["x"], ["y"], equation=""), "Einsum with an equation that is empty"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_is_refused_when_a_model_is_loaded(made: Any, words: str) -> None:
+    with pytest.raises(dwcpu.UnsupportedOperator, match=words):
+        dwcpu.load_onnx(write([made], {"x": random(3, 4)}, {}, ["y"], 18))
+
+
+def test_errors_name_the_node_once() -> None:
+    x, indices = random(3, 4), np.array([[5]])
+    content = write([node("GatherND", ["x", "i"], ["y"], name="here")], {"x": x, "i": indices}, {}, ["y"], 18)
+    with pytest.raises(ValueError, match="an index is 5; of an axis of 3 they must be -3 to 2") as caught:
+        dwcpu.load_onnx(content)(x, indices)
+    assert str(caught.value).count("here") == 1
+
+
+def test_files_that_fix_the_batch_say_so() -> None:
+    made = onnx.helper.make_graph(
+        [node("Reshape", ["x", "s"], ["y"])], "g",
+        [onnx.helper.make_tensor_value_info("x", 1, [1, 3, 4, 5])], [onnx.ValueInfoProto(name="y")],
+        [onnx.numpy_helper.from_array(ints(12, 5), "s")],
+    )  # fmt: skip
+    model = onnx.helper.make_model(made, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
+    with pytest.raises(ValueError, match=r"the file fixes 1 as the number of images: give x\[:1\] and so on"):
+        dwcpu.load_onnx(model.SerializeToString())(random(2, 3, 4, 5))

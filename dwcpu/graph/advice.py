@@ -49,7 +49,24 @@ def advice(spec: Spec, array: np.ndarray, last: bool) -> str:
         place = f"..., :{first}" if last else f":, :{first}"
         fix = f"leave the others out, {spec.name}[{place}]" if channels > first else f"give {first}"
         return f"{spec.name} has {channels} channels, not {first}: {fix}"
-    return ""
+    return _batch(spec, array)
+
+
+def _batch(spec: Spec, array: np.ndarray) -> str:
+    """Of an input of which only the number of images is another: what the file fixes may be fixed inside of it, too."""
+    assert spec.shape is not None
+    same = all(given == size or not isinstance(size, int) for given, size in zip(array.shape, spec.shape, strict=True))
+    batch, *sizes = spec.shape
+    if same or not isinstance(batch, int):
+        return ""
+    rest = all(given == size or not isinstance(size, int) for given, size in zip(array.shape[1:], sizes, strict=True))
+    turned = sorted(array.shape[1:]) == sorted(size for size in sizes if isinstance(size, int))
+    if not rest and not turned:
+        return ""
+    return (
+        f"the file fixes {batch} as the number of images: give {spec.name}[:{batch}] and so on, or export the model "
+        "with a batch of any size"
+    )
 
 
 def conversion(name: str, given: np.dtype, wanted: np.dtype) -> str:

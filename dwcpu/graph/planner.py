@@ -32,7 +32,8 @@ class Dynamic(Exception):
 
 def node_error(node: Node, error: Exception) -> ValueError:
     """What is said of a node that cannot run."""
-    return ValueError(f"node {node.name!r} ({node.op}): {(str(error).splitlines() or [type(error).__name__])[0]:.300}")
+    text = (str(error).splitlines() or [type(error).__name__])[0].removeprefix(f"{node.op} {node.name!r}: ")
+    return ValueError(f"node {node.name!r} ({node.op}): {text:.300}")
 
 
 class Symbol:

@@ -17,7 +17,9 @@ Arrays = list[Any]
 _REDUCTIONS: dict[str, Any] = {"add": np.add, "max": np.maximum, "min": np.minimum, "mul": np.multiply}
 
 
-def _number(array: Any) -> int:
+def _number(node: Node, what: str, array: Any) -> int:
+    if np.size(array) != 1:
+        raise ValueError(f"{node.op} {node.name!r}: {what} is of shape {np.shape(array)}; it must be one number")
     return int(np.asarray(array).reshape(-1)[0])
 
 
@@ -25,7 +27,10 @@ def _in_range(node: Node, indices: np.ndarray, size: int) -> np.ndarray:
     """Indices of an axis, negative ones counted from its end."""
     found = np.where(indices < 0, indices + size, indices)
     if found.size and not 0 <= found.min() <= found.max() < size:
-        raise ValueError(f"{node.op} {node.name!r}: an index is outside of an axis of {size}")
+        worst = indices.reshape(-1)[np.argmax((found < 0) | (found >= size))]
+        raise ValueError(
+            f"{node.op} {node.name!r}: an index is {worst}; of an axis of {size} they must be {-size} to {size - 1}"
+        )
     return found
 
 
@@ -96,7 +101,7 @@ def scatter_elements(node: Node, arrays: Arrays, outs: Arrays) -> None:
 @general("CumSum", "CumProd")
 def cumulative(node: Node, x: np.ndarray, axis: np.ndarray) -> np.ndarray:
     """Sums or products of all elements of an axis up to each, or, `exclusive`, before it; `reverse` from the end."""
-    at = _number(axis)
+    at = _number(node, "axis", axis)
     if not -x.ndim <= at < x.ndim:
         raise ValueError(f"{node.op} {node.name!r}: there is no axis {at} in {x.ndim}")
     x = np.flip(x, at) if node.get("reverse", 0) else x
@@ -111,12 +116,22 @@ def cumulative(node: Node, x: np.ndarray, axis: np.ndarray) -> np.ndarray:
 @general("Trilu")
 def triangle(node: Node, x: np.ndarray, k: Any = None) -> np.ndarray:
     """Zero below the diagonal number k of matrices, or, with `upper` 0, above it."""
-    return (np.triu if node.get("upper", 1) else np.tril)(x, 0 if k is None else _number(k))
+    if x.ndim < 2:
+        raise ValueError(f"Trilu {node.name!r}: the tensor has {x.ndim} axes; matrices have 2 or more")
+    diagonal = 0 if k is None else _number(node, "k", k)
+    most = max(x.shape[-2:])  # beyond which nothing changes, and NumPy wants no more than 64 bits
+    return (np.triu if node.get("upper", 1) else np.tril)(x, min(max(diagonal, -most), most))
 
 
-@general("EyeLike")
+def _check_eye(node: Node) -> str | None:
+    return "dtype=STRING" if getattr(node.get("dtype"), "hasobject", False) else None
+
+
+@general("EyeLike", check=_check_eye)
 def eye_like(node: Node, x: np.ndarray) -> np.ndarray:
     """Ones on the diagonal number `k` of a matrix."""
+    if x.ndim != 2:
+        raise ValueError(f"EyeLike {node.name!r}: the tensor has {x.ndim} axes; a matrix has 2")
     rows, columns = x.shape
     return np.eye(rows, columns, int(node.get("k", 0)), node.get("dtype", x.dtype))
 
@@ -124,7 +139,12 @@ def eye_like(node: Node, x: np.ndarray) -> np.ndarray:
 @general("OneHot", shaping=(1,))
 def one_hot(node: Node, indices: np.ndarray, depth: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Along a new axis the second of two values where its number is that of an index, the first elsewhere."""
-    count, axis = _number(depth), int(node.get("axis", -1))
+    count, axis = _number(node, "depth", depth), int(node.get("axis", -1))
+    if count < 1 or values.shape != (2,) or not 0 <= axis + (indices.ndim + 1) * (axis < 0) <= indices.ndim:
+        raise ValueError(
+            f"OneHot {node.name!r}: depth {count}, axis {axis} of {indices.ndim + 1}, values of shape {values.shape}; "
+            "depth must be 1 or more, and values two"
+        )
     axis += indices.ndim + 1 if axis < 0 else 0
     check_size((count, *indices.shape), values.dtype)
     number = np.where(indices < 0, indices + count, indices)
@@ -135,9 +155,9 @@ def one_hot(node: Node, indices: np.ndarray, depth: np.ndarray, values: np.ndarr
 @general("TopK", shaping=(1,))
 def top_k(node: Node, x: np.ndarray, k: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The largest or smallest elements along an axis, in order, of equal ones the first; and where they were."""
-    axis, count = axis_of(node, x, -1), _number(k)
+    axis, count = axis_of(node, x, -1), _number(node, "k", k)
     if not 0 <= count <= x.shape[axis]:
-        raise ValueError(f"TopK {node.name!r}: {count} of an axis of {x.shape[axis]}")
+        raise ValueError(f"TopK {node.name!r}: k is {count}; of an axis of {x.shape[axis]} it must be 0 to that")
     if node.get("largest", 1):
         order = x.shape[axis] - 1 - np.flip(np.argsort(np.flip(x, axis), axis, kind="stable"), axis)
     else:
@@ -146,7 +166,11 @@ def top_k(node: Node, x: np.ndarray, k: np.ndarray) -> tuple[np.ndarray, np.ndar
     return np.take_along_axis(x, order, axis), order.astype(np.int64)
 
 
-@general("Einsum")
+def _check_equation(node: Node) -> str | None:
+    return None if node.get("equation") else "an equation that is empty"
+
+
+@general("Einsum", check=_check_equation)
 def einsum(node: Node, *arrays: np.ndarray) -> np.ndarray:
     """Sums of products, axes named by letters."""
     dtype = np.result_type(*arrays)
