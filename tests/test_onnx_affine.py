@@ -325,3 +325,25 @@ def test_normalisations_of_rows_go_into_the_product_before_them(view, last) -> N
     if view == "Reshape":  # rows of something else
         constants |= {"rows": ints(-1, 2)} | {name: random(2) for name in "msb"} | {"v": positive(2)}
         assert "Affine" in operators(simplified(nodes, constants, outputs, feeds=feeds))
+
+
+@pytest.mark.parametrize("op", ["Mul", "Add"])
+def test_a_constant_that_makes_a_matrix_of_a_vector_is_no_number_of_columns(op) -> None:
+    nodes = [node(op, ["x", "k"], ["a"]), node("Gemm", ["a", "w"], ["y"])]
+    made = simplified(nodes, {"k": random(1, 6), "w": random(6, 3)}, feeds={"x": random(6)})
+    assert operators(made) == [op, "Gemm"]
+    nodes = [node("MatMul", ["x", "v"], ["b"]), node(op, ["b", "k"], ["a"]), node("Gemm", ["a", "w"], ["y"])]
+    simplified(nodes, {"v": random(5, 6), "k": random(1, 6), "w": random(6, 3)}, feeds={"x": random(5)})
+
+
+@pytest.mark.parametrize("large", [True, False])
+def test_weights_that_their_type_cannot_hold_stay_as_they_are(large) -> None:
+    rng = np.random.default_rng(0)
+    scale = 1e4 if large else 1e-4
+    x = (rng.standard_normal((4, 3)) * (1e-3 if large else 1e3)).astype(np.float16)
+    constants = {
+        "k": np.array(scale, np.float16),
+        "w": (rng.standard_normal((3, 2)) * (10 if large else 0.1)).astype(np.float16),
+    }
+    nodes = [node("Mul", ["x", "k"], ["a"]), node("MatMul", ["a", "w"], ["y"])]
+    assert operators(simplified(nodes, constants, feeds={"x": x}, rounding=5e-3)) == ["Mul", "MatMul"]

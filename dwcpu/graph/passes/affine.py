@@ -105,12 +105,10 @@ def _taken(graph: Graph, links: Links, node: Node, index: int, after: Node) -> b
     else:
         groups, axis, padded = 1, -1, False
         wide = (weights if after.get("transB", 0) else weights.T)[None].astype(np.float64)
-    axes = 1 if after.op == "MatMul" else wide.ndim - 1
+    axes = wide.ndim - 1 if after.op == "Conv" else 1  # a constant of more would make a matrix of a vector
     channels = groups * wide.shape[2]
     constant = graph.constants.get(node.input(1 - index))
-    if constant is None or (
-        constant.ndim and (channels_of(links, node.inputs[index], 2 if after.op == "Gemm" else axes, axis) != channels)
-    ):
+    if constant is None or (constant.ndim and (channels_of(links, node.inputs[index], axes, axis) != channels)):
         return False  # the constant may make more channels, or axes, of one
     found = _factor_and_shift(graph, after, node, index, channels, axes, axis)
     if found is None:
@@ -122,17 +120,25 @@ def _taken(graph: Graph, links: Links, node: Node, index: int, after: Node) -> b
     if factor is None:
         added = (wide * shift).sum(axis=tuple(range(2, wide.ndim))).reshape(-1)
         values = added if bias is None else channel_values(bias, 2 if after.op == "Gemm" else 1, added.size, -1)
-        if values is None or not np.isfinite(added).all():
+        total = None if values is None else _held(added if bias is None else values + added, weights.dtype)
+        if total is None:
             return False
         after.inputs += [""] * (3 - len(after.inputs))
-        after.inputs[2] = _keep(
-            graph, f"{after.name}.bias", (added if bias is None else values + added).astype(weights.dtype)
-        )
+        after.inputs[2] = _keep(graph, f"{after.name}.bias", total)
         return True
-    made = (wide * factor).reshape(weights.shape if after.op == "Conv" else wide.shape[1:])
+    made = _held((wide * factor).reshape(weights.shape if after.op == "Conv" else wide.shape[1:]), weights.dtype)
+    if made is None:
+        return False
     plain = after.op == "Conv" or after.get("transB", 0)
-    after.inputs[1] = _keep(graph, f"{after.name}.weights", (made if plain else made.T).astype(weights.dtype))
+    after.inputs[1] = _keep(graph, f"{after.name}.weights", made if plain else made.T)
     return True
+
+
+def _held(wide: np.ndarray, dtype: np.dtype) -> np.ndarray | None:
+    """Numbers in a type that has as large ones, and as small ones without losing digits; else None."""
+    made, size = wide.astype(dtype), np.abs(wide)
+    fits = np.isfinite(made).all() and not ((size > 0) & (size < np.finfo(dtype).tiny)).any()
+    return made if fits else None
 
 
 def _to_affine(graph: Graph, node: Node) -> None:
