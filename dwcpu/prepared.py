@@ -485,7 +485,7 @@ def _stretch(kernel: Kernel, geometry: ConvGeometry, l2: int) -> int:
     """Inputs of each sum that a compiled GEMM adds up before the next ones; 0: all, which is better of not so many.
 
     Beside the inputs of a block of pixels L2 has to hold a panel, and the next one, which is asked for meanwhile: with
-    2 MiB of it 6144 to 512 channels on 7x7 pixels take 0.73 of the time so, 3072 to 512 on 14x14 0.93.
+    2 MiB of it 6144 to 512 channels on 7x7 pixels take 0.73 of the time so, 3072 to 512 on 14x14 0.92.
     """
     most = int(_L2_SHARE_PANEL * l2) // (kernel.tile_columns * kernel.lanes)
     parts = -(-geometry.in_channels // max(most, 1))

@@ -66,6 +66,10 @@ def how(nodes: list[Any], constants: dict[str, Any], feeds: dict[str, np.ndarray
         ([node("ScatterND", ["x", "i", "u"], ["y"])], {"i": ints(3).reshape(1, 1), "u": random(1, 4)}),
         ([node("ScatterElements", ["x", "i", "u"], ["y"])], {"i": ints(3).reshape(1, 1), "u": random(1, 1)}),
         ([node("ScatterElements", ["x", "i", "u"], ["y"])], {"i": ints(0, 0).reshape(1, 2), "u": random(1, 1)}),
+        (
+            [node("ScatterElements", ["x", "i", "u"], ["y"], axis=1)],
+            {"i": np.zeros((4, 1), np.int64), "u": random(4, 1)},
+        ),
         ([node("CumSum", ["x", "i"], ["y"])], {"i": ints(2)}),
         ([node("CumSum", ["x", "i"], ["y"])], {"i": ints(0, 1)}),
         ([node("Trilu", ["x", "i"], ["y"])], {"i": ints(0, 1)}),
@@ -119,3 +123,7 @@ def test_files_that_fix_the_batch_say_so() -> None:
     model = onnx.helper.make_model(made, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
     with pytest.raises(ValueError, match=r"the file fixes 1 as the number of images: give x\[:1\] and so on"):
         dwcpu.load_onnx(model.SerializeToString())(random(2, 3, 4, 5))
+
+
+def test_the_number_of_the_largest_may_be_an_attribute_as_it_was() -> None:
+    simplified([node("TopK", ["x"], ["y", "z"], k=2)], {}, ["y", "z"], feeds={"x": random(3, 5)}, opset=9)

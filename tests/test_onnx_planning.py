@@ -502,18 +502,20 @@ SAME = """
     size = Shape <start = 2, end = 4> (x)
     odd = Mod (size, two)
     after = Sub (two, odd)
-    amounts = Concat <axis = 0> (none, ones, nothing, after)
+    both = Concat <axis = 0> (none, ones, nothing, after, after)
+    amounts, rest = Split (both, eight)
     padded = Pad (x, amounts)
 """
 
 
 @pytest.mark.parametrize("reads", ["", "z = Neg (padded)"])
 def test_padding_that_depends_on_shapes_goes_into_convolutions(reads) -> None:
-    outputs = "float[n, c, h, w] y" + (", float[n, c, h, w] z" if reads else "")
-    body = f"{SAME} d = Conv <group = 6, strides = [2, 2]> (padded, w) r = Relu (d) y = Conv (r, k) {reads}"
+    outputs = "float[n, c, h, w] y, int64[m] t" + (", float[n, c, h, w] z" if reads else "")
+    body = f"{SAME} d = Conv <group = 6, strides = [2, 2]> (padded, w) r = Relu (d) y = Conv (r, k)"
+    body += f" {reads} t = Identity (rest)"
     constants = {
-        "two": np.array([2, 2]), "none": np.array([0, 0]), "ones": np.array([1, 1]), "nothing": np.array([0, 0]),
-        "w": random(6, 1, 3, 3), "k": random(4, 6, 1, 1),
+        "two": np.array([2, 2]), "eight": np.array([8, 2]), "none": np.array([0, 0]), "ones": np.array([1, 1]),
+        "nothing": np.array([0, 0]), "w": random(6, 1, 3, 3), "k": random(4, 6, 1, 1),
     }  # fmt: skip
     content = model(f"g (float[n, c, h, w] x) => ({outputs}) {{ {body} }}", **constants)
     for shape in ((1, 6, 8, 9), (2, 6, 8, 10), (1, 6, 11, 7), (1, 6, 8, 9), (1, 6, 20, 21)):

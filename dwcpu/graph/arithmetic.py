@@ -189,15 +189,13 @@ def _function_name(node: Node) -> str | None:
 
 
 def _power(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
-    """Squares and roots."""
+    """Squares."""
     x, exponent = operands
     if not isinstance(x, Symbol) or not isinstance(exponent, np.ndarray) or exponent.size != 1:
         return None
-    if exponent.ndim > x.array.ndim or x.array.dtype.char not in "fd":
+    if exponent.ndim > x.array.ndim or x.array.dtype.char not in "fd" or exponent.reshape(-1)[0] != 2:
         return None
-    if exponent.reshape(-1)[0] == 2:
-        return _combined(planner, Node("Mul", node.name, [], []), [x, x])
-    return None
+    return _combined(planner, Node("Mul", node.name, [], []), [x, x])
 
 
 def _cast(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:

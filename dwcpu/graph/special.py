@@ -51,9 +51,11 @@ class Specials:
         found = self._made.get(key)
         if found is None:
             graph = self._graph.copy()
-            known = dict(zip(self._names, values, strict=True))
-            graph.nodes = [node for node in graph.nodes if not known.keys() & set(node.outputs)]
-            graph.constants |= known
+            known = {name: graph.fresh(name) for name in self._names}
+            graph.constants |= dict(zip(known.values(), values, strict=True))
+            for node in graph.nodes:
+                if node.op == "Pad":
+                    node.inputs[1] = known.get(node.inputs[1], node.inputs[1])
             found = optimise(graph, self._without), {}
             self._made = dict([*list(self._made.items())[1 - _MOST :], (key, found)])
         return found
@@ -72,5 +74,5 @@ class Specials:
                 missing -= set(node.outputs)
         except (Dynamic, ValueError):  # planning the graph itself says what is wrong
             return None
-        found = [planner.operands.get(name) for name in self._names]
-        return None if not all(isinstance(each, np.ndarray) for each in found) else found  # type: ignore[return-value]
+        found = [each for name in self._names if isinstance(each := planner.operands.get(name), np.ndarray)]
+        return found if len(found) == len(self._names) else None

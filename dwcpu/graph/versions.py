@@ -58,6 +58,8 @@ def modernise(node: Node, opset: int, keep: Keep) -> list[Node]:
             node.inputs[index] = keep(f"{node.name}.{attribute}", np.array(value, dtype))
 
     op = node.op
+    if op == "TopK" and opset < 10:
+        as_input(1, "k")
     if op in _AXES and opset < _AXES[op]:
         as_input(1, "axes")
     elif op in _ARITHMETIC and opset < 7:

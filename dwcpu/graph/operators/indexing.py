@@ -91,7 +91,8 @@ def scatter_elements(node: Node, arrays: Arrays, outs: Arrays) -> None:
     x, indices, updates = arrays
     out, axis = outs[0], axis_of(node, x)
     np.copyto(out, x)
-    if indices.shape != updates.shape or indices.ndim != x.ndim:
+    beyond = any(some > size for at, (some, size) in enumerate(zip(indices.shape, x.shape, strict=False)) if at != axis)
+    if indices.shape != updates.shape or indices.ndim != x.ndim or beyond:
         raise ValueError(f"{node.op} {node.name!r}: indices {indices.shape}, updates {updates.shape} of {x.shape}")
     places = list(np.ogrid[tuple(slice(size) for size in indices.shape)])
     places[axis] = _in_range(node, indices, x.shape[axis])

@@ -187,10 +187,8 @@ def batch_normalization(node: Node, arrays: Arrays, outs: Arrays) -> None:
     x, scale, bias, mean, variance = arrays
     if node.get("training_mode", 0):
         axes, keep = tuple(axis for axis in range(x.ndim) if axis != 1), node.get("momentum", 0.9)
-        given, (mean, variance) = (
-            (mean, variance),
-            (function(x, axes, dtype=np.float64) for function in (np.mean, np.var)),
-        )
+        given = mean, variance
+        mean, variance = np.mean(x, axes, dtype=np.float64), np.var(x, axes, dtype=np.float64)
         for out, old, new in zip(outs[1:], given, (mean, variance), strict=False):
             np.copyto(out, old * keep + new * (1 - keep), casting="unsafe")
     factor, shift = affine_of(scale, bias, mean, variance, node.get("epsilon", 1e-5))

@@ -61,12 +61,11 @@ def _before_rows(links: Links, name: str) -> Node | None:
         columns = links.graph.constants.get(before.input(1))
         if columns is None or columns.shape[-1] != sizes.reshape(-1)[1]:
             return None
-    alone = all(each is rows or (each is not None and each.op == "Shape") for each in links.read[rows.inputs[0]])
-    return before if alone else None
+    return before if links.alone(rows.inputs[0]) else None
 
 
 def _give_on(graph: Graph) -> None:
-    """Fold Mul, Div, Add and Sub of constants into the weighted node that is the only one to read them.
+    """Fold Mul, Div, Add and Sub of constants into the weighted node that is the only one to read their result.
 
     What is added only where no padding stands beside it.
     """

@@ -72,10 +72,10 @@ def fuse_activations(graph: Graph) -> None:
         if node.op != "Activation":
             continue
         last, source = links.maker(node.inputs[0]), node.inputs[0]
-        while links.maker(source, *_VIEWS) is not None and _is_alone(links, source):
+        while links.maker(source, *_VIEWS) is not None and links.alone(source):
             source = links.made[source].inputs[0]
         before = links.maker(source, *_WEIGHTED, *_PAIRS)
-        if before is None or last is None or not _takes_epilogue(graph, before) or not _is_alone(links, source):
+        if before is None or last is None or not _takes_epilogue(graph, before) or not links.alone(source):
             continue
         before.attributes["activation"] = node.get("activation")
         last.outputs = list(node.outputs)
@@ -85,9 +85,3 @@ def fuse_activations(graph: Graph) -> None:
                 each.inputs = list(node.outputs)
         gone.append(node)
     graph.remove(gone)
-
-
-def _is_alone(links: Links, name: str) -> bool:
-    """Whether one node alone reads the elements of a value, which is no output; others may ask for its shape."""
-    readers = links.read.get(name, ())
-    return None not in readers and sum(each.op not in ("Shape", "Size") for each in readers) == 1

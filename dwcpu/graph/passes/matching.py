@@ -30,6 +30,11 @@ class Links:
         readers = self.read.get(name, ())
         return len(readers) == 1 and readers[0] is not None
 
+    def alone(self, name: str) -> bool:
+        """Whether one node alone reads the elements of a value, which is no output; others may ask for its shape."""
+        readers = self.read.get(name, ())
+        return None not in readers and sum(each.op not in ("Shape", "Size") for each in readers) == 1
+
 
 def scalar(graph: Graph, name: str, kinds: str = "f") -> float | None:
     """A constant that is one number of these kinds, whatever its axes. Integers round in ways of their own."""
@@ -51,9 +56,10 @@ def channel_values(array: np.ndarray, axes: int, channels: int, axis: int = 1) -
 
 
 def channels_of(links: Links, name: str, axes: int, axis: int, most: int = 6) -> int | None:
-    """The size of an axis, 1 or -1, of a tensor with `axes` axes (any number if it is the last).
+    """The size of an axis, 1 or -1, of a tensor, if what makes it says so.
 
-    None if what makes it does not say so. `most` nodes are looked at one behind the other.
+    With axis 1 tensors have `axes` axes. With -1 nothing is known of their number, nor looked at. `most` nodes are
+    looked at one behind the other.
     """
     graph = links.graph
     for spec in graph.inputs:
