@@ -531,3 +531,13 @@ def test_padding_that_depends_on_values_stays_apart() -> None:
     body = "n = Cast <to = 7> (p) padded = Pad (x, n) y = Conv (padded, w)"
     content = model(f"g (float[n, c, h, w] x, float[8] p) => (float[n, c, h, w] y) {{ {body} }}", w=random(4, 3, 2, 2))
     compare(content, random(1, 3, 5, 6), np.array([0, 0, 1, 0, 0, 0, 2, 1], np.float32))
+
+
+@pytest.mark.parametrize("expand", ["", "x = Conv (given, e)"])
+def test_chains_of_types_that_no_layer_has_run_one_by_one(expand) -> None:
+    first = "given" if expand else "x"
+    body = f"{expand} d = Conv <group = 6> (x, w) y = Conv (d, k)"
+    constants = {"e": random(6, 6, 1, 1), "w": random(6, 1, 3, 3), "k": random(4, 6, 1, 1)}
+    used = {name: array.astype(np.float16) for name, array in constants.items() if name != "e" or expand}
+    content = model(f"g (float16[n, c, h, w] {first}) => (float16[n, c, h, w] y) {{ {body} }}", **used)
+    compare(content, random(1, 6, 5, 7, dtype=np.float16), tolerance=1e-2)

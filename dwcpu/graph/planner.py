@@ -387,7 +387,7 @@ class Planner:
         count = {"Conv": 3, "MatMul": 2}.get(node.op, len(operands))
         spec, more = node.get("activation"), [each for each in operands[count:] if each is not None]
         if node.op == "Activation" or (spec is None and not more):
-            return self._by_numpy(OPERATORS[node.op], node, operands)
+            return self._by_numpy(OPERATORS[node.op], node, operands[:count])
         bare = node.copy()
         bare.attributes.pop("activation", None)
         return self.finish(node, self._by_numpy(OPERATORS[node.op], bare, operands[:count]), more)
