@@ -15,6 +15,7 @@ from peer_onnx import nchw, onnx_model
 from problem import Prepared
 
 import dwcpu
+from dwcpu.graph import reader
 
 __all__ = ["LARGE", "NAMES", "File", "available", "check", "make", "read"]
 
@@ -119,7 +120,7 @@ def check(path: Path) -> None:
     Raises
     ------
     ValueError
-        If it is no ONNX model with one input of float32 and one output.
+        If it is no ONNX model with one input of float32 and one output, or has operators that are not there.
     """
     import onnx
 
@@ -135,6 +136,10 @@ def check(path: Path) -> None:
         )
     if given[0].type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
         raise ValueError(f"--models: the input of {path} is not of float32, which peers compute in; export it so")
+    try:
+        reader.read(path, path.parent)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"--models: {path} cannot be raced: {error}") from error
 
 
 def read(path: Path, batch: int = 1) -> File:

@@ -125,14 +125,14 @@ def test_a_peer_that_is_not_installed_is_named(monkeypatch, capfd):
     assert "absent cannot be imported: pip install 'dwcpu[bench]'" in err
 
 
-def small_model(path, inputs=1, dtype="float32"):
-    """A convolution of images of any size."""
+def small_model(path, inputs=1, dtype="float32", operator="Conv"):
+    """A convolution of images of any size, or another operator."""
     onnx = pytest.importorskip("onnx", reason="in the extra [onnx]")
     kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     given = [onnx.helper.make_tensor_value_info(f"x{at}", kind, ["n", 3, None, 9]) for at in range(inputs)]
     made = onnx.helper.make_tensor_value_info("y", kind, None)
     weights = onnx.numpy_helper.from_array(np.ones((4, 3, 1, 1), dtype), "w")
-    node = onnx.helper.make_node("Conv", ["x0", "w"], ["y"])
+    node = onnx.helper.make_node(operator, ["x0", "w"], ["y"])
     graph = onnx.helper.make_graph([node], "g", given, [made], [weights])
     onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9), path)
     return str(path)
@@ -155,6 +155,7 @@ def test_models_of_ones_own_are_raced(tmp_path, capfd):
     [
         ({"inputs": 2}, "has 2 inputs and 1 outputs"),
         ({"dtype": "float64"}, "is not of float32"),
+        ({"operator": "Det"}, "cannot be raced: load_onnx: mine.onnx needs what dwcpu does not have"),
         (None, "cannot be read"),
     ],
 )

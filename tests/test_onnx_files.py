@@ -446,7 +446,9 @@ LACKING = {
         RELU, inputs=("x", OPTIONAL)
     ),
     "an element type as input": model(RELU, inputs=("x", helper.make_tensor_value_info("s", 99, [2]))),
-    "a loop": model([node("Loop", ["", "", "x"], ["y"], name="only", body=helper.make_graph([], "b", [], []))]),
+    "a scan": model([
+        node("Scan", ["x"], ["y"], name="only", num_scan_inputs=1, body=helper.make_graph([], "b", [], []))
+    ]),
     "several graphs": model([node("Odd", ["x"], ["y"], name="only", bodies=[helper.make_graph([], "b", [], [])])]),
     "a sparse constant": model([
         node("Constant", [], ["k"], name="only", sparse_value=helper.make_sparse_tensor(

@@ -12,7 +12,9 @@ planner.py          from a graph and the shapes of its inputs to a pipeline
 lowering.py         which nodes run on kernels
 moves.py            of those, the ones that only move elements
 operators/          what every operator computes, on NumPy arrays
-eager.py            running a graph node by node, where shapes depend on values
+layouts.py          images with their channels first or last
+parts.py            graphs in which shapes depend on values: what can be planned, and the rest
+eager.py            running that rest node by node
 store.py            the file format of `Model.save`
 errors.py           `UnsupportedOperator`
 ==================  ===================================================================================

@@ -1,15 +1,16 @@
-"""Run a graph node by node on arrays: for graphs whose shapes depend on values."""
+"""Run a graph node by node on arrays: for nodes whose shapes depend on values."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from .ir import Graph, Node
-from .operators import OPERATORS
+from .operators.registry import OPERATORS
 
-__all__ = ["compute", "run"]
+__all__ = ["Runner", "compute", "run"]
 
 
 def compute(node: Node, arrays: list[np.ndarray | None]) -> list[np.ndarray]:
@@ -22,7 +23,7 @@ def compute(node: Node, arrays: list[np.ndarray | None]) -> list[np.ndarray]:
     """
     try:
         with np.errstate(all="ignore"):
-            return OPERATORS[node.op](node, arrays)
+            results = OPERATORS[node.op](node, arrays)
     except MemoryError:
         raise
     except Exception as error:  # what a file says may make NumPy raise anything
@@ -30,25 +31,45 @@ def compute(node: Node, arrays: list[np.ndarray | None]) -> list[np.ndarray]:
         raise ValueError(
             f"node {node.name!r} ({node.op}) cannot run on {shapes}: {(str(error).splitlines() or [''])[0]:.200}"
         ) from error
+    if len(results) < len(node.outputs):
+        raise ValueError(f"node {node.name!r} ({node.op}) names {len(node.outputs)} results and has {len(results)}")
+    return results
+
+
+class Runner:
+    """A graph that is run again and again.
+
+    Parameters
+    ----------
+    graph : Graph
+        Whose nodes NumPy can run: none that only plans can.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        last: dict[str, int] = {}
+        for at, node in enumerate(graph.nodes):
+            last |= dict.fromkeys(node.inputs, at)
+        for name in ("", *(spec.name for spec in graph.outputs)):
+            last.pop(name, None)
+        #: What nobody needs any more after each node.
+        self._over: list[list[str]] = [[] for _ in graph.nodes]
+        for name, at in last.items():
+            self._over[at].append(name)
+
+    def __call__(self, given: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """The outputs, of these inputs."""
+        values: dict[str, Any] = {"": None, **self.graph.constants, **given}
+        for node, over in zip(self.graph.nodes, self._over, strict=True):
+            results = compute(node, [values[name] for name in node.inputs])
+            for name, result in zip(node.outputs, results, strict=False):
+                if name:
+                    values[name] = np.asarray(result)
+            for name in over:
+                del values[name]
+        return [values[spec.name] for spec in self.graph.outputs]
 
 
 def run(graph: Graph, given: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    """The outputs of a graph; what nobody needs any more is let go at once."""
-    values: dict[str, np.ndarray] = {**graph.constants, **given}
-    last: dict[str, int] = {}
-    for at, node in enumerate(graph.nodes):
-        for name in node.inputs:
-            last[name] = at
-    for spec in graph.outputs:
-        last[spec.name] = len(graph.nodes)
-    for at, node in enumerate(graph.nodes):
-        results = compute(node, [values[name] if name else None for name in node.inputs])
-        if len(results) < len(node.outputs):
-            raise ValueError(f"node {node.name!r} ({node.op}) names {len(node.outputs)} results and has {len(results)}")
-        for name, result in zip(node.outputs, results, strict=False):
-            if name:
-                values[name] = np.asarray(result)
-        for name in node.inputs:
-            if last.get(name) == at:
-                values.pop(name, None)
-    return [values[spec.name] for spec in graph.outputs]
+    """The outputs of a graph that is run once."""
+    return Runner(graph)(given)

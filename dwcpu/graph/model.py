@@ -19,10 +19,11 @@ from ..frontdoor import thread_count
 from ..padding import normalise_int
 from ..pipeline import Arenas
 from ..report import Report
-from . import eager, reader, store
+from . import layouts, reader, store
 from .advice import advice, conversion
 from .ir import Graph, Spec
 from .lowering import LOWERINGS
+from .parts import Parts, divide
 from .passes import PLANNED, optimise
 from .planner import Dynamic, Plan, is_channel_last, make_plan
 from .short import ShortCalls
@@ -83,6 +84,7 @@ class Model:
         # Replaced, never changed in place: reading it needs no lock, and two threads that add a plan at once may lose
         # one of the two, which is then made again. None: shapes depend on values, nothing can be planned.
         self._plans: dict[Any, Plan | None] = {}
+        self._parts: Parts | None = None
         self._arenas = Arenas()
         self._short = {layout: ShortCalls(self, layout, self._threads) for layout in _LAYOUTS}
 
@@ -223,7 +225,7 @@ class Model:
 
     def _memory(self, plan: Plan, given: list[np.ndarray], last: bool) -> tuple[list[Any], list[np.ndarray]]:
         """What the pipeline is given, C-contiguous every one, and the outputs with the axes of ONNX."""
-        bases = [_base(array, last) for array in given]
+        bases = [layouts.base(array, last) for array in given]
         results: list[np.ndarray] = []
         targets: list[np.ndarray | None] = []
         for array, known in zip(plan.outputs, plan.known, strict=True):
@@ -246,16 +248,27 @@ class Model:
 
     def _finished(self, results: Sequence[np.ndarray], last: bool) -> Any:
         """The outputs as the caller wants them."""
-        turned = [_turned(array, last) for array in results]
+        turned = [layouts.turned(array, last) for array in results]
         turned = [array if array.flags.c_contiguous else array.copy() for array in turned]
         return turned[0] if len(turned) == 1 else tuple(turned)
 
     def _dynamic(self, given: list[np.ndarray], last: bool, threads: int) -> list[np.ndarray]:
-        """Node by node: for shapes that depend on values."""
-        inputs = [_logical(array, last) for array in given]
-        with self._told(given, last), runtime.num_threads(threads):
-            results = eager.run(self._eager, dict(zip((spec.name for spec in self.inputs), inputs, strict=True)))
-        return [np.array(result, order="C") for result in results]  # some may be inputs, constants, or views of these
+        """What has shapes that depend on values, and all of what has nothing to be planned for."""
+        inputs = [layouts.logical(array, last) for array in given]
+        with self._told(given, last):
+            return self._divided(given, last)(inputs, threads)
+
+    def _divided(self, given: list[np.ndarray], last: bool) -> Parts:
+        """The graph in two parts; the first is none for inputs without elements."""
+        if not all(array.size for array in given):
+            return Parts(None, self._eager)
+        parts = self._parts
+        if parts is None:
+            inputs = [layouts.without_contents(array, last) for array in given]
+            early, late = divide(self._eager, inputs, LOWERINGS)
+            parts = Parts(None if early is None else Model(early, self._threads, self._without), late)
+            self._parts = parts
+        return parts
 
     @cached_property
     def _eager(self) -> Graph:
@@ -268,6 +281,8 @@ class Model:
         try:
             yield
         except ValueError as error:
+            if str(error).startswith(f"{self.name}: given: "):  # by the model of the first part
+                raise
             pairs = list(zip(self.inputs, given, strict=True))
             shapes = ", ".join(f"{spec.name} {array.shape}" for spec, array in pairs)
             hints = "; ".join(hint for spec, array in pairs if (hint := advice(spec, array, last)))
@@ -279,12 +294,12 @@ class Model:
     # --- plans --------------------------------------------------------------------------------------------------------
 
     def _plan(self, given: list[np.ndarray], last: bool, threads: int, progress: Progress | None = None) -> Plan | None:
-        """The plan for inputs like these, in the memory order that they have or are copied to; see `_base`."""
+        """The plan for inputs like these, in the memory order that they have or are copied to; see `layouts.base`."""
         key, plans = self._key(given, last, threads), self._plans
         plan = plans.get(key)
         if key in plans and (plan is None or not any(map(background.over, plan.jobs))):
             return plan
-        inputs = [_without_contents(array, last) for array in given]
+        inputs = [layouts.without_contents(array, last) for array in given]
         plan = None
         if all(array.size for array in given):
             with self._told(given, last):
@@ -299,7 +314,7 @@ class Model:
     @staticmethod
     def _key(given: list[np.ndarray], last: bool, threads: int) -> Any:
         """Of the plan for inputs like these."""
-        return last, threads, *((array.shape, array.dtype.str, _is_turned(array, last)) for array in given)
+        return last, threads, *((array.shape, array.dtype.str, layouts.is_turned(array, last)) for array in given)
 
     def warmup(
         self, x_shape: Any, *, layout: str = "NCHW", num_threads: int | None = None, progress: Progress | None = None
@@ -315,13 +330,16 @@ class Model:
         progress : callable, optional
             Called as ``progress(done, total, name)`` before each node and once at the end.
         """
-        given = self._zeros(x_shape)
+        given, last, threads = self._zeros(x_shape), self._channels_last(layout), self._count(num_threads)
         with background.waiting():
-            self._plan(given, self._channels_last(layout), self._count(num_threads), progress)
+            plan = self._plan(given, last, threads, progress)
             if progress is not None:
                 total = len(self.simplified.nodes)
                 progress(total, total, "")
-            self(*given, layout=layout, num_threads=num_threads)
+            if plan is not None:
+                self(*given, layout=layout, num_threads=num_threads)
+            else:  # of zeros there may be no results, and operators that want some
+                self._divided(given, last).between([layouts.logical(array, last) for array in given], threads)
 
     def _zeros(self, x_shape: Any) -> list[np.ndarray]:
         if not isinstance(x_shape, Mapping):
@@ -363,21 +381,24 @@ class Model:
         Report
             Prints as a table; `rows` holds its numbers.
         """
-        threads = self._count(num_threads)
+        threads, last = self._count(num_threads), self._channels_last(layout)
         given = self._zeros(x_shape)
-        plan = self._planned(given, self._channels_last(layout), threads)
+        plan = self._planned(given, last, threads)
+        if plan is None:
+            return self._divided(given, last).explain([layouts.logical(array, last) for array in given], threads)
         shapes = ", ".join("x".join(map(str, array.shape)) for array in given)
         memory = plan.pipeline.arena_bytes, plan.pipeline.value_bytes
         return Report(f"{self.name}, input {shapes}", tuple(entry.row for entry in plan.entries), memory=memory)
 
-    def _planned(self, given: list[np.ndarray], last: bool, threads: int) -> Plan:
+    def _planned(self, given: list[np.ndarray], last: bool, threads: int) -> Plan | None:
+        """The plan for inputs like these, with all that it needs; None if only a part of the graph can be planned."""
         with background.waiting():
             plan = self._plan(given, last, threads)
         if plan is None and not all(array.size for array in given):
             raise ValueError(
                 f"{self.name}: an input has no elements; there is nothing to plan for it; give sizes of at least 1"
             )
-        if plan is None:
+        if plan is None and self._divided(given, last).early is None:
             raise ValueError(
                 f"{self.name}: shapes within the network depend on the values of its inputs; only plans can be "
                 f"explained, and there can be none; call the model instead"
@@ -396,7 +417,13 @@ class Model:
         """
         given, last = self._zeros(x_shape), self._channels_last(layout)
         if all(array.size for array in given):
-            outputs: Any = [_turned(array, last) for array in self._planned(given, last, 1).outputs]
+            plan = self._planned(given, last, 1)
+            if plan is None:
+                raise ValueError(
+                    f"{self.name}: the shape of its results depends on the values of its inputs; no plan knows it; "
+                    f"call the model instead"
+                )
+            outputs: Any = [layouts.turned(array, last) for array in plan.outputs]
         else:  # of nothing there is no plan
             outputs = self(*given, layout=layout)
             outputs = outputs if isinstance(outputs, tuple) else (outputs,)
@@ -423,6 +450,8 @@ class Model:
         runs = normalise_int(runs, "runs", "profile")
         given, last, threads = self._given(args, named), self._channels_last(layout), self._count(num_threads)
         plan = self._planned(given, last, threads)
+        if plan is None:
+            return self._divided(given, last).profile([layouts.logical(array, last) for array in given], threads, runs)
         times: list[list[float]] = [[] for _ in plan.entries]
         for run in range(runs + 1):
             bases, _ = self._memory(plan, given, last)
@@ -487,37 +516,6 @@ def _revived(content: bytes, threads: int | None, without: tuple[str, ...]) -> M
     return Model(store.parse(content), threads, without)
 
 
-def _logical(array: np.ndarray, last: bool) -> np.ndarray:
-    """An input with the axes of ONNX."""
-    return array.transpose(0, 3, 1, 2) if last and array.ndim == 4 else array
-
-
-def _turned(array: np.ndarray, last: bool) -> np.ndarray:
-    """An output with the axes that the caller wants."""
-    return array.transpose(0, 2, 3, 1) if last and array.ndim == 4 else array
-
-
-def _is_turned(array: np.ndarray, last: bool) -> bool:
-    """Whether an input lies in memory with its channels last, and so need not be turned."""
-    logical = _logical(array, last)
-    return logical.ndim == 4 and not logical.flags.c_contiguous and is_channel_last(logical)
-
-
-def _without_contents(array: np.ndarray, last: bool) -> np.ndarray:
-    """An array with the axes of ONNX that says how an input lies in memory, once it is given to a pipeline."""
-    logical = _logical(array, last)
-    if (last and array.ndim == 4) or _is_turned(array, last):
-        return np.moveaxis(np.empty(np.moveaxis(logical, 1, -1).shape, array.dtype), -1, 1)
-    return np.empty(array.shape, array.dtype)
-
-
-def _base(array: np.ndarray, last: bool) -> np.ndarray:
-    """The memory of an input as a C-contiguous array, copied if it is not one as `_without_contents` says."""
-    if not last and _is_turned(array, last):
-        return np.moveaxis(array, 1, -1)
-    return np.ascontiguousarray(array)
-
-
 def load_onnx(
     source: str | os.PathLike[str] | bytes,
     *,
@@ -538,7 +536,7 @@ def load_onnx(
         it no other file at all.
     without : collection of str
         Passes to leave out when the graph is simplified, for finding out what one of them does: "constants",
-        "pads", "activations", "norms", "groups", "affine", "residuals", "epilogues", "gates", "chains".
+        "pads", "activations", "norms", "groups", "responses", "affine", "residuals", "epilogues", "gates", "chains".
 
     Returns
     -------

@@ -414,6 +414,8 @@ class Planner:
         if not symbols:
             self.describe("constant")
             return list(operator(node, self._arrays(operands)))
+        if operator.way == "valued":
+            raise Dynamic
         for index in operator.shaping:
             if index < len(operands) and isinstance(operands[index], Symbol):
                 raise Dynamic

@@ -17,6 +17,7 @@ from ..models.weights import read_file
 from .errors import UnsupportedOperator
 from .ir import Graph, Node, Spec
 from .operators import OPERATORS, OURS
+from .operators.branching import GRAPHS, close
 from .versions import OLDEST, modernise
 
 __all__ = ["read"]
@@ -145,7 +146,15 @@ class _Reader:
     def graph(self) -> Graph:
         """The graph, or what is wrong with it."""
         graph = self._model.graph
-        opset = self._opset()
+        # Exporters call all graphs alike: a file's own name says more.
+        result = self._read(graph, self._file.stem if self._file else graph.name or self._name, self._opset())
+        if self._problems:
+            raise UnsupportedOperator(self._name, self._problems)
+        result.check()
+        result.sort()
+        return result
+
+    def _read(self, graph: Any, name: str, opset: int) -> Graph:
         for tensor in graph.initializer:
             if tensor.name in self._constants:
                 raise ValueError(f"{tensor.name!r:.80} is made twice, as an initializer; every value must be made once")
@@ -157,14 +166,21 @@ class _Reader:
         nodes: list[Node] = []
         for number, proto in enumerate(graph.node):
             nodes += self._nodes(proto, number, opset)
-        if self._problems:
-            raise UnsupportedOperator(self._name, self._problems)
-        # Exporters call all graphs alike: a file's own name says more.
-        name = self._file.stem if self._file else graph.name or self._name
-        result = Graph(name, inputs, outputs, nodes, self._constants)
-        result.check()
-        result.sort()
-        return result
+        return Graph(name, inputs, outputs, nodes, self._constants)
+
+    def _within(self, graph: Any, name: str, opset: int) -> tuple[Graph, int]:
+        """A graph within this one: what it reads from around it becomes inputs, behind as many as it has anyway."""
+        reader = _Reader(self._onnx, self._model, self._name, self._file, self._folder)
+        reader._problems = self._problems
+        result = reader._read(graph, name, opset)
+        own = [spec.name for spec in result.inputs]
+        made = {*own, *result.producers(), *result.constants, ""}
+        read = [name for node in result.nodes for name in node.inputs] + [spec.name for spec in result.outputs]
+        result.inputs += [Spec(name, None, None) for name in dict.fromkeys(read) if name not in made]
+        if not self._problems:
+            result.check()
+            result.sort()
+        return result, len(own)
 
     def _opset(self) -> int:
         newest = int(self._onnx.defs.onnx_opset_version())
@@ -279,7 +295,7 @@ class _Reader:
         if proto.domain not in _OURS:
             self._problems.append((f"operator {proto.domain}.{proto.op_type}", name))
             return []
-        node = Node(proto.op_type, name, list(proto.input), list(proto.output), self._attributes(proto, name))
+        node = Node(proto.op_type, name, list(proto.input), list(proto.output), self._attributes(proto, name, opset))
         if node.op == "Constant":
             return self._constant(node)
         kind = {"Cast": "to", "EyeLike": "dtype"}.get(node.op)
@@ -297,11 +313,13 @@ class _Reader:
             reason = f"auto_pad={node.get('auto_pad')!r}"
         if reason is not None:
             self._problems.append((f"{node.op} with {reason}", name))
+        if node.op in GRAPHS and reason is None:
+            close(node)
         while node.inputs and not node.inputs[-1]:
             node.inputs.pop()
         return made
 
-    def _attributes(self, proto: Any, name: str) -> dict[str, Any]:
+    def _attributes(self, proto: Any, name: str, opset: int) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for attribute in proto.attribute:
             kind = self._onnx.AttributeProto.AttributeType.Name(attribute.type)
@@ -315,6 +333,9 @@ class _Reader:
                 found[attribute.name] = [each.decode("utf-8", "replace") for each in attribute.strings]
             elif kind == "TENSOR":
                 found[attribute.name] = self._array(attribute.t, f"attribute {attribute.name!r} of node {name!r:.80}")
+            elif kind == "GRAPH" and attribute.name in GRAPHS.get(proto.op_type, ()):
+                found[attribute.name], own = self._within(attribute.g, f"{name}.{attribute.name}", opset)
+                found["own"] = max(own, found.get("own", 0))
             else:
                 self._problems.append((f"attribute {attribute.name} of type {kind}", name))
         return found

@@ -51,25 +51,29 @@ def dump(graph: Graph) -> bytes:
             return stored(value)
         if isinstance(value, np.dtype):
             return {"dtype": value.name}
+        if isinstance(value, Graph):
+            return {"graph": body(value)}
         return [plain(each) for each in value] if isinstance(value, (list, tuple)) else value
 
-    head = {
-        "format": _FORMAT,
-        "name": graph.name,
-        "inputs": [_spec(spec) for spec in graph.inputs],
-        "outputs": [_spec(spec) for spec in graph.outputs],
-        "nodes": [
-            [
-                node.op,
-                node.name,
-                node.inputs,
-                node.outputs,
-                {key: plain(value) for key, value in node.attributes.items()},
-            ]
-            for node in graph.nodes
-        ],
-        "constants": {name: stored(array) for name, array in graph.constants.items()},
-    }
+    def body(graph: Graph) -> dict[str, Any]:
+        return {
+            "name": graph.name,
+            "inputs": [_spec(spec) for spec in graph.inputs],
+            "outputs": [_spec(spec) for spec in graph.outputs],
+            "nodes": [
+                [
+                    node.op,
+                    node.name,
+                    node.inputs,
+                    node.outputs,
+                    {key: plain(value) for key, value in node.attributes.items()},
+                ]
+                for node in graph.nodes
+            ],
+            "constants": {name: stored(array) for name, array in graph.constants.items()},
+        }
+
+    head = {"format": _FORMAT, **body(graph)}
     text = np.frombuffer(json.dumps(head, separators=(",", ":")).encode(), np.uint8)
     content = io.BytesIO()
     np.savez(content, **{_GRAPH: text}, **arrays)  # type: ignore[arg-type]  # to mypy any name may be `allow_pickle`
@@ -100,7 +104,12 @@ def parse(content: bytes, what: str = "the model") -> Graph:
         text = arrays.pop(_GRAPH, None)
         if text is None or text.dtype != np.uint8 or text.ndim != 1:
             raise ValueError("it holds no graph; model.save(path) makes such files")
-        return _graph(json.loads(text.tobytes()), arrays)
+        head = json.loads(text.tobytes())
+        if head["format"] != _FORMAT:
+            raise ValueError(
+                f"its format is {head['format']!r}; this version reads {_FORMAT}; load the ONNX file again"
+            )
+        return _graph(head, arrays)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, IndexError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else (str(error).splitlines() or ["damaged"])[0]
         raise ValueError(
@@ -109,9 +118,6 @@ def parse(content: bytes, what: str = "the model") -> Graph:
 
 
 def _graph(head: dict[str, Any], arrays: dict[str, np.ndarray]) -> Graph:
-    if head["format"] != _FORMAT:
-        raise ValueError(f"its format is {head['format']!r}; this version reads {_FORMAT}; load the ONNX file again")
-
     def revived(entry: dict[str, Any]) -> np.ndarray:
         if "strings" in entry:
             return np.array([_text(each) for each in entry["strings"]], object).reshape(
@@ -128,6 +134,8 @@ def _graph(head: dict[str, Any], arrays: dict[str, np.ndarray]) -> Graph:
 
     def valued(value: Any) -> Any:
         if isinstance(value, dict):
+            if "graph" in value:
+                return _graph(value["graph"], arrays)
             return _dtype(value["dtype"]) if "array" not in value and "strings" not in value else revived(value)
         return [valued(each) for each in value] if isinstance(value, list) else value
 

@@ -89,6 +89,8 @@ def modernise(node: Node, opset: int, keep: Keep) -> list[Node]:
         node.attributes["mode"] = "linear" if mode == "bilinear" else mode
         node.attributes |= {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
         node.op, node.inputs = "Resize", [node.inputs[0], "", *node.inputs[1:]]
+    elif op == "RoiAlign" and opset < 16:
+        node.attributes["coordinate_transformation_mode"] = "output_half_pixel"
     elif op == "BatchNormalization" and opset < 9 and node.get("spatial", 1) != 1:
         node.attributes["training_mode"] = 1  # statistics of every pixel: nobody exports that any more
     return [*before, node]

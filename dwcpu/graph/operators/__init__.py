@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from . import convolution, elementwise, indexing, moving, pooling, reducing, resizing
+from . import branching, convolution, detecting, elementwise, indexing, moving, pooling, reducing, resizing
 from .registry import OPERATORS, OURS, Operator, check_size
 
 __all__ = [
     "OPERATORS",
     "OURS",
     "Operator",
+    "branching",
     "check_size",
     "convolution",
+    "detecting",
     "elementwise",
     "indexing",
     "moving",

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..ir import Node
-from .moving import axis_of
+from .moving import axis_of, one_number
 from .registry import check_size, general, into, like
 
 __all__: list[str] = []
@@ -15,12 +15,6 @@ __all__: list[str] = []
 Arrays = list[Any]
 
 _REDUCTIONS: dict[str, Any] = {"add": np.add, "max": np.maximum, "min": np.minimum, "mul": np.multiply}
-
-
-def _number(node: Node, what: str, array: Any) -> int:
-    if np.size(array) != 1:
-        raise ValueError(f"{node.op} {node.name!r}: {what} is of shape {np.shape(array)}; it must be one number")
-    return int(np.asarray(array).reshape(-1)[0])
 
 
 def _in_range(node: Node, indices: np.ndarray, size: int) -> np.ndarray:
@@ -94,6 +88,13 @@ def scatter_elements(node: Node, arrays: Arrays, outs: Arrays) -> None:
     beyond = any(some > size for at, (some, size) in enumerate(zip(indices.shape, x.shape, strict=False)) if at != axis)
     if indices.shape != updates.shape or indices.ndim != x.ndim or beyond:
         raise ValueError(f"{node.op} {node.name!r}: indices {indices.shape}, updates {updates.shape} of {x.shape}")
+    across = tuple(at for at in range(x.ndim) if at != axis)
+    if indices.size and all(indices.strides[at] == 0 or indices.shape[at] == 1 for at in across):
+        # whole slices, as Expand makes them
+        rows = np.squeeze(indices[tuple(slice(1) if at in across else slice(None) for at in range(x.ndim))], across)
+        part = out[tuple(slice(indices.shape[at]) if at in across else slice(None) for at in range(x.ndim))]
+        _put(node, np.moveaxis(part, axis, 0), (_in_range(node, rows, x.shape[axis]),), np.moveaxis(updates, axis, 0))
+        return
     places = list(np.ogrid[tuple(slice(size) for size in indices.shape)])
     places[axis] = _in_range(node, indices, x.shape[axis])
     _put(node, out, tuple(places), updates)
@@ -102,7 +103,7 @@ def scatter_elements(node: Node, arrays: Arrays, outs: Arrays) -> None:
 @general("CumSum", "CumProd")
 def cumulative(node: Node, x: np.ndarray, axis: np.ndarray) -> np.ndarray:
     """Sums or products of all elements of an axis up to each, or, `exclusive`, before it; `reverse` from the end."""
-    at = _number(node, "axis", axis)
+    at = int(one_number(node, "axis", axis))
     if not -x.ndim <= at < x.ndim:
         raise ValueError(f"{node.op} {node.name!r}: there is no axis {at} in {x.ndim}")
     x = np.flip(x, at) if node.get("reverse", 0) else x
@@ -119,7 +120,7 @@ def triangle(node: Node, x: np.ndarray, k: Any = None) -> np.ndarray:
     """Zero below the diagonal number k of matrices, or, with `upper` 0, above it."""
     if x.ndim < 2:
         raise ValueError(f"Trilu {node.name!r}: the tensor has {x.ndim} axes; matrices have 2 or more")
-    diagonal = 0 if k is None else _number(node, "k", k)
+    diagonal = 0 if k is None else int(one_number(node, "k", k))
     most = max(x.shape[-2:])  # beyond which nothing changes, and NumPy wants no more than 64 bits
     return (np.triu if node.get("upper", 1) else np.tril)(x, min(max(diagonal, -most), most))
 
@@ -140,7 +141,7 @@ def eye_like(node: Node, x: np.ndarray) -> np.ndarray:
 @general("OneHot", shaping=(1,))
 def one_hot(node: Node, indices: np.ndarray, depth: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Along a new axis the second of two values where its number is that of an index, the first elsewhere."""
-    count, axis = _number(node, "depth", depth), int(node.get("axis", -1))
+    count, axis = int(one_number(node, "depth", depth)), int(node.get("axis", -1))
     if count < 1 or values.shape != (2,) or not 0 <= axis + (indices.ndim + 1) * (axis < 0) <= indices.ndim:
         raise ValueError(
             f"OneHot {node.name!r}: depth {count}, axis {axis} of {indices.ndim + 1}, values of shape {values.shape}; "
@@ -156,7 +157,7 @@ def one_hot(node: Node, indices: np.ndarray, depth: np.ndarray, values: np.ndarr
 @general("TopK", shaping=(1,))
 def top_k(node: Node, x: np.ndarray, k: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The largest or smallest elements along an axis, in order, of equal ones the first; and where they were."""
-    axis, count = axis_of(node, x, -1), _number(node, "k", k)
+    axis, count = axis_of(node, x, -1), int(one_number(node, "k", k))
     if not 0 <= count <= x.shape[axis]:
         raise ValueError(f"TopK {node.name!r}: k is {count}; of an axis of {x.shape[axis]} it must be 0 to that")
     if node.get("largest", 1):

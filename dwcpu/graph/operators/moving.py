@@ -18,6 +18,13 @@ def integers(array: np.ndarray) -> list[int]:
     return [int(value) for value in np.asarray(array).reshape(-1)]
 
 
+def one_number(node: Node, what: str, array: Any) -> Any:
+    """A tensor of one element as a Python number."""
+    if np.size(array) != 1:
+        raise ValueError(f"{node.op} {node.name!r}: {what} is of shape {np.shape(array)}; it must be one number")
+    return np.asarray(array).reshape(-1)[0].item()
+
+
 def axis_of(node: Node, x: np.ndarray, default: int = 0) -> int:
     """The axis that the attribute `axis` names, from 0 on.
 

@@ -10,6 +10,8 @@ decorator that put it here:
     writes into such arrays: a plan lets it write into the arena.
 `general`
     Gives new arrays. A plan runs it once on zeros to learn their shapes, and copies what it gives into the arena.
+`valued`
+    Gives new arrays, whose shapes depend on the values of all inputs: no plan can run it.
 
 `shaping` names the inputs whose values, not only whose shapes, decide the shape of the result. Arrays have the axes of
 ONNX's standard in any order of memory: images mostly with their channels last.
@@ -26,7 +28,7 @@ import numpy as np
 
 from ..ir import Node
 
-__all__ = ["OPERATORS", "OURS", "Operator", "broadcast", "check_size", "general", "into", "like", "view"]
+__all__ = ["OPERATORS", "OURS", "Operator", "broadcast", "check_size", "general", "into", "like", "valued", "view"]
 
 #: ``function(node, *arrays)``
 Function = Callable[..., Any]
@@ -41,7 +43,7 @@ class Operator:
     Attributes
     ----------
     name : str
-    way : {"view", "into", "general"}
+    way : {"view", "into", "general", "valued"}
     function : callable
         ``function(node, *arrays)`` gives the results; for "into" ``function(node, arrays, outs)`` writes them.
     shaping : tuple of int
@@ -94,6 +96,16 @@ def general(*names: str, shaping: tuple[int, ...] = (), check: Check | None = No
 
     def register(function: Function) -> Function:
         OPERATORS.update({name: Operator(name, "general", function, shaping, None, check) for name in names})
+        return function
+
+    return register
+
+
+def valued(*names: str, check: Check | None = None) -> Callable[[Function], Function]:
+    """Register a function that gives new arrays, of shapes that depend on values."""
+
+    def register(function: Function) -> Function:
+        OPERATORS.update({name: Operator(name, "valued", function, (), None, check) for name in names})
         return function
 
     return register

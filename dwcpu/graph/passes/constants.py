@@ -11,6 +11,7 @@ import numpy as np
 from ..eager import compute
 from ..ir import Graph, Node
 from ..operators import OPERATORS
+from ..operators.branching import taken
 from ..operators.moving import integers
 
 __all__ = ["fold_constants"]
@@ -23,27 +24,31 @@ _GROWING: dict[str, Callable[[list[Any]], int]] = {
     "Expand": lambda arrays: arrays[0].size * prod(integers(arrays[1])),
     "Tile": lambda arrays: arrays[0].size * prod(integers(arrays[1])),
 }
-_LEFT = ("Pad", "Range", "Resize")
+_LEFT = ("Loop", "Pad", "Range", "Resize")
 _LARGEST_ITEM = 16
 
 
 def fold_constants(graph: Graph) -> None:
-    """Replace nodes whose inputs are all constant by constants, and take out those that pass on what they get."""
+    """Replace nodes whose inputs are all constant by constants, and take out those that pass on what they get.
+
+    Of an If whose condition is constant its branch is left.
+    """
     kept = []
     outputs = {spec.name for spec in graph.outputs}
     aliases: dict[str, str] = {}
-    for node in graph.nodes:
+    left = graph.nodes[::-1]
+    while left:
+        node = left.pop()
         node.inputs = [aliases.get(name, name) for name in node.inputs]
         if node.op in ("Identity", "Dropout") and len(node.outputs) == 1 and len(node.inputs) < 3:
             if node.outputs[0] not in outputs:
                 aliases[node.outputs[0]] = node.inputs[0]
                 continue
+        elif node.op == "If" and node.inputs[0] in graph.constants:
+            left += _inlined(graph, node)[::-1]
+            continue
         elif _folds(graph, node):
             results = compute(node, [graph.constants[name] if name else None for name in node.inputs])
-            if len(results) < len(node.outputs):
-                raise ValueError(
-                    f"node {node.name!r} ({node.op}) names {len(node.outputs)} results and has {len(results)}"
-                )
             if sum(result.nbytes for result in results) <= _MOST_BYTES:
                 for name, result in zip(node.outputs, results, strict=False):
                     if name:
@@ -54,6 +59,24 @@ def fold_constants(graph: Graph) -> None:
         kept.append(node)
     graph.nodes = kept
     graph.sweep()
+
+
+def _inlined(graph: Graph, node: Node) -> list[Node]:
+    """The nodes of the branch that an If takes, whose condition is constant."""
+    branch, own = taken(node, graph.constants[node.inputs[0]])
+    names = dict(zip((spec.name for spec in branch.inputs), node.inputs[own], strict=True)) | {"": ""}
+    for name, array in branch.constants.items():
+        names[name] = graph.fresh(name)
+        graph.constants[names[name]] = array
+    nodes = []
+    for each in branch.nodes:
+        names |= {name: graph.fresh(name) for name in each.outputs if name}
+        inputs, outputs = ([names[name] for name in some] for some in (each.inputs, each.outputs))
+        nodes.append(Node(each.op, each.name, inputs, outputs, dict(each.attributes)))
+    for spec, name in zip(branch.outputs, node.outputs, strict=False):
+        if name:
+            nodes.append(Node("Identity", node.name, [names[spec.name]], [name]))
+    return nodes
 
 
 def _folds(graph: Graph, node: Node) -> bool:

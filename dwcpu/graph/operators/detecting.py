@@ -1,0 +1,168 @@
+"""Operators of networks that find objects: how many there are depends on the image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..ir import Node
+from .moving import one_number
+from .registry import check_size, general, valued
+
+__all__: list[str] = []
+
+#: Boxes that are compared at a time with all behind them.
+_BLOCK = 128
+
+
+@valued("NonZero")
+def non_zero(node: Node, x: np.ndarray) -> np.ndarray:
+    """Numbers of the elements that are not zero, one row for each axis."""
+    found = np.nonzero(x) if x.ndim else np.zeros((0, int(bool(x))), np.int64)
+    return np.array(found, np.int64)
+
+
+@valued("NonMaxSuppression")
+def non_max_suppression(
+    node: Node, boxes: np.ndarray, scores: np.ndarray, most: Any = None, overlap: Any = None, score: Any = None
+) -> np.ndarray:
+    """Of boxes (N, B, 4) with scores (N, classes, B), class by class: image, class and number of those that stay.
+
+    They stay in order of their scores unless one that stays overlaps them by more than `overlap`, intersection over
+    union.
+    """
+    if boxes.ndim != 3 or boxes.shape[2] != 4 or scores.ndim != 3 or boxes.shape[::2] != (scores.shape[0], 4):
+        raise ValueError(f"NonMaxSuppression {node.name!r}: boxes {boxes.shape} and scores {scores.shape} do not fit")
+    if boxes.shape[1] != scores.shape[2]:
+        raise ValueError(
+            f"NonMaxSuppression {node.name!r}: there are {boxes.shape[1]} boxes and {scores.shape[2]} scores"
+        )
+    limit = 0 if most is None else int(one_number(node, "max_output_boxes_per_class", most))
+    share = np.float32(0 if overlap is None else one_number(node, "iou_threshold", overlap))
+    if not 0 <= share <= 1:
+        raise ValueError(f"NonMaxSuppression {node.name!r}: iou_threshold is {share}; it must be from 0 to 1")
+    least = None if score is None else one_number(node, "score_threshold", score)
+    found = [np.zeros((0, 3), np.int64)]
+    for image in range(scores.shape[0]) if limit > 0 else ():
+        corners = _corners(boxes[image], bool(node.get("center_point_box", 0)))
+        for kind, each in enumerate(scores[image]):
+            order = np.argsort(-each, kind="stable")
+            if least is not None:
+                order = order[each[order] > least]
+            kept = order[_kept(corners[:, order], share)][:limit]
+            found.append(np.stack([np.full(kept.size, image), np.full(kept.size, kind), kept], 1))
+    return np.concatenate(found).astype(np.int64)
+
+
+def _corners(boxes: np.ndarray, centred: bool) -> np.ndarray:
+    """Least and largest coordinates, (4, B): of both axes the least, then of both the largest."""
+    first, second = boxes[:, :2].T, boxes[:, 2:].T
+    if centred:
+        first, second = first - second / 2, first + second / 2
+    return np.concatenate([np.minimum(first, second), np.maximum(first, second)])
+
+
+def _kept(corners: np.ndarray, share: np.float32) -> np.ndarray:
+    """Of boxes (4, B) in order of their scores the numbers of those that stay.
+
+    Boxes that a line without any box on it separates cannot overlap, so groups of about `_BLOCK` are compared, each
+    among themselves. Networks move the boxes of each class apart from the others, to suppress those of all at once.
+    """
+    count = corners.shape[1]
+    if count <= _BLOCK:
+        return _greedy(corners, share)
+    along = np.argsort(corners[0], kind="stable")
+    reach = np.maximum.accumulate(corners[2, along])
+    begins = np.flatnonzero(np.append(True, corners[0, along[1:]] >= reach[:-1]))
+    group = np.empty(count, np.int64)
+    group[along] = np.repeat(begins // _BLOCK, np.diff(np.append(begins, count)))
+    members = np.argsort(group, kind="stable")
+    ends = np.flatnonzero(np.diff(group[members])) + 1
+    kept = [each[_greedy(corners[:, each], share)] for each in np.split(members, ends)]
+    return np.sort(np.concatenate(kept))
+
+
+def _greedy(corners: np.ndarray, share: np.float32) -> np.ndarray:
+    """As `_kept`: a block of boxes among themselves, then those that stay against all that are left."""
+    left, kept = np.arange(corners.shape[1]), [np.zeros(0, np.int64)]
+    while left.size:
+        block, left = left[:_BLOCK], left[_BLOCK:]
+        rows = np.packbits(_overlap(corners[:, block], corners[:, block], share), axis=1, bitorder="little")
+        gone, chosen = 0, []
+        for at, row in enumerate(rows):
+            if not gone >> at & 1:
+                gone |= int.from_bytes(row.tobytes(), "little")
+                chosen.append(at)
+        kept.append(block[chosen])
+        left = left[~_overlap(corners[:, kept[-1]], corners[:, left], share).any(0)]
+    return np.concatenate(kept)
+
+
+def _overlap(one: np.ndarray, two: np.ndarray, share: np.float32) -> np.ndarray:
+    """Whether boxes (4, A) overlap boxes (4, B) by more than `share`, as (A, B)."""
+    rows = np.minimum(one[2][:, None], two[2]) - np.maximum(one[0][:, None], two[0])
+    columns = np.minimum(one[3][:, None], two[3]) - np.maximum(one[1][:, None], two[1])
+    inner = np.maximum(rows, 0) * np.maximum(columns, 0)
+    areas = [(each[2] - each[0]) * (each[3] - each[1]) for each in (one, two)]
+    union = areas[0][:, None] + areas[1] - inner
+    return (inner > 0) & (inner / union > share)
+
+
+def _check_align(node: Node) -> str | None:
+    return f"mode={node.get('mode')}" if node.get("mode", "avg") != "avg" else None
+
+
+@general("RoiAlign", check=_check_align)
+def roi_align(node: Node, x: np.ndarray, regions: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """Cells of regions (R, 4) of images: means of points within each, between which pixels are interpolated.
+
+    Both are the same along an axis whatever the other one is, so a region is two products with small matrices.
+    """
+    if x.ndim != 4 or regions.ndim != 2 or regions.shape[1] != 4 or images.shape != regions.shape[:1]:
+        raise ValueError(
+            f"RoiAlign {node.name!r}: images {x.shape}, regions {regions.shape} and numbers {images.shape} do not fit"
+        )
+    if images.size and not 0 <= images.min() <= images.max() < x.shape[0]:
+        raise ValueError(
+            f"RoiAlign {node.name!r}: numbers are of {x.shape[0]} images: {images.min()} to {images.max()}"
+        )
+    cells = int(node.get("output_height", 1)), int(node.get("output_width", 1))
+    scale, samples = np.float32(node.get("spatial_scale", 1.0)), int(node.get("sampling_ratio", 0))
+    half = node.get("coordinate_transformation_mode", "half_pixel") == "half_pixel"
+    shape = (regions.shape[0], *cells, x.shape[1])
+    check_size(shape, x.dtype)
+    out, pixels = np.zeros(shape, x.dtype), np.ascontiguousarray(np.moveaxis(x, 1, -1))
+    corners = regions.astype(np.float32) * scale - np.float32(0.5 if half else 0)
+    for at, (left, top, right, bottom) in enumerate(corners):
+        first, rows = _cells(top, bottom, cells[0], x.shape[2], samples, half)
+        begin, columns = _cells(left, right, cells[1], x.shape[3], samples, half)
+        part = pixels[images[at], first : first + rows.shape[1], begin : begin + columns.shape[1]]
+        if part.size:
+            between = rows @ part.reshape(rows.shape[1], -1)
+            np.matmul(columns, between.reshape(cells[0], columns.shape[1], -1), out=out[at])
+    return np.moveaxis(out, -1, 1)
+
+
+def _cells(
+    begin: np.float32, end: np.float32, count: int, size: int, samples: int, half: bool
+) -> tuple[int, np.ndarray]:
+    """The weights (count, pixels) of the pixels of an axis in each cell between two places, and the first of these."""
+    length = end - begin if half else max(end - begin, np.float32(1))
+    each = length / np.float32(count)
+    points = samples if samples > 0 else max(int(np.ceil(each)), 0)
+    step = (np.arange(points, dtype=np.float32) + np.float32(0.5)) * each / np.float32(max(points, 1))
+    places = (begin + np.arange(count, dtype=np.float32)[:, None] * each + step).reshape(-1)
+    inside = (places >= -1) & (places <= size)  # others count as zero
+    if not inside.any():
+        return 0, np.zeros((count, 0), np.float32)
+    places = np.clip(places, 0, size - 1)
+    low = places.astype(np.int64)
+    high = np.minimum(low + 1, size - 1)
+    first, last = low[inside].min(), high[inside].max()
+    weights = np.zeros((places.size, last + 1 - first), np.float32)
+    numbers = np.flatnonzero(inside)
+    places, low, high = places[inside], low[inside], high[inside]
+    weights[numbers, low - first] = 1 - (places - low)
+    weights[numbers, high - first] += places - low
+    return int(first), weights.reshape(count, points, last + 1 - first).mean(1)
