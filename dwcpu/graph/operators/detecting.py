@@ -12,8 +12,10 @@ from .registry import check_size, general, valued
 
 __all__: list[str] = []
 
-#: Boxes that are compared at a time with all behind them.
-_BLOCK = 128
+#: Boxes that are compared at a time with all behind them: as many as an integer has bits.
+_BLOCK = 64
+#: Boxes at least of a group of those that are apart from all others.
+_GROUP = 128
 
 
 @valued("NonZero")
@@ -66,17 +68,17 @@ def _corners(boxes: np.ndarray, centred: bool) -> np.ndarray:
 def _kept(corners: np.ndarray, share: np.float32) -> np.ndarray:
     """Of boxes (4, B) in order of their scores the numbers of those that stay.
 
-    Boxes that a line without any box on it separates cannot overlap, so groups of about `_BLOCK` are compared, each
-    among themselves. Networks move the boxes of each class apart from the others, to suppress those of all at once.
+    Boxes that a line without any box on it separates cannot overlap, so groups are compared, each among themselves.
+    Networks move the boxes of each class apart from the others, to suppress those of all at once.
     """
     count = corners.shape[1]
-    if count <= _BLOCK:
+    if count <= _GROUP:
         return _greedy(corners, share)
     along = np.argsort(corners[0], kind="stable")
     reach = np.maximum.accumulate(corners[2, along])
     begins = np.flatnonzero(np.append(True, corners[0, along[1:]] >= reach[:-1]))
     group = np.empty(count, np.int64)
-    group[along] = np.repeat(begins // _BLOCK, np.diff(np.append(begins, count)))
+    group[along] = np.repeat(begins // _GROUP, np.diff(np.append(begins, count)))
     members = np.argsort(group, kind="stable")
     ends = np.flatnonzero(np.diff(group[members])) + 1
     kept = [each[_greedy(corners[:, each], share)] for each in np.split(members, ends)]
@@ -84,29 +86,36 @@ def _kept(corners: np.ndarray, share: np.float32) -> np.ndarray:
 
 
 def _greedy(corners: np.ndarray, share: np.float32) -> np.ndarray:
-    """As `_kept`: a block of boxes among themselves, then those that stay against all that are left."""
+    """As `_kept`, block by block."""
     left, kept = np.arange(corners.shape[1]), [np.zeros(0, np.int64)]
     while left.size:
-        block, left = left[:_BLOCK], left[_BLOCK:]
-        rows = np.packbits(_overlap(corners[:, block], corners[:, block], share), axis=1, bitorder="little")
+        over = _overlap(corners[:, left[:_BLOCK]], corners[:, left], share)
+        among = np.zeros((len(over), _BLOCK), bool)
+        among[:, : len(over)] = over[:, : len(over)]
         gone, chosen = 0, []
-        for at, row in enumerate(rows):
+        for at, row in enumerate(np.packbits(among, bitorder="little").view("<u8").tolist()):
             if not gone >> at & 1:
-                gone |= int.from_bytes(row.tobytes(), "little")
+                gone |= row
                 chosen.append(at)
-        kept.append(block[chosen])
-        left = left[~_overlap(corners[:, kept[-1]], corners[:, left], share).any(0)]
+        kept.append(left[chosen])
+        left = left[_BLOCK:][~over[chosen, _BLOCK:].any(0)] if left.size > _BLOCK else left[:0]
     return np.concatenate(kept)
 
 
 def _overlap(one: np.ndarray, two: np.ndarray, share: np.float32) -> np.ndarray:
     """Whether boxes (4, A) overlap boxes (4, B) by more than `share`, as (A, B)."""
-    rows = np.minimum(one[2][:, None], two[2]) - np.maximum(one[0][:, None], two[0])
-    columns = np.minimum(one[3][:, None], two[3]) - np.maximum(one[1][:, None], two[1])
-    inner = np.maximum(rows, 0) * np.maximum(columns, 0)
-    areas = [(each[2] - each[0]) * (each[3] - each[1]) for each in (one, two)]
-    union = areas[0][:, None] + areas[1] - inner
-    return (inner > 0) & (inner / union > share)
+    apart = one[:, :, None]
+    inner, other = np.minimum(apart[2], two[2]), np.maximum(apart[0], two[0])
+    inner -= other
+    np.maximum(inner, 0, out=inner)  # of one axis: where both are below zero the product must not be above
+    height = np.minimum(apart[3], two[3])
+    height -= np.maximum(apart[1], two[1], out=other)
+    inner *= height
+    areas = [(each[2] - each[0]) * (each[3] - each[1]) for each in (apart, two)]
+    union = np.add(*areas, out=other)
+    union -= inner
+    inner /= union
+    return inner > share
 
 
 def _check_align(node: Node) -> str | None:
