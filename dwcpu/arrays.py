@@ -179,7 +179,9 @@ def _wrong_axes(shape: tuple[int, ...], what: str, layout: str, operation: str, 
     single, batch = _FORMS[layout, spatial]
     fix = f"reshape {what}"
     if len(shape) == spatial:
-        fix = f"give {what}[{'..., None' if layout == 'NHWC' else 'None'}] if it has a single channel"
+        channel, row = ("..., None", "None") if layout == "NHWC" else ("None", ":, None")
+        fix = f"give {what}[{channel}] if it has a single channel"
+        fix += f", {what}[{row}] if it has a single row" if spatial == 2 else ""
     return ValueError(f"{operation}: {what} has shape {shape}; it must be {batch} or {single}; {fix}")
 
 

@@ -202,7 +202,10 @@ def pool(
 
 
 def softmax(rows: int, channels: int, dtype: np.dtype) -> PixelKernel | None:
-    """Softmax of `rows` rows that lie together."""
+    """Softmax of `rows` rows that lie together.
+
+    Results below `channels` times the smallest normal number are zero: no product with them is slow then.
+    """
     shape = rows, channels
     # Sums are up to `channels`; a little more, since what is made of them is rounded.
     lowest = log(np.finfo(dtype).tiny) + log(max(channels, 1)) + 1e-3

@@ -95,12 +95,12 @@ MISTAKES = {
     "x without channels": (
         lambda: ops.depthwise_conv2d(ones(8, 16), DW),
         ValueError,
-        "x has shape (8, 16); it must be (N, H, W, C) or (H, W, C); give x[..., None] if it has a single channel",
+        "(N, H, W, C) or (H, W, C); give x[..., None] if it has a single channel, x[None] if it has a single row",
     ),
     "x without channels, channels first": (
         lambda: ops.conv2d(ones(8, 16), CONV, layout="NCHW"),
         ValueError,
-        "x has shape (8, 16); it must be (N, C, H, W) or (C, H, W); give x[None] if it has a single channel",
+        "(N, C, H, W) or (C, H, W); give x[None] if it has a single channel, x[:, None] if it has a single row",
     ),
     "x dimensions, channels first": (
         lambda: ops.conv2d(ones(1, 1, 16, 8, 8), CONV, layout="NCHW"),

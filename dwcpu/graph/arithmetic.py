@@ -189,7 +189,7 @@ def _function_name(node: Node) -> str | None:
 
 
 def _power(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
-    """Squares."""
+    """Squares; other powers are left to NumPy."""
     x, exponent = operands
     if not isinstance(x, Symbol) or not isinstance(exponent, np.ndarray) or exponent.size != 1:
         return None

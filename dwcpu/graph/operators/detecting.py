@@ -112,7 +112,7 @@ def _overlap(one: np.ndarray, two: np.ndarray, share: np.float32) -> np.ndarray:
     height -= np.maximum(apart[1], two[1], out=other)
     inner *= height
     areas = [(each[2] - each[0]) * (each[3] - each[1]) for each in (apart, two)]
-    union = np.add(*areas, out=other)
+    union = np.add(areas[0], areas[1], out=other)
     union -= inner
     inner /= union
     return inner > share

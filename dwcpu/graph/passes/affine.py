@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ..ir import Graph, Node
@@ -184,6 +186,9 @@ def _absorbed(graph: Graph, before: Node, node: Node, index: int) -> bool:
     bias = np.zeros(channels) if not bias_name else channel_values(graph.constants[bias_name], 2, channels, -1)
     if bias is None or before.get("alpha", 1.0) != 1.0 or before.get("beta", 1.0) != 1.0:
         return False
+    # Few numbers are too large for float32, and whole channels may be as good as zero; of float16 both are common.
+    into: Any = _held if weights.dtype.itemsize < 4 else np.ndarray.astype
+    made = weights
     if factor is not None:
         wide = weights.astype(np.float64)
         if before.op == "Conv":
@@ -193,11 +198,14 @@ def _absorbed(graph: Graph, before: Node, node: Node, index: int) -> bool:
             apart *= factor.reshape(groups, 1, -1, *(1,) * (axes - 2))
         else:
             wide *= factor[:, None] if transposed else factor
-        before.inputs[1] = _keep(graph, f"{before.name}.weights", wide.astype(weights.dtype))
-        bias = bias * factor
-    bias = bias + shift
+        made, bias = into(wide, weights.dtype), bias * factor
+    total = into(bias + shift, weights.dtype)
+    if made is None or total is None:
+        return False
+    if factor is not None:
+        before.inputs[1] = _keep(graph, f"{before.name}.weights", made)
     before.inputs += [""] * (3 - len(before.inputs))
-    before.inputs[2] = _keep(graph, f"{before.name}.bias", bias.astype(weights.dtype))
+    before.inputs[2] = _keep(graph, f"{before.name}.bias", total)
     return True
 
 
