@@ -21,6 +21,7 @@ from .pipeline import Node, Pass, Value
 __all__ = [
     "GlobalAveragePool",
     "PixelKernel",
+    "boxes",
     "copy",
     "epilogue",
     "group_norm",
@@ -354,6 +355,14 @@ def resize(
     out_shape = (batch, *outputs, channels)
     scratch = down[0].shape[1] * (row * dtype.itemsize + numbers.itemsize)
     return made("resize", dtype, x_shape, out_shape, batch * outputs[0], fields, (numbers, weights), scratch=scratch)
+
+
+def boxes(begins: np.ndarray, count: int, share: float) -> PixelKernel | None:
+    """Which of `count` boxes go that others of their group overlap: see `boxes.pxi`. Groups begin at `begins`."""
+    table = np.append(begins, count).astype(np.int64)
+    fields = {"in_channels": count, "weights": table.ctypes.data, "alpha": share}
+    flops = int((np.diff(table) ** 2).sum()) * 8
+    return made("boxes", _FLOAT32, (4, count), (count,), begins.size, fields, table, flops=flops)
 
 
 def layer_norm(

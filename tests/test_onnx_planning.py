@@ -541,3 +541,22 @@ def test_chains_of_types_that_no_layer_has_run_one_by_one(expand) -> None:
     used = {name: array.astype(np.float16) for name, array in constants.items() if name != "e" or expand}
     content = model(f"g (float16[n, c, h, w] {first}) => (float16[n, c, h, w] y) {{ {body} }}", **used)
     compare(content, random(1, 6, 5, 7, dtype=np.float16), tolerance=1e-2)
+
+
+@pytest.mark.parametrize("flat", [0, 1, 2])
+@pytest.mark.parametrize("groups", [1, 2, 6])
+def test_windows_of_volumes_that_are_flat_along_an_axis_run_on_kernels(flat, groups) -> None:
+    kernel, strides, begins, ends, sizes = [3, 2, 3], [2, 1, 1], [1, 0, 2], [0, 1, 1], [5, 6, 4]
+    kernel[flat], strides[flat], begins[flat], ends[flat] = 1, 1, 0, 0
+    outputs = [
+        (size + before + after - taps) // step + 1
+        for size, before, after, taps, step in zip(sizes, begins, ends, kernel, strides, strict=True)
+    ]
+    weights = {"w": random(12, 6 // groups, *kernel), "b": random(12)}
+    conv = f"c = Conv <group = {groups}, strides = {strides}, pads = {begins + ends}> (x, w, b)"
+    alone = model(f"g (float[n, 6, a, b, c] x) => (float[n, d, e, f, g] y) {{ {conv} y = Neg (c) }}", **weights)
+    made = compare(alone, random(2, 6, *sizes))
+    assert made.explain((2, 6, *sizes)).rows[0].kernel in dwcpu.list_kernels()
+    shapes = "float[n, 6, a, b, c] x, float[n, 12, e, f, g] r"
+    added = f"g ({shapes}) => (float[n, d, e, f, g] y) {{ {conv} s = Add (c, r) y = Relu (s) }}"
+    compare(model(added, **weights), random(2, 6, *sizes), random(2, 12, *outputs))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import dwcpu
+from dwcpu import pixels
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -52,6 +53,13 @@ def test_boxes_far_from_each_other_are_not_compared() -> None:
     mixed = np.random.default_rng(2).permutation(apart)
     scores = np.random.default_rng(3).random((1, 1, 900)).astype(np.float32)
     assert 200 < len(suppressed(mixed[None], scores, 900, np.float32(0.2))) < 900
+
+
+def test_numpy_suppresses_the_same_boxes(monkeypatch) -> None:
+    given, scores = boxes(500, 5)[None], np.random.default_rng(6).random((1, 3, 500)).astype(np.float32)
+    compiled = suppressed(given, scores, 500, np.float32(0.3))
+    monkeypatch.setattr(pixels, "boxes", lambda *_: None)
+    np.testing.assert_array_equal(suppressed(given, scores, 500, np.float32(0.3)), compiled)
 
 
 def test_boxes_by_their_centres_and_no_limits() -> None:

@@ -10,6 +10,7 @@ from running import DTYPES, ROOM, guard_parameters, run
 
 from dwcpu import elementwise, pixels, runtime
 from dwcpu.epilogue import Activation, parse_activation
+from dwcpu.graph.operators import detecting
 from dwcpu.products import products
 from dwcpu.transposed import TransposedConv
 
@@ -284,6 +285,26 @@ def test_squares_of_all_pixels_and_their_roots(channels, dtype) -> None:
     for kind, wanted in (("squares", expected), ("length", np.sqrt(expected))):
         run(pixels.reduced(kind, x.shape, dtype), x, out)
         np.testing.assert_allclose(out, wanted.astype(dtype), rtol=1e-6 if dtype == np.float32 else 1e-15)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("sizes", [[1], [5, 1, 30], [200], [15, 16, 17, 64, 3]], ids=str)
+def test_boxes_go_that_better_ones_of_their_group_overlap(sizes, share) -> None:
+    count = sum(sizes)
+    corner = np.abs(random(2, count, dtype=np.dtype(np.float32))) * 3
+    x = np.concatenate([corner, corner + np.abs(random(2, count, dtype=np.dtype(np.float32)))])
+    x[2:, ::7] = x[:2, ::7]  # of no size
+    x[:, 1::9] = x[:, :1]
+    if count > 20:
+        x[1, 3], x[2, 4], x[3, 6] = np.nan, np.inf, -np.inf
+    begins = np.cumsum([0, *sizes[:-1]])
+    out = np.empty(count, np.float32)
+    run(pixels.boxes(begins, count, share), x, out)
+    with np.errstate(invalid="ignore"):
+        groups = np.split(np.arange(count), begins[1:])
+        stay = [each[detecting._greedy(x[:, each], np.float32(share))] for each in groups]
+    np.testing.assert_array_equal(np.flatnonzero(out == 0), np.concatenate(stay))
+    assert set(out) <= {0, 1}
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -251,9 +251,10 @@ cdef void resize(
 
 
 def pixels():
-    """Name -> address of each kernel of this file, and of those that it names, products.pxi and transposed.pxi."""
+    """Name -> address of each kernel of this file, and of those that it names, boxes, products and transposed.pxi."""
     return elementwise() | reductions() | {
         "average_pool": <uintptr_t> &average_pool,
+        "boxes": <uintptr_t> &boxes,
         "copy": <uintptr_t> &copy_strided,
         "group_norm": <uintptr_t> &group_norm,
         "layer_norm": <uintptr_t> &layer_norm,

@@ -98,6 +98,8 @@ def _conv(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand
     if not _floats(x, w) or not known(bias):
         return None
     assert isinstance(x, Symbol) and isinstance(w, np.ndarray)
+    if w.ndim == 5:
+        return _slices(planner, node, x, w, bias, residual)
     if w.ndim not in (3, 4):
         return None
     options = _options(node, x.array, w)
@@ -113,6 +115,35 @@ def _conv(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand
         return Conv2d(_filters(w), _vector(bias), groups=groups, activation=activation, **options)
 
     return _run(planner, node, key, make, x, residual)
+
+
+def _slices(
+    planner: Planner, node: Node, x: Symbol, w: np.ndarray, bias: Operand, residual: Operand
+) -> list[Operand] | None:
+    """A Conv of three axes of pixels whose windows extend along two: slices across the third are images of a batch."""
+    windows = conv_windows(node, x.array, w)
+    places = zip(windows.kernel, windows.strides, windows.begins, windows.ends, strict=True)
+    along = [at for at, place in enumerate(places) if place == (1, 1, 0, 0)]
+    if not along:
+        return None
+    third, batch = along[0] + 2, (x.array.shape[0], x.array.shape[along[0] + 2])
+    seen = np.moveaxis(x.array, third, 1)
+    array = channel_last((prod(batch), *seen.shape[2:]), x.array.dtype)
+    images = planner.symbol(array)
+    planner.move(x, seen, images, array.reshape(seen.shape))
+    others = [at for at in range(3) if at != along[0]]
+    strides, dilations, begins, ends = ([each[at] for at in others] for each in windows[1:5])
+    attributes = {
+        "group": node.get("group", 1), "strides": strides, "dilations": dilations, "pads": [*begins, *ends]
+    }  # fmt: skip
+    plain = Node("Conv", node.name, node.inputs[:3], node.outputs, attributes)
+    made = _conv(planner, plain, [images, np.ascontiguousarray(w.squeeze(third)), bias])
+    if made is None:
+        return None
+    [result] = made
+    assert isinstance(result, Symbol)
+    apart = np.moveaxis(result.array.reshape(*batch, *result.array.shape[1:]), 1, third)
+    return planner.finish(node, [result.view(apart)], [] if residual is None else [residual])
 
 
 def _chain(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:

@@ -6,6 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from ... import pixels, runtime
+from ...pipeline import Node as Operation
+from ...pipeline import chain
 from ..ir import Node
 from .moving import one_number
 from .registry import check_size, general, valued
@@ -72,16 +75,20 @@ def _kept(corners: np.ndarray, share: np.float32) -> np.ndarray:
     Networks move the boxes of each class apart from the others, to suppress those of all at once.
     """
     count = corners.shape[1]
-    if count <= _GROUP:
-        return _greedy(corners, share)
     along = np.argsort(corners[0], kind="stable")
     reach = np.maximum.accumulate(corners[2, along])
-    begins = np.flatnonzero(np.append(True, corners[0, along[1:]] >= reach[:-1]))
+    begins = np.flatnonzero(np.append(True, corners[0, along[1:]] >= reach[:-1])[:count])
     group = np.empty(count, np.int64)
     group[along] = np.repeat(begins // _GROUP, np.diff(np.append(begins, count)))
     members = np.argsort(group, kind="stable")
-    ends = np.flatnonzero(np.diff(group[members])) + 1
-    kept = [each[_greedy(corners[:, each], share)] for each in np.split(members, ends)]
+    begins = np.flatnonzero(np.append(True, np.diff(group[members]))[:count])
+    kernel = pixels.boxes(begins, count, float(share)) if count and corners.dtype == np.float32 else None
+    if kernel is not None:
+        gone, given = np.empty(count, np.float32), np.ascontiguousarray(corners[:, members])
+        threads = runtime.get_num_threads()
+        chain([Operation(kernel, gone.shape)], given.shape, given.dtype, threads).run(given, None, gone)
+        return np.sort(members[gone == 0])
+    kept = [each[_greedy(corners[:, each], share)] for each in np.split(members, begins[1:])]
     return np.sort(np.concatenate(kept))
 
 

@@ -19,6 +19,8 @@ _REDUCTIONS: dict[str, Any] = {"add": np.add, "max": np.maximum, "min": np.minim
 
 def _in_range(node: Node, indices: np.ndarray, size: int) -> np.ndarray:
     """Indices of an axis, negative ones counted from its end."""
+    if indices.size and 0 <= indices.min() <= indices.max() < size:
+        return indices
     found = np.where(indices < 0, indices + size, indices)
     if found.size and not 0 <= found.min() <= found.max() < size:
         worst = indices.reshape(-1)[np.argmax((found < 0) | (found >= size))]
