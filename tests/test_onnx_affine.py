@@ -351,3 +351,57 @@ def test_weights_that_their_type_cannot_hold_stay_as_they_are(large) -> None:
     ):
         left = simplified(nodes, constants, feeds={"x": x}, rounding=5e-3)
         assert operators(left) == [each.op_type for each in nodes]
+
+
+CLAMPS = {
+    "relu": node("Relu", ["b"], ["r"]), "relu6": node("Clip", ["b", "none", "six"], ["r"]),
+    "at least": node("Max", ["b", "one"], ["r"]), "at most": node("Clip", ["b", "", "one"], ["r"]),
+}  # fmt: skip
+NUMBERS = {"none": number(0), "six": number(6), "one": number(-1)}
+
+
+@pytest.mark.parametrize("clamp", CLAMPS)
+@pytest.mark.parametrize("scale", [1.7, -0.4])
+def test_factors_and_shifts_behind_a_clamp_go_into_the_weights_before_it(clamp, scale) -> None:
+    """As scales that are learned, one for a layer, stand behind activations."""
+    for op, groups in (("Conv", 2), ("ConvTranspose", 1), ("Gemm", 1)):
+        nodes, constants, feeds, *_ = weighted(op, groups)
+        nodes += [node("Add", ["c", "one"], ["b"]), CLAMPS[clamp]]
+        nodes += [node("Mul", ["scale", "r"], ["m"]), node("Sub", ["m", "shift"], ["y"])]
+        constants = {**constants, **NUMBERS, "scale": number(scale), "shift": number(0.3, 1)}
+        made = simplified(nodes, constants, feeds=feeds)
+        assert operators(made) == [op]
+        low, high = {"relu": (0, np.inf), "relu6": (0, 6), "at least": (-1, np.inf), "at most": (-np.inf, -1)}[clamp]
+        assert made[0].get("activation") == (
+            "clip",
+            *(pytest.approx(each * scale - 0.3) for each in sorted((low, high), key=lambda each: each * scale)),
+        )
+
+
+def test_a_factor_of_each_channel_behind_a_clamp_at_zero_goes_into_the_weights() -> None:
+    nodes, constants, feeds, channels, _ = weighted("Conv")
+    nodes += [node("Relu", ["c"], ["r"]), node("Mul", ["r", "k"], ["y"])]
+    for sign in (1, -1):
+        made = simplified(nodes, {**constants, "k": sign * positive(channels, 1, 1)}, feeds=feeds)
+        assert operators(made) == ["Conv"]
+
+
+@pytest.mark.parametrize(
+    ("between", "after", "k"),
+    [
+        ("Relu", "Add", random(8, 1, 1)), ("Relu", "Mul", random(8, 1, 1)), ("Relu", "Mul", number(0)),
+        ("Sigmoid", "Mul", number(2)), ("LeakyRelu", "Mul", number(2)), ("Relu", "Add", number(np.inf)),
+    ],
+)  # fmt: skip
+def test_what_no_clamp_does_stays_behind_it(between, after, k) -> None:
+    nodes, constants, feeds, *_ = weighted("Conv")
+    nodes += [node(between, ["c"], ["r"]), node(after, ["r", "k"], ["y"])]
+    assert after in operators(simplified(nodes, {**constants, "k": k}, feeds=feeds))
+
+
+def test_what_others_read_is_not_scaled() -> None:
+    nodes, constants, feeds, *_ = weighted("Conv")
+    nodes += [node("Relu", ["c"], ["r"]), node("Mul", ["r", "k"], ["y"])]
+    for also in ("c", "r"):
+        more = [*nodes, node("Neg", [also], ["z"])]
+        assert "Mul" in operators(simplified(more, {**constants, "k": number(2)}, ["y", "z"], feeds=feeds))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import branching, convolution, detecting, elementwise, indexing, moving, pooling, reducing, resizing
+from . import branching, convolution, detecting, elementwise, indexing, moving, pooling, recurrent, reducing, resizing
 from .registry import OPERATORS, OURS, Operator, check_size
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "indexing",
     "moving",
     "pooling",
+    "recurrent",
     "reducing",
     "resizing",
 ]

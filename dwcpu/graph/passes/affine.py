@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ...epilogue import parse_activation
 from ..ir import Graph, Node
 from ..operators.reducing import affine_of
 from .matching import Links, channel_values, channels_of
@@ -19,7 +20,7 @@ _ARITHMETIC = ("Add", "Div", "Mul", "Sub")
 def fold_affine(graph: Graph) -> None:
     """Fold BatchNormalization, Affine, and Mul, Div, Add, Sub of constants into the weighted node before them.
 
-    A batch normalisation that has none before it becomes an Affine.
+    A clamp may stand between. A batch normalisation that has none before it becomes an Affine.
     """
     for node in graph.nodes:
         _to_affine(graph, node)
@@ -33,9 +34,13 @@ def fold_affine(graph: Graph) -> None:
             before, last = links.maker(source, *_WEIGHTED), links.made.get(source)
             if before is None and node.op == "Affine":
                 before = _before_rows(links, source)
+            clamp = None
+            if before is None and node.op in _ARITHMETIC:
+                clamp = links.maker(source, "Activation")
+                before = links.maker(clamp.inputs[0], *_WEIGHTED) if clamp and links.single(clamp.inputs[0]) else None
             if before is None or last is None or not links.single(source):
                 continue
-            if _absorbed(graph, before, node, index):
+            if _absorbed(graph, before, node, index, clamp):
                 aliases[node.outputs[0]] = source
                 if node.outputs[0] in {spec.name for spec in graph.outputs}:
                     last.outputs[0] = node.outputs[0]
@@ -159,8 +164,11 @@ def _to_affine(graph: Graph, node: Node) -> None:
         graph.constants[node.inputs[-1]] = values.astype(dtype)
 
 
-def _absorbed(graph: Graph, before: Node, node: Node, index: int) -> bool:
-    """Change the weights of `before` so that it does the work of `node` too, if that is possible."""
+def _absorbed(graph: Graph, before: Node, node: Node, index: int, clamp: Node | None = None) -> bool:
+    """Change the weights of `before` so that it does the work of `node` too, if that is possible.
+
+    Between the two there may be a clamp, whose bounds then change likewise.
+    """
     weights = graph.constants.get(before.input(1))
     if weights is None or before.get("activation") is not None or before.input(3):
         return False
@@ -183,6 +191,9 @@ def _absorbed(graph: Graph, before: Node, node: Node, index: int) -> bool:
     factor, shift = found
     if factor is not None and not np.isfinite(factor).all():
         return False  # a weight of zero times infinity would be NaN
+    bounds = None if clamp is None else _bounds(clamp, factor, shift)
+    if clamp is not None and bounds is None:
+        return False
     bias = np.zeros(channels) if not bias_name else channel_values(graph.constants[bias_name], 2, channels, -1)
     if bias is None or before.get("alpha", 1.0) != 1.0 or before.get("beta", 1.0) != 1.0:
         return False
@@ -206,7 +217,22 @@ def _absorbed(graph: Graph, before: Node, node: Node, index: int) -> bool:
         before.inputs[1] = _keep(graph, f"{before.name}.weights", made)
     before.inputs += [""] * (3 - len(before.inputs))
     before.inputs[2] = _keep(graph, f"{before.name}.bias", total)
+    if clamp is not None:
+        clamp.attributes["activation"] = bounds
     return True
+
+
+def _bounds(clamp: Node, factor: np.ndarray | None, shift: np.ndarray) -> tuple[str, float, float] | None:
+    """A clamp of values that are multiplied and shifted before it, not after it; None if no clamp does that."""
+    activation = parse_activation(clamp.get("activation"), "")
+    one = np.ones(1) if factor is None else factor
+    if activation.code or not shift.size or not ((one > 0).all() or (one < 0).all()) or not np.isfinite(shift).all():
+        return None
+    ends = [np.unique(bound * one + shift) for bound in (activation.low, activation.high)]
+    if any(end.size != 1 or np.isnan(end[0]) for end in ends):
+        return None  # each channel would have others
+    low, high = sorted(float(end[0]) for end in ends)
+    return "clip", low, high
 
 
 def _factor_and_shift(

@@ -1,0 +1,161 @@
+"""Operators that go along a sequence and hand a state from step to step.
+
+Equations and orders of gates are those of ONNX's standard: LSTM after Hochreiter and Schmidhuber (1997), gates "iofc";
+GRU after Cho et al. (2014), gates "zrh".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..ir import Node
+from .registry import check_size, general
+
+__all__: list[str] = []
+
+Function = Callable[[np.ndarray], np.ndarray]
+
+#: Gates, and the activations by default.
+_KINDS = {"GRU": (3, ("sigmoid", "tanh")), "LSTM": (4, ("sigmoid", "tanh", "tanh")), "RNN": (1, ("tanh",))}
+_DIRECTIONS = {"forward": (1,), "reverse": (-1,), "bidirectional": (1, -1)}
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    made = np.negative(x)
+    np.exp(made, out=made)
+    made += 1
+    return np.reciprocal(made, out=made)
+
+
+_FUNCTIONS: dict[str, Function] = {
+    "relu": lambda x: np.maximum(x, 0),
+    "sigmoid": _sigmoid,
+    "softplus": lambda x: np.logaddexp(x, 0),
+    "softsign": lambda x: x / (1 + np.abs(x)),
+    "tanh": np.tanh,
+}
+
+
+def _activations(node: Node) -> list[str]:
+    """Names of the activations, of each direction those of one."""
+    return [str(name).lower() for name in node.get("activations") or ()] or list(_KINDS[node.op][1])
+
+
+def _check(node: Node) -> str | None:
+    if node.get("direction", "forward") not in _DIRECTIONS:
+        return f"direction={node.get('direction')}"
+    names, count = _activations(node), len(_KINDS[node.op][1])
+    alike = names in (names[:count], 2 * names[:count])  # a loop computes both directions at once
+    return None if alike and {*names} <= _FUNCTIONS.keys() else f"activations={node.get('activations')}"
+
+
+@general("GRU", "LSTM", "RNN", check=_check)
+def recurrent(
+    node: Node, x: np.ndarray, w: np.ndarray, r: np.ndarray, bias: Any = None, lengths: Any = None, h: Any = None,
+    c: Any = None, peepholes: Any = None,
+) -> tuple[np.ndarray, ...]:  # fmt: skip
+    """States at every step (T, directions, N, H), and the last ones (directions, N, H) of sequences (T, N, I).
+
+    With the attribute `layout` 1 batches are the first axis of all of them.
+    """
+    gates, _ = _KINDS[node.op]
+    signs, first = _DIRECTIONS[node.get("direction", "forward")], bool(node.get("layout", 0))
+    sides = len(signs)
+    if x.ndim != 3 or w.ndim != 3 or r.ndim != 3 or w.shape != (sides, w.shape[1], x.shape[2]):
+        raise ValueError(f"{node.op} {node.name!r}: sequences {x.shape} and weights {w.shape} and {r.shape} do not fit")
+    size = r.shape[2]
+    if r.shape != (sides, gates * size, size) or w.shape[1] != gates * size:
+        raise ValueError(f"{node.op} {node.name!r}: weights {w.shape} and {r.shape} are not those of {gates} gates")
+    if first:
+        x, h, c = x.swapaxes(0, 1), *(None if each is None else each.swapaxes(0, 1) for each in (h, c))
+    steps, batch = x.shape[:2]
+    dtype, wide = x.dtype, np.result_type(x.dtype, np.float32)
+    check_size((steps, sides, batch, gates * size), wide)
+    for what, each, shape in (
+        ("bias", bias, (sides, 2 * gates * size)), ("initial_h", h, (sides, batch, size)),
+        ("initial_c", c, (sides, batch, size)), ("P", peepholes, (sides, 3 * size)),
+        ("sequence_lens", lengths, (batch,)),
+    ):  # fmt: skip
+        if each is not None and each.shape != shape:
+            raise ValueError(f"{node.op} {node.name!r}: {what} is of shape {each.shape}; it must be {shape}")
+    x, w, r = (each.astype(wide, copy=False) for each in (x, w, r))
+    cell = _Cell(node, r.swapaxes(1, 2), bias, peepholes)
+    products = np.matmul(x.reshape(steps * batch, -1), w.swapaxes(1, 2)) + cell.before  # of all steps
+    inputs = products.reshape(sides, steps, batch, -1)
+    state = [np.zeros((sides, batch, size), wide) if each is None else each.astype(wide) for each in (h, c)]
+    states = np.zeros((steps, sides, batch, size), wide)
+    step = cell.step
+    for at in range(steps):
+        places = [at if sign > 0 else steps - 1 - at for sign in signs]
+        after = step(np.stack([inputs[side, place] for side, place in enumerate(places)]), *state)
+        if lengths is not None:  # what has ended, or not begun from its end, stays as it is
+            goes_on = np.array([place < lengths for place in places])[..., None]
+            shown = np.where(goes_on, after[0], 0)
+            state = [np.where(goes_on, new, old) for new, old in zip(after, state, strict=True)]
+        else:
+            shown, state = after[0], after
+        for side, place in enumerate(places):
+            states[place, side] = shown[side]
+    results = [states, *state[: 2 if node.op == "LSTM" else 1]]
+    if first:
+        results = [np.moveaxis(states, 2, 0), *(each.swapaxes(0, 1) for each in results[1:])]
+    return tuple(each.astype(dtype, copy=False) for each in results)
+
+
+class _Cell:
+    """One step, of all directions: weights are ``(directions, H, gates * H)``.
+
+    Attributes
+    ----------
+    before : ndarray
+        What of the bias can be added beforehand: ``(directions, 1, gates * H)``.
+    step : callable
+        ``step(inputs, h, c)`` gives what comes after them.
+    """
+
+    def __init__(self, node: Node, r: np.ndarray, bias: Any, peepholes: Any) -> None:
+        names = _activations(node)
+        self._functions, self._r, self._size = [_FUNCTIONS[name] for name in names], r, r.shape[1]
+        pair = np.zeros((2, len(r), 1, r.shape[2]), r.dtype)
+        if bias is not None:
+            pair[...] = bias.reshape(len(r), 2, 1, r.shape[2]).swapaxes(0, 1)
+        self._after = pair[1, :, :, 2 * self._size :].copy()  # a GRU may want it within a product
+        if node.op == "GRU":
+            pair[1, :, :, 2 * self._size :] = 0
+        self.before = pair[0] + pair[1]
+        parts = None if peepholes is None else peepholes.astype(r.dtype).reshape(len(r), 1, 3, self._size)
+        self._peepholes = None if parts is None else [parts[:, :, at] for at in range(3)]
+        self._clip, self._coupled = node.get("clip"), node.get("input_forget", 0)
+        self._reset_after = node.get("linear_before_reset", 0)
+        self.step = getattr(self, f"_{node.op.lower()}")
+
+    def _apply(self, number: int, x: np.ndarray) -> np.ndarray:
+        """An activation, within the bounds of `clip`."""
+        return self._functions[number](x if self._clip is None else np.clip(x, -self._clip, self._clip))
+
+    def _rnn(self, inputs: np.ndarray, h: np.ndarray, c: np.ndarray) -> list[np.ndarray]:
+        return [self._apply(0, inputs + h @ self._r), c]
+
+    def _lstm(self, inputs: np.ndarray, h: np.ndarray, c: np.ndarray) -> list[np.ndarray]:
+        size, sums = self._size, h @ self._r
+        sums += inputs
+        if self._peepholes is not None:
+            sums[..., :size] += self._peepholes[0] * c
+            sums[..., 2 * size : 3 * size] += self._peepholes[2] * c
+        open_ = self._apply(0, sums[..., : 3 * size])
+        i, o, f = (open_[..., at * size : (at + 1) * size] for at in range(3))
+        c = (1 - i if self._coupled else f) * c + i * self._apply(1, sums[..., 3 * size :])
+        if self._peepholes is not None:  # of the output gate, which sees what has just been computed
+            o = self._apply(0, sums[..., size : 2 * size] + self._peepholes[1] * c)
+        return [o * self._functions[2](c), c]
+
+    def _gru(self, inputs: np.ndarray, h: np.ndarray, c: np.ndarray) -> list[np.ndarray]:
+        size, r, after = self._size, self._r[..., 2 * self._size :], self._after
+        gates = self._apply(0, inputs[..., : 2 * size] + h @ self._r[..., : 2 * size])
+        update, reset = gates[..., :size], gates[..., size:]
+        of_state = reset * (h @ r + after) if self._reset_after else (reset * h) @ r + after
+        new = self._apply(1, inputs[..., 2 * size :] + of_state)
+        return [new + update * (h - new), c]

@@ -1,0 +1,91 @@
+"""LSTM, GRU and RNN against onnxruntime, in every direction and with everything that may be given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import dwcpu
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+from onnx_passes import node, random, simplified, write  # noqa: E402
+
+GATES = {"GRU": 3, "LSTM": 4, "RNN": 1}
+STEPS, BATCH, INPUTS, SIZE = 7, 3, 5, 4
+
+
+def network(op: str, given: str = "", **attributes: Any) -> tuple[list[Any], dict[str, np.ndarray]]:
+    """A node and its constants; `given` names what may be left out: bias, lengths, h, c, P."""
+    sides = 2 if attributes.get("direction") == "bidirectional" else 1
+    gates = GATES[op] * SIZE
+    constants = {"w": random(sides, gates, INPUTS), "r": random(sides, gates, SIZE)}
+    more = {
+        "b": random(sides, 2 * gates), "l": np.array([7, 2, 5], np.int32), "h": random(sides, BATCH, SIZE),
+        "c": random(sides, BATCH, SIZE, seed=2), "P": random(sides, 3 * SIZE),
+    }  # fmt: skip
+    constants |= {name: array for name, array in more.items() if name in given}
+    names = ["x", "w", "r", *(name if name in given else "" for name in more)]
+    results = ["y", "last", "cells"][: 3 if op == "LSTM" else 2]
+    return [node(op, names[: 8 if op == "LSTM" else 6], results, hidden_size=SIZE, **attributes)], constants
+
+
+@pytest.mark.parametrize("op", GATES)
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize("given", ["", "b", "bh", "blhcP"])
+def test_states_go_from_step_to_step(op, direction, given) -> None:
+    if op != "LSTM":
+        given = given.replace("c", "").replace("P", "")
+    for options in ({}, {"clip": 0.5}, {"linear_before_reset": 1} if op == "GRU" else {}):
+        nodes, constants = network(op, given, direction=direction, **options)
+        simplified(nodes, constants, nodes[0].output, feeds={"x": random(STEPS, BATCH, INPUTS)})
+
+
+@pytest.mark.parametrize("op", GATES)
+def test_gates_have_other_functions(op) -> None:
+    count = {"GRU": 2, "LSTM": 3, "RNN": 1}[op]
+    for names in (["Softsign", "Relu", "Softplus"], ["Sigmoid", "Sigmoid", "Tanh"]):
+        nodes, constants = network(op, "b", direction="bidirectional", activations=2 * names[:count])
+        constants = {name: array * np.float32(0.1) for name, array in constants.items()}  # some have no bounds
+        simplified(nodes, constants, nodes[0].output, feeds={"x": random(STEPS, BATCH, INPUTS)})
+    apart = ["Tanh"] * count + ["Sigmoid"] * count
+    for bad in (["Affine"] * count, ["Tanh"] * (2 * count + 1), apart):
+        nodes, constants = network(op, activations=bad)
+        with pytest.raises(dwcpu.UnsupportedOperator, match=f"{op} with activations="):
+            dwcpu.load_onnx(write(nodes, {"x": random(STEPS, BATCH, INPUTS)}, constants, ["y"], 18))
+
+
+def test_a_gate_that_forgets_what_another_lets_in() -> None:
+    nodes, constants = network("LSTM", "b", input_forget=1)
+    simplified(nodes, constants, nodes[0].output, feeds={"x": random(STEPS, BATCH, INPUTS)})
+
+
+def test_types_that_have_few_digits_are_computed_with_more() -> None:
+    nodes, constants = network("LSTM", "bhc")
+    x = random(60, BATCH, INPUTS)
+    [wanted, *_] = dwcpu.load_onnx(write(nodes, {"x": x}, constants, nodes[0].output, 18))(x)
+    constants = {name: array.astype(np.float16) for name, array in constants.items()}
+    [found, *_] = dwcpu.load_onnx(write(nodes, {"x": x.astype(np.float16)}, constants, nodes[0].output, 18))(
+        x.astype(np.float16)
+    )
+    assert found.dtype == np.float16
+    np.testing.assert_allclose(found, wanted, atol=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"w": random(1, 16, 6)}, "do not fit"),
+        ({"r": random(1, 12, 4)}, "are not those of 4 gates"),
+        ({"b": random(1, 16)}, r"bias is of shape \(1, 16\); it must be \(1, 32\)"),
+        ({"l": np.array([3], np.int32)}, r"sequence_lens is of shape \(1,\); it must be \(3,\)"),
+    ],
+)
+def test_weights_must_fit(wrong, words) -> None:
+    nodes, constants = network("LSTM", "bl")
+    model = dwcpu.load_onnx(write(nodes, {"x": random(STEPS, BATCH, INPUTS)}, {**constants, **wrong}, ["y"], 18))
+    with pytest.raises(ValueError, match=words):
+        model(random(STEPS, BATCH, INPUTS))
