@@ -153,6 +153,30 @@ def test_one_of_two_graphs_runs(sign) -> None:
     assert all(each.name != "c" for each in left)
 
 
+@pytest.mark.parametrize("height", [1, 3])
+def test_what_shapes_decide_is_planned(height) -> None:
+    """As exporters write what may or may not be squeezed."""
+    squeezed = graph(
+        [node("Conv", ["x", "k"], ["v"], kernel_shape=[1, 1]), node("Squeeze", ["v", "axis"], ["s"])], ["s"]
+    )
+    means = [
+        node("Conv", ["x", "w"], ["v"]),
+        node("Relu", ["v"], ["a"]),
+        node("ReduceMean", ["a", "axis"], ["m"], keepdims=0),
+    ]
+    nodes = [
+        node("Shape", ["x"], ["sizes"], start=2, end=3), node("Equal", ["sizes", "one"], ["c"]),
+        node("If", ["c"], ["u"], then_branch=squeezed, else_branch=graph(means, ["m"])), node("Relu", ["u"], ["y"]),
+    ]  # fmt: skip
+    constants = {"one": ints(1), "axis": ints(2), "k": random(8, 6, 1, 1), "w": random(8, 6, 2, 1)}
+    x = random(1, 6, height, 5)
+    simplified(nodes, constants, feeds={"x": x})
+    model = dwcpu.load_onnx(write(nodes, {"x": x}, constants, ["y"], 18))
+    kernels = " ".join(row.kernel for row in model.explain(x.shape).rows)
+    assert "values" not in kernels
+    assert ("pointwise" if height == 1 else "conv") in kernels
+
+
 def test_graphs_within_graphs_within_graphs() -> None:
     inner = node("If", ["c"], ["p"], then_branch=graph([either("d")], ["v"]), else_branch=graph([], ["x"]))
     outer = node("If", ["c"], ["y"], then_branch=graph([inner], ["p"]), else_branch=graph([], ["w"]))

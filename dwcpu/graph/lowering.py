@@ -15,6 +15,7 @@ from ..products import products
 from .arithmetic import ARITHMETIC
 from .ir import Node
 from .moves import MOVES, known
+from .operators.branching import taken
 from .operators.convolution import both, conv_windows
 from .operators.moving import axis_of
 from .operators.pooling import window_counts, windows_of
@@ -442,6 +443,29 @@ def _grouped(
     return [planner.run_kernel(name, kernels[-1], image, found, channel_last(x.array.shape, image.dtype))]
 
 
+def _branch(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
+    """If, where shapes alone decide which of its graphs runs: as one node."""
+    condition = operands[0]
+    if not isinstance(condition, np.ndarray):
+        return None
+    graph, own = taken(node, condition)
+    values: dict[str, Operand] = {"": None, **graph.constants}
+    values |= dict(zip((spec.name for spec in graph.inputs), operands[own], strict=True))
+    kernels = []
+    for part in graph.nodes:
+        part = part.copy()
+        inputs, lower = [values[name] for name in part.inputs], LOWERINGS.get(part.op)
+        # layers are kept by names, which are those of values in here alone
+        part.inputs, made = [f"{node.outputs[0]}/{name}" if name else "" for name in part.inputs], part.outputs
+        part.outputs = [f"{node.outputs[0]}/{name}" if name else "" for name in made]
+        planner.describe()
+        results = (lower(planner, part, inputs) if lower is not None else None) or planner.apart(part, inputs)
+        kernels.append(planner.described)
+        values |= dict(zip(made, results, strict=False))
+    planner.describe(*kernels)
+    return [values[spec.name] for spec in graph.outputs]
+
+
 LOWERINGS: dict[str, Lowering] = {
     **ARITHMETIC,
     **MOVES,
@@ -451,6 +475,7 @@ LOWERINGS: dict[str, Lowering] = {
     "Conv": _conv,
     "ConvTranspose": conv_transpose,
     "Gemm": _product,
+    "If": _branch,
     "GroupNorm": _group_pattern,
     "GroupNormalization": _group_norm,
     "InstanceNormalization": _group_norm,
