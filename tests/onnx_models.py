@@ -94,12 +94,15 @@ def joined(head: Any, arrays: dict[str, np.ndarray]) -> bytes:
     return content.getvalue()
 
 
-def chain_of_functions(count: int) -> Any:
-    """Each calls the one before it twice: 2**(count - 1) nodes in a few lines."""
+def chain_of_functions(count: int, within: bool = False) -> Any:
+    """Each calls the one before it twice, in a branch if that is asked for: 2**(count - 1) nodes in a few lines."""
     functions = [function("F0", [node("Relu", ["a"], ["b"])], ["a"], ["b"])]
     for number in range(1, count):
         names = (("a", "t"), ("t", "b"))
         calls = [node(f"F{number - 1}", [begin], [end], domain="ours") for begin, end in names]
+        if within:
+            branch = helper.make_graph(calls, "within", [], [helper.make_empty_tensor_value_info("b")])
+            calls = [node("If", ["a"], ["b"], then_branch=branch, else_branch=branch)]
         functions.append(function(f"F{number}", calls, ["a"], ["b"]))
     return with_functions([node(f"F{count - 1}", ["x"], ["y"], domain="ours")], *functions)
 

@@ -230,8 +230,9 @@ def test_other_astronomical_numbers_of_steps_take_neither_memory_nor_time() -> N
     assert not {what: text for what, (kind, text, peak) in found.items() if kind == "other" or peak >= 2**26}
 
 
-def test_functions_that_become_astronomically_many_nodes_are_refused() -> None:
-    assert program("functions") == "ValueError"
+@pytest.mark.parametrize("where", [[], ["within"]], ids=len)
+def test_functions_that_become_astronomically_many_nodes_are_refused(where) -> None:
+    assert program("functions", *where) == "ValueError"
 
 
 # --- damage -----------------------------------------------------------------------------------------------------------
@@ -409,7 +410,7 @@ def damage(kind: str, name: str, count: int, seed: int) -> dict[str, Any]:
 
 
 def main(what: str, *arguments: str) -> None:
-    """Run what may crash: ``sizes``, ``endless``, ``functions`` or ``damage KIND NETWORK COUNT SEED``."""
+    """Run what may crash: ``sizes``, ``endless``, ``functions [within]`` or ``damage KIND NETWORK COUNT SEED``."""
     warnings.simplefilter("ignore")  # numbers that were damaged may well be invalid
     limited(4 << 30)
     if what == "sizes":
@@ -417,7 +418,7 @@ def main(what: str, *arguments: str) -> None:
     elif what == "functions":
         signal.alarm(4)  # ends this process: what takes that long is no Python
         try:
-            result = type(load(chain_of_functions(50))).__name__
+            result = type(load(chain_of_functions(50, bool(arguments)))).__name__
         except ValueError:
             result = "ValueError"
     elif what == "endless":

@@ -118,6 +118,7 @@ def _check_expansion(model: Any, name: str) -> None:
                     raise ValueError(f"load_onnx: functions of {name} call themselves; there must be no cycles")
                 known[key] = cost(bodies[key].node, depth + 1)
             total += known.get(key, 1)
+            total += sum(cost(attribute.g.node, depth) for attribute in node.attribute if attribute.HasField("g"))
         return total
 
     if len(bodies) > _MOST_FUNCTIONS or cost(model.graph.node, 0) > _MOST_NODES:
