@@ -326,3 +326,11 @@ def test_activations_of_other_types(dtype) -> None:
     simplified([node("Relu", ["x"], ["y"])], feeds={"x": x})
     if np.dtype(dtype).itemsize > 1:
         simplified([node("Max", ["x", "low"], ["y"])], constants, feeds={"x": x})
+
+
+@pytest.mark.parametrize("op", ["ReduceL2", "ReduceMean", "ReduceSumSquare", "ReduceSum"])
+def test_few_digits_are_enough_for_roots_of_large_squares(op) -> None:
+    x = np.linspace(-600, 500, 24).reshape(2, 3, 4).astype(np.float16) / np.float16(
+        16 if op == "ReduceSumSquare" else 1
+    )
+    simplified([node(op, ["x", "axes"], ["y"])], {"axes": ints(0, 2)}, feeds={"x": x}, rounding=2e-3)

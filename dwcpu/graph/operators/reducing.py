@@ -51,8 +51,13 @@ def _bound(op: str, dtype: np.dtype) -> Any:
 
 @into(*_REDUCTIONS, "ReduceL1", "ReduceL2", "ReduceSumSquare", empty=_reduced, shaping=(1,))
 def reduce(node: Node, arrays: Arrays, outs: Arrays) -> None:
-    """Over some axes, or all."""
+    """Over some axes, or all. Squares of float16 soon are too large for it, when their root is not."""
     x, out = arrays[0], outs[0]
+    if x.dtype == np.float16:
+        wide = np.empty(out.shape, np.float32)
+        reduce(node, [x.astype(np.float32), *arrays[1:]], [wide])
+        np.copyto(out, wide, casting="same_kind")
+        return
     gone = axes_of(node, x, arrays[1] if len(arrays) > 1 else None)
     if node.op in ("ReduceL2", "ReduceSumSquare"):
         x = x * x
