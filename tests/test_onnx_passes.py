@@ -18,7 +18,7 @@ from dwcpu.graph.passes import PASSES
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-from onnx_passes import C, X, activations, expected, node, number, operators, random, simplified, write  # noqa: E402
+from onnx_passes import C, X, activations, expected, ints, node, number, operators, random, simplified, write  # noqa: E402
 
 
 def test_passes_are_known_by_name() -> None:
