@@ -35,6 +35,8 @@ LARGE = (
     "deeplab_v3", "unet", "tcn", "fsrcnn", "wavenet", "mobilevit_s", "svtr", "conformer", "style_transfer",
     "conv_tasnet", "mobilefacenet", "mobilenet_v4",
 )  # fmt: skip
+#: Size along each axis of volumes whose files leave it open.
+_VOLUME = 32
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,8 @@ def read(path: Path, batch: int = 1) -> File:
     model = onnx.load(path)
     [given] = _given(model.graph)
     sizes = [axis.dim_value for axis in given.type.tensor_type.shape.dim]
-    usual = [batch, 3, networks.SIZE, networks.SIZE] if len(sizes) == 4 else [batch] + [networks.SIZE] * len(sizes)
+    extent = networks.SIZE if len(sizes) < 5 else _VOLUME
+    usual = [batch, 3] + [extent] * len(sizes) if len(sizes) > 3 else [batch] + [extent] * len(sizes)
     shape = [size or other for size, other in zip(sizes, usual, strict=False)]
     x = np.random.default_rng(1).standard_normal(shape, dtype=np.float32)
     return File(path.stem, model.SerializeToString(), x)

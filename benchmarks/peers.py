@@ -56,7 +56,7 @@ def prepare_file(name: str, file: File, threads: int = 1) -> Prepared:
     """Make a peer ready for a model: from its ONNX file if the peer reads those, else from the same network's graph."""
     module = importlib.import_module(PEERS[name][1])
     if hasattr(module, "prepare_file"):
-        out_shape = file.model.out_shape(file.x.shape)
+        out_shape = file.model(file.x).shape  # which may depend on values
         made: Prepared = module.prepare_file(file.content, file.x, out_shape, threads)
         return made
     if file.graph is None:

@@ -399,6 +399,13 @@ def test_what_no_clamp_does_stays_behind_it(between, after, k) -> None:
     assert after in operators(simplified(nodes, {**constants, "k": k}, feeds=feeds))
 
 
+def test_a_clamp_that_hides_infinities_goes_on_doing_so() -> None:
+    x = np.ones((1, 1, 2, 2), np.float32)
+    x[0, 0, 0, 0] = -1
+    nodes = [node("Conv", ["x", "w"], ["c"]), node("Relu", ["c"], ["r"]), node("Div", ["r", "k"], ["y"])]
+    simplified(nodes, {"w": np.ones((1, 1, 2, 1), np.float32), "k": number(1e-39)}, feeds={"x": x})
+
+
 def test_what_others_read_is_not_scaled() -> None:
     nodes, constants, feeds, *_ = weighted("Conv")
     nodes += [node("Relu", ["c"], ["r"]), node("Mul", ["r", "k"], ["y"])]

@@ -16,6 +16,20 @@ onnxruntime = pytest.importorskip("onnxruntime")
 from onnx_passes import ints, node, random, simplified, write  # noqa: E402
 
 
+@pytest.mark.parametrize("largest", [0, 1])
+def test_a_few_of_a_long_line_are_found_before_they_are_sorted(largest) -> None:
+    x = random(2, 3000).round(1)  # many are equal
+    x[1, 70] = np.nan
+    for feeds in ({"x": x[:1]}, {"x": (x[:1] * 10).astype(np.int32)}, {"x": np.ascontiguousarray(x[:1].T)}):
+        axis = int(np.argmax(feeds["x"].shape))
+        for count in (0, 1, 7, 749, 751, 3000):
+            nodes = [node("TopK", ["x", "k"], ["y", "i"], axis=axis, largest=largest)]
+            simplified(nodes, {"k": ints(count)}, ["y", "i"], feeds=feeds)
+    nodes = [node("TopK", ["x", "k"], ["y", "i"], largest=largest)]
+    found = dwcpu.load_onnx(write(nodes, {"x": x}, {"k": ints(5)}, ["y", "i"], 18))(x)
+    assert np.isnan(found[0]).any() == bool(largest)
+
+
 def test_tensors_of_a_batch_are_looked_up_together() -> None:
     indices = np.array([[[1, -1], [0, 2]], [[2, 0], [-3, 1]]])
     for shared, shape in ((0, (3, 4, 5)), (1, (2, 3, 4, 5)), (2, (2, 2, 5))):

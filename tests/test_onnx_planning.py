@@ -543,6 +543,14 @@ def test_chains_of_types_that_no_layer_has_run_one_by_one(expand) -> None:
     compare(content, random(1, 6, 5, 7, dtype=np.float16), tolerance=1e-2)
 
 
+def test_there_may_be_four_axes_of_pixels() -> None:
+    x, w, b = random(1, 2, 4, 3, 5, 4), random(3, 2, 2, 1, 3, 2), random(3)
+    content = model("g (float[n, 2, a, b, c, d] x) => (float[n, e, f, g, h, i] y) { y = Conv (x, w, b) }", w=w, b=b)
+    windows = np.lib.stride_tricks.sliding_window_view(x[0], w.shape[2:], (1, 2, 3, 4))
+    wanted = np.einsum("cabdeijkl,ocijkl->oabde", windows, w) + b.reshape(-1, 1, 1, 1, 1)
+    np.testing.assert_allclose(dwcpu.load_onnx(content)(x)[0], wanted, atol=1e-5)
+
+
 @pytest.mark.parametrize("flat", [0, 1, 2])
 @pytest.mark.parametrize("groups", [1, 2, 6])
 def test_windows_of_volumes_that_are_flat_along_an_axis_run_on_kernels(flat, groups) -> None:

@@ -52,7 +52,7 @@ def test_gates_have_other_functions(op) -> None:
         constants = {name: array * np.float32(0.1) for name, array in constants.items()}  # some have no bounds
         simplified(nodes, constants, nodes[0].output, feeds={"x": random(STEPS, BATCH, INPUTS)})
     apart = ["Tanh"] * count + ["Sigmoid"] * count
-    for bad in (["Affine"] * count, ["Tanh"] * (2 * count + 1), apart):
+    for bad in (["Affine"] * count, ["Tanh"] * (count - 1 or 3), ["Tanh"] * (2 * count + 1), apart):
         nodes, constants = network(op, activations=bad)
         with pytest.raises(dwcpu.UnsupportedOperator, match=f"{op} with activations="):
             dwcpu.load_onnx(write(nodes, {"x": random(STEPS, BATCH, INPUTS)}, constants, ["y"], 18))
@@ -75,12 +75,23 @@ def test_types_that_have_few_digits_are_computed_with_more() -> None:
     np.testing.assert_allclose(found, wanted, atol=5e-3)
 
 
+@pytest.mark.parametrize("op", GATES)
+@pytest.mark.parametrize(("steps", "batch"), [(0, 3), (7, 0)])
+def test_there_may_be_no_steps_and_no_sequences(op, steps, batch) -> None:
+    nodes, constants = network(op, "b", direction="bidirectional")
+    model = dwcpu.load_onnx(write(nodes, {"x": random(1, 1, INPUTS)}, constants, nodes[0].output, 18))
+    states, last, *_ = model(np.zeros((steps, batch, INPUTS), np.float32))
+    assert (states.shape, last.shape) == ((steps, 2, batch, SIZE), (2, batch, SIZE))
+    np.testing.assert_array_equal(last, 0)
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
         ({"w": random(1, 16, 6)}, "do not fit"),
         ({"r": random(1, 12, 4)}, "are not those of 4 gates"),
         ({"b": random(1, 16)}, r"bias is of shape \(1, 16\); it must be \(1, 32\)"),
+        ({"l": np.array([3, 8, 1], np.int32)}, "sequence_lens are 1 to 8; they must be 0 to the 7 steps"),
         ({"l": np.array([3], np.int32)}, r"sequence_lens is of shape \(1,\); it must be \(3,\)"),
     ],
 )

@@ -49,6 +49,7 @@ cdef inline vec now_gone(
     vec top, vec left, vec bottom, vec right, vec area, vec tops, vec lefts, vec bottoms, vec rights, vec share, vec gone
 ) noexcept nogil:
     cdef vec height = v_at_least(v_sub(v_at_most(bottoms, bottom), v_at_least(tops, top)), v_zero())
-    cdef vec inner = v_mul(height, v_sub(v_at_most(rights, right), v_at_least(lefts, left)))
+    cdef vec width = v_at_least(v_sub(v_at_most(rights, right), v_at_least(lefts, left)), v_zero())
+    cdef vec inner = v_mul(height, width)
     cdef vec whole = v_sub(v_add(area, v_mul(v_sub(bottoms, tops), v_sub(rights, lefts))), inner)
     return v_select_less(share, v_div(inner, whole), v_splat(1), gone)

@@ -62,7 +62,7 @@ class Node:
     inputs, outputs : list of str
         Names of values, empty for those that are left out.
     attributes : dict
-        Plain Python values and arrays.
+        Plain Python values, arrays, and graphs within this one.
     """
 
     op: str

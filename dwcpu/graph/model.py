@@ -82,7 +82,7 @@ class Model:
         self.outputs: tuple[Spec, ...] = tuple(graph.outputs)
         self._specials = Specials(graph, self.simplified, self._without)
         # Replaced, never changed in place: reading it needs no lock, and two threads that add a plan at once may lose
-        # one of the two, which is then made again. None: shapes depend on values, nothing can be planned.
+        # one of the two, which is then made again. None: shapes depend on values, see `parts`.
         self._plans: dict[Any, Plan | None] = {}
         self._parts: Parts | None = None
         self._arenas = Arenas()

@@ -119,7 +119,7 @@ def divide(graph: Graph, inputs: Sequence[np.ndarray], lowerings: Mapping[str, A
         unknown.discard("")
     if not late:  # passes have made something of it that cannot be planned
         return None, graph
-    read = {name for node in late for name in node.inputs} | {spec.name for spec in graph.outputs}
+    read = {name for node in late for name in node.inputs if name} | {spec.name for spec in graph.outputs}
     between = [name for node in early for name in node.outputs if name in read]
     specs = [Spec(name, None, None) for name in between]
     rest = Graph(graph.name, [*graph.inputs, *specs], graph.outputs, late, graph.constants).copy()

@@ -7,6 +7,8 @@ files outside the one that was given are read only below a folder that the calle
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from copy import copy
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -136,12 +138,25 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:160]
 
 
+def _mentioned(graph: Any) -> Iterator[str]:
+    """Names of values, in graphs within this one too."""
+    for each in (*graph.input, *graph.output, *graph.initializer):
+        yield each.name
+    for node in graph.node:
+        yield from node.input
+        yield from node.output
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _mentioned(attribute.g)
+
+
 class _Reader:
     """One model on its way to a graph."""
 
     def __init__(self, onnx: Any, model: Any, name: str, file: Path | None, folder: Path | None) -> None:
         self._onnx, self._model, self._name, self._file, self._folder = onnx, model, name, file, folder
         self._problems: list[tuple[str, str]] = []
+        self._taken = {*_mentioned(model.graph)}  # names of values, those of graphs within included
         self._constants: dict[str, np.ndarray] = {}
 
     def graph(self) -> Graph:
@@ -171,8 +186,8 @@ class _Reader:
 
     def _within(self, graph: Any, name: str, opset: int) -> tuple[Graph, int]:
         """A graph within this one: what it reads from around it becomes inputs, behind as many as it has anyway."""
-        reader = _Reader(self._onnx, self._model, self._name, self._file, self._folder)
-        reader._problems = self._problems
+        reader = copy(self)
+        reader._constants = {}
         result = reader._read(graph, name, opset)
         own = [spec.name for spec in result.inputs]
         made = {*own, *result.producers(), *result.constants, ""}
@@ -304,6 +319,8 @@ class _Reader:
             number = node.get(kind)
             node.attributes[kind] = self._dtype(number if isinstance(number, int) else 0, name)
         known = node.op not in OURS
+        if node.op == "Loop":
+            node.inputs += [""] * (2 - len(node.inputs))
         made = modernise(node, opset, self._keep)
         operator = OPERATORS.get(node.op) if known else None
         if operator is None:
@@ -316,7 +333,7 @@ class _Reader:
             self._problems.append((f"{node.op} with {reason}", name))
         if node.op in GRAPHS and reason is None:
             close(node)
-        while node.inputs and not node.inputs[-1]:
+        while node.inputs and not node.inputs[-1] and node.op not in GRAPHS:
             node.inputs.pop()
         return made
 
@@ -357,8 +374,9 @@ class _Reader:
 
     def _keep(self, hint: str, array: np.ndarray) -> str:
         name, number = hint, 0
-        while name in self._constants:
+        while name in self._taken:
             number += 1
             name = f"{hint}.{number}"
+        self._taken.add(name)
         self._constants[name] = array
         return name

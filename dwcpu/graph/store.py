@@ -17,6 +17,7 @@ import numpy as np
 from ..models.weights import read_arrays, read_file
 from .ir import Graph, Node, Spec
 from .operators import OPERATORS, OURS
+from .operators.branching import GRAPHS, problem
 
 __all__ = ["dump", "parse", "read"]
 
@@ -144,10 +145,10 @@ def _graph(head: dict[str, Any], arrays: dict[str, np.ndarray]) -> Graph:
         if op not in OPERATORS or (op in OURS and op != "Align"):
             raise ValueError(f"it has an operator {_text(op)!r:.40}, which this version does not know")
         nodes.append(
-            Node(
+            _checked(Node(
                 op, _text(name), [_text(each) for each in inputs], [_text(each) for each in outputs],
                 {_text(key): valued(value) for key, value in attributes.items()},
-            )
+            ))
         )  # fmt: skip
     constants = {_text(name): revived(entry) for name, entry in head["constants"].items()}
     inputs, outputs = ([_spec_of(entry) for entry in head[kind]] for kind in ("inputs", "outputs"))
@@ -155,6 +156,15 @@ def _graph(head: dict[str, Any], arrays: dict[str, np.ndarray]) -> Graph:
     graph.check()
     graph.sort()
     return graph
+
+
+def _checked(node: Node) -> Node:
+    """The node, if its attributes are such as `reader` lets pass."""
+    check = problem if node.op in GRAPHS else OPERATORS[node.op].check
+    reason = None if check is None else check(node)
+    if reason is not None:
+        raise ValueError(f"it has {node.op} with {reason}")
+    return node
 
 
 def _text(value: Any) -> str:

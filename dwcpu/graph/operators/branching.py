@@ -16,7 +16,7 @@ from ..ir import Graph, Node, Spec
 from .moving import one_number
 from .registry import check_size, valued
 
-__all__ = ["GRAPHS", "close", "taken"]
+__all__ = ["GRAPHS", "close", "problem", "taken"]
 
 #: Attributes that are graphs. Of an If: if the condition holds, and if not.
 GRAPHS = {"If": ("then_branch", "else_branch"), "Loop": ("body",)}
@@ -37,20 +37,29 @@ def taken(node: Node, condition: np.ndarray) -> tuple[Graph, slice]:
     else:
         graph, own = second, slice(between, between + len(second.inputs))
     if len(graph.outputs) < len(node.outputs):
-        raise ValueError(f"If {node.name!r}: it has {len(node.outputs)} results, and a branch {len(graph.outputs)}")
+        raise ValueError(
+            f"If {node.name!r}: it has {len(node.outputs)} results, and a branch {len(graph.outputs)}; give all in both"
+        )
     return graph, own
 
 
-def _check(node: Node) -> str | None:
+def problem(node: Node, closed: bool = True) -> str | None:
+    """What is wrong with a node and its graphs, before or after `close`."""
     graphs = [node.get(name) for name in GRAPHS[node.op]]
     if not all(isinstance(graph, Graph) for graph in graphs):
         return "a branch or body that is no graph"
+    own, results = node.get("own"), min(len(graph.outputs) for graph in graphs)
     if node.op == "If":
-        fits, what = len(node.inputs) == 1 and node.get("own") == 0, "branches"
+        first, fits, what = 1, own == 0, "branches"
     else:
-        results = len(graphs[0].outputs)
-        fits, what = 2 <= len(node.inputs) == node.get("own") <= results + 1, f"a body of {results} results"
-    return None if fits else f"{len(node.inputs)} inputs and {what} of {node.get('own')}"
+        first, fits, what = own, isinstance(own, int) and 2 <= own <= results + 1, f"a body of {results} results"
+    if fits and closed:
+        first += sum(len(graph.inputs) - own for graph in graphs)
+    return None if fits and len(node.inputs) == first else f"{len(node.inputs)} inputs and {what} of {own}"
+
+
+def _check(node: Node) -> str | None:
+    return problem(node, closed=False)
 
 
 @valued("If", check=_check)
@@ -80,10 +89,16 @@ def loop(node: Node, most: Any, condition: Any, *values: Any) -> list[np.ndarray
             found.append(result)
         turn += 1
     specs = body.graph.outputs[1 + carried :]
-    return [
-        *state,
-        *(np.stack(found) if found else _nothing(spec) for found, spec in zip(collected, specs, strict=True)),
-    ]
+    return [*state, *(_stacked(node, found, spec) for found, spec in zip(collected, specs, strict=True))]
+
+
+def _stacked(node: Node, found: list[np.ndarray], spec: Spec) -> np.ndarray:
+    shapes = sorted({each.shape for each in found})
+    if len(shapes) > 1:
+        raise ValueError(
+            f"Loop {node.name!r}: turns give {spec.name!r} of shapes {shapes[0]} and {shapes[-1]}; all must be alike"
+        )
+    return np.stack(found) if found else _nothing(spec)
 
 
 def _nothing(spec: Spec) -> np.ndarray:

@@ -69,8 +69,8 @@ def conv(node: Node, x: np.ndarray, w: np.ndarray, bias: Any = None) -> np.ndarr
     if x.dtype.kind == "f" and x.dtype.itemsize < 4:
         wide = [None if array is None else array.astype(np.float32) for array in (x, w, bias)]
         return conv(node, *wide).astype(x.dtype)
-    if x.ndim == 5:
-        return _conv_3d(node, windows, x, w, bias)
+    if x.ndim > 4:
+        return _by_planes(node, windows, x, w, bias)
     pads = tuple(zip(windows.begins, windows.ends, strict=True))
     if min(min(pair) for pair in pads) < 0:
         raise ValueError(f"Conv {node.name!r}: padding {pads} is negative; cut the image first")
@@ -86,12 +86,12 @@ def conv(node: Node, x: np.ndarray, w: np.ndarray, bias: Any = None) -> np.ndarr
     return out if len(windows.kernel) == 2 else out[:, :, 0]
 
 
-def _conv_3d(node: Node, windows: Windows, x: np.ndarray, w: np.ndarray, bias: Any) -> np.ndarray:
-    """A sum over the taps of the first axis of pixels, each a convolution of the other two."""
+def _by_planes(node: Node, windows: Windows, x: np.ndarray, w: np.ndarray, bias: Any) -> np.ndarray:
+    """A sum over the taps of the first axis of pixels, each a convolution of the others."""
     out = np.zeros((x.shape[0], w.shape[0], *windows.outputs), x.dtype)
     if bias is not None:
-        out += bias.reshape(-1, 1, 1, 1)
-    axes = slice(1, 3)
+        out += bias.reshape(-1, *(1,) * (x.ndim - 2))
+    axes = slice(1, None)
     flat = Node(
         "Conv", node.name, [], [],
         {

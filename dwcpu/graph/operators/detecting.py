@@ -17,6 +17,8 @@ __all__: list[str] = []
 
 #: Boxes that are compared at a time with all behind them: as many as an integer has bits.
 _BLOCK = 64
+#: Along an axis of a region.
+_MOST_POINTS = 1 << 22
 #: Boxes at least of a group of those that are apart from all others.
 _GROUP = 128
 
@@ -38,10 +40,14 @@ def non_max_suppression(
     union.
     """
     if boxes.ndim != 3 or boxes.shape[2] != 4 or scores.ndim != 3 or boxes.shape[::2] != (scores.shape[0], 4):
-        raise ValueError(f"NonMaxSuppression {node.name!r}: boxes {boxes.shape} and scores {scores.shape} do not fit")
+        raise ValueError(
+            f"NonMaxSuppression {node.name!r}: boxes are {boxes.shape} and scores {scores.shape}; they must be "
+            f"(images, boxes, 4) and (images, classes, boxes)"
+        )
     if boxes.shape[1] != scores.shape[2]:
         raise ValueError(
-            f"NonMaxSuppression {node.name!r}: there are {boxes.shape[1]} boxes and {scores.shape[2]} scores"
+            f"NonMaxSuppression {node.name!r}: there are {boxes.shape[1]} boxes and {scores.shape[2]} scores; the last "
+            f"axis of the scores must be that of the boxes"
         )
     limit = 0 if most is None else int(one_number(node, "max_output_boxes_per_class", most))
     share = np.float32(0 if overlap is None else one_number(node, "iou_threshold", overlap))
@@ -52,19 +58,21 @@ def non_max_suppression(
     for image in range(scores.shape[0]) if limit > 0 else ():
         corners = _corners(boxes[image], bool(node.get("center_point_box", 0)))
         for kind, each in enumerate(scores[image]):
-            order = np.argsort(-each, kind="stable")
-            if least is not None:
-                order = order[each[order] > least]
+            among = np.arange(each.size) if least is None else np.flatnonzero(each > least)
+            order = among[np.argsort(-each[among], kind="stable")]
             kept = order[_kept(corners[:, order], share)][:limit]
             found.append(np.stack([np.full(kept.size, image), np.full(kept.size, kind), kept], 1))
     return np.concatenate(found).astype(np.int64)
 
 
 def _corners(boxes: np.ndarray, centred: bool) -> np.ndarray:
-    """Least and largest coordinates, (4, B): of both axes the least, then of both the largest."""
+    """Least and largest coordinates, (4, B): of both axes the least, then of both the largest.
+
+    Of boxes with a centre and a negative size they stay the wrong way round, and overlap nothing.
+    """
     first, second = boxes[:, :2].T, boxes[:, 2:].T
     if centred:
-        first, second = first - second / 2, first + second / 2
+        return np.concatenate([first - second / 2, first + second / 2])
     return np.concatenate([np.minimum(first, second), np.maximum(first, second)])
 
 
@@ -114,10 +122,10 @@ def _overlap(one: np.ndarray, two: np.ndarray, share: np.float32) -> np.ndarray:
     apart = one[:, :, None]
     inner, other = np.minimum(apart[2], two[2]), np.maximum(apart[0], two[0])
     inner -= other
-    np.maximum(inner, 0, out=inner)  # of one axis: where both are below zero the product must not be above
+    np.maximum(inner, 0, out=inner)
     height = np.minimum(apart[3], two[3])
     height -= np.maximum(apart[1], two[1], out=other)
-    inner *= height
+    inner *= np.maximum(height, 0, out=height)
     areas = [(each[2] - each[0]) * (each[3] - each[1]) for each in (apart, two)]
     union = np.add(areas[0], areas[1], out=other)
     union -= inner
@@ -125,7 +133,12 @@ def _overlap(one: np.ndarray, two: np.ndarray, share: np.float32) -> np.ndarray:
     return inner > share
 
 
+_HALF, _WHOLE = "half_pixel", "output_half_pixel"
+
+
 def _check_align(node: Node) -> str | None:
+    if node.get("coordinate_transformation_mode", _HALF) not in (_HALF, _WHOLE):
+        return f"coordinate_transformation_mode={node.get('coordinate_transformation_mode')}"
     return f"mode={node.get('mode')}" if node.get("mode", "avg") != "avg" else None
 
 
@@ -137,48 +150,53 @@ def roi_align(node: Node, x: np.ndarray, regions: np.ndarray, images: np.ndarray
     """
     if x.ndim != 4 or regions.ndim != 2 or regions.shape[1] != 4 or images.shape != regions.shape[:1]:
         raise ValueError(
-            f"RoiAlign {node.name!r}: images {x.shape}, regions {regions.shape} and numbers {images.shape} do not fit"
+            f"RoiAlign {node.name!r}: images are {x.shape}, regions {regions.shape} and batch_indices {images.shape}; "
+            f"they must be (N, C, H, W), (regions, 4) and (regions,)"
         )
     if images.size and not 0 <= images.min() <= images.max() < x.shape[0]:
         raise ValueError(
-            f"RoiAlign {node.name!r}: numbers are of {x.shape[0]} images: {images.min()} to {images.max()}"
+            f"RoiAlign {node.name!r}: batch_indices are {images.min()} to {images.max()}; of {x.shape[0]} images they "
+            f"must be 0 to {x.shape[0] - 1}"
         )
     cells = int(node.get("output_height", 1)), int(node.get("output_width", 1))
-    scale, samples = np.float32(node.get("spatial_scale", 1.0)), int(node.get("sampling_ratio", 0))
-    half = node.get("coordinate_transformation_mode", "half_pixel") == "half_pixel"
-    shape = (regions.shape[0], *cells, x.shape[1])
-    check_size(shape, x.dtype)
-    out, pixels = np.zeros(shape, x.dtype), np.ascontiguousarray(np.moveaxis(x, 1, -1))
-    corners = regions.astype(np.float32) * scale - np.float32(0.5 if half else 0)
+    shape, wide = (regions.shape[0], *cells, x.shape[1]), np.result_type(x.dtype, np.float32)
+    check_size(shape, wide)
+    out, channels_last = np.zeros(shape, wide), np.ascontiguousarray(np.moveaxis(x, 1, -1), wide)
+    half = node.get("coordinate_transformation_mode", _HALF) == _HALF
+    corners = regions.astype(wide) * wide.type(node.get("spatial_scale", 1.0)) - wide.type(0.5 if half else 0)
+    if not np.isfinite(corners).all():
+        raise ValueError(f"RoiAlign {node.name!r}: regions have NaN or infinities; all of them must be numbers")
     for at, (left, top, right, bottom) in enumerate(corners):
-        first, rows = _cells(top, bottom, cells[0], x.shape[2], samples, half)
-        begin, columns = _cells(left, right, cells[1], x.shape[3], samples, half)
-        part = pixels[images[at], first : first + rows.shape[1], begin : begin + columns.shape[1]]
+        first, rows = _cells(node, top, bottom, cells[0], x.shape[2], half)
+        begin, columns = _cells(node, left, right, cells[1], x.shape[3], half)
+        part = channels_last[images[at], first : first + rows.shape[1], begin : begin + columns.shape[1]]
         if part.size:
             between = rows @ part.reshape(rows.shape[1], -1)
             np.matmul(columns, between.reshape(cells[0], columns.shape[1], -1), out=out[at])
-    return np.moveaxis(out, -1, 1)
+    return np.moveaxis(out, -1, 1).astype(x.dtype, copy=False)
 
 
-def _cells(
-    begin: np.float32, end: np.float32, count: int, size: int, samples: int, half: bool
-) -> tuple[int, np.ndarray]:
+def _cells(node: Node, begin: Any, end: Any, count: int, size: int, half: bool) -> tuple[int, np.ndarray]:
     """The weights (count, pixels) of the pixels of an axis in each cell between two places, and the first of these."""
-    length = end - begin if half else max(end - begin, np.float32(1))
-    each = length / np.float32(count)
+    number, samples = type(begin), int(node.get("sampling_ratio", 0))
+    length = end - begin if half else max(end - begin, number(1))
+    each = length / number(count)
     points = samples if samples > 0 else max(int(np.ceil(each)), 0)
-    step = (np.arange(points, dtype=np.float32) + np.float32(0.5)) * each / np.float32(max(points, 1))
-    places = (begin + np.arange(count, dtype=np.float32)[:, None] * each + step).reshape(-1)
-    inside = (places >= -1) & (places <= size)  # others count as zero
-    if not inside.any():
-        return 0, np.zeros((count, 0), np.float32)
-    places = np.clip(places, 0, size - 1)
+    if count * points > _MOST_POINTS:
+        raise ValueError(
+            f"RoiAlign {node.name!r}: a region of {length:.0f} pixels has {count * points} points along an axis; "
+            f"{_MOST_POINTS} is the limit; regions must be about as large as the image, which has {size} pixels"
+        )
+    step = (np.arange(points, dtype=number) + number(0.5)) * each / number(max(points, 1))
+    places = (begin + np.arange(count, dtype=number)[:, None] * each + step).reshape(-1)
+    inside = np.flatnonzero((places >= -1) & (places <= size))  # others count as zero
+    if not inside.size:
+        return 0, np.zeros((count, 0), number)
+    places = np.clip(places[inside], 0, size - 1)
     low = places.astype(np.int64)
     high = np.minimum(low + 1, size - 1)
-    first, last = low[inside].min(), high[inside].max()
-    weights = np.zeros((places.size, last + 1 - first), np.float32)
-    numbers = np.flatnonzero(inside)
-    places, low, high = places[inside], low[inside], high[inside]
-    weights[numbers, low - first] = 1 - (places - low)
-    weights[numbers, high - first] += places - low
-    return int(first), weights.reshape(count, points, last + 1 - first).mean(1)
+    first = low.min()
+    weights = np.zeros((count, high.max() + 1 - first), number)
+    np.add.at(weights, (inside // points, low - first), 1 - (places - low))
+    np.add.at(weights, (inside // points, high - first), places - low)
+    return int(first), weights / number(points)

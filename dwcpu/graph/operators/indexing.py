@@ -156,6 +156,10 @@ def one_hot(node: Node, indices: np.ndarray, depth: np.ndarray, values: np.ndarr
     return np.where(np.expand_dims(number, axis) == steps, values[1], values[0])
 
 
+#: Elements of a line from which on those that are wanted are found before they are sorted.
+_LONG = 1024
+
+
 def _first(line: np.ndarray, count: int, largest: bool) -> np.ndarray:
     """Numbers of the `count` largest or smallest elements, of equal ones the first; NaN is larger than all others.
 
@@ -168,10 +172,15 @@ def _first(line: np.ndarray, count: int, largest: bool) -> np.ndarray:
         beyond = line > last if largest else line < last
         numbers = np.flatnonzero(beyond)
         equal = np.flatnonzero(line == last)[: count - numbers.size]
-        return np.concatenate([numbers[_first(line[numbers], numbers.size, largest)], equal])
+        return np.concatenate([numbers[_sorted(line[numbers], largest)], equal])
+    return _sorted(line, largest)[:count]
+
+
+def _sorted(lines: np.ndarray, largest: bool) -> np.ndarray:
+    """Numbers of the elements of each line in order."""
     if largest:
-        return size - 1 - np.argsort(line[::-1], kind="stable")[::-1][:count]
-    return np.argsort(line, kind="stable")[:count]
+        return lines.shape[-1] - 1 - np.argsort(lines[..., ::-1], kind="stable")[..., ::-1]
+    return np.argsort(lines, kind="stable")
 
 
 @general("TopK", shaping=(1,))
@@ -179,11 +188,16 @@ def top_k(node: Node, x: np.ndarray, k: np.ndarray) -> tuple[np.ndarray, np.ndar
     """The largest or smallest elements along an axis, in order, of equal ones the first; and where they were."""
     axis, count = axis_of(node, x, -1), int(one_number(node, "k", k))
     if not 0 <= count <= x.shape[axis]:
-        raise ValueError(f"TopK {node.name!r}: k is {count}; of an axis of {x.shape[axis]} it must be 0 to that")
-    lines = np.moveaxis(x, axis, -1)
-    order = np.empty((*lines.shape[:-1], count), np.int64)
-    for place in np.ndindex(*lines.shape[:-1]):
-        order[place] = _first(lines[place], count, bool(node.get("largest", 1)))
+        raise ValueError(
+            f"TopK {node.name!r}: k is {count}; of an axis of {x.shape[axis]} it must be 0 to {x.shape[axis]}"
+        )
+    lines, largest = np.moveaxis(x, axis, -1), bool(node.get("largest", 1))
+    if lines.shape[-1] < _LONG:
+        order = _sorted(lines, largest)[..., :count]
+    else:
+        order = np.empty((*lines.shape[:-1], count), np.int64)
+        for place in np.ndindex(*lines.shape[:-1]):
+            order[place] = _first(lines[place], count, largest)
     order = np.moveaxis(order, -1, axis)
     return np.take_along_axis(x, order, axis), order.astype(np.int64)
 

@@ -287,6 +287,8 @@ def pad(node: Node, arrays: Arrays, outs: Arrays) -> None:
 
 def blocks_of(node: Node, x: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
     """A view of what DepthToSpace and SpaceToDepth give, with an axis for every factor; and the result's shape."""
+    if x.ndim != 4:
+        raise ValueError(f"{node.op} {node.name!r}: the tensor is of shape {x.shape}; it must be (N, C, H, W)")
     batch, channels, height, width = x.shape
     b = int(node.get("blocksize"))
     if node.op == "SpaceToDepth":

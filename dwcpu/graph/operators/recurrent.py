@@ -48,7 +48,7 @@ def _check(node: Node) -> str | None:
     if node.get("direction", "forward") not in _DIRECTIONS:
         return f"direction={node.get('direction')}"
     names, count = _activations(node), len(_KINDS[node.op][1])
-    alike = names in (names[:count], 2 * names[:count])  # a loop computes both directions at once
+    alike = len(names) >= count and names in (names[:count], 2 * names[:count])  # both directions go on at once
     return None if alike and {*names} <= _FUNCTIONS.keys() else f"activations={node.get('activations')}"
 
 
@@ -59,7 +59,8 @@ def recurrent(
 ) -> tuple[np.ndarray, ...]:  # fmt: skip
     """States at every step (T, directions, N, H), and the last ones (directions, N, H) of sequences (T, N, I).
 
-    With the attribute `layout` 1 batches are the first axis of all of them.
+    With the attribute `layout` 1 batches are the first axis of all of them. The last states of a sequence without steps
+    are those that it begins with.
     """
     gates, _ = _KINDS[node.op]
     signs, first = _DIRECTIONS[node.get("direction", "forward")], bool(node.get("layout", 0))
@@ -81,28 +82,39 @@ def recurrent(
     ):  # fmt: skip
         if each is not None and each.shape != shape:
             raise ValueError(f"{node.op} {node.name!r}: {what} is of shape {each.shape}; it must be {shape}")
+    if lengths is not None and lengths.size and not 0 <= lengths.min() <= lengths.max() <= steps:
+        raise ValueError(
+            f"{node.op} {node.name!r}: sequence_lens are {lengths.min()} to {lengths.max()}; they must be 0 to the "
+            f"{steps} steps that there are"
+        )
     x, w, r = (each.astype(wide, copy=False) for each in (x, w, r))
     cell = _Cell(node, r.swapaxes(1, 2), bias, peepholes)
-    products = np.matmul(x.reshape(steps * batch, -1), w.swapaxes(1, 2)) + cell.before  # of all steps
-    inputs = products.reshape(sides, steps, batch, -1)
+    products = np.matmul(x.reshape(steps * batch, x.shape[2]), w.swapaxes(1, 2)) + cell.before  # of all steps
+    inputs = _in_turn(products.reshape(sides, steps, batch, gates * size).swapaxes(0, 1), signs)
+    goes_on = None
+    if lengths is not None:  # what has ended, or not begun from its end, stays as it is
+        goes_on = np.arange(steps)[:, None, None, None] < np.tile(lengths.reshape(-1, 1), (1, sides, 1, 1))
+        goes_on = _in_turn(goes_on, signs)
     state = [np.zeros((sides, batch, size), wide) if each is None else each.astype(wide) for each in (h, c)]
     states = np.zeros((steps, sides, batch, size), wide)
     step = cell.step
     for at in range(steps):
-        places = [at if sign > 0 else steps - 1 - at for sign in signs]
-        after = step(np.stack([inputs[side, place] for side, place in enumerate(places)]), *state)
-        if lengths is not None:  # what has ended, or not begun from its end, stays as it is
-            goes_on = np.array([place < lengths for place in places])[..., None]
-            shown = np.where(goes_on, after[0], 0)
-            state = [np.where(goes_on, new, old) for new, old in zip(after, state, strict=True)]
+        after = step(inputs[at], *state)
+        if goes_on is None:
+            states[at], state = after[0], after
         else:
-            shown, state = after[0], after
-        for side, place in enumerate(places):
-            states[place, side] = shown[side]
+            states[at] = np.where(goes_on[at], after[0], 0)
+            state = [np.where(goes_on[at], new, old) for new, old in zip(after, state, strict=True)]
+    states = _in_turn(states, signs)
     results = [states, *state[: 2 if node.op == "LSTM" else 1]]
     if first:
         results = [np.moveaxis(states, 2, 0), *(each.swapaxes(0, 1) for each in results[1:])]
     return tuple(each.astype(dtype, copy=False) for each in results)
+
+
+def _in_turn(array: np.ndarray, signs: tuple[int, ...]) -> np.ndarray:
+    """Steps (T, directions, …) of each direction in the order in which it takes them; or back."""
+    return np.stack([array[::sign, side] for side, sign in enumerate(signs)], 1)
 
 
 class _Cell:

@@ -136,7 +136,10 @@ def check_size(shape: tuple[int, ...], dtype: Any) -> None:
     """
     size = prod(shape) * np.dtype(dtype).itemsize
     if size > _MOST_BYTES or min(shape, default=0) < 0:
-        raise ValueError(f"a tensor of shape {tuple(shape)} takes {size} bytes; {_MOST_BYTES} is the limit")
+        what = (
+            f"takes {size} bytes; {_MOST_BYTES} is the limit" if size > _MOST_BYTES else "cannot be; sizes start at 0"
+        )
+        raise ValueError(f"a tensor of shape {tuple(shape)} {what}")
 
 
 def like(x: np.ndarray, shape: tuple[int, ...] | None = None, dtype: Any = None) -> np.ndarray:

@@ -213,6 +213,8 @@ def _absorbed(graph: Graph, before: Node, node: Node, index: int, clamp: Node | 
     total = into(bias + shift, weights.dtype)
     if made is None or total is None:
         return False
+    if clamp is not None and not (np.isfinite(made).all() and np.isfinite(total).all()):
+        return False  # it would have hidden infinities, and would not hide what becomes of them
     if factor is not None:
         before.inputs[1] = _keep(graph, f"{before.name}.weights", made)
     before.inputs += [""] * (3 - len(before.inputs))
