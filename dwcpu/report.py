@@ -17,7 +17,7 @@ LEGEND = {
     "products": "of matrices that are both computed",
     "transposed": "a transposed convolution",
     "numpy": "no kernel of ours, NumPy does it",
-    "values": "shapes depend on values, so NumPy does it node by node",
+    "values": "shapes depend on values: computed node by node, when these are known",
 }
 
 

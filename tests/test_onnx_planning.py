@@ -548,7 +548,9 @@ def test_there_may_be_four_axes_of_pixels() -> None:
     content = model("g (float[n, 2, a, b, c, d] x) => (float[n, e, f, g, h, i] y) { y = Conv (x, w, b) }", w=w, b=b)
     windows = np.lib.stride_tricks.sliding_window_view(x[0], w.shape[2:], (1, 2, 3, 4))
     wanted = np.einsum("cabdeijkl,ocijkl->oabde", windows, w) + b.reshape(-1, 1, 1, 1, 1)
-    np.testing.assert_allclose(dwcpu.load_onnx(content)(x)[0], wanted, atol=1e-5)
+    made = dwcpu.load_onnx(content)
+    np.testing.assert_allclose(made(x)[0], wanted, atol=1e-5)
+    assert made.explain(x.shape).rows[0].flops == 2 * wanted.size * w[0].size
 
 
 @pytest.mark.parametrize("flat", [0, 1, 2])

@@ -75,6 +75,13 @@ def test_types_that_have_few_digits_are_computed_with_more() -> None:
     np.testing.assert_allclose(found, wanted, atol=5e-3)
 
 
+def test_their_work_is_counted() -> None:
+    nodes, constants = network("LSTM", "b", direction="bidirectional")
+    model = dwcpu.load_onnx(write(nodes, {"x": random(STEPS, BATCH, INPUTS)}, constants, ["y"], 18))
+    [row] = model.explain((STEPS, BATCH, INPUTS)).rows
+    assert (row.kernel, row.flops) == ("numpy", 2 * STEPS * BATCH * 2 * 4 * SIZE * (INPUTS + SIZE))
+
+
 @pytest.mark.parametrize("op", GATES)
 @pytest.mark.parametrize(("steps", "batch"), [(0, 3), (7, 0)])
 def test_there_may_be_no_steps_and_no_sequences(op, steps, batch) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -57,11 +58,16 @@ class Runner:
         for name, at in last.items():
             self._over[at].append(name)
 
-    def __call__(self, given: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """The outputs, of these inputs."""
+    def __call__(
+        self, given: Mapping[str, np.ndarray], told: Callable[[Node, list[Any], list[Any], float], object] | None = None
+    ) -> list[np.ndarray]:
+        """The outputs, of these inputs; ``told(node, operands, results, seconds)`` is called after each node."""
         values: dict[str, Any] = {"": None, **self.graph.constants, **given}
         for node, over in zip(self.graph.nodes, self._over, strict=True):
-            results = compute(node, [values[name] for name in node.inputs])
+            operands, begin = [values[name] for name in node.inputs], perf_counter()
+            results = compute(node, operands)
+            if told is not None:
+                told(node, operands, results, perf_counter() - begin)
             for name, result in zip(node.outputs, results, strict=False):
                 if name:
                     values[name] = np.asarray(result)

@@ -384,11 +384,11 @@ class Model:
         threads, last = self._count(num_threads), self._channels_last(layout)
         given = self._zeros(x_shape)
         plan = self._planned(given, last, threads)
+        title = f"{self.name}, input {', '.join('x'.join(map(str, array.shape)) or 'a number' for array in given)}"
         if plan is None:
-            return self._divided(given, last).explain([layouts.logical(array, last) for array in given], threads)
-        shapes = ", ".join("x".join(map(str, array.shape)) for array in given)
+            return self._divided(given, last).explain(title, [layouts.logical(array, last) for array in given], threads)
         memory = plan.pipeline.arena_bytes, plan.pipeline.value_bytes
-        return Report(f"{self.name}, input {shapes}", tuple(entry.row for entry in plan.entries), memory=memory)
+        return Report(title, tuple(entry.row for entry in plan.entries), memory=memory)
 
     def _planned(self, given: list[np.ndarray], last: bool, threads: int) -> Plan | None:
         """The plan for inputs like these, with all that it needs; None if only a part of the graph can be planned."""
@@ -397,11 +397,6 @@ class Model:
         if plan is None and not all(array.size for array in given):
             raise ValueError(
                 f"{self.name}: an input has no elements; there is nothing to plan for it; give sizes of at least 1"
-            )
-        if plan is None and self._divided(given, last).early is None:
-            raise ValueError(
-                f"{self.name}: shapes within the network depend on the values of its inputs; only plans can be "
-                f"explained, and there can be none; call the model instead"
             )
         return plan
 
@@ -450,8 +445,11 @@ class Model:
         runs = normalise_int(runs, "runs", "profile")
         given, last, threads = self._given(args, named), self._channels_last(layout), self._count(num_threads)
         plan = self._planned(given, last, threads)
+        shapes = ", ".join("x".join(map(str, array.shape)) or "a number" for array in given)
+        title = f"{self.name}, input {shapes}, {threads} thread{'s' * (threads != 1)}, median of {runs} runs"
         if plan is None:
-            return self._divided(given, last).profile([layouts.logical(array, last) for array in given], threads, runs)
+            inputs = [layouts.logical(array, last) for array in given]
+            return self._divided(given, last).profile(title, inputs, threads, runs)
         times: list[list[float]] = [[] for _ in plan.entries]
         for run in range(runs + 1):
             bases, _ = self._memory(plan, given, last)
@@ -460,8 +458,6 @@ class Model:
         peak = runtime.fma_peak(np.float32, threads)
         pairs = zip(plan.entries, times, strict=True)
         rows = [entry.row.timed(median(all_runs), peak) for entry, all_runs in pairs]
-        shapes = ", ".join("x".join(map(str, array.shape)) for array in given)
-        title = f"{self.name}, input {shapes}, {threads} thread{'s' * (threads != 1)}, median of {runs} runs"
         return Report(title, tuple(rows), peak)
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import median
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from ..report import LayerRow, Report
 from .eager import Runner
 from .ir import Graph, Node, Spec
 from .planner import Dynamic, Planner
+from .work import flops
 
 __all__ = ["Parts", "divide"]
 
@@ -52,29 +52,37 @@ class Parts:
             values |= zip((spec.name for spec in self.early.outputs), made, strict=True)
         return values
 
-    def explain(self, inputs: Sequence[np.ndarray], threads: int) -> Report:
-        """As `Model.explain`, with one row for the second part."""
-        shapes = {spec.name: array.shape for spec, array in zip(self.early.inputs, inputs, strict=True)}
-        return self._with_row(self.early.explain(shapes, threads), self._row)
+    def explain(self, title: str, inputs: Sequence[np.ndarray], threads: int) -> Report:
+        """As `Model.explain`; of nodes of the second part nothing is known but their names."""
+        report = Report(title, ())
+        if self.early is not None:
+            shapes = {spec.name: array.shape for spec, array in zip(self.early.inputs, inputs, strict=True)}
+            report = replace(self.early.explain(shapes, threads), title=title)
+        rows = [LayerRow(node.name, _KERNEL, (), (), 0, 0) for node in self._late.graph.nodes]
+        return replace(report, rows=(*report.rows, *rows))
 
-    def profile(self, inputs: Sequence[np.ndarray], threads: int, runs: int) -> Report:
-        """As `Model.profile`, with one row for the second part."""
-        report, values = self.early.profile(*inputs, num_threads=threads, runs=runs), self.between(inputs, threads)
-        times = []
-        for _ in range(runs + 1):
-            with runtime.num_threads(threads):
-                before = perf_counter()
-                self._late(values)
-                times.append(perf_counter() - before)
-        return self._with_row(report, self._row.timed(median(times[1:]), report.peak))
+    def profile(self, title: str, inputs: Sequence[np.ndarray], threads: int, runs: int) -> Report:
+        """As `Model.profile`."""
+        report = Report(title, (), runtime.fma_peak(np.float32, threads))
+        if self.early is not None:
+            report = replace(self.early.profile(*inputs, num_threads=threads, runs=runs), title=title)
+        values, seen = self.between(inputs, threads), []
 
-    @property
-    def _row(self) -> LayerRow:
-        return LayerRow(f"{len(self._late.graph.nodes)} nodes", "values", (), (), 0, 0)
+        def told(node: Node, operands: list[Any], results: list[Any], seconds: float) -> None:
+            before, after = (np.shape(some[0]) if some and some[0] is not None else () for some in (operands, results))
+            seen.append((LayerRow(node.name, _KERNEL, before, after, flops(node, operands, results), 0), seconds))
 
-    @staticmethod
-    def _with_row(report: Report, row: LayerRow) -> Report:
-        return replace(report, rows=(*report.rows, row))
+        with runtime.num_threads(threads):
+            for _ in range(runs + 1):
+                self._late(values, told)
+        count = len(self._late.graph.nodes)  # the first of so many runs warms up
+        times = (median(seconds for _, seconds in seen[count + at :: count]) for at in range(count))
+        rows = [row.timed(each, report.peak) for (row, _), each in zip(seen[:count], times, strict=True)]
+        return replace(report, rows=(*report.rows, *rows))
+
+
+#: What the table says of nodes of the second part.
+_KERNEL = "values"
 
 
 def divide(graph: Graph, inputs: Sequence[np.ndarray], lowerings: Mapping[str, Any]) -> tuple[Graph | None, Graph]:

@@ -22,6 +22,7 @@ from ..pipeline import Node as Operation
 from ..report import LayerRow
 from .ir import Graph, Node
 from .operators import OPERATORS, Operator, check_size
+from .work import flops
 
 __all__ = ["Dynamic", "Plan", "Planner", "Symbol", "is_channel_last", "make_plan", "same_order"]
 
@@ -494,12 +495,13 @@ class Planner:
 
     def _described(self, node: Node, operands: list[Operand], results: Sequence[Operand]) -> Entry:
         shapes = [each.shape for each in self._arrays([*operands[:1], *list(results)[:1]]) if each is not None]
+        computed = [each.array for each in results if isinstance(each, Symbol)]
         in_shape, out_shape = (shapes[0], shapes[-1]) if shapes else ((), ())
         layers = tuple(self._row.get("layers", ()))
         kernel = self._row.get("kernel") or "shape"
         touched = sum(each.array.nbytes for each in (*operands, *results) if isinstance(each, Symbol))
-        flops = self._row.get("flops") or sum(each.array.size for each in results if isinstance(each, Symbol))
-        return Entry(node.name, in_shape, out_shape, kernel, flops, touched, layers, self.threads)
+        work = self._row.get("flops") or flops(node, self._arrays(operands), computed)
+        return Entry(node.name, in_shape, out_shape, kernel, work, touched, layers, self.threads)
 
     # --- inputs and outputs -------------------------------------------------------------------------------------------
 
