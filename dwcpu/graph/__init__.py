@@ -15,6 +15,7 @@ operators/          what every operator computes, on NumPy arrays
 layouts.py          images with their channels first or last
 parts.py            graphs in which shapes depend on values: what can be planned, and the rest
 eager.py            running that rest node by node
+work.py             how much there is to compute
 store.py            the file format of `Model.save`
 errors.py           `UnsupportedOperator`
 ==================  ===================================================================================
