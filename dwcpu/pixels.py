@@ -357,11 +357,15 @@ def resize(
     return made("resize", dtype, x_shape, out_shape, batch * outputs[0], fields, (numbers, weights), scratch=scratch)
 
 
-def boxes(begins: np.ndarray, count: int, share: float) -> PixelKernel | None:
-    """Which of `count` boxes go that others of their group overlap: see `boxes.pxi`. Groups begin at `begins`."""
+def boxes(begins: np.ndarray, count: int, share: float, most: int) -> PixelKernel | None:
+    """Which of `count` boxes go that others of their group overlap: see `boxes.pxi`.
+
+    Groups begin at `begins`. Of each `most` stay.
+    """
     table = np.append(begins, count).astype(np.int64)
-    fields = {"in_channels": count, "weights": table.ctypes.data, "alpha": share}
-    flops = int((np.diff(table) ** 2).sum()) * 8
+    fields = {"in_channels": count, "out_channels": most, "weights": table.ctypes.data, "alpha": share}
+    sizes = np.diff(table)
+    flops = int((sizes * np.minimum(sizes, most)).sum()) * 8
     return made("boxes", _FLOAT32, (4, count), (count,), begins.size, fields, table, flops=flops)
 
 

@@ -287,9 +287,10 @@ def test_squares_of_all_pixels_and_their_roots(channels, dtype) -> None:
         np.testing.assert_allclose(out, wanted.astype(dtype), rtol=1e-6 if dtype == np.float32 else 1e-15)
 
 
+@pytest.mark.parametrize("most", [1, 9, 1000])
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
 @pytest.mark.parametrize("sizes", [[1], [5, 1, 30], [200], [15, 16, 17, 64, 3]], ids=str)
-def test_boxes_go_that_better_ones_of_their_group_overlap(sizes, share) -> None:
+def test_boxes_go_that_better_ones_of_their_group_overlap(sizes, share, most) -> None:
     count = sum(sizes)
     corner = np.abs(random(2, count, dtype=np.dtype(np.float32))) * 3
     x = np.concatenate([corner, corner + np.abs(random(2, count, dtype=np.dtype(np.float32)))])
@@ -299,10 +300,10 @@ def test_boxes_go_that_better_ones_of_their_group_overlap(sizes, share) -> None:
         x[1, 3], x[2, 4], x[3, 6] = np.nan, np.inf, -np.inf
     begins = np.cumsum([0, *sizes[:-1]])
     out = np.empty(count, np.float32)
-    run(pixels.boxes(begins, count, share), x, out)
+    run(pixels.boxes(begins, count, share, most), x, out)
     with np.errstate(invalid="ignore"):
         groups = np.split(np.arange(count), begins[1:])
-        stay = [each[detecting._greedy(x[:, each], np.float32(share))] for each in groups]
+        stay = [each[detecting._greedy(x[:, each], np.float32(share))[:most]] for each in groups]
     np.testing.assert_array_equal(np.flatnonzero(out == 0), np.concatenate(stay))
     assert set(out) <= {0, 1}
 

@@ -1,9 +1,10 @@
 # Boxes of groups: of each group, in order, those go that one before them which stays overlaps too much.
 #
 # Assumes: x holds four rows of plan.in_channels coordinates (least of both axes, then largest), plan.weights points to
-# where groups begin, and one more number; plan.alpha is the share of their union that two may have in common. Rows of the
-# grid are groups; there is one block. Guarantees: out is 1 for boxes that go and 0 for others, by the operations of
-# `_overlap` in graph/operators/detecting.py, in the same order. A group of a few hundred boxes stays in L1.
+# where groups begin, and one more number; plan.alpha is the share of their union that two may have in common, and
+# plan.out_channels of each group stay at most. Rows of the grid are groups; there is one block.
+# Guarantees: out is 1 for boxes that go and 0 for others, by the operations of `_overlap` in graph/operators/detecting.py,
+# in the same order. A group of a few hundred boxes stays in L1.
 
 
 cdef void boxes(
@@ -11,14 +12,18 @@ cdef void boxes(
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
 ) noexcept nogil:
     cdef const i64 *groups = <const i64 *> plan.weights
-    cdef i64 row = plan.in_channels, begin, end, one, at
+    cdef i64 row = plan.in_channels, begin, end, one, at, kept
     cdef vec share = v_splat(<real> plan.alpha)
     while row_begin < row_end:
         begin, end = groups[row_begin], groups[row_begin + 1]
         for at in range(begin, end):
             out[at] = 0
+        kept = 0
         for one in range(begin, end):
-            if out[one] == 0:
+            if out[one] == 0 and kept == plan.out_channels:
+                out[one] = 1
+            elif out[one] == 0:
+                kept += 1
                 overlapped(x + one, row, end - one - 1, share, x + one + 1, out + one + 1)
         row_begin += 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -54,15 +55,15 @@ def non_max_suppression(
     if not 0 <= share <= 1:
         raise ValueError(f"NonMaxSuppression {node.name!r}: iou_threshold is {share}; it must be from 0 to 1")
     least = None if score is None else one_number(node, "score_threshold", score)
-    found = [np.zeros((0, 3), np.int64)]
-    for image in range(scores.shape[0]) if limit > 0 else ():
-        corners = _corners(boxes[image], bool(node.get("center_point_box", 0)))
-        for kind, each in enumerate(scores[image]):
-            among = np.arange(each.size) if least is None else np.flatnonzero(each > least)
-            order = among[np.argsort(-each[among], kind="stable")]
-            kept = order[_kept(corners[:, order], share)][:limit]
-            found.append(np.stack([np.full(kept.size, image), np.full(kept.size, kind), kept], 1))
-    return np.concatenate(found).astype(np.int64)
+    if limit < 1:
+        return np.zeros((0, 3), np.int64)
+    candidates = np.ones(scores.shape, bool) if least is None else scores > least
+    values, places = scores[candidates], np.array(np.nonzero(candidates))
+    begins = np.flatnonzero(np.append(True, np.diff(places[:2]).any(0))[: values.size])
+    for begin, end in pairwise((*begins, values.size)):  # of each class in order
+        places[2, begin:end] = places[2, begin:end][np.argsort(-values[begin:end], kind="stable")]
+    corners = np.stack([_corners(each, bool(node.get("center_point_box", 0))) for each in boxes], 1)
+    return places[:, _kept(corners[:, places[0], places[2]], begins, share, limit)].T.copy()
 
 
 def _corners(boxes: np.ndarray, centred: bool) -> np.ndarray:
@@ -76,28 +77,43 @@ def _corners(boxes: np.ndarray, centred: bool) -> np.ndarray:
     return np.concatenate([np.minimum(first, second), np.maximum(first, second)])
 
 
-def _kept(corners: np.ndarray, share: np.float32) -> np.ndarray:
-    """Of boxes (4, B) in order of their scores the numbers of those that stay.
+def _kept(corners: np.ndarray, begins: np.ndarray, share: np.float32, most: int) -> np.ndarray:
+    """Of boxes (4, B) the numbers of those that stay; groups of them begin at `begins`, in order of their scores.
 
-    Boxes that a line without any box on it separates cannot overlap, so groups are compared, each among themselves.
-    Networks move the boxes of each class apart from the others, to suppress those of all at once.
+    At most `most` of each group.
     """
     count = corners.shape[1]
-    along = np.argsort(corners[0], kind="stable")
-    reach = np.maximum.accumulate(corners[2, along])
-    begins = np.flatnonzero(np.append(True, corners[0, along[1:]] >= reach[:-1])[:count])
-    group = np.empty(count, np.int64)
-    group[along] = np.repeat(begins // _GROUP, np.diff(np.append(begins, count)))
-    members = np.argsort(group, kind="stable")
-    begins = np.flatnonzero(np.append(True, np.diff(group[members]))[:count])
-    kernel = pixels.boxes(begins, count, float(share)) if count and corners.dtype == np.float32 else None
+    members = np.arange(count)
+    whole = begins.size == 1 and count > _GROUP
+    if whole:
+        members, begins = _apart(corners)
+    most = min(most, count)
+    kernel = pixels.boxes(begins, count, float(share), most) if count and corners.dtype == np.float32 else None
     if kernel is not None:
         gone, given = np.empty(count, np.float32), np.ascontiguousarray(corners[:, members])
         threads = runtime.get_num_threads()
         chain([Operation(kernel, gone.shape)], given.shape, given.dtype, threads).run(given, None, gone)
-        return np.sort(members[gone == 0])
-    kept = [each[_greedy(corners[:, each], share)] for each in np.split(members, begins[1:])]
-    return np.sort(np.concatenate(kept))
+        stay = members[gone == 0]
+    else:
+        groups = np.split(members, begins[1:])
+        stay = np.concatenate([each[_greedy(corners[:, each], share)[:most]] for each in groups])
+    return np.sort(stay)[:most] if whole else np.sort(stay)
+
+
+def _apart(corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of boxes (4, B) in groups that cannot overlap each other, and where groups begin.
+
+    A line without any box on it separates them. Networks move the boxes of each class apart from the others, to
+    suppress those of all at once.
+    """
+    count = corners.shape[1]
+    along = np.argsort(corners[0], kind="stable")
+    reach = np.maximum.accumulate(corners[2, along])
+    begins = np.flatnonzero(np.append(True, corners[0, along[1:]] >= reach[:-1]))
+    group = np.empty(count, np.int64)
+    group[along] = np.repeat(begins // _GROUP, np.diff(np.append(begins, count)))
+    members = np.argsort(group, kind="stable")
+    return members, np.flatnonzero(np.append(True, np.diff(group[members])))
 
 
 def _greedy(corners: np.ndarray, share: np.float32) -> np.ndarray:
