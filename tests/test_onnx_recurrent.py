@@ -95,8 +95,8 @@ def test_there_may_be_no_steps_and_no_sequences(op, steps, batch) -> None:
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"w": random(1, 16, 6)}, "do not fit"),
-        ({"r": random(1, 12, 4)}, "are not those of 4 gates"),
+        ({"w": random(1, 16, 6)}, r"W \(1, 16, 6\) and R .*; they must be \(T, N, I\), \(1, 4 \* H, I\)"),
+        ({"r": random(1, 12, 4)}, r"R \(1, 12, 4\); they must be"),
         ({"b": random(1, 16)}, r"bias is of shape \(1, 16\); it must be \(1, 32\)"),
         ({"l": np.array([3, 8, 1], np.int32)}, "sequence_lens are 1 to 8; they must be 0 to the 7 steps"),
         ({"l": np.array([3], np.int32)}, r"sequence_lens is of shape \(1,\); it must be \(3,\)"),

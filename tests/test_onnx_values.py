@@ -197,6 +197,24 @@ def test_what_shapes_decide_is_planned(height) -> None:
     assert ("pointwise" if height == 1 else "conv") in kernels
 
 
+def test_branches_whose_values_are_called_alike_are_apart() -> None:
+    """Two of them, of one plan, whose first results nobody wants; and values without elements in one."""
+
+    def branching(result: str, weights: np.ndarray) -> Any:
+        nodes = [node("Conv", ["x", "k"], ["v"]), node("Slice", ["v", "end", "end", "axis"], ["s"])]
+        nodes += [node("Softmax", ["s"], ["n"], axis=1), node("Concat", ["v", "n"], ["m"], axis=2)]
+        within = graph(nodes, ["n", "m"], {"k": weights})
+        return node("If", ["c"], ["", result], then_branch=within, else_branch=graph([], ["x", "x"]))
+
+    made = [node("Shape", ["x"], ["sizes"], start=2, end=3), node("Equal", ["sizes", "end"], ["c"])]
+    made += [branching("p", random(4, 6, 1, 1)), branching("q", random(4, 6, 1, 1, seed=2))]
+    made += [node("Sub", ["p", "q"], ["y"])]
+    feeds, constants = {"x": random(1, 6, 3, 5)}, {"end": ints(3), "axis": ints(2)}
+    found = dwcpu.load_onnx(write(made, feeds, constants, ["y"], 18))(feeds)
+    difference = random(4, 6, 1, 1)[:, :, 0, 0] - random(4, 6, 1, 1, seed=2)[:, :, 0, 0]
+    np.testing.assert_allclose(found, np.einsum("oc,nchw->nohw", difference, feeds["x"]), atol=1e-5)
+
+
 def test_graphs_within_graphs_within_graphs() -> None:
     inner = node("If", ["c"], ["p"], then_branch=graph([either("d")], ["v"]), else_branch=graph([], ["x"]))
     outer = node("If", ["c"], ["y"], then_branch=graph([inner], ["p"]), else_branch=graph([], ["w"]))

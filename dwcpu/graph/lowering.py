@@ -451,13 +451,15 @@ def _branch(planner: Planner, node: Node, operands: list[Operand]) -> list[Opera
     graph, own = taken(node, condition)
     values: dict[str, Operand] = {"": None, **graph.constants}
     values |= dict(zip((spec.name for spec in graph.inputs), operands[own], strict=True))
-    kernels = []
+    kernels, place = [], "+".join(node.outputs)
     for part in graph.nodes:
         part = part.copy()
         inputs, lower = [values[name] for name in part.inputs], LOWERINGS.get(part.op)
+        if any(isinstance(each, Symbol) and not each.array.size for each in inputs):
+            lower = None  # kernels take it that there is something to read
         # layers are kept by names, which are those of values in here alone
-        part.inputs, made = [f"{node.outputs[0]}/{name}" if name else "" for name in part.inputs], part.outputs
-        part.outputs = [f"{node.outputs[0]}/{name}" if name else "" for name in made]
+        part.inputs, made = [f"{place}/{name}" if name else "" for name in part.inputs], part.outputs
+        part.outputs = [f"{place}/{name}" if name else "" for name in made]
         planner.describe()
         results = (lower(planner, part, inputs) if lower is not None else None) or planner.apart(part, inputs)
         kernels.append(planner.described)
@@ -475,9 +477,9 @@ LOWERINGS: dict[str, Lowering] = {
     "Conv": _conv,
     "ConvTranspose": conv_transpose,
     "Gemm": _product,
-    "If": _branch,
     "GroupNorm": _group_pattern,
     "GroupNormalization": _group_norm,
+    "If": _branch,
     "InstanceNormalization": _group_norm,
     "InvertedResidual": _chain,
     "LayerNormalization": _layer_norm,

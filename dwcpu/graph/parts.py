@@ -23,6 +23,10 @@ from .work import flops
 __all__ = ["Parts", "divide"]
 
 
+#: What the table says of nodes of the second part.
+_KERNEL = "values"
+
+
 class Parts:
     """A graph in two parts.
 
@@ -79,10 +83,6 @@ class Parts:
         times = (median(seconds for _, seconds in seen[count + at :: count]) for at in range(count))
         rows = [row.timed(each, report.peak) for (row, _), each in zip(seen[:count], times, strict=True)]
         return replace(report, rows=(*report.rows, *rows))
-
-
-#: What the table says of nodes of the second part.
-_KERNEL = "values"
 
 
 def divide(graph: Graph, inputs: Sequence[np.ndarray], lowerings: Mapping[str, Any]) -> tuple[Graph | None, Graph]:

@@ -55,7 +55,7 @@ def problem(node: Node, closed: bool = True) -> str | None:
         first, fits, what = own, isinstance(own, int) and 2 <= own <= results + 1, f"a body of {results} results"
     if fits and closed:
         first += sum(len(graph.inputs) - own for graph in graphs)
-    return None if fits and len(node.inputs) == first else f"{len(node.inputs)} inputs and {what} of {own}"
+    return None if fits and len(node.inputs) == first else f"{len(node.inputs)} inputs and {what}, {own} inputs"
 
 
 def _check(node: Node) -> str | None:

@@ -117,7 +117,7 @@ def _apart(corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _greedy(corners: np.ndarray, share: np.float32) -> np.ndarray:
-    """As `_kept`, block by block."""
+    """Of boxes (4, B) in order of their scores the numbers of those that stay, block by block."""
     left, kept = np.arange(corners.shape[1]), [np.zeros(0, np.int64)]
     while left.size:
         over = _overlap(corners[:, left[:_BLOCK]], corners[:, left], share)

@@ -65,11 +65,12 @@ def recurrent(
     gates, _ = _KINDS[node.op]
     signs, first = _DIRECTIONS[node.get("direction", "forward")], bool(node.get("layout", 0))
     sides = len(signs)
-    if x.ndim != 3 or w.ndim != 3 or r.ndim != 3 or w.shape != (sides, w.shape[1], x.shape[2]):
-        raise ValueError(f"{node.op} {node.name!r}: sequences {x.shape} and weights {w.shape} and {r.shape} do not fit")
-    size = r.shape[2]
-    if r.shape != (sides, gates * size, size) or w.shape[1] != gates * size:
-        raise ValueError(f"{node.op} {node.name!r}: weights {w.shape} and {r.shape} are not those of {gates} gates")
+    size, inner = r.shape[-1], x.shape[-1]
+    if x.ndim != 3 or w.shape != (sides, gates * size, inner) or r.shape != (sides, gates * size, size):
+        raise ValueError(
+            f"{node.op} {node.name!r}: X is {x.shape}, W {w.shape} and R {r.shape}; they must be (T, N, I), "
+            f"({sides}, {gates} * H, I) and ({sides}, {gates} * H, H)"
+        )
     if first:
         x, h, c = x.swapaxes(0, 1), *(None if each is None else each.swapaxes(0, 1) for each in (h, c))
     steps, batch = x.shape[:2]
