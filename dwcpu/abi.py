@@ -124,7 +124,8 @@ FIELDS: dict[str, str] = {
     "asks_out": "i",
     # compiled pointwise: whether all panels compute a tile of pixels before any computes the next one
     "across": "i",
-    # compiled pointwise and conv, few outputs of one tap: whether tiles with pixels as lanes ask for inputs of the next
+    # compiled pointwise and conv, few outputs of one tap: whether tiles with pixels as lanes ask for the next ones;
+    # pointwise of one pixel: whether it asks for weights
     "asks_in": "i",
     # pointwise and conv: rows at most of tiles whose pixels share a set of the L1 cache (`crowded_rows`); 0: no limit,
     # since sets are large, which depthwise windows want to know too
@@ -361,7 +362,7 @@ ERFC_TERMS: dict[str, tuple[float, ...]] = {
 
 #: Counts changes of what this file does not hold: names of kernels, arguments of compiled functions, how weights are
 #: packed, what activations compute, what fields mean.
-_OTHER_CHANGES = 17
+_OTHER_CHANGES = 18
 
 #: A number for all that compiled modules and Python must agree on. Modules that were compiled for another one are left
 #: alone: they would take one field for another, or compute other bits than Numba's kernels.

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import dwcpu
+from dwcpu import runtime
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -42,6 +43,44 @@ def test_states_go_from_step_to_step(op, direction, given) -> None:
     for options in ({}, {"clip": 0.5}, {"linear_before_reset": 1} if op == "GRU" else {}):
         nodes, constants = network(op, given, direction=direction, **options)
         simplified(nodes, constants, nodes[0].output, feeds={"x": random(STEPS, BATCH, INPUTS)})
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("size", [16, 37])
+@pytest.mark.parametrize("op", GATES)
+def test_states_are_given_known_or_none(op, size, batch) -> None:
+    gates, results = GATES[op] * size, ["y", "last", "cells"][: 3 if op == "LSTM" else 2]
+    for direction, sides in (("reverse", 1), ("bidirectional", 2)):
+        weights = {
+            "w": random(sides, gates, INPUTS), "r": random(sides, gates, size) / 5, "b": random(sides, 2 * gates),
+        }  # fmt: skip
+        states = {name: random(sides, batch, size, seed=at) for at, name in enumerate("hc"[: len(results) - 1])}
+        nodes = [node(op, ["x", *weights, "l", *states], results, hidden_size=size, direction=direction)]
+        for known in ("", "h", "hc"):
+            constants = {name: array for name, array in states.items() if name in known}
+            constants |= weights | {"l": np.full(batch, STEPS, np.int32)}
+            feeds = {name: array for name, array in states.items() if name not in known}
+            simplified(nodes, constants, results, feeds={"x": random(STEPS, batch, INPUTS), **feeds})
+        feeds = {"x": random(STEPS, batch, INPUTS), **states}
+        model = dwcpu.load_onnx(write(nodes, feeds, weights | {"l": constants["l"]}, results, 18))
+        [row] = model.explain({name: array.shape for name, array in feeds.items()}).rows
+        assert (row.kernel == "numpy") == (runtime.cython_kernels() is None)
+
+
+@pytest.mark.parametrize("op", GATES)
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+def test_batches_come_first_if_they_are_said_to(op, direction) -> None:
+    x, given = random(STEPS, BATCH, INPUTS), "bhc" if op == "LSTM" else "bh"
+    nodes, constants = network(op, given, direction=direction)
+    wanted = dwcpu.load_onnx(write(nodes, {"x": x}, constants, nodes[0].output, 18))(x)
+    for name in ("h", "c"):
+        if name in constants:
+            constants[name] = constants[name].swapaxes(0, 1).copy()
+    nodes[0].attribute.append(onnx.helper.make_attribute("layout", 1))
+    found = dwcpu.load_onnx(write(nodes, {"x": x}, constants, nodes[0].output, 18))(x.swapaxes(0, 1).copy())
+    np.testing.assert_array_equal(found[0], np.moveaxis(wanted[0], 2, 0))
+    for each, other in zip(found[1:], wanted[1:], strict=True):
+        np.testing.assert_array_equal(each, other.swapaxes(0, 1))
 
 
 @pytest.mark.parametrize("op", GATES)
@@ -79,7 +118,7 @@ def test_their_work_is_counted() -> None:
     nodes, constants = network("LSTM", "b", direction="bidirectional")
     model = dwcpu.load_onnx(write(nodes, {"x": random(STEPS, BATCH, INPUTS)}, constants, ["y"], 18))
     [row] = model.explain((STEPS, BATCH, INPUTS)).rows
-    assert (row.kernel, row.flops) == ("numpy", 2 * STEPS * BATCH * 2 * 4 * SIZE * (INPUTS + SIZE))
+    assert (row.kernel, row.flops) == ("lstm", 2 * STEPS * BATCH * 2 * 4 * SIZE * (INPUTS + SIZE))
 
 
 @pytest.mark.parametrize("op", GATES)

@@ -12,6 +12,7 @@ from dwcpu import elementwise, pixels, runtime
 from dwcpu.epilogue import Activation, parse_activation
 from dwcpu.graph.operators import detecting
 from dwcpu.products import products
+from dwcpu.recurrent import Recurrence
 from dwcpu.transposed import TransposedConv
 
 pytestmark = pytest.mark.skipif(runtime.cython_kernels() is None, reason="these kernels are compiled ahead of time")
@@ -416,7 +417,7 @@ def test_planes_are_turned_whatever_tiles_leave(rows, dtype) -> None:
 
 @pytest.mark.parametrize("end", ["begin", "end"])
 @pytest.mark.parametrize("channels", [1, 3, 8, 9, 33])
-@pytest.mark.parametrize("name", ["products", "resize", "transposed"])
+@pytest.mark.parametrize("name", ["gru", "gru_before", "lstm", "products", "resize", "rnn", "transposed"])
 def test_scratch_memory_is_enough_and_may_hold_anything(name, channels, end) -> None:
     x = random(2, 5, 6, channels, dtype=DTYPES[0])
     second = x.reshape(10, 6, channels).swapaxes(1, 2).copy()
@@ -425,6 +426,11 @@ def test_scratch_memory_is_enough_and_may_hold_anything(name, channels, end) -> 
     elif name == "resize":
         tables = [(np.array([[0, 1], [1, 2], [3, 4]]), np.full((3, 2), 0.5)) for _ in range(2)]
         kernel = pixels.resize(x.shape, *tables, x.dtype)
+    elif name != "transposed":
+        gates = {"lstm": 4, "rnn": 1}.get(name, 3) * channels
+        x, second = random(4, 6, 1, gates, dtype=x.dtype), random(2, 1, 6, channels, dtype=x.dtype)
+        r = random(1, channels, gates, dtype=x.dtype)
+        kernel = Recurrence(name, r, np.zeros_like(r[:, 0]), 1).kernel(4, 6, 3)
     else:
         w = random(channels, 3, 2, 5, dtype=x.dtype)
         kernel = TransposedConv(w, None, Activation()).kernel(x.shape, (11, 12), (2, 2), (1, 1), (0, 0))

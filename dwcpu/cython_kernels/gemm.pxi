@@ -489,29 +489,50 @@ cdef void gemm_panel(
         out + first * panel.out_step)
 
 
-cdef void gemm_pixel(
-    const Plan *plan, const Panel *panel, const real *a, const real *residual, real *out
+cdef inline void gemm_pixel_of(
+    const int panels, const bint asks, const Plan *plan, const Panel *panel, const real *a, const real *residual, real *out
 ) noexcept nogil:
-    """PIXEL_PANELS whole panels, neighbours, for one pixel: one panel has too few accumulators for a single row."""
     cdef vec acc[PIXEL_PANELS][GEMM_VECTORS]
     cdef vec x, low = v_splat(panel.low), high = v_splat(panel.high)
     cdef const real *w = panel.weights
     cdef i64 size = panel.depth * GEMM_VECTORS * LANES, k
     cdef int q, j, place
-    for q in range(PIXEL_PANELS):
+    for q in range(panels):
         for j in range(GEMM_VECTORS):
             acc[q][j] = v_load(panel.bias + (q * GEMM_VECTORS + j) * LANES)
     for k in range(panel.depth):
         x = v_splat(a[k])
-        for q in range(PIXEL_PANELS):
-            v_prefetch(w + q * size + PIXEL_AHEAD)
+        for q in range(panels):
+            if asks:
+                v_prefetch(w + q * size + PIXEL_AHEAD)
             for j in range(GEMM_VECTORS):
                 acc[q][j] = v_fma(x, v_load(w + q * size + j * LANES), acc[q][j])
         w += GEMM_VECTORS * LANES
-    for q in range(PIXEL_PANELS):
+    for q in range(panels):
         for j in range(GEMM_VECTORS):
             place = (q * GEMM_VECTORS + j) * LANES
             if residual != NULL:
                 acc[q][j] = v_add(acc[q][j], v_load(residual + place))
             v_store(out + place, ended(panel.hardswish != NULL, acc[q][j], low, high))
-    activate(plan, out, 1, panel.out_step, PIXEL_PANELS * GEMM_VECTORS * LANES)
+    activate(plan, out, 1, panel.out_step, panels * GEMM_VECTORS * LANES)
+
+
+cdef inline void gemm_pixel_asking(
+    const bint asks, i64 panels, const Plan *plan, const Panel *panel, const real *a, const real *residual, real *out
+) noexcept nogil:
+    if panels == 2:
+        gemm_pixel_of(2, asks, plan, panel, a, residual, out)
+    elif panels == 3:
+        gemm_pixel_of(3, asks, plan, panel, a, residual, out)
+    else:
+        gemm_pixel_of(PIXEL_PANELS, asks, plan, panel, a, residual, out)
+
+
+cdef void gemm_pixel(
+    i64 panels, const Plan *plan, const Panel *panel, const real *a, const real *residual, real *out
+) noexcept nogil:
+    """2 to PIXEL_PANELS whole panels, neighbours, for one pixel: one has too few accumulators for a single row."""
+    if panel.asks_in:
+        gemm_pixel_asking(True, panels, plan, panel, a, residual, out)
+    else:
+        gemm_pixel_asking(False, panels, plan, panel, a, residual, out)

@@ -24,7 +24,8 @@ cdef struct Panel:
     const real *later          # what is asked for when all of that is: weights of a later kernel
     const real *later_end
     bint asks_out              # whether tiles ask for lines that the second one below writes to: see ask_out
-    bint asks_in               # whether tiles with pixels as lanes ask for the inputs of the next: see few_outputs.pxi
+    bint asks_in               # whether tiles with pixels as lanes ask for the inputs of the next (few_outputs.pxi), and
+                               # single pixels for weights
     i64 crowded_rows           # most rows of tiles whose pixels share a set of L1; 0: any number
     const real *hardswish      # in place of the clamp: its numbers, or null
     real low

@@ -251,18 +251,23 @@ cdef void resize(
 
 
 def pixels():
-    """Name -> address of each kernel of this file, and of those that it names, boxes, products and transposed.pxi."""
+    """Name -> address of each kernel of this file, and of those that it names, boxes, products, recurrent
+    and transposed.pxi."""
     return elementwise() | reductions() | {
         "average_pool": <uintptr_t> &average_pool,
         "boxes": <uintptr_t> &boxes,
         "copy": <uintptr_t> &copy_strided,
         "group_norm": <uintptr_t> &group_norm,
+        "gru": <uintptr_t> &gru,
+        "gru_before": <uintptr_t> &gru_before,
         "layer_norm": <uintptr_t> &layer_norm,
+        "lstm": <uintptr_t> &lstm,
         "max_pool": <uintptr_t> &max_pool,
         "moments": <uintptr_t> &moments,
         "padded_pool": <uintptr_t> &padded_pool,
         "products": <uintptr_t> &products,
         "resize": <uintptr_t> &resize,
+        "rnn": <uintptr_t> &rnn,
         "softmax": <uintptr_t> &softmax,
         "stretch_moments": <uintptr_t> &stretch_moments,
         "transposed": <uintptr_t> &transposed,

@@ -114,10 +114,11 @@ cdef void pointwise(
 ) noexcept nogil:
     cdef Panel panel
     cdef i64 step = larger(plan.block_rows, 1)
-    cdef i64 row = row_begin, rows, block, place, width, first, count
+    cdef i64 row = row_begin, rows, block, place, width, first, count, together
     cdef Plan own = plan[0]
     cdef bint last
     cdef i64 panels = panels_of(plan.out_channels)
+    cdef i64 whole = smaller(block_end, panels - (plan.out_channels != panels * GEMM_VECTORS * LANES))  # but for a last one of other width
     if plan.across and row_end > row_begin and plan.in_channels > 0:
         while block_begin < block_end:
             pointwise_across(plan, x, residual, out, row_begin, row_end, block_begin, block_end)
@@ -147,13 +148,12 @@ cdef void pointwise(
                 if block == block_begin and count == plan.in_channels:  # also those of the next block of rows, at its end
                     panel.inputs_end = x + row_end * plan.x_step
                 place = row * plan.out_step + block * GEMM_VECTORS * LANES
-                if rows == 1 and block + PIXEL_PANELS <= block_end and panel.depth > 0 and (
-                    block + PIXEL_PANELS < panels
-                    or (block + PIXEL_PANELS) * GEMM_VECTORS * LANES == plan.out_channels
-                ):
+                together = smaller(PIXEL_PANELS, whole - block)
+                if rows == 1 and together > 1 and panel.depth > 0:
                     if last:
-                        gemm_pixel(plan, &panel, x + row * plan.x_step, moved(residual, place), out + place)
-                    block += PIXEL_PANELS
+                        gemm_pixel(
+                            together, plan, &panel, x + row * plan.x_step, moved(residual, place), out + place)
+                    block += together
                     continue
                 stretch_of(&panel, plan, first, count)
                 gemm_panel(

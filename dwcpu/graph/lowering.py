@@ -23,6 +23,7 @@ from .operators.reducing import axes_of
 from .operators.registry import OPERATORS, check_size
 from .passes.matching import channel_values
 from .planner import Operand, Planner, Symbol, channel_last
+from .recurring import recurrent
 from .upsampling import conv_transpose
 
 __all__ = ["LOWERINGS"]
@@ -472,6 +473,7 @@ LOWERINGS: dict[str, Lowering] = {
     **ARITHMETIC,
     **MOVES,
     **dict.fromkeys(_REDUCED, _reduce),
+    **dict.fromkeys(("GRU", "LSTM", "RNN"), recurrent),
     "Affine": _affine,
     "AveragePool": _pool,
     "Conv": _conv,

@@ -289,10 +289,13 @@ class Planner:
         operation = Operation(kernel, kernel.out_shape)
         self.builder.operate(self._number, operation, x, residual, out, self.threads)
 
-    def run_layer(self, layer: Any, x: Symbol | Value, residual: Symbol | None, array: np.ndarray) -> Symbol:
+    def run_layer(
+        self, layer: Any, x: Symbol | Value, residual: Symbol | None, array: np.ndarray, named: bool = True
+    ) -> Symbol:
         """Run a layer on images, or a value of their shape; `array` is a fresh one for the result, with ONNX's axes.
 
-        Images are copied if the layer's kernel cannot read them as they lie.
+        Images are copied if the layer's kernel cannot read them as they lie. A layer that is not `named` is a part of
+        what the node's row in a report tells otherwise.
         """
         shape = (x.pixels() if isinstance(x, Symbol) else x).shape
         out = self.symbol(array)
@@ -309,7 +312,8 @@ class Planner:
         self.builder.operate(self._number, node, image, added, target, self.threads)
         if node.job is not None:
             self.jobs.append(node.job)
-        self._row.setdefault("layers", []).append((layer, shape))
+        if named:
+            self._row.setdefault("layers", []).append((layer, shape))
         return out
 
     def run_kernel(self, name: str, kernel: Any, x: Value, residual: Value | None, array: np.ndarray) -> Symbol:

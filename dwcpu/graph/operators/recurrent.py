@@ -7,14 +7,14 @@ GRU after Cho et al. (2014), gates "zrh".
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..ir import Node
 from .registry import check_size, general
 
-__all__: list[str] = []
+__all__ = ["Shapes", "activations", "biases", "directions"]
 
 Function = Callable[[np.ndarray], np.ndarray]
 
@@ -39,17 +39,76 @@ _FUNCTIONS: dict[str, Function] = {
 }
 
 
-def _activations(node: Node) -> list[str]:
+def activations(node: Node) -> list[str]:
     """Names of the activations, of each direction those of one."""
     return [str(name).lower() for name in node.get("activations") or ()] or list(_KINDS[node.op][1])
+
+
+def directions(node: Node) -> tuple[int, ...]:
+    """The step of each direction: 1, or backwards -1."""
+    return _DIRECTIONS[node.get("direction", "forward")]
+
+
+def biases(node: Node, bias: np.ndarray | None, shapes: Shapes, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """What is added to the products of inputs, and to those of states: ``(directions, gates * H)`` each.
+
+    The second is zero, but for the last gate of a GRU, which may want it within a product.
+    """
+    size = shapes.size
+    pair = np.zeros((2, shapes.sides, shapes.gates * size), dtype)
+    if bias is not None:
+        pair[...] = bias.reshape(shapes.sides, 2, -1).swapaxes(0, 1)
+    after = np.zeros_like(pair[1])
+    if node.op == "GRU":
+        after[:, 2 * size :] = pair[1, :, 2 * size :]
+        pair[1, :, 2 * size :] = 0
+    return pair[0] + pair[1], after
 
 
 def _check(node: Node) -> str | None:
     if node.get("direction", "forward") not in _DIRECTIONS:
         return f"direction={node.get('direction')}"
-    names, count = _activations(node), len(_KINDS[node.op][1])
+    names, count = activations(node), len(_KINDS[node.op][1])
     alike = len(names) >= count and names in (names[:count], 2 * names[:count])  # both directions go on at once
     return None if alike and {*names} <= _FUNCTIONS.keys() else f"activations={node.get('activations')}"
+
+
+class Shapes(NamedTuple):
+    """How much of everything there is."""
+
+    steps: int
+    batch: int
+    sides: int
+    gates: int
+    size: int
+
+    @classmethod
+    def of(cls, node: Node, x: Any, w: Any, r: Any, **others: Any) -> Shapes:
+        """Those of a node, whose inputs (T, N, I), weights and `others` are looked at, but not their contents.
+
+        Raises
+        ------
+        ValueError
+            They do not fit.
+        """
+        gates, sides = _KINDS[node.op][0], len(directions(node))
+        size = r.shape[-1]
+        if x.ndim != 3 or w.shape != (sides, gates * size, x.shape[-1]) or r.shape != (sides, gates * size, size):
+            raise ValueError(
+                f"{node.op} {node.name!r}: X is {x.shape}, W {w.shape} and R {r.shape}; they must be (T, N, I), "
+                f"({sides}, {gates} * H, I) and ({sides}, {gates} * H, H)"
+            )
+        steps, batch = x.shape[:2]
+        check_size((steps, sides, batch, gates * size), np.result_type(x.dtype, np.float32))
+        state = sides, batch, size
+        rules = {
+            "bias": (sides, 2 * gates * size), "initial_h": state, "initial_c": state, "P": (sides, 3 * size),
+            "sequence_lens": (batch,),
+        }  # fmt: skip
+        for what, each in others.items():
+            if each is not None and each.shape != rules[what]:
+                raise ValueError(f"{node.op} {node.name!r}: {what} is of shape {each.shape}; it must be {rules[what]}")
+        return cls(steps, batch, sides, gates, size)
 
 
 @general("GRU", "LSTM", "RNN", check=_check)
@@ -62,35 +121,23 @@ def recurrent(
     With the attribute `layout` 1 batches are the first axis of all of them. The last states of a sequence without steps
     are those that it begins with.
     """
-    gates, _ = _KINDS[node.op]
-    signs, first = _DIRECTIONS[node.get("direction", "forward")], bool(node.get("layout", 0))
-    sides = len(signs)
-    size, inner = r.shape[-1], x.shape[-1]
-    if x.ndim != 3 or w.shape != (sides, gates * size, inner) or r.shape != (sides, gates * size, size):
-        raise ValueError(
-            f"{node.op} {node.name!r}: X is {x.shape}, W {w.shape} and R {r.shape}; they must be (T, N, I), "
-            f"({sides}, {gates} * H, I) and ({sides}, {gates} * H, H)"
-        )
+    signs, first = directions(node), bool(node.get("layout", 0))
     if first:
         x, h, c = x.swapaxes(0, 1), *(None if each is None else each.swapaxes(0, 1) for each in (h, c))
-    steps, batch = x.shape[:2]
+    shapes = Shapes.of(
+        node, x, w, r, bias=bias, initial_h=h, initial_c=c, P=peepholes, sequence_lens=lengths
+    )  # fmt: skip
+    steps, batch, sides, gates, size = shapes
     dtype, wide = x.dtype, np.result_type(x.dtype, np.float32)
-    check_size((steps, sides, batch, gates * size), wide)
-    for what, each, shape in (
-        ("bias", bias, (sides, 2 * gates * size)), ("initial_h", h, (sides, batch, size)),
-        ("initial_c", c, (sides, batch, size)), ("P", peepholes, (sides, 3 * size)),
-        ("sequence_lens", lengths, (batch,)),
-    ):  # fmt: skip
-        if each is not None and each.shape != shape:
-            raise ValueError(f"{node.op} {node.name!r}: {what} is of shape {each.shape}; it must be {shape}")
     if lengths is not None and lengths.size and not 0 <= lengths.min() <= lengths.max() <= steps:
         raise ValueError(
             f"{node.op} {node.name!r}: sequence_lens are {lengths.min()} to {lengths.max()}; they must be 0 to the "
             f"{steps} steps that there are"
         )
     x, w, r = (each.astype(wide, copy=False) for each in (x, w, r))
-    cell = _Cell(node, r.swapaxes(1, 2), bias, peepholes)
-    products = np.matmul(x.reshape(steps * batch, x.shape[2]), w.swapaxes(1, 2)) + cell.before  # of all steps
+    before, after = biases(node, bias, shapes, wide)
+    cell = _Cell(node, r.swapaxes(1, 2), after, peepholes)
+    products = np.matmul(x.reshape(steps * batch, x.shape[2]), w.swapaxes(1, 2)) + before[:, None]  # of all steps
     inputs = _in_turn(products.reshape(sides, steps, batch, gates * size).swapaxes(0, 1), signs)
     goes_on = None
     if lengths is not None:  # what has ended, or not begun from its end, stays as it is
@@ -100,12 +147,12 @@ def recurrent(
     states = np.zeros((steps, sides, batch, size), wide)
     step = cell.step
     for at in range(steps):
-        after = step(inputs[at], *state)
+        made = step(inputs[at], *state)
         if goes_on is None:
-            states[at], state = after[0], after
+            states[at], state = made[0], made
         else:
-            states[at] = np.where(goes_on[at], after[0], 0)
-            state = [np.where(goes_on[at], new, old) for new, old in zip(after, state, strict=True)]
+            states[at] = np.where(goes_on[at], made[0], 0)
+            state = [np.where(goes_on[at], new, old) for new, old in zip(made, state, strict=True)]
     states = _in_turn(states, signs)
     results = [states, *state[: 2 if node.op == "LSTM" else 1]]
     if first:
@@ -123,22 +170,14 @@ class _Cell:
 
     Attributes
     ----------
-    before : ndarray
-        What of the bias can be added beforehand: ``(directions, 1, gates * H)``.
     step : callable
         ``step(inputs, h, c)`` gives what comes after them.
     """
 
-    def __init__(self, node: Node, r: np.ndarray, bias: Any, peepholes: Any) -> None:
-        names = _activations(node)
+    def __init__(self, node: Node, r: np.ndarray, after: np.ndarray, peepholes: Any) -> None:
+        names = activations(node)
         self._functions, self._r, self._size = [_FUNCTIONS[name] for name in names], r, r.shape[1]
-        pair = np.zeros((2, len(r), 1, r.shape[2]), r.dtype)
-        if bias is not None:
-            pair[...] = bias.reshape(len(r), 2, 1, r.shape[2]).swapaxes(0, 1)
-        self._after = pair[1, :, :, 2 * self._size :].copy()  # a GRU may want it within a product
-        if node.op == "GRU":
-            pair[1, :, :, 2 * self._size :] = 0
-        self.before = pair[0] + pair[1]
+        self._after = after[:, None, 2 * self._size :]
         parts = None if peepholes is None else peepholes.astype(r.dtype).reshape(len(r), 1, 3, self._size)
         self._peepholes = None if parts is None else [parts[:, :, at] for at in range(3)]
         self._clip, self._coupled = node.get("clip"), node.get("input_forget", 0)
