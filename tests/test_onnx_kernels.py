@@ -372,4 +372,4 @@ def test_layers_of_chains_with_a_residual_are_shared_among_plans() -> None:
     model = dwcpu.load_onnx(b.model("chain", [b.add("Add", y, "x")]))
     for size in (8, 9, 10):
         model(np.zeros((1, 3, size, size), np.float32))
-    assert len(model._specials.of([], False)[1]) == 1
+    assert len(model._plans._specials.of([], False)[1]) == 1

@@ -266,9 +266,9 @@ def test_warming_up_reports_every_node_and_leaves_nothing_to_plan() -> None:
     model.warmup((1, 3, 40, 40), num_threads=2, progress=lambda *report: calls.append(report))
     names = [each.name for each in model.simplified.nodes]
     assert calls == [(at, len(names), name) for at, name in enumerate([*names, ""])]
-    plans = dict(model._plans)
+    plans = dict(model._plans.known)
     model(random(1, 3, 40, 40), num_threads=2)
-    assert model._plans == plans
+    assert model._plans.known == plans
     model.warmup({"x": (1, 3, 40, 40)}, layout="NCHW")
 
 
@@ -285,8 +285,8 @@ def test_nothing_is_read_that_the_same_run_did_not_write(name) -> None:
     model, x = dwcpu.load_onnx(NETWORKS[name][0]()), network_input(name)
     wanted = model(x)
     for threads in (1, 2, 3):
-        assert len(model._arenas._free) == 1
-        for memory, _ in model._arenas._free:
+        assert len(model._plans._arenas._free) == 1
+        for memory, _ in model._plans._arenas._free:
             memory[: memory.size // 4 * 4].view(np.float32)[:] = np.nan
         assert_same_bits(model._run((x,), {}, "NCHW", threads), wanted)
 
@@ -353,10 +353,10 @@ def test_the_short_way_follows_the_number_of_threads() -> None:
             model(x)
     finally:
         dwcpu.set_num_threads(before)
-    assert [key[1] for key in model._plans] == [1, 2]
+    assert [key[1] for key in model._plans.known] == [1, 2]
     for number in range(20):
         model(random(1, 3, 32, 32 + number))
-    assert len(model._short["NCHW"]._calls) <= len(model._plans) == 16
+    assert len(model._short["NCHW"]._calls) <= len(model._plans.known) == 16
 
 
 def test_memory_of_another_order_has_a_plan_of_its_own() -> None:
@@ -382,7 +382,7 @@ def test_plans_of_kernels_that_stand_in_are_not_kept() -> None:
     model, x = dwcpu.load_onnx(NETWORKS["mnasnet"][0]()), network_input("mnasnet")
     model(x)
     model._short["NCHW"]._calls = {}
-    [plan] = model._plans.values()
+    [plan] = model._plans.known.values()
     plan.jobs.append(background.Job("a key", lambda: None))
     model(x)
     assert model._short["NCHW"]._calls == {}

@@ -5,19 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .. import arrays, background, runtime
+from .. import background, runtime
 from ..frontdoor import thread_count
 from ..padding import normalise_int
-from ..pipeline import Arenas
 from ..report import Report
 from . import layouts, reader, store
 from .advice import advice, conversion
@@ -25,19 +23,15 @@ from .ir import Graph, Spec
 from .lowering import LOWERINGS
 from .parts import Parts, divide
 from .passes import PLANNED, optimise
-from .planner import Dynamic, Plan, is_channel_last, make_plan
+from .planner import Plan
+from .plans import Plans, Progress, run, timed
 from .short import ShortCalls
-from .special import Specials
 
 __all__ = ["Model", "load_model", "load_onnx"]
 
-#: Shapes of inputs, with layouts and numbers of threads, whose plans a model remembers.
-_MAX_PLANS = 16
 _LAYOUTS = ("NCHW", "NHWC")
 #: What calls of layers and of `load_onnx` take, and calls of models do not.
 _OTHER_WAYS = {"threads": "threads of a call are num_threads", "out": "leave it out: results are new arrays"}
-
-Progress = Callable[[int, int, str], None]
 
 
 class Model:
@@ -80,12 +74,8 @@ class Model:
         self.name = graph.name
         self.inputs: tuple[Spec, ...] = tuple(graph.inputs)
         self.outputs: tuple[Spec, ...] = tuple(graph.outputs)
-        self._specials = Specials(graph, self.simplified, self._without)
-        # Replaced, never changed in place: reading it needs no lock, and two threads that add a plan at once may lose
-        # one of the two, which is then made again. None: shapes depend on values, see `parts`.
-        self._plans: dict[Any, Plan | None] = {}
+        self._plans = Plans(graph, self.simplified, self._without)
         self._parts: Parts | None = None
-        self._arenas = Arenas()
         self._short = {layout: ShortCalls(self, layout, self._threads) for layout in _LAYOUTS}
 
     def __reduce__(self) -> tuple:
@@ -139,13 +129,11 @@ class Model:
         plan = self._plan(given, last, threads)
         if plan is None:
             return self._finished(self._dynamic(given, last, threads), last)
-        bases, results = self._memory(plan, given, last)
-        with self._told(given, last), np.errstate(all="ignore"):  # infinities and NaN are results like others
-            plan.pipeline.run(*bases)
-        finished = self._finished(results, last)
+        with self._told(given, last):
+            finished = self._finished(run(plan, given, last), last)
         if len(given) == 1 and given[0].flags.c_contiguous and not isinstance(finished, tuple):
-            key = self._key(given, last, threads)
-            self._short[layout].keep(plan, threads, key, self._plans, given[0], finished)
+            plans = self._plans
+            self._short[layout].keep(plan, threads, plans.key(given, last, threads), plans.known, given[0], finished)
         return finished
 
     # --- inputs and outputs -------------------------------------------------------------------------------------------
@@ -223,29 +211,6 @@ class Model:
             )
         return value if value.dtype.isnative else value.astype(value.dtype.newbyteorder("="))
 
-    def _memory(self, plan: Plan, given: list[np.ndarray], last: bool) -> tuple[list[Any], list[np.ndarray]]:
-        """What the pipeline is given, C-contiguous every one, and the outputs with the axes of ONNX."""
-        bases = [layouts.base(array, last) for array in given]
-        results: list[np.ndarray] = []
-        targets: list[np.ndarray | None] = []
-        for array, known in zip(plan.outputs, plan.known, strict=True):
-            if known:
-                results.append(np.array(array, order="C"))
-                targets.append(None)
-            elif array.ndim == 4 and is_channel_last(array) and not array.flags.c_contiguous:
-                fresh = arrays.empty(np.moveaxis(array, 1, -1).shape, array.dtype)
-                results.append(np.moveaxis(fresh, -1, 1))
-                targets.append(fresh)
-            else:
-                fresh = (
-                    np.empty(array.shape, array.dtype)
-                    if array.dtype.hasobject
-                    else arrays.empty(array.shape, array.dtype)
-                )
-                results.append(fresh)
-                targets.append(fresh)
-        return [bases[0] if bases else None, None, targets[0], *bases[1:], *targets[1:]], results
-
     def _finished(self, results: Sequence[np.ndarray], last: bool) -> Any:
         """The outputs as the caller wants them."""
         turned = [layouts.turned(array, last) for array in results]
@@ -261,12 +226,12 @@ class Model:
     def _divided(self, given: list[np.ndarray], last: bool) -> Parts:
         """The graph in two parts; the first is none for inputs without elements."""
         if not all(array.size for array in given):
-            return Parts(None, self._eager)
+            return Parts(None, self._eager, self._without)
         parts = self._parts
         if parts is None:
             inputs = [layouts.without_contents(array, last) for array in given]
             early, late = divide(self._eager, inputs, LOWERINGS)
-            parts = Parts(None if early is None else Model(early, self._threads, self._without), late)
+            parts = Parts(early, late, self._without)
             self._parts = parts
         return parts
 
@@ -281,8 +246,6 @@ class Model:
         try:
             yield
         except ValueError as error:
-            if str(error).startswith(f"{self.name}: given: "):  # by the model of the first part
-                raise
             pairs = list(zip(self.inputs, given, strict=True))
             shapes = ", ".join(f"{spec.name} {array.shape}" for spec, array in pairs)
             hints = "; ".join(hint for spec, array in pairs if (hint := advice(spec, array, last)))
@@ -294,27 +257,9 @@ class Model:
     # --- plans --------------------------------------------------------------------------------------------------------
 
     def _plan(self, given: list[np.ndarray], last: bool, threads: int, progress: Progress | None = None) -> Plan | None:
-        """The plan for inputs like these, in the memory order that they have or are copied to; see `layouts.base`."""
-        key, plans = self._key(given, last, threads), self._plans
-        plan = plans.get(key)
-        if key in plans and (plan is None or not any(map(background.over, plan.jobs))):
-            return plan
-        inputs = [layouts.without_contents(array, last) for array in given]
-        plan = None
-        if all(array.size for array in given):
-            with self._told(given, last):
-                try:
-                    graph, layers = self._specials.of(inputs, last)
-                    plan = make_plan(graph, layers, LOWERINGS, inputs, threads, last, self._arenas, progress)
-                except Dynamic:
-                    plan = None
-        self._plans = dict([*list(self._plans.items())[1 - _MAX_PLANS :], (key, plan)])
-        return plan
-
-    @staticmethod
-    def _key(given: list[np.ndarray], last: bool, threads: int) -> Any:
-        """Of the plan for inputs like these."""
-        return last, threads, *((array.shape, array.dtype.str, layouts.is_turned(array, last)) for array in given)
+        """The plan for inputs like these; None if shapes depend on values, or if there are no elements."""
+        with self._told(given, last):
+            return self._plans.find(given, last, threads, progress)
 
     def warmup(
         self, x_shape: Any, *, layout: str = "NCHW", num_threads: int | None = None, progress: Progress | None = None
@@ -339,7 +284,7 @@ class Model:
             if plan is not None:
                 self(*given, layout=layout, num_threads=num_threads)
             else:  # of zeros there may be no results, and operators that want some
-                self._divided(given, last).between([layouts.logical(array, last) for array in given], threads)
+                self._divided(given, last).ready([layouts.logical(array, last) for array in given], threads)
 
     def _zeros(self, x_shape: Any) -> list[np.ndarray]:
         if not isinstance(x_shape, Mapping):
@@ -450,15 +395,8 @@ class Model:
         if plan is None:
             inputs = [layouts.logical(array, last) for array in given]
             return self._divided(given, last).profile(title, inputs, threads, runs)
-        times: list[list[float]] = [[] for _ in plan.entries]
-        for run in range(runs + 1):
-            bases, _ = self._memory(plan, given, last)
-            for all_runs, seconds in zip(times, plan.pipeline.timed(*bases), strict=True):
-                all_runs += [seconds] if run else []
         peak = runtime.fma_peak(np.float32, threads)
-        pairs = zip(plan.entries, times, strict=True)
-        rows = [entry.row.timed(median(all_runs), peak) for entry, all_runs in pairs]
-        return Report(title, tuple(rows), peak)
+        return Report(title, tuple(timed(plan, given, last, runs, peak)), peak)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the network into a file that `dwcpu.load_model` reads, without the onnx package.

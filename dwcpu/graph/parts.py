@@ -1,13 +1,12 @@
 """Graphs with results whose shapes depend on values: what comes before these, and what remains.
 
 Networks that find objects end like that: how many there are, and so the shape of what is computed from them, is known
-once the network has run. The network itself is planned like any other.
+once the network has run. The network itself is planned like any other, and so are stretches of the rest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -18,6 +17,8 @@ from ..report import LayerRow, Report
 from .eager import Runner
 from .ir import Graph, Node, Spec
 from .planner import Dynamic, Planner
+from .plans import timed
+from .stretches import Stretch, gather
 from .work import flops
 
 __all__ = ["Parts", "divide"]
@@ -32,57 +33,65 @@ class Parts:
 
     Parameters
     ----------
-    early : Model or None
+    early : Graph or None
         What can be planned.
     late : Graph
-        What cannot.
+        What cannot, but for stretches of it.
+    without : collection of str
+        Passes that are left out of plans.
     """
 
-    def __init__(self, early: Any, late: Graph) -> None:
-        self.early, self._late = early, Runner(late)
+    def __init__(self, early: Graph | None, late: Graph, without: Collection[str]) -> None:
+        self._early = None if early is None else Stretch(early, without)
+        self._late = Runner(gather(late, without))
 
     def __call__(self, inputs: Sequence[np.ndarray], threads: int) -> list[np.ndarray]:
         """The outputs, new arrays, of inputs with the axes of ONNX."""
         with runtime.num_threads(threads):
-            results = self._late(self.between(inputs, threads))
+            results = self._late(self._between(inputs))
         return [np.array(result, order="C") for result in results]  # some may be inputs, constants, or views of these
 
-    def between(self, inputs: Sequence[np.ndarray], threads: int) -> dict[str, np.ndarray]:
+    def ready(self, inputs: Sequence[np.ndarray], threads: int) -> None:
+        """Run the first part: it is planned afterwards, and its kernels are there."""
+        with runtime.num_threads(threads):
+            self._between(inputs)
+
+    def _between(self, inputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """What the second part reads: the inputs, and what the first one gives."""
         values = dict(zip((spec.name for spec in self._late.graph.inputs), inputs, strict=False))
-        if self.early is not None:
-            made = self.early(*inputs, num_threads=threads)
-            made = made if isinstance(made, tuple) else (made,)
-            values |= zip((spec.name for spec in self.early.outputs), made, strict=True)
+        if self._early is not None:
+            values |= zip((spec.name for spec in self._early.graph.outputs), self._early(inputs), strict=True)
         return values
 
     def explain(self, title: str, inputs: Sequence[np.ndarray], threads: int) -> Report:
         """As `Model.explain`; of nodes of the second part nothing is known but their names."""
-        report = Report(title, ())
-        if self.early is not None:
-            shapes = {spec.name: array.shape for spec, array in zip(self.early.inputs, inputs, strict=True)}
-            report = replace(self.early.explain(shapes, threads), title=title)
-        rows = [LayerRow(node.name, _KERNEL, (), (), 0, 0) for node in self._late.graph.nodes]
-        return replace(report, rows=(*report.rows, *rows))
+        rows, memory, plan = [], None, None if self._early is None else self._early.plan(inputs, threads)
+        if plan is not None:
+            rows = [entry.row for entry in plan.entries]
+            memory = plan.pipeline.arena_bytes, plan.pipeline.value_bytes
+        rows += [LayerRow(node.name, _KERNEL, (), (), 0, 0) for node in self._late.graph.nodes]
+        return Report(title, tuple(rows), memory=memory)
 
     def profile(self, title: str, inputs: Sequence[np.ndarray], threads: int, runs: int) -> Report:
         """As `Model.profile`."""
-        report = Report(title, (), runtime.fma_peak(np.float32, threads))
-        if self.early is not None:
-            report = replace(self.early.profile(*inputs, num_threads=threads, runs=runs), title=title)
-        values, seen = self.between(inputs, threads), []
+        peak, rows = runtime.fma_peak(np.float32, threads), []
+        plan = None if self._early is None else self._early.plan(inputs, threads)
+        if plan is not None:
+            rows = timed(plan, inputs, False, runs, peak)
+        seen = []
 
         def told(node: Node, operands: list[Any], results: list[Any], seconds: float) -> None:
             before, after = (np.shape(some[0]) if some and some[0] is not None else () for some in (operands, results))
             seen.append((LayerRow(node.name, _KERNEL, before, after, flops(node, operands, results), 0), seconds))
 
         with runtime.num_threads(threads):
+            values = self._between(inputs)
             for _ in range(runs + 1):
                 self._late(values, told)
         count = len(self._late.graph.nodes)  # the first of so many runs warms up
         times = (median(seconds for _, seconds in seen[count + at :: count]) for at in range(count))
-        rows = [row.timed(each, report.peak) for (row, _), each in zip(seen[:count], times, strict=True)]
-        return replace(report, rows=(*report.rows, *rows))
+        rows += [row.timed(each, peak) for (row, _), each in zip(seen[:count], times, strict=True)]
+        return Report(title, tuple(rows), peak)
 
 
 def divide(graph: Graph, inputs: Sequence[np.ndarray], lowerings: Mapping[str, Any]) -> tuple[Graph | None, Graph]:

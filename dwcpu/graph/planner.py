@@ -161,6 +161,8 @@ class Planner:
         What plans nodes of an operator on kernels: `lowering.LOWERINGS`.
     channels_last : bool
         Whether images are given with their channels last.
+    lying : bool
+        Whether results that have their channels last in memory are given as they lie.
 
     Attributes
     ----------
@@ -175,9 +177,10 @@ class Planner:
         threads: int,
         lowerings: Mapping[str, Callable[..., Any]],
         channels_last: bool,
+        lying: bool = False,
     ) -> None:
         self.graph, self.threads, self._lowerings = graph, threads, lowerings
-        self._channels_last = channels_last
+        self._channels_last, self._lying = channels_last, lying
         self._layers = layers
         self._own_layers: dict[Any, Any] = {}
         self.builder = Builder()
@@ -211,7 +214,9 @@ class Planner:
 
     def wants_planes(self, name: str) -> bool:
         """Whether a tensor is an output of the graph, given with its channels first, and nobody else reads it."""
-        given_out = not self._channels_last and any(spec.name == name for spec in self.graph.outputs)
+        given_out = (
+            not self._channels_last and not self._lying and any(spec.name == name for spec in self.graph.outputs)
+        )
         return given_out and not any(name in node.inputs for node in self.graph.nodes)
 
     def call(self, function: Callable[..., object], reads: Sequence[Value], writes: Sequence[Value]) -> None:
@@ -523,7 +528,7 @@ class Planner:
         source = operand.array
         check_size(source.shape, source.dtype)
         wanted = np.empty(source.shape, source.dtype)
-        if self._channels_last and source.ndim == 4:
+        if source.ndim == 4 and (self._channels_last or (self._lying and is_channel_last(source))):
             wanted = channel_last(source.shape, source.dtype)
         buffer = given(2) if number == 0 else given(2 + max(inputs - 1, 0) + number)
         target = Symbol(wanted, buffer, _address(wanted), wanted)
@@ -561,6 +566,7 @@ def make_plan(
     channels_last: bool,
     arenas: Arenas,
     progress: Callable[[int, int, str], None] | None = None,
+    lying: bool = False,
 ) -> Plan:
     """Plan a graph for inputs of these shapes, dtypes and orders of memory; their contents are not looked at.
 
@@ -571,7 +577,7 @@ def make_plan(
     ValueError
         Shapes or types do not fit; the text names the node.
     """
-    planner = Planner(graph, layers, threads, lowerings, channels_last)
+    planner = Planner(graph, layers, threads, lowerings, channels_last, lying)
     for number, (spec, array) in enumerate(zip(graph.inputs, inputs, strict=True)):
         planner.take(spec.name, number, np.empty_like(array))
     for number, node in enumerate(graph.nodes):

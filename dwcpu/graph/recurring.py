@@ -58,7 +58,7 @@ def recurrent(planner: Planner, node: Node, operands: list[Operand]) -> list[Ope
     held = _begun(planner, begin[: 2 if kind == "lstm" else 1], (sides, batch, size), w.dtype)
     made = planner.symbol(np.empty(kernel.out_shape, w.dtype))
     planner.operate(kernel, given.value(), held, made.value())
-    planner.describe(kind)
+    planner.describe(node.op.lower())
     every, *last = made.array[:steps], *made.array[steps:]
     if first:
         every, last = np.moveaxis(every, 2, 0), [each.swapaxes(0, 1) for each in last]

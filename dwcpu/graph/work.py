@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
+from .. import runtime
 from .ir import Node
 
 __all__ = ["flops"]
@@ -21,6 +22,9 @@ def flops(node: Node, operands: Sequence[Any], results: Sequence[Any]) -> int:
         Of which only shapes are looked at.
     """
     made = sum(each.size for each in results if each is not None)
+    plan = node.get("run") and node.get("run").plan(operands, runtime.get_num_threads())
+    if plan is not None:
+        return sum(entry.row.flops for entry in plan.entries)
     if len(operands) < 2 or any(each is None for each in (*operands[:2], *results[:1])):
         return made
     x, w = operands[:2]
