@@ -30,6 +30,7 @@ __all__ = [
     "pool",
     "reduced",
     "reduced_rows",
+    "regions",
     "resize",
     "softmax",
 ]
@@ -367,6 +368,47 @@ def boxes(begins: np.ndarray, count: int, share: float, most: int) -> PixelKerne
     sizes = np.diff(table)
     flops = int((sizes * np.minimum(sizes, most)).sum()) * 8
     return made("boxes", _FLOAT32, (4, count), (count,), begins.size, fields, table, flops=flops)
+
+
+def regions(
+    x_shape: tuple[int, ...],
+    images: np.ndarray,
+    cells: tuple[int, int],
+    samples: int,
+    least: float,
+    most: tuple[int, int],
+    dtype: np.dtype,
+) -> PixelKernel | None:
+    """Regions of images (N, H, W, C) cut into cells: see `regions.pxi`.
+
+    It reads what begins and ends regions in place of a residual, (regions, 4), and writes (regions, *cells, C).
+
+    Parameters
+    ----------
+    x_shape : tuple of int
+    images : ndarray, shape (regions,)
+        In which image each of them is.
+    cells : (int, int)
+        Down and across.
+    samples : int
+        Points of each cell along an axis; 0: about one for a pixel.
+    least : float
+        As long as shorter regions count.
+    most : (int, int)
+        Pixels that the points of a cell have as neighbours, at most, down and across.
+    dtype : dtype
+    """
+    _, height, width, channels = x_shape
+    table, entries = images.astype(np.int64), [each + each % 2 for each in most]  # what lies behind is aligned
+    fields = {
+        "height": height, "width": width, "in_channels": channels, "out_height": cells[0], "out_width": cells[1],
+        "kernel_h": samples, "dilation_h": entries[0], "dilation_w": entries[1], "alpha": least,
+        "weights": table.ctypes.data,
+    }  # fmt: skip
+    out_shape = (table.size, *cells, channels)
+    scratch = sum(count * (8 + each * (8 + dtype.itemsize)) for count, each in zip(cells, entries, strict=True))
+    flops = 2 * prod(out_shape) * prod(most)
+    return made("regions", dtype, x_shape, out_shape, table.size, fields, table, scratch=scratch, flops=flops)
 
 
 def layer_norm(

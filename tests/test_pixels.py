@@ -417,7 +417,7 @@ def test_planes_are_turned_whatever_tiles_leave(rows, dtype) -> None:
 
 @pytest.mark.parametrize("end", ["begin", "end"])
 @pytest.mark.parametrize("channels", [1, 3, 8, 9, 33])
-@pytest.mark.parametrize("name", ["gru", "gru_before", "lstm", "products", "resize", "rnn", "transposed"])
+@pytest.mark.parametrize("name", ["gru", "gru_before", "lstm", "products", "regions", "resize", "rnn", "transposed"])
 def test_scratch_memory_is_enough_and_may_hold_anything(name, channels, end) -> None:
     x = random(2, 5, 6, channels, dtype=DTYPES[0])
     second = x.reshape(10, 6, channels).swapaxes(1, 2).copy()
@@ -426,6 +426,9 @@ def test_scratch_memory_is_enough_and_may_hold_anything(name, channels, end) -> 
     elif name == "resize":
         tables = [(np.array([[0, 1], [1, 2], [3, 4]]), np.full((3, 2), 0.5)) for _ in range(2)]
         kernel = pixels.resize(x.shape, *tables, x.dtype)
+    elif name == "regions":
+        kernel = pixels.regions(x.shape, np.arange(7) % 2, (3, 4), 2, 1.0, (4, 4), x.dtype)
+        second = random(7, 4, dtype=x.dtype) * 4
     elif name != "transposed":
         gates = {"lstm": 4, "rnn": 1}.get(name, 3) * channels
         x, second = random(4, 6, 1, gates, dtype=x.dtype), random(2, 1, 6, channels, dtype=x.dtype)

@@ -33,6 +33,7 @@ include "recurrent.pxi"
 include "transposed.pxi"
 include "norms.pxi"
 include "reductions.pxi"
+include "regions.pxi"
 include "pixels.pxi"
 
 

@@ -251,8 +251,8 @@ cdef void resize(
 
 
 def pixels():
-    """Name -> address of each kernel of this file, and of those that it names, boxes, products, recurrent
-    and transposed.pxi."""
+    """Name -> address of each kernel of this file, and of those that it names, boxes, products, recurrent,
+    regions and transposed.pxi."""
     return elementwise() | reductions() | {
         "average_pool": <uintptr_t> &average_pool,
         "boxes": <uintptr_t> &boxes,
@@ -266,6 +266,7 @@ def pixels():
         "moments": <uintptr_t> &moments,
         "padded_pool": <uintptr_t> &padded_pool,
         "products": <uintptr_t> &products,
+        "regions": <uintptr_t> &regions,
         "resize": <uintptr_t> &resize,
         "rnn": <uintptr_t> &rnn,
         "softmax": <uintptr_t> &softmax,

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from ... import pixels, runtime
+from ...pipeline import GIVEN, chain
 from ...pipeline import Node as Operation
-from ...pipeline import chain
 from ..ir import Node
 from .moving import one_number
 from .registry import check_size, general, valued
@@ -160,10 +160,7 @@ def _check_align(node: Node) -> str | None:
 
 @general("RoiAlign", check=_check_align)
 def roi_align(node: Node, x: np.ndarray, regions: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """Cells of regions (R, 4) of images: means of points within each, between which pixels are interpolated.
-
-    Both are the same along an axis whatever the other one is, so a region is two products with small matrices.
-    """
+    """Cells of regions (R, 4) of images: means of points within each, between which pixels are interpolated."""
     if x.ndim != 4 or regions.ndim != 2 or regions.shape[1] != 4 or images.shape != regions.shape[:1]:
         raise ValueError(
             f"RoiAlign {node.name!r}: images are {x.shape}, regions {regions.shape} and batch_indices {images.shape}; "
@@ -177,19 +174,44 @@ def roi_align(node: Node, x: np.ndarray, regions: np.ndarray, images: np.ndarray
     cells = int(node.get("output_height", 1)), int(node.get("output_width", 1))
     shape, wide = (regions.shape[0], *cells, x.shape[1]), np.result_type(x.dtype, np.float32)
     check_size(shape, wide)
-    out, channels_last = np.zeros(shape, wide), np.ascontiguousarray(np.moveaxis(x, 1, -1), wide)
     half = node.get("coordinate_transformation_mode", _HALF) == _HALF
     corners = regions.astype(wide) * wide.type(node.get("spatial_scale", 1.0)) - wide.type(0.5 if half else 0)
     if not np.isfinite(corners).all():
         raise ValueError(f"RoiAlign {node.name!r}: regions have NaN or infinities; all of them must be numbers")
+    channels_last = np.ascontiguousarray(np.moveaxis(x, 1, -1), wide)
+    out = np.zeros(shape, wide)
+    if out.size and x.size:
+        _cut(node, channels_last, corners, images, half, out)
+    return np.moveaxis(out, -1, 1).astype(x.dtype, copy=False)
+
+
+def _cut(node: Node, x: np.ndarray, corners: np.ndarray, images: np.ndarray, half: bool, out: np.ndarray) -> None:
+    """Cells (regions, cells, cells, C) of images (N, H, W, C)."""
+    samples, cells, sizes = int(node.get("sampling_ratio", 0)), out.shape[1:3], x.shape[1:3]
+    least, most = -np.inf if half else 1.0, []
+    for axis in (1, 0):
+        lengths = np.maximum(corners[:, axis + 2] - corners[:, axis], least)
+        points = samples if samples > 0 else int(max(np.ceil(lengths.max() / cells[1 - axis]), 0))
+        if cells[1 - axis] * points > _MOST_POINTS:
+            raise ValueError(
+                f"RoiAlign {node.name!r}: a region of {lengths.max():.0f} pixels has {cells[1 - axis] * points} points "
+                f"along an axis; {_MOST_POINTS} is the limit; regions must be about as large as the image, which has "
+                f"{sizes[1 - axis]} pixels"
+            )
+        # places go on in one direction, and then each pixel is met once
+        most.append(min(2 * points, sizes[1 - axis]) if lengths.min() >= 0 else 2 * points)
+    kernel = pixels.regions(x.shape, images, cells, samples, least, (most[0], most[1]), x.dtype)
+    if kernel is not None:
+        chain([Operation(kernel, out.shape, GIVEN)], x.shape, x.dtype, runtime.get_num_threads()).run(x, corners, out)
+        return
+    # The points of an axis are the same wherever they are along the other one: a region is two products.
     for at, (left, top, right, bottom) in enumerate(corners):
-        first, rows = _cells(node, top, bottom, cells[0], x.shape[2], half)
-        begin, columns = _cells(node, left, right, cells[1], x.shape[3], half)
-        part = channels_last[images[at], first : first + rows.shape[1], begin : begin + columns.shape[1]]
+        first, rows = _cells(node, top, bottom, cells[0], x.shape[1], half)
+        begin, columns = _cells(node, left, right, cells[1], x.shape[2], half)
+        part = x[images[at], first : first + rows.shape[1], begin : begin + columns.shape[1]]
         if part.size:
             between = rows @ part.reshape(rows.shape[1], -1)
             np.matmul(columns, between.reshape(cells[0], columns.shape[1], -1), out=out[at])
-    return np.moveaxis(out, -1, 1).astype(x.dtype, copy=False)
 
 
 def _cells(node: Node, begin: Any, end: Any, count: int, size: int, half: bool) -> tuple[int, np.ndarray]:
@@ -198,11 +220,6 @@ def _cells(node: Node, begin: Any, end: Any, count: int, size: int, half: bool) 
     length = end - begin if half else max(end - begin, number(1))
     each = length / number(count)
     points = samples if samples > 0 else max(int(np.ceil(each)), 0)
-    if count * points > _MOST_POINTS:
-        raise ValueError(
-            f"RoiAlign {node.name!r}: a region of {length:.0f} pixels has {count * points} points along an axis; "
-            f"{_MOST_POINTS} is the limit; regions must be about as large as the image, which has {size} pixels"
-        )
     step = (np.arange(points, dtype=number) + number(0.5)) * each / number(max(points, 1))
     places = (begin + np.arange(count, dtype=number)[:, None] * each + step).reshape(-1)
     inside = np.flatnonzero((places >= -1) & (places <= size))  # others count as zero
