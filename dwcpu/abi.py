@@ -191,7 +191,8 @@ FIELDS: dict[str, str] = {
 
 #: One step of a pipeline: int64 fields in memory order, as the driver's `run_steps` reads them. A kernel, its plan, and
 #: where its arrays and its scratch are: offsets into the memory whose number stands before them (0: none, 1: the arena,
-#: 2: the input, 3: the residual, 4: the output of the whole pipeline); then how its grid is cut.
+#: 2: the input, 3: the residual, 4: the output of the whole pipeline, and then what else it is given); then how its
+#: grid is cut.
 STEP_FIELDS: tuple[str, ...] = (
     "kernel",
     "plan",

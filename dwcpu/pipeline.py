@@ -48,8 +48,8 @@ Run = Callable[[np.ndarray, np.ndarray | None, np.ndarray, int], object]
 #: The residual of a node that adds the one which the whole pipeline is given.
 GIVEN = -1
 
-#: What addresses of `abi.STEP_FIELDS` count from.
-_NONE, _ARENA, _X, _RESIDUAL, _OUT = range(5)
+#: What addresses of `abi.STEP_FIELDS` count from: nothing, the arena, and the arrays that a run is given.
+_NONE, _ARENA, _GIVEN = range(3)
 #: Bytes from which an arena is given up where a run needs only one part in `_MUCH` of it.
 _LARGE, _MUCH = 64 << 20, 8
 
@@ -236,10 +236,7 @@ class Value(NamedTuple):
 
 
 def given(number: int) -> int:
-    """The buffer number that stands for array `number` of those that every run is given.
-
-    Kernels take the first three of them: they are what `Pipeline.run` calls x, residual and out.
-    """
+    """The buffer number that stands for array `number` of those that every run is given: x, residual, out, and more."""
     return -1 - number
 
 
@@ -400,6 +397,9 @@ class Pipeline:
                 where = (self._where(value) for value in (*step.reads, *step.writes))
                 places_of = (part for pair in where for part in pair)
                 record[:] = (kernel, plan.ctypes.data, *places_of, scratch_at, *grid.cut)
+        values = (each for step in steps if isinstance(step.operation, Pass) for each in (*step.reads, *step.writes))
+        seen = {-1 - value.buffer for value in values if value is not None and value.buffer < 0}
+        self._seen = [number in seen for number in range(max(seen, default=-1) + 1)]
         self._address = self._records.ctypes.data
         self._sections = _sections(steps)
         self._address_of = runtime.address_finder()
@@ -409,7 +409,7 @@ class Pipeline:
         if value is None:
             return _NONE, 0
         if value.buffer < 0:
-            return (_X, _RESIDUAL, _OUT)[-1 - value.buffer], value.offset
+            return _GIVEN - 1 - value.buffer, value.offset
         return _ARENA, self._offsets[value.buffer] + value.offset
 
     def launch(self) -> tuple[int, ...] | None:
@@ -422,38 +422,52 @@ class Pipeline:
         return self._address, len(self._steps), self._team, self.arena_bytes
 
     def run(self, x: np.ndarray, residual: np.ndarray | None, out: np.ndarray, *more: np.ndarray) -> None:
-        """Compute `out` from arrays that kernels can take; calls may read and write `more` arrays."""
+        """Compute `out` from arrays that kernels can take; steps may read and write `more` arrays."""
         arena = self._arenas.take(self.arena_bytes)
         arrays = x, residual, out, *more
+        where = self._addresses(arena, arrays)
         for first, last in self._sections:
-            self._run_section(first, last, arena, arrays)
+            self._run_section(first, last, arena, arrays, where)
         self._arenas.give(arena)
 
     def timed(self, x: np.ndarray, residual: np.ndarray | None, out: np.ndarray, *more: np.ndarray) -> list[float]:
         """As `run`, kernel by kernel; gives the seconds of every node."""
         arena = self._arenas.take(self.arena_bytes)
         arrays = x, residual, out, *more
+        where = self._addresses(arena, arrays)
         seconds = [0.0] * self._nodes
         for at, step in enumerate(self._steps):
             begin = perf_counter()
-            self._run_section(at, at + 1, arena, arrays)
+            self._run_section(at, at + 1, arena, arrays, where)
             seconds[step.node] += perf_counter() - begin
         self._arenas.give(arena)
         return seconds
 
+    def _addresses(self, arena: tuple[np.ndarray, int], arrays: tuple[np.ndarray | None, ...]) -> tuple[int, ...]:
+        """What kernels count addresses from; 0 for what none of them reads or writes, which may be anything."""
+        address_of = self._address_of
+        given = (
+            address_of(array) if seen and array is not None else 0
+            for array, seen in zip(arrays, self._seen, strict=False)
+        )  # fmt: skip
+        return arena[1], *given
+
     def _run_section(
-        self, first: int, last: int, arena: tuple[np.ndarray, int], arrays: tuple[np.ndarray | None, ...]
+        self,
+        first: int,
+        last: int,
+        arena: tuple[np.ndarray, int],
+        arrays: tuple[np.ndarray | None, ...],
+        where: tuple[int, ...],
     ) -> None:
         """Steps `first` to `last`, that one left out: kernels, or one call."""
         step = self._steps[first]
         if isinstance(step.operation, Call):
             step.operation.function(*[self._array(value, arena[0], arrays) for value in (*step.reads, *step.writes)])
             return
-        address_of = self._address_of
-        where = arena[1], *(0 if array is None else address_of(array) for array in arrays[:3])
         run_steps = runtime.steps_driver()
         if run_steps is not None:
-            run_steps(self._address + first * self._records.strides[0], last - first, self._team, *where)
+            run_steps(self._address + first * self._records.strides[0], last - first, self._team, where)
             return
         bases = 0, *where
         for step, record in zip(self._steps[first:last], self._records[first:last].tolist(), strict=True):

@@ -254,7 +254,8 @@ def driver_addresses() -> tuple[int, int]:
 def steps_driver() -> Callable[..., None] | None:
     """What runs a row of steps in one call, or None where they must be run one by one with `driver`.
 
-    ``run_steps(steps, count, threads, arena, x, residual, out)``, all integers: see `dwcpu.abi.STEP_FIELDS`.
+    ``run_steps(steps, count, threads, where)``: the address of an array of `dwcpu.abi.STEP_FIELDS`, two numbers, and a
+    tuple of addresses, from the arena's on.
     """
     compiled = cython_kernels()
     return None if compiled is None else compiled.run_steps

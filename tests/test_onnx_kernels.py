@@ -9,12 +9,14 @@ import pytest
 
 import dwcpu
 from dwcpu import runtime
+from dwcpu.pipeline import Pass
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 from onnx_graphs import agree  # noqa: E402
 from onnx_networks import Builder  # noqa: E402
+from onnx_passes import expected, node, random, write  # noqa: E402
 
 pytestmark = pytest.mark.skipif(runtime.cython_kernels() is None, reason="these kernels are compiled ahead of time")
 
@@ -373,3 +375,23 @@ def test_layers_of_chains_with_a_residual_are_shared_among_plans() -> None:
     for size in (8, 9, 10):
         model(np.zeros((1, 3, size, size), np.float32))
     assert len(model._plans._specials.of([], False)[1]) == 1
+
+
+def test_kernels_read_all_inputs_and_write_all_outputs() -> None:
+    x, z, w = random(1, 3, 9, 8), random(1, 3, 9, 8, seed=5), random(20, 3, 3, 3)
+    nodes = [node("Conv", [name, "w"], [f"c.{name}"], pads=[1, 1, 1, 1]) for name in ("x", "z")]
+    nodes += [node("Add", ["c.x", "c.z"], ["s"]), node("Relu", ["z"], ["r"])]
+    nodes += [node("MaxPool", [name], [f"m.{name}"], kernel_shape=[2, 2]) for name in ("c.x", "s", "z")]
+    results = ["s", "c.z", "r", "m.c.x", "m.s", "m.z", "c.x"]
+    nodes += [node("Mul", ["s", f"f{at}"], [f"y{at}"]) for at in range(20)]
+    results += [f"y{at}" for at in range(20)]
+    constants = {"w": w, **{f"f{at}": np.full(1, at, np.float32) for at in range(20)}}
+    content = write(nodes, {"x": x, "z": z}, constants, results, 18)
+    model = dwcpu.load_onnx(content)
+    for threads in (1, 2):
+        for each, wanted in zip(
+            model(x, z, num_threads=threads), expected(content, {"x": x, "z": z}, 18), strict=True
+        ):  # fmt: skip
+            np.testing.assert_allclose(each, wanted, rtol=0, atol=2e-4)
+    for plan in model._plans.known.values():
+        assert {type(step.operation) for step in plan.pipeline._steps} == {Pass}

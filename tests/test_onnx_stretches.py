@@ -50,7 +50,7 @@ def check(model: Any, content: bytes, x: np.ndarray, **options: Any) -> None:
 
 def parts(model: Any) -> list[tuple[str, list[str]]]:
     """Names of nodes behind the first shape that depends on values, and operators within each."""
-    late = model._parts._late.graph.nodes
+    late = model._divided._parts._late.graph.nodes
     return [
         (each.op, [part.op for part in each.get("run").graph.nodes] if each.get("run") is not None else [])
         for each in late
@@ -97,7 +97,7 @@ def test_plans_of_a_stretch_are_forgotten_at_last() -> None:
     model, content = loaded(HEAD, ["p"], some(40, 4, 6))
     for positive in range(1, 40):
         check(model, content, some(40, positive, 6))
-    [stretch] = [each.get("run") for each in model._parts._late.graph.nodes if each.get("run") is not None]
+    [stretch] = [each.get("run") for each in model._divided._parts._late.graph.nodes if each.get("run") is not None]
     assert len(stretch._plans.known) == 16
 
 

@@ -131,7 +131,7 @@ _isa, _modules = _choose(_cap(os.environ.get("DWCPU_ISA")))
 #: scratch + number * scratch_stride.
 run: Callable[..., None] = _missing_driver if _driver is None else _driver.run
 
-#: run_steps(steps, count, threads, arena, x, residual, out): all integers; see `dwcpu.abi.STEP_FIELDS`.
+#: run_steps(steps, count, threads, where): integers, and a tuple of these; see `dwcpu.abi.STEP_FIELDS`.
 run_steps: Callable[..., None] = _missing_driver if _driver is None else _driver.run_steps
 
 #: Addresses of both for compiled callers; the first takes the arguments from scratch_stride on as an array.

@@ -8,6 +8,7 @@ Compiled for the baseline instruction set: it must import on every machine.
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int64_t, uint64_t
+from libc.stdlib cimport free, malloc
 
 cdef extern from *:
     """
@@ -92,6 +93,9 @@ cdef struct Step:  # dwcpu.abi.STEP_FIELDS
     i64 block_parts
     i64 tasks
 
+
+cdef enum:
+    USUAL_BASES = 16
 
 cdef struct Steps:
     const Step *first
@@ -218,19 +222,33 @@ def run(
 cdef void run_row(
     i64 steps, i64 count, i64 threads, i64 arena, i64 x, i64 residual, i64 out
 ) noexcept nogil:
-    """As `run_steps`."""
+    """As `run_steps`, of an input, a residual and an output."""
     cdef i64[5] bases = [0, arena, x, residual, out]
     run_all(<const Step *> <void *> steps, count, &bases[0], threads, True)
 
 
-def run_steps(i64 steps, i64 count, i64 threads, i64 arena, i64 x, i64 residual, i64 out, /):
+def run_steps(i64 steps, i64 count, i64 threads, tuple where, /):
     """Run `count` steps, of which each may read what those before it wrote, without the GIL.
 
-    All arguments are integers. `steps` is the address of an array of `dwcpu.abi.STEP_FIELDS`; the last four are the
-    addresses of the memory that these count from.
+    All arguments are integers. `steps` is the address of an array of `dwcpu.abi.STEP_FIELDS`; `where` are the addresses of
+    the memory that these count from, the arena first.
     """
-    with nogil:
-        run_row(steps, count, threads, arena, x, residual, out)
+    cdef i64 number = len(where), at
+    cdef i64[USUAL_BASES] usual
+    cdef i64 *bases = &usual[0]
+    if number >= USUAL_BASES:
+        bases = <i64 *> malloc((number + 1) * sizeof(i64))
+        if bases == NULL:
+            raise MemoryError
+    bases[0] = 0
+    try:
+        for at in range(number):
+            bases[at + 1] = where[at]
+        with nogil:
+            run_all(<const Step *> <void *> steps, count, bases, threads, True)
+    finally:
+        if bases != &usual[0]:
+            free(bases)
 
 
 #: For `_calls`, which takes them as addresses.

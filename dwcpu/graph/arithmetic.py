@@ -99,7 +99,7 @@ def _combined(
     for each, array in zip(operands, (a, b), strict=True):
         if not isinstance(each, Symbol):
             seen.append(array)
-        elif planner.readable(each) and elementwise.combine("add", array, out, out, activation) is not None:
+        elif elementwise.combine("add", array, out, out, activation) is not None:
             seen.append(array)
             values.append(each.value())
         else:

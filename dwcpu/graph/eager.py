@@ -11,7 +11,7 @@ import numpy as np
 from .ir import Graph, Node
 from .operators.registry import OPERATORS
 
-__all__ = ["Runner", "compute", "run"]
+__all__ = ["Runner", "compute"]
 
 
 def compute(node: Node, arrays: list[np.ndarray | None]) -> list[np.ndarray]:
@@ -77,8 +77,3 @@ class Runner:
             for name in over:
                 del values[name]
         return [values[spec.name] for spec in self.graph.outputs]
-
-
-def run(graph: Graph, given: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    """The outputs of a graph that is run once."""
-    return Runner(graph)(given)

@@ -20,8 +20,8 @@ __all__ = ["Graph", "Node", "Spec"]
 #: Inputs of operators that passes give more.
 _MOST_INPUTS = {"Conv": 3, "Gemm": 3, "MatMul": 2}
 
-#: Attributes that passes give to nodes.
-_OUR_ATTRIBUTES = {"activation", "before", "parts"}
+#: Attributes that passes give to nodes, and `stretches`.
+_OUR_ATTRIBUTES = {"activation", "before", "parts", "run", "ways"}
 
 
 @dataclass(frozen=True)

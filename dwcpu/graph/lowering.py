@@ -237,8 +237,8 @@ def _tensor_product(planner: Planner, a: Symbol, b: Symbol) -> list[Operand] | N
         return None
     if left.shape[-1] != right.shape[-2]:
         raise ValueError(f"tensors of shapes {left.shape} and {right.shape} cannot be multiplied")
-    x = a.value() if planner.readable(a) and left.strides[-1] == left.itemsize else planner.matrix(a)
-    y = b.value() if planner.readable(b) else planner.matrix(b)
+    x = a.value() if left.strides[-1] == left.itemsize else planner.matrix(a)
+    y = b.value()
     seen = left if x.strides else np.empty_like(left, order="C")
     kernel = products(seen, right if y.strides else np.empty_like(right, order="C"))
     if kernel is None:

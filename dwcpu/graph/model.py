@@ -20,9 +20,8 @@ from ..report import Report
 from . import layouts, reader, store
 from .advice import advice, conversion
 from .ir import Graph, Spec
-from .lowering import LOWERINGS
-from .parts import Parts, divide
-from .passes import PLANNED, optimise
+from .parts import Divided
+from .passes import optimise
 from .planner import Plan
 from .plans import Plans, Progress, run, timed
 from .short import ShortCalls
@@ -75,7 +74,7 @@ class Model:
         self.inputs: tuple[Spec, ...] = tuple(graph.inputs)
         self.outputs: tuple[Spec, ...] = tuple(graph.outputs)
         self._plans = Plans(graph, self.simplified, self._without)
-        self._parts: Parts | None = None
+        self._divided = Divided(graph, self._without)
         self._short = {layout: ShortCalls(self, layout, self._threads) for layout in _LAYOUTS}
 
     def __reduce__(self) -> tuple:
@@ -221,24 +220,7 @@ class Model:
         """What has shapes that depend on values, and all of what has nothing to be planned for."""
         inputs = [layouts.logical(array, last) for array in given]
         with self._told(given, last):
-            return self._divided(given, last)(inputs, threads)
-
-    def _divided(self, given: list[np.ndarray], last: bool) -> Parts:
-        """The graph in two parts; the first is none for inputs without elements."""
-        if not all(array.size for array in given):
-            return Parts(None, self._eager, self._without)
-        parts = self._parts
-        if parts is None:
-            inputs = [layouts.without_contents(array, last) for array in given]
-            early, late = divide(self._eager, inputs, LOWERINGS)
-            parts = Parts(early, late, self._without)
-            self._parts = parts
-        return parts
-
-    @cached_property
-    def _eager(self) -> Graph:
-        """The graph without what only plans can run."""
-        return optimise(self.graph, {*self._without, *PLANNED})
+            return self._divided.of(inputs)(inputs, threads)
 
     @contextlib.contextmanager
     def _told(self, given: Sequence[np.ndarray], last: bool) -> Iterator[None]:
@@ -284,7 +266,8 @@ class Model:
             if plan is not None:
                 self(*given, layout=layout, num_threads=num_threads)
             else:  # of zeros there may be no results, and operators that want some
-                self._divided(given, last).ready([layouts.logical(array, last) for array in given], threads)
+                inputs = [layouts.logical(array, last) for array in given]
+                self._divided.of(inputs).ready(inputs, threads)
 
     def _zeros(self, x_shape: Any) -> list[np.ndarray]:
         if not isinstance(x_shape, Mapping):
@@ -331,7 +314,8 @@ class Model:
         plan = self._planned(given, last, threads)
         title = f"{self.name}, input {', '.join('x'.join(map(str, array.shape)) or 'a number' for array in given)}"
         if plan is None:
-            return self._divided(given, last).explain(title, [layouts.logical(array, last) for array in given], threads)
+            inputs = [layouts.logical(array, last) for array in given]
+            return self._divided.of(inputs).explain(title, inputs, threads)
         memory = plan.pipeline.arena_bytes, plan.pipeline.value_bytes
         return Report(title, tuple(entry.row for entry in plan.entries), memory=memory)
 
@@ -394,7 +378,7 @@ class Model:
         title = f"{self.name}, input {shapes}, {threads} thread{'s' * (threads != 1)}, median of {runs} runs"
         if plan is None:
             inputs = [layouts.logical(array, last) for array in given]
-            return self._divided(given, last).profile(title, inputs, threads, runs)
+            return self._divided.of(inputs).profile(title, inputs, threads, runs)
         peak = runtime.fma_peak(np.float32, threads)
         return Report(title, tuple(timed(plan, given, last, runs, peak)), peak)
 

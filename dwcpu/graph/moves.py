@@ -24,16 +24,14 @@ def known(*operands: Operand) -> bool:
     return not any(isinstance(operand, Symbol) for operand in operands)
 
 
-def _copied_apart(planner: Planner, *operands: Operand) -> bool:
-    """Whether kernels can copy these: arrays of 4 or 8 bytes an element that they can read."""
-    return all(
-        isinstance(each, Symbol) and planner.readable(each) and each.array.dtype.itemsize in (4, 8) for each in operands
-    )
+def _copied_apart(*operands: Operand) -> bool:
+    """Whether kernels can copy these: arrays of 4 or 8 bytes an element."""
+    return all(isinstance(each, Symbol) and each.array.dtype.itemsize in (4, 8) for each in operands)
 
 
 def _concat(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
     """Concat: every input is copied to its place, if it cannot be computed there."""
-    if not _copied_apart(planner, *operands) or runtime.cython_kernels() is None:
+    if not _copied_apart(*operands) or runtime.cython_kernels() is None:
         return None
     symbols = [each for each in operands if isinstance(each, Symbol)]
     if len({each.array.dtype for each in symbols}) > 1:
@@ -71,7 +69,7 @@ def _segments(mode: str, size: int, before: int, after: int) -> list[tuple[slice
 def _pad(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
     """Pad: a number everywhere, and then the tensor in its place; or the tensor and views of its edges."""
     x, pads, value, axes = (*operands, None, None)[:4]
-    if not _copied_apart(planner, x) or not known(pads, value, axes):
+    if not _copied_apart(x) or not known(pads, value, axes):
         return None
     assert isinstance(x, Symbol) and isinstance(pads, np.ndarray)
     array, mode = x.array, node.get("mode", "constant")
@@ -121,7 +119,7 @@ def _gather(planner: Planner, node: Node, operands: list[Operand]) -> list[Opera
 def _blocks(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
     """DepthToSpace and SpaceToDepth: a copy of a view."""
     [x] = operands
-    if not _copied_apart(planner, x) or runtime.cython_kernels() is None:
+    if not _copied_apart(x) or runtime.cython_kernels() is None:
         return None
     assert isinstance(x, Symbol)
     seen, shape = blocks_of(node, x.array)
@@ -138,7 +136,7 @@ def _blocks(planner: Planner, node: Node, operands: list[Operand]) -> list[Opera
 def _resize(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
     """Resize of images: by whole factors to the nearest pixel a copy of a view, else weighted sums of pixels."""
     x = operands[0]
-    if not _copied_apart(planner, x) or not known(*operands[1:]):
+    if not _copied_apart(x) or not known(*operands[1:]):
         return None
     assert isinstance(x, Symbol)
     arrays: list[Any] = [x.array, *operands[1:]]
@@ -170,7 +168,7 @@ def _scatter(planner: Planner, node: Node, operands: list[Operand]) -> list[Oper
     x, indices, updates = operands
     if not isinstance(indices, np.ndarray) or node.get("reduction", "none") != "none":
         return None
-    if not _copied_apart(planner, x, updates) or runtime.cython_kernels() is None:
+    if not _copied_apart(x, updates) or runtime.cython_kernels() is None:
         return None
     assert isinstance(x, Symbol) and isinstance(updates, Symbol)
     places = _slice_of(indices)

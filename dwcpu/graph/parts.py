@@ -7,6 +7,7 @@ once the network has run. The network itself is planned like any other, and so a
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 from statistics import median
 from typing import Any
 
@@ -16,16 +17,66 @@ from .. import runtime
 from ..report import LayerRow, Report
 from .eager import Runner
 from .ir import Graph, Node, Spec
+from .lowering import LOWERINGS
+from .passes import PLANNED, optimise
 from .planner import Dynamic, Planner
-from .plans import timed
+from .plans import Plans, run, timed
 from .stretches import Stretch, gather
 from .work import flops
 
-__all__ = ["Parts", "divide"]
+__all__ = ["Divided", "Parts"]
 
 
+#: Where these are all that a plan has to say, it would save nothing.
+_WITHOUT_KERNELS = ("constant", "numpy", "shape", "view")
 #: What the table says of nodes of the second part.
 _KERNEL = "values"
+
+
+class Divided:
+    """A graph whose parts are found when it is first run.
+
+    Parameters
+    ----------
+    graph : Graph
+        As it was read.
+    without : collection of str
+        Passes that are left out.
+    """
+
+    def __init__(self, graph: Graph, without: Collection[str]) -> None:
+        self._graph, self._without = graph, without
+        self._parts: Parts | None = None
+
+    @cached_property
+    def _eager(self) -> Graph:
+        """The graph without what only plans can run."""
+        return optimise(self._graph, {*self._without, *PLANNED})
+
+    def of(self, inputs: Sequence[np.ndarray]) -> Parts:
+        """Its parts, for inputs like these, whose contents are not looked at."""
+        if not all(array.size for array in inputs):
+            return Parts(None, self._eager, self._without)
+        if self._parts is None:
+            self._parts = Parts(*_divide(self._eager, inputs), self._without)
+        return self._parts
+
+
+class Branch:
+    """A graph within another, planned for the shapes that it meets, or run in parts."""
+
+    def __init__(self, graph: Graph, without: Collection[str]) -> None:
+        self._plans, self._divided = (
+            Plans(graph, optimise(graph, without), without, lying=True),
+            Divided(graph, without),
+        )
+        self._names = [spec.name for spec in graph.inputs]
+
+    def __call__(self, given: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """The outputs, with the axes of ONNX in any order of memory."""
+        inputs, threads = [given[name] for name in self._names], runtime.get_num_threads()
+        plan = self._plans.find(inputs, False, threads)
+        return self._divided.of(inputs)(inputs, threads) if plan is None else run(plan, inputs, False)
 
 
 class Parts:
@@ -43,7 +94,7 @@ class Parts:
 
     def __init__(self, early: Graph | None, late: Graph, without: Collection[str]) -> None:
         self._early = None if early is None else Stretch(early, without)
-        self._late = Runner(gather(late, without))
+        self._late = Runner(gather(late, without, lambda graph: Branch(graph, without)))
 
     def __call__(self, inputs: Sequence[np.ndarray], threads: int) -> list[np.ndarray]:
         """The outputs, new arrays, of inputs with the axes of ONNX."""
@@ -94,7 +145,7 @@ class Parts:
         return Report(title, tuple(rows), peak)
 
 
-def divide(graph: Graph, inputs: Sequence[np.ndarray], lowerings: Mapping[str, Any]) -> tuple[Graph | None, Graph]:
+def _divide(graph: Graph, inputs: Sequence[np.ndarray]) -> tuple[Graph | None, Graph]:
     """What can be planned for inputs like these, whose contents are not looked at, and what cannot.
 
     Parameters
@@ -102,13 +153,11 @@ def divide(graph: Graph, inputs: Sequence[np.ndarray], lowerings: Mapping[str, A
     graph : Graph
         Whose nodes NumPy can run.
     inputs : sequence of ndarray
-    lowerings
-        As a `Planner` takes them.
 
     Returns
     -------
     early : Graph or None
-        It has the inputs of `graph`. Its outputs are what `late` reads, by name. None: there is nothing in it.
+        It has the inputs of `graph`. Its outputs are what `late` reads, by name. None: nothing in it gains from a plan.
     late : Graph
         It has the outputs of `graph`.
 
@@ -117,7 +166,7 @@ def divide(graph: Graph, inputs: Sequence[np.ndarray], lowerings: Mapping[str, A
     ValueError
         Shapes or types do not fit.
     """
-    planner = Planner(graph, {}, 1, lowerings, False)
+    planner = Planner(graph, {}, 1, LOWERINGS, False)
     for number, (spec, array) in enumerate(zip(graph.inputs, inputs, strict=True)):
         planner.take(spec.name, number, np.empty_like(array))
     unknown: set[str] = set()
@@ -134,7 +183,8 @@ def divide(graph: Graph, inputs: Sequence[np.ndarray], lowerings: Mapping[str, A
         late.append(node)
         unknown.update(node.outputs)
         unknown.discard("")
-    if not late:  # passes have made something of it that cannot be planned
+    # Without late ones, passes have made something of it that cannot be planned.
+    if not late or not any(entry.layers or entry.kernel not in _WITHOUT_KERNELS for entry in planner.entries):
         return None, graph
     read = {name for node in late for name in node.inputs if name} | {spec.name for spec in graph.outputs}
     between = [name for node in early for name in node.outputs if name in read]

@@ -239,24 +239,19 @@ class Planner:
         Nor are they copied if `takes` says that they can be read as they lie: with gaps between pixels, or as planes.
         """
         value = symbol.pixels()
-        if self.readable(symbol) and (value.strides is None or (takes is not None and takes(value))):
+        if value.strides is None or (takes is not None and takes(value)):
             return value
         return self._copied(symbol, channel_last(symbol.array.shape, symbol.array.dtype)).pixels()
 
-    @staticmethod
-    def readable(symbol: Symbol) -> bool:
-        """Whether kernels can read from where it lies: in the arena, or in the first input."""
-        return symbol.buffer >= given(0)
-
     def matrix(self, symbol: Symbol) -> Value:
         """A tensor as one C-contiguous block: copied if it is not."""
-        if not (symbol.array.flags.c_contiguous and self.readable(symbol)):
+        if not symbol.array.flags.c_contiguous:
             symbol = self._copied(symbol, np.empty(symbol.array.shape, symbol.array.dtype))
         return symbol.value()
 
     def like(self, symbol: Symbol, array: np.ndarray) -> Value:
         """A tensor as it lies in memory, copied to where `array` would have it if it does not lie so."""
-        if not (same_order(symbol.array, array) and self.readable(symbol)):
+        if not same_order(symbol.array, array):
             symbol = self._copied(symbol, np.empty_like(array))
         return symbol.value()
 
@@ -272,18 +267,16 @@ class Planner:
 
     def move(self, source: Symbol, seen: np.ndarray, target: Symbol, place: np.ndarray) -> None:
         """Copy `seen`, a view of `source`, to `place`, a view of `target` of the same shape."""
-        kernel = None
         if not seen.size:
             return
-        if self.readable(source) and (target.buffer >= 0 or target.buffer == given(2)):
-            between = pixels.order_between(seen.shape, seen.dtype, seen.strides, place.strides)
-            if between is not None:
-                aside = np.empty([seen.shape[axis] for axis in between], seen.dtype).transpose(np.argsort(between))
-                helper = self.symbol(aside)
-                self.move(source, seen, helper, aside)
-                self.move(helper, aside, target, place)
-                return
-            kernel = pixels.copy(seen.shape, seen.dtype, seen.strides, place.strides)
+        between = pixels.order_between(seen.shape, seen.dtype, seen.strides, place.strides)
+        if between is not None:
+            aside = np.empty([seen.shape[axis] for axis in between], seen.dtype).transpose(np.argsort(between))
+            helper = self.symbol(aside)
+            self.move(source, seen, helper, aside)
+            self.move(helper, aside, target, place)
+            return
+        kernel = pixels.copy(seen.shape, seen.dtype, seen.strides, place.strides)
         if kernel is None:
             self.call(copy_array, [source.value(seen)], [target.value(place)])
         else:
@@ -534,11 +527,11 @@ class Planner:
         target = Symbol(wanted, buffer, _address(wanted), wanted)
         value = operand.value()
         whole = value.offset == 0 and self._size(operand) == wanted.nbytes and same_order(source, wanted)
-        if number == 0 and whole and value.buffer >= 0:
-            self.builder.replace(value.buffer, given(2))
+        if whole and value.buffer >= 0:
+            self.builder.replace(value.buffer, buffer)
             for key, each in self.operands.items():
                 if isinstance(each, Symbol) and each.buffer == value.buffer:
-                    self.operands[key] = Symbol(each.array, given(2), each.start, each._memory)
+                    self.operands[key] = Symbol(each.array, buffer, each.start, each._memory)
         else:
             self.move(operand, source, target, wanted)
         return wanted, False

@@ -1,12 +1,12 @@
 """Stretches of a graph that runs node by node: what is worth a plan once the shapes of its inputs are known.
 
-Heavy nodes, whatever lies between two of them, and activations behind them. A stretch is a node of its own, with a
-graph and a way to run it (`run`); no file has such nodes.
+Heavy nodes, whatever lies between two of them, and activations behind them. A stretch is a node of its own, with a way
+to run it (`run`), and nodes that have graphs within them get ways to run these (`ways`); no file has either.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -14,12 +14,15 @@ from .. import runtime
 from .eager import Runner
 from .ir import Graph, Node, Spec
 from .lowering import LOWERINGS
+from .operators.branching import GRAPHS
 from .operators.registry import OPERATORS
 from .passes import optimise
 from .planner import Plan
 from .plans import Plans, run
 
 __all__ = ["Stretch", "gather"]
+
+Way = Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]
 
 #: What is worth a plan.
 _HEAVY = {"Conv", "ConvTranspose", "GRU", "Gemm", "LSTM", "MatMul", "RNN"}
@@ -52,8 +55,19 @@ class Stretch:
         return self._plans.find(given, False, threads)
 
 
-def gather(graph: Graph, without: Collection[str]) -> Graph:
-    """The graph with stretches in place of their nodes."""
+def gather(graph: Graph, without: Collection[str], branch: Callable[[Graph], Way]) -> Graph:
+    """The graph with stretches in place of their nodes.
+
+    Parameters
+    ----------
+    graph : Graph
+        Whose nodes NumPy can run.
+    without : collection of str
+        As in `Stretch`.
+    branch : callable
+        Gives the way to run a branch of an If that has heavy nodes. (A Loop may have other shapes at every turn: in its
+        body there are stretches only.)
+    """
     made = graph.producers()
     kept = _worth(graph, made)
     stages: dict[int, int] = {}  # of each node: how often kept ones and others take turns before it
@@ -88,9 +102,21 @@ def gather(graph: Graph, without: Collection[str]) -> Graph:
         node = Node("Stretch", _name(nodes), [spec.name for spec in part.inputs], [spec.name for spec in part.outputs])
         node.attributes["run"] = Stretch(part, without)
         whole.nodes.append(node)
+    for node in whole.nodes:
+        if node.op in GRAPHS:
+            graphs = {name: node.get(name) for name in GRAPHS[node.op]}
+            node.attributes["ways"] = {
+                name: branch(each) if node.op == "If" and _is_heavy(each) else Runner(gather(each, without, branch))
+                for name, each in graphs.items()
+            }
     whole.sort()
     whole.sweep()
     return whole
+
+
+def _is_heavy(graph: Graph) -> bool:
+    within = (node.get(name) for node in graph.nodes for name in GRAPHS.get(node.op, ()))
+    return any(node.op in _HEAVY for node in graph.nodes) or any(map(_is_heavy, within))
 
 
 def _worth(graph: Graph, made: dict[str, Node]) -> set[int]:

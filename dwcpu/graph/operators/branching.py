@@ -7,6 +7,7 @@ So whoever looks at names of values need not know about graphs within graphs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ def taken(node: Node, condition: np.ndarray) -> tuple[Graph, slice]:
     """The graph that a condition chooses, and which of the node's inputs are its own."""
     first, second = (node.get(name) for name in GRAPHS["If"])
     between = 1 + len(first.inputs)
-    if one_number(node, "the condition", condition):
+    if _holds(node, condition):
         graph, own = first, slice(1, between)
     else:
         graph, own = second, slice(between, between + len(second.inputs))
@@ -41,6 +42,16 @@ def taken(node: Node, condition: np.ndarray) -> tuple[Graph, slice]:
             f"If {node.name!r}: it has {len(node.outputs)} results, and a branch {len(graph.outputs)}; give all in both"
         )
     return graph, own
+
+
+def _holds(node: Node, condition: np.ndarray) -> bool:
+    return bool(one_number(node, "the condition", condition))
+
+
+def _way(node: Node, name: str) -> Callable[[dict[str, Any]], list[np.ndarray]]:
+    """How one of the graphs of a node is run: see `stretches`."""
+    ways = node.get("ways")
+    return eager.Runner(node.get(name)) if ways is None else ways[name]
 
 
 def problem(node: Node, closed: bool = True) -> str | None:
@@ -67,28 +78,29 @@ def branch(node: Node, condition: np.ndarray, *values: Any) -> list[np.ndarray]:
     """What the graph gives that the condition chooses."""
     graph, own = taken(node, condition)
     given = [None, *values][own]
-    return eager.run(graph, dict(zip((spec.name for spec in graph.inputs), given, strict=True)))
+    run = _way(node, GRAPHS["If"][not _holds(node, condition)])
+    return run(dict(zip((spec.name for spec in graph.inputs), given, strict=True)))
 
 
 @valued("Loop", check=_check)
 def loop(node: Node, most: Any, condition: Any, *values: Any) -> list[np.ndarray]:
     """What the last turn hands on, then what each turn gives besides, one behind the other."""
-    body, carried = eager.Runner(node.get("body")), node.get("own") - 2
-    names = [spec.name for spec in body.graph.inputs]
+    body, run, carried = node.get("body"), _way(node, "body"), node.get("own") - 2
+    names = [spec.name for spec in body.inputs]
     state, outside = list(values[:carried]), values[carried:]
-    goes_on = condition is None or bool(one_number(node, "the condition", condition))
+    goes_on = condition is None or _holds(node, condition)
     turns = None if most is None else one_number(node, "the number of turns", most)
-    collected: list[list[np.ndarray]] = [[] for _ in body.graph.outputs[1 + carried :]]
+    collected: list[list[np.ndarray]] = [[] for _ in body.outputs[1 + carried :]]
     turn = 0
     while goes_on and (turns is None or turn < turns):
         given = np.array(turn, np.int64), np.array(goes_on), *state, *outside
-        after, *results = body(dict(zip(names, given, strict=True)))
-        goes_on = bool(one_number(node, "the condition", after))
+        after, *results = run(dict(zip(names, given, strict=True)))
+        goes_on = _holds(node, after)
         state = results[:carried]
         for found, result in zip(collected, results[carried:], strict=True):
             found.append(result)
         turn += 1
-    specs = body.graph.outputs[1 + carried :]
+    specs = body.outputs[1 + carried :]
     return [*state, *(_stacked(node, found, spec) for found, spec in zip(collected, specs, strict=True))]
 
 
