@@ -168,3 +168,73 @@ def test_no_file_has_stretches() -> None:
     assert "Stretch" not in stretches.OPERATORS
     with pytest.raises(dwcpu.UnsupportedOperator, match="Stretch"):
         dwcpu.load_onnx(write([node("Stretch", ["x"], ["y"])], {"x": random(2)}, {}, ["y"], 18))
+
+
+def graph(nodes: list[Any], results: list[str], own: tuple[Any, ...] = ()) -> Any:
+    return onnx.helper.make_graph(nodes, "within", list(own), [onnx.ValueInfoProto(name=name) for name in results])
+
+
+def ways(model: Any) -> list[Any]:
+    return [way for each in model._divided._parts._late.graph.nodes for way in each.get("ways", {}).values()]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_branches_with_heavy_nodes_are_planned(threads) -> None:
+    dense = [node("Gemm", ["x", "w1", "b1"], ["h"]), node("Relu", ["h"], ["a"]), node("Gemm", ["a", "w2"], ["y1"])]
+    few = [*rows("x", "r"), node("MatMul", ["r", "w1"], ["m"]), node("MatMul", ["m", "w2"], ["y2"])]
+    nodes = [
+        node("ReduceSum", ["x"], ["sum"], keepdims=0), node("Greater", ["sum", "nought"], ["much"]),
+        node("If", ["much"], ["y"], then_branch=graph(dense, ["y1"]), else_branch=graph(few, ["y2"])),
+    ]  # fmt: skip
+    used = {name: CONSTANTS[name] for name in ("zero", "nought", "axis", "w1", "b1", "w2")}
+    x = some(9, 4, 6)
+    content = write(nodes, {"x": x}, used, ["y"], 18)
+    model = dwcpu.load_onnx(content)
+    for each in (x, -x, x[:3], -x[:3], x, 0 * x, -np.abs(x)):
+        check(model, content, each, num_threads=threads)
+    first, second = ways(model)
+    assert [type(way).__name__ for way in (first, second)] == ["Branch", "Branch"]
+    assert len([plan for plan in first._plans.known.values() if plan is not None]) == 2  # one for each shape
+    assert set(second._plans.known.values()) == {None}
+    late = second._divided._parts._late.graph.nodes
+    assert [part.op for each in late if each.op == "Stretch" for part in each.get("run").graph.nodes] == ["MatMul"] * 2
+
+
+def test_light_branches_are_not() -> None:
+    light = graph([node("Add", ["x", "x"], ["y1"])], ["y1"]), graph([node("Neg", ["x"], ["y2"])], ["y2"])
+    nodes = [
+        node("ReduceSum", ["x"], ["sum"], keepdims=0), node("Greater", ["sum", "nought"], ["much"]),
+        node("If", ["much"], ["y"], then_branch=light[0], else_branch=light[1]),
+    ]  # fmt: skip
+    model, content = loaded(nodes, ["y"], some(9, 4, 6))
+    for each in (some(9, 4, 6), -np.abs(some(9, 4, 6))):
+        check(model, content, each)
+    assert [type(way).__name__ for way in ways(model)] == ["Runner", "Runner"]
+
+
+def test_bodies_of_loops_run_node_by_node() -> None:
+    shapes = {
+        "i": (onnx.TensorProto.INT64, []),
+        "on": (onnx.TensorProto.BOOL, []),
+        "h": (onnx.TensorProto.FLOAT, ["n", 6]),
+    }
+    own = tuple(onnx.helper.make_tensor_value_info(name, *each) for name, each in shapes.items())
+    turn = [
+        node("Identity", ["on"], ["again"]), node("MatMul", ["h", "w"], ["m"]), node("Tanh", ["m"], ["t"]),
+        node("Concat", ["t", "one"], ["longer"], axis=0),
+    ]  # fmt: skip
+    nodes = [node("Loop", ["most", "", "x"], ["y"], body=graph(turn, ["again", "longer"], own))]
+    x, most = random(2, 6), np.array(25, np.int64)
+    content = write(nodes, {"x": x}, {"most": most, "w": random(6, 6), "one": random(1, 6)}, ["y"], 18)
+    model = dwcpu.load_onnx(content)
+    for each in (x, -x, random(4, 6)):
+        check(model, content, each)
+    [body] = ways(model)
+    assert [each.op for each in body.graph.nodes] == ["Identity", "MatMul", "Tanh", "Concat"]
+
+
+@pytest.mark.parametrize("name", ["run", "ways"])
+def test_no_file_says_how_its_nodes_are_run(name) -> None:
+    content = write([node("Relu", ["x"], ["y"], **{name: 1})], {"x": random(2)}, {}, ["y"], 18)
+    with pytest.raises(ValueError, match="the standard does not know"):
+        dwcpu.load_onnx(content)

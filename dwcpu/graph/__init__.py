@@ -13,8 +13,10 @@ lowering.py         which nodes run on kernels
 moves.py            of those, the ones that only move elements
 operators/          what every operator computes, on NumPy arrays
 layouts.py          images with their channels first or last
+plans.py            pipelines for the shapes that a graph meets
 parts.py            graphs in which shapes depend on values: what can be planned, and the rest
-eager.py            running that rest node by node
+stretches.py        what of that rest is worth a plan once shapes are known
+eager.py            running what is left node by node
 work.py             how much there is to compute
 store.py            the file format of `Model.save`
 errors.py           `UnsupportedOperator`

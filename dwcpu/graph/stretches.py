@@ -65,8 +65,8 @@ def gather(graph: Graph, without: Collection[str], branch: Callable[[Graph], Way
     without : collection of str
         As in `Stretch`.
     branch : callable
-        Gives the way to run a branch of an If that has heavy nodes. (A Loop may have other shapes at every turn: in its
-        body there are stretches only.)
+        Gives the way to run a branch of an If that has heavy nodes. A Loop may have other shapes at every turn, for
+        which plans would be made again and again: its body runs node by node.
     """
     made = graph.producers()
     kept = _worth(graph, made)
@@ -106,7 +106,7 @@ def gather(graph: Graph, without: Collection[str], branch: Callable[[Graph], Way
         if node.op in GRAPHS:
             graphs = {name: node.get(name) for name in GRAPHS[node.op]}
             node.attributes["ways"] = {
-                name: branch(each) if node.op == "If" and _is_heavy(each) else Runner(gather(each, without, branch))
+                name: branch(each) if node.op == "If" and _is_heavy(each) else Runner(each)
                 for name, each in graphs.items()
             }
     whole.sort()
