@@ -2,9 +2,9 @@
 
     python -m dwcpu classify [IMAGE ...] [--model NAME] [--weights FILE] [--top K] [--threads N] [--profile]
                              [--plot FILE.png]
-    python -m dwcpu run MODEL [--input FILE ...] [--size HxW|T] [--raw] [--output FILE.npz] [--threads N] [--profile]
-                              [--compare onnxruntime] [--external-data DIR]
-    python -m dwcpu inspect MODEL [--size HxW|T] [--threads N] [--external-data DIR]
+    python -m dwcpu run MODEL [--input FILE ...] [--size HxW|T] [--shape NAME=AxB...] [--raw] [--output FILE.npz]
+                              [--threads N] [--profile] [--compare onnxruntime] [--external-data DIR]
+    python -m dwcpu inspect MODEL [--size HxW|T] [--shape NAME=AxB...] [--threads N] [--external-data DIR]
     python -m dwcpu bench [--suite NAME ...] [--peers NAME ...] [--threads N ...] [--json FILE] [--plot FILE.png] ...
     python -m dwcpu info
     python -m dwcpu --version

@@ -69,7 +69,24 @@ def _add_model_arguments(parser: argparse.ArgumentParser, threads: Callable[[str
         metavar="HxW|T",
         help=f"height and width, or the length of a signal; by default {sizes} or {SIDE} each",
     )
+    add(
+        "--shape",
+        type=_shape,
+        metavar="NAME=AxB…",
+        action="append",
+        default=[],
+        help="all sizes of one input; several: the option again",
+    )
     add("--threads", type=threads, metavar="N", help="threads; by default all that we may use")
+
+
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    name, _, sizes = text.rpartition("=")
+    if not name or not re.fullmatch(r"[0-9]{1,9}([xX][0-9]{1,9})*", sizes):
+        raise argparse.ArgumentTypeError(
+            f"{text!r:.60} is no shape; it is the name of an input and all of its sizes; write x=1x3x16x112x112"
+        )
+    return name, tuple(map(int, sizes.lower().split("x")))
 
 
 def _size(text: str) -> tuple[int, ...]:
@@ -314,14 +331,16 @@ def prepare_inspect(options: argparse.Namespace) -> Callable[[], int]:
         If an option asks for what there is not.
     """
     model = _load(options)
-    reason = next((f"the model declares {spec}" for spec in model.inputs if spec.shape is None), None)
+    given = {name for name, _ in options.shape}
+    open_ = (spec for spec in model.inputs if spec.shape is None and spec.name not in given)
+    reason = next((f"the model declares {spec}" for spec in open_), None)
     shapes, notes = fill_all(options, model) if reason is None else ({}, [])
 
     def work() -> int:
         _print_facts(model)
         try:
             if reason is not None:
-                raise ValueError(f"{reason}; a table needs all sizes")
+                raise ValueError(f"{reason}; a table needs all sizes; give them with --shape")
             report = model.explain(shapes, options.threads)
         except (ValueError, MemoryError) as error:
             print(f"no table of the nodes: {' '.join(str(error).split())}")

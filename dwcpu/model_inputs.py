@@ -41,6 +41,8 @@ def read_inputs(options: argparse.Namespace, model: Model) -> tuple[dict[str, np
     """Every input of the model by name, from the files; and what to tell about them."""
     specs = {spec.name: spec for spec in model.inputs}
     files = [_file(text, specs) for text in options.input]
+    if options.shape:
+        raise ValueError("--shape is given with --input; it is for random numbers; drop one of them")
     for option, given in (("--size", options.size is not None), ("--raw", options.raw)):
         if given and all(file.kind != "picture" for file in files):
             raise ValueError(f"{option} is given with arrays only; they are taken as they are; drop it")
@@ -268,7 +270,10 @@ def _declared_size(spec: Spec) -> tuple[int, int] | None:
 def _fill(spec: Spec, size: tuple[int, ...] | None) -> tuple[int, ...]:
     """The shape that a model declares for an input, with numbers for what it leaves open."""
     if spec.shape is None:
-        raise ValueError(f"the model declares {spec}; its sizes must be known; give the array: run --input FILE")
+        raise ValueError(
+            f"the model declares {spec}; its sizes must be known; give them, --shape {spec.name}=AxB…, or the array: "
+            f"run --input FILE"
+        )
     axes = _spatial(spec.shape)
     sizes = [side if isinstance(side, int) else SIDE if at in axes else 1 for at, side in enumerate(spec.shape)]
     if size is not None and len(axes) == len(size):
@@ -279,8 +284,8 @@ def _fill(spec: Spec, size: tuple[int, ...] | None) -> tuple[int, ...]:
 
 def fill_all(options: argparse.Namespace, model: Model) -> tuple[dict[str, tuple[int, ...]], list[str]]:
     """A shape for every input, and what to tell about sizes that the model leaves open."""
-    shapes = {spec.name: _fill(spec, options.size) for spec in model.inputs}
-    size = options.size
+    given, size = _shapes(options, model), options.size
+    shapes = {spec.name: given.get(spec.name) or _fill(spec, size) for spec in model.inputs}
     kinds = {len(_spatial(spec.shape or ())) for spec in model.inputs}
     if size is not None and len(size) not in kinds:
         what, way_out = "has height and width", "a signal takes one number, its length" if 1 in kinds else "drop it"
@@ -292,11 +297,27 @@ def fill_all(options: argparse.Namespace, model: Model) -> tuple[dict[str, tuple
         )
     notes = [
         f"{spec} leaves sizes open; {shapes[spec.name]} is taken"
-        f"{'; --size chooses height and width, or length' if _spatial(spec.shape or ()) else ''}"
+        f"; {'--size chooses height and width, or length' if _spatial(spec.shape or ()) else '--shape chooses others'}"
         for spec in model.inputs
-        if not all(isinstance(side, int) for side in spec.shape or ())
+        if spec.name not in given and not all(isinstance(side, int) for side in spec.shape or ())
     ]
     return shapes, notes
+
+
+def _shapes(options: argparse.Namespace, model: Model) -> dict[str, tuple[int, ...]]:
+    """What ``--shape`` says, by input."""
+    specs, found = {spec.name: spec for spec in model.inputs}, {}
+    for name, shape in options.shape:
+        text = f"--shape {name}={'x'.join(map(str, shape))}"
+        if name not in specs:
+            raise ValueError(f"{text}: there is no such input; inputs are {'; '.join(map(str, specs.values()))}")
+        if name in found:
+            raise ValueError(f"{text}: {name!r} has a shape already; give each input one")
+        declared = specs[name].shape
+        if declared is not None and len(declared) != len(shape):
+            raise ValueError(f"{text}: the model declares {specs[name]}; give {len(declared)} sizes")
+        found[name] = shape
+    return found
 
 
 def random_inputs(options: argparse.Namespace, model: Model) -> tuple[dict[str, np.ndarray], list[str]]:

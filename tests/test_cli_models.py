@@ -439,3 +439,16 @@ def test_inspect_says_why_there_is_no_table(file, options, words, folder, capsys
     last = out.splitlines()[-1]
     assert last.startswith("no table of the nodes: ")
     assert words in last
+
+
+def test_shapes_of_inputs_are_chosen_one_by_one(tmp_path, capsys):
+    nodes = [("Relu", ["x"], ["a"], {}), ("Relu", ["z"], ["b"], {})]
+    inputs = [("x", FLOAT, ["n", 3, "d", "h", "w"]), ("z", FLOAT, None)]
+    written(tmp_path / "m.onnx", nodes, inputs, [("a", FLOAT, None), ("b", FLOAT, None)])
+    shapes = ["--shape", "x=2x3x4x5x6", "--shape", "z=7"]
+    for command in ("run", "inspect"):
+        status, out, err = run([command, tmp_path / "m.onnx", *shapes], capsys)
+        assert (status, err, "is taken" in out) == (0, "", False)
+        assert ("float32 (2, 3, 4, 5, 6)" if command == "run" else "2x3x4x5x6") in out
+    status, out, _ = run(["run", tmp_path / "m.onnx", *shapes[2:]], capsys)
+    assert (status, "--shape chooses others" in out) == (0, True)
