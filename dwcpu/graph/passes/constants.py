@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..eager import compute
+from ..eager import operated
 from ..ir import Graph, Node
 from ..operators import OPERATORS
 from ..operators.branching import taken
@@ -48,7 +48,7 @@ def fold_constants(graph: Graph) -> None:
             left += _inlined(graph, node)[::-1]
             continue
         elif _folds(graph, node):
-            results = compute(node, [graph.constants[name] if name else None for name in node.inputs])
+            results = operated(node)([graph.constants[name] if name else None for name in node.inputs])
             if sum(result.nbytes for result in results) <= _MOST_BYTES:
                 for name, result in zip(node.outputs, results, strict=False):
                     if name:
