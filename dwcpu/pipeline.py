@@ -369,6 +369,8 @@ class Pipeline:
         Size of the arena.
     value_bytes : int
         What the values and the scratch in it would take if each had its own memory.
+    only_kernels : bool
+        Whether no step is a call.
     """
 
     def __init__(self, builder: Builder, nodes: int, arenas: Arenas = _shared) -> None:
@@ -402,6 +404,7 @@ class Pipeline:
         self._seen = [number in seen for number in range(max(seen, default=-1) + 1)]
         self._address = self._records.ctypes.data
         self._sections = _sections(steps)
+        self.only_kernels = all(isinstance(step.operation, Pass) for step in steps)
         self._address_of = runtime.address_finder()
 
     def _where(self, value: Value | None) -> tuple[int, int]:
@@ -417,7 +420,7 @@ class Pipeline:
 
         None if there is more to do than to run kernels.
         """
-        if not all(isinstance(step.operation, Pass) for step in self._steps):
+        if not self.only_kernels:
             return None
         return self._address, len(self._steps), self._team, self.arena_bytes
 

@@ -24,8 +24,10 @@ def turned(array: np.ndarray, last: bool) -> np.ndarray:
 
 def is_turned(array: np.ndarray, last: bool) -> bool:
     """Whether an input lies in memory with its channels last, and so need not be turned."""
+    if array.ndim != 4:
+        return False
     seen = logical(array, last)
-    return seen.ndim == 4 and not seen.flags.c_contiguous and is_channel_last(seen)
+    return not seen.flags.c_contiguous and is_channel_last(seen)
 
 
 def without_contents(array: np.ndarray, last: bool) -> np.ndarray:
@@ -38,6 +40,8 @@ def without_contents(array: np.ndarray, last: bool) -> np.ndarray:
 
 def base(array: np.ndarray, last: bool) -> np.ndarray:
     """The memory of an input as a C-contiguous array, copied if it is not one as `without_contents` says."""
+    if array.flags.c_contiguous:
+        return array
     if not last and is_turned(array, last):
         return np.moveaxis(array, 1, -1)
     return np.ascontiguousarray(array)

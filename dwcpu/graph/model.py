@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -128,8 +128,11 @@ class Model:
         plan = self._plan(given, last, threads)
         if plan is None:
             return self._finished(self._dynamic(given, last, threads), last)
-        with self._told(given, last):
-            finished = self._finished(run(plan, given, last), last)
+        try:
+            results = run(plan, given, last)
+        except ValueError as error:
+            raise self._told(error, given, last) from error
+        finished = self._finished(results, last)
         if len(given) == 1 and given[0].flags.c_contiguous and not isinstance(finished, tuple):
             plans = self._plans
             self._short[layout].keep(plan, threads, plans.key(given, last, threads), plans.known, given[0], finished)
@@ -219,29 +222,29 @@ class Model:
     def _dynamic(self, given: list[np.ndarray], last: bool, threads: int) -> list[np.ndarray]:
         """What has shapes that depend on values, and all of what has nothing to be planned for."""
         inputs = [layouts.logical(array, last) for array in given]
-        with self._told(given, last):
-            return self._divided.of(inputs)(inputs, threads)
-
-    @contextlib.contextmanager
-    def _told(self, given: Sequence[np.ndarray], last: bool) -> Iterator[None]:
-        """Say with which inputs a node failed, what the file declares, and what that looks like."""
         try:
-            yield
+            return self._divided.of(inputs)(inputs, threads)
         except ValueError as error:
-            pairs = list(zip(self.inputs, given, strict=True))
-            shapes = ", ".join(f"{spec.name} {array.shape}" for spec, array in pairs)
-            hints = "; ".join(hint for spec, array in pairs if (hint := advice(spec, array, last)))
-            declared = "; ".join(map(str, self.inputs))
-            # Where it is plain what is wrong with the only input, which node found it does not help.
-            text = hints if hints and len(pairs) == 1 else "; ".join(filter(None, (hints, str(error))))
-            raise ValueError(f"{self.name}: given: {shapes}; the file declares: {declared}; {text}") from error
+            raise self._told(error, given, last) from error
+
+    def _told(self, error: ValueError, given: Sequence[np.ndarray], last: bool) -> ValueError:
+        """What is said of an error in a node: with which inputs, what the file declares, and what that looks like."""
+        pairs = list(zip(self.inputs, given, strict=True))
+        shapes = ", ".join(f"{spec.name} {array.shape}" for spec, array in pairs)
+        hints = "; ".join(hint for spec, array in pairs if (hint := advice(spec, array, last)))
+        declared = "; ".join(map(str, self.inputs))
+        # Where it is plain what is wrong with the only input, which node found it does not help.
+        text = hints if hints and len(pairs) == 1 else "; ".join(filter(None, (hints, str(error))))
+        return ValueError(f"{self.name}: given: {shapes}; the file declares: {declared}; {text}")
 
     # --- plans --------------------------------------------------------------------------------------------------------
 
     def _plan(self, given: list[np.ndarray], last: bool, threads: int, progress: Progress | None = None) -> Plan | None:
         """The plan for inputs like these; None if shapes depend on values, or if there are no elements."""
-        with self._told(given, last):
+        try:
             return self._plans.find(given, last, threads, progress)
+        except ValueError as error:
+            raise self._told(error, given, last) from error
 
     def warmup(
         self, x_shape: Any, *, layout: str = "NCHW", num_threads: int | None = None, progress: Progress | None = None

@@ -134,7 +134,8 @@ class Plan:
     outputs : list of ndarray
         Arrays without contents, of the shapes, dtypes and memory orders of the outputs; or with contents, where an
         output is known already: `known` says so.
-    known : list of bool
+    known, turned : list of bool
+        `turned`: of what has its channels last in memory, and not with the axes of ONNX.
     entries : list of Entry
         What is done for each node.
     jobs : list of background.Job
@@ -144,6 +145,7 @@ class Plan:
     pipeline: Pipeline
     outputs: list[np.ndarray]
     known: list[bool]
+    turned: list[bool]
     entries: list[Entry]
     jobs: list[background.Job]
 
@@ -579,6 +581,6 @@ def make_plan(
         planner.add(number, node)
     outputs = [planner.give(at, len(inputs), spec.name) for at, spec in enumerate(graph.outputs)]
     pipeline = Pipeline(planner.builder, max(len(graph.nodes), 1), arenas)
-    return Plan(
-        pipeline, [array for array, _ in outputs], [known for _, known in outputs], planner.entries, planner.jobs
-    )
+    arrays, known = [array for array, _ in outputs], [each for _, each in outputs]
+    turned = [array.ndim == 4 and is_channel_last(array) and not array.flags.c_contiguous for array in arrays]
+    return Plan(pipeline, arrays, known, turned, planner.entries, planner.jobs)

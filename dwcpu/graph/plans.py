@@ -14,7 +14,7 @@ from ..report import LayerRow
 from . import layouts
 from .ir import Graph
 from .lowering import LOWERINGS
-from .planner import Dynamic, Plan, is_channel_last, make_plan
+from .planner import Dynamic, Plan, make_plan
 from .special import Specials
 
 __all__ = ["Plans", "Progress", "run", "timed"]
@@ -86,6 +86,9 @@ class Plans:
 def run(plan: Plan, given: Sequence[np.ndarray], last: bool) -> list[np.ndarray]:
     """The outputs of a plan, new arrays with the axes of ONNX."""
     bases, results = _memory(plan, given, last)
+    if plan.pipeline.only_kernels:
+        plan.pipeline.run(*bases)
+        return results
     with np.errstate(all="ignore"):  # infinities and NaN are results like others
         plan.pipeline.run(*bases)
     return results
@@ -108,18 +111,17 @@ def _memory(plan: Plan, given: Sequence[np.ndarray], last: bool) -> tuple[list[A
     bases = [layouts.base(array, last) for array in given]
     results: list[np.ndarray] = []
     targets: list[np.ndarray | None] = []
-    for array, known in zip(plan.outputs, plan.known, strict=True):
+    for array, known, turned in zip(plan.outputs, plan.known, plan.turned, strict=True):
         if known:
             results.append(np.array(array, order="C"))
             targets.append(None)
-        elif array.ndim == 4 and is_channel_last(array) and not array.flags.c_contiguous:
+        elif turned:
             fresh = arrays.empty(np.moveaxis(array, 1, -1).shape, array.dtype)
             results.append(np.moveaxis(fresh, -1, 1))
             targets.append(fresh)
         else:
-            fresh = (
-                np.empty(array.shape, array.dtype) if array.dtype.hasobject else arrays.empty(array.shape, array.dtype)
-            )
+            has_objects = array.dtype.hasobject
+            fresh = np.empty(array.shape, array.dtype) if has_objects else arrays.empty(array.shape, array.dtype)
             results.append(fresh)
             targets.append(fresh)
     return [bases[0] if bases else None, None, targets[0], *bases[1:], *targets[1:]], results
