@@ -131,6 +131,15 @@ def test_there_may_be_no_steps_and_no_sequences(op, steps, batch) -> None:
     np.testing.assert_array_equal(last, 0)
 
 
+@pytest.mark.parametrize("op", GATES)
+def test_there_may_be_no_units(op) -> None:
+    constants = {"w": random(1, 0, INPUTS), "r": random(1, 0, 0)}
+    nodes = [node(op, ["x", "w", "r"], ["y", "last"], hidden_size=0)]
+    model = dwcpu.load_onnx(write(nodes, {"x": random(STEPS, BATCH, INPUTS)}, constants, ["y", "last"], 18))
+    states, last = model(random(STEPS, BATCH, INPUTS))
+    assert (states.shape, last.shape) == ((STEPS, 1, BATCH, 0), (1, BATCH, 0))
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [

@@ -53,10 +53,15 @@ class Divided:
         """The graph without what only plans can run."""
         return optimise(self._graph, {*self._without, *PLANNED})
 
+    @cached_property
+    def _whole(self) -> Parts:
+        """All of it as the second part: for inputs without elements there is nothing to plan."""
+        return Parts(None, self._eager, self._without)
+
     def of(self, inputs: Sequence[np.ndarray]) -> Parts:
         """Its parts, for inputs like these, whose contents are not looked at."""
         if not all(array.size for array in inputs):
-            return Parts(None, self._eager, self._without)
+            return self._whole
         if self._parts is None:
             self._parts = Parts(*_divide(self._eager, inputs), self._without)
         return self._parts
@@ -66,10 +71,8 @@ class Branch:
     """A graph within another, planned for the shapes that it meets, or run in parts."""
 
     def __init__(self, graph: Graph, without: Collection[str]) -> None:
-        self._plans, self._divided = (
-            Plans(graph, optimise(graph, without), without, lying=True),
-            Divided(graph, without),
-        )
+        self._plans = Plans(graph, optimise(graph, without), without, lying=True)
+        self._divided = Divided(graph, without)
         self._names = [spec.name for spec in graph.inputs]
 
     def __call__(self, given: Mapping[str, np.ndarray]) -> list[np.ndarray]:

@@ -24,11 +24,9 @@ def recurrent(planner: Planner, node: Node, operands: list[Operand]) -> list[Ope
     x, w, r, bias, lengths, h, c, peepholes = (*operands, *[None] * 8)[:8]
     if not isinstance(x, Symbol) or not isinstance(w, np.ndarray) or not isinstance(r, np.ndarray) or not known(bias):
         return None
-    if (
-        not x.array.dtype == w.dtype == r.dtype
-        or w.dtype.char not in "fd"
-        or activations(node) != _ACTIVATIONS[node.op]
-    ):
+    if not x.array.dtype == w.dtype == r.dtype or w.dtype.char not in "fd" or not r.size:
+        return None
+    if activations(node) != _ACTIVATIONS[node.op]:
         return None
     if node.get("clip") is not None or node.get("input_forget", 0) or peepholes is not None:
         return None
