@@ -10,13 +10,14 @@ import numpy as np
 
 from .. import pixels
 from ..epilogue import parse_activation
-from ..layers import Conv2d, DepthwiseConv2d, InvertedResidual, PointwiseConv2d, SeparableConv2d
+from ..layers import DepthwiseConv2d, PointwiseConv2d
 from ..products import products
 from .arithmetic import ARITHMETIC
+from .convolving import chain, floats, run, vector
 from .ir import Node
 from .moves import MOVES, known
 from .operators.branching import taken
-from .operators.convolution import both, conv_windows
+from .operators.convolution import both
 from .operators.moving import axis_of
 from .operators.pooling import window_counts, windows_of
 from .operators.reducing import axes_of
@@ -25,181 +26,11 @@ from .passes.matching import channel_values
 from .planner import Operand, Planner, Symbol, channel_last
 from .recurring import recurrent
 from .upsampling import conv_transpose
+from .volumes import conv, max_pool
 
 __all__ = ["LOWERINGS"]
 
 Lowering = Callable[[Planner, Node, list[Operand]], "list[Operand] | None"]
-
-
-def _floats(x: Operand, w: Operand) -> bool:
-    """Whether x is to be computed and w known, of one type that kernels have."""
-    return (
-        isinstance(x, Symbol)
-        and isinstance(w, np.ndarray)
-        and x.array.dtype == w.dtype
-        and w.dtype.char in "fd"
-        and x.array.size > 0
-    )
-
-
-def _filters(w: np.ndarray) -> np.ndarray:
-    """Weights (Cout, Cin / groups, KH, KW) or of a signal, as (KH, KW, Cin / groups, Cout)."""
-    if w.ndim == 3:
-        w = w[:, :, None]
-    return w.transpose(2, 3, 1, 0)
-
-
-def _depthwise(w: np.ndarray, groups: int) -> np.ndarray:
-    """Weights (C * M, 1, KH, KW) as (KH, KW, C, M)."""
-    filters = _filters(w)[:, :, 0]
-    return filters.reshape(*filters.shape[:2], groups, -1)
-
-
-def _vector(bias: Operand) -> Any:
-    return None if bias is None else np.asarray(bias).reshape(-1)
-
-
-def _options(node: Node, x: np.ndarray, w: np.ndarray) -> dict[str, Any]:
-    """stride, padding and dilation of a Conv, as layers take them."""
-    windows = conv_windows(node, x, w)
-    begins, ends = both(windows.begins, 0), both(windows.ends, 0)
-    if min(*begins, *ends) < 0:
-        raise ValueError(f"padding {begins}, {ends} is negative; cut the image first")
-    return {
-        "stride": both(windows.strides, 1),
-        "padding": tuple(zip(begins, ends, strict=True)),
-        "dilation": both(windows.dilations, 1),
-    }
-
-
-def _out_array(x: np.ndarray, layer: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """A fresh array for what a layer makes of images or signals x, whose shape it sees as `shape`."""
-    batch, height, width, channels = layer.out_shape(shape)
-    sizes = (batch, channels, height, width) if x.ndim == 4 else (batch, channels, width)
-    return channel_last(sizes, x.dtype)
-
-
-def _run(
-    planner: Planner, node: Node, key: tuple, make: Callable[..., Any], x: Symbol, residual: Operand
-) -> list[Operand]:
-    """Run the layer that ``make(activation)`` gives; a residual of another shape is added afterwards."""
-    spec, weights = node.get("activation"), node.inputs[1 : 1 + 2 * len(node.get("parts", [node]))]
-    layer = planner.layer((*key, spec), weights, lambda: make(spec))
-    array = _out_array(x.array, layer, x.pixels().shape)
-    if residual is None:
-        return [planner.run_layer(layer, x, None, array)]
-    if isinstance(residual, Symbol) and residual.array.shape == array.shape and residual.array.dtype == array.dtype:
-        return [planner.run_layer(layer, x, residual, array)]
-    bare = planner.layer((*key, None), weights, lambda: make(None))
-    before = planner.run_layer(bare, x, None, array)
-    return planner.finish(node, [before], [residual])
-
-
-def _conv(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
-    x, w, bias, residual = (*operands, None, None, None)[:4]
-    if not _floats(x, w) or not known(bias):
-        return None
-    assert isinstance(x, Symbol) and isinstance(w, np.ndarray)
-    if w.ndim == 5:
-        return _slices(planner, node, x, w, bias, residual)
-    if w.ndim not in (3, 4):
-        return None
-    options = _options(node, x.array, w)
-    groups = int(node.get("group", 1))
-    key = node.outputs[0], options["padding"]
-
-    def make(activation: Any) -> Any:
-        plain = options["stride"] == (1, 1) and not any(map(any, options["padding"]))
-        if groups > 1 and w.shape[1] == 1:
-            return DepthwiseConv2d(_depthwise(w, groups), _vector(bias), activation=activation, **options)
-        if groups == 1 and prod(w.shape[2:]) == 1 and plain:
-            return PointwiseConv2d(_filters(w)[0, 0], _vector(bias), activation=activation)
-        return Conv2d(_filters(w), _vector(bias), groups=groups, activation=activation, **options)
-
-    return _run(planner, node, key, make, x, residual)
-
-
-def _slices(
-    planner: Planner, node: Node, x: Symbol, w: np.ndarray, bias: Operand, residual: Operand
-) -> list[Operand] | None:
-    """A Conv of three axes of pixels whose windows extend along two: slices across the third are images of a batch."""
-    windows = conv_windows(node, x.array, w)
-    places = zip(windows.kernel, windows.strides, windows.begins, windows.ends, strict=True)
-    along = [at for at, place in enumerate(places) if place == (1, 1, 0, 0)]
-    if not along:
-        return None
-    third, batch = along[0] + 2, (x.array.shape[0], x.array.shape[along[0] + 2])
-    seen = np.moveaxis(x.array, third, 1)
-    array = channel_last((prod(batch), *seen.shape[2:]), x.array.dtype)
-    images = planner.symbol(array)
-    planner.move(x, seen, images, array.reshape(seen.shape))
-    others = [at for at in range(3) if at != along[0]]
-    strides, dilations, begins, ends = ([each[at] for at in others] for each in windows[1:5])
-    attributes = {
-        "group": node.get("group", 1), "strides": strides, "dilations": dilations, "pads": [*begins, *ends]
-    }  # fmt: skip
-    plain = Node("Conv", node.name, node.inputs[:3], node.outputs, attributes)
-    made = _conv(planner, plain, [images, np.ascontiguousarray(w.squeeze(third)), bias])
-    if made is None:
-        return None
-    [result] = made
-    assert isinstance(result, Symbol)
-    apart = np.moveaxis(result.array.reshape(*batch, *result.array.shape[1:]), 1, third)
-    return planner.finish(node, [result.view(apart)], [] if residual is None else [residual])
-
-
-def _chain(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
-    """Separable and InvertedResidual."""
-    x, *weights = operands
-    parts = node.get("parts")
-    residual = weights[2 * len(parts)] if len(weights) > 2 * len(parts) else None
-    pairs = [(weights[2 * at], weights[2 * at + 1]) for at in range(len(parts))]
-    arrays = [w for w, _ in pairs if isinstance(w, np.ndarray)]
-    if not all(_floats(x, w) for w, _ in pairs) or {w.ndim for w in arrays} not in ({3}, {4}):
-        return _one_by_one(planner, node, operands)
-    assert isinstance(x, Symbol)
-    *expand, depthwise, pointwise = zip(parts, arrays, (bias for _, bias in pairs), strict=True)
-    options = _options(depthwise[0], x.array if not expand else _expanded(x.array, expand[0][1]), depthwise[1])
-    if expand:
-        _options(expand[0][0], x.array, expand[0][1])  # checks that they fit
-    dw = _depthwise(depthwise[1], int(depthwise[0].get("group", 1)))
-    if options["dilation"] != (1, 1) and expand:  # the layer has none
-        [widened] = _conv(planner, parts[0], operands[:3]) or planner.apart(parts[0], operands[:3])
-        inputs, attributes = ["", *node.inputs[3:]], {**node.attributes, "parts": parts[1:]}
-        rest = Node("Separable", node.name, inputs, node.outputs, attributes)
-        return _chain(planner, rest, [widened, *operands[3:]])
-    pw = _filters(pointwise[1])[0, 0]
-    biases = [_vector(bias) for _, bias in pairs]
-    activations = [part.get("activation") for part in parts]
-    key = node.outputs[0], options["padding"]
-
-    def make(activation: Any) -> Any:
-        if expand:
-            plain = {name: option for name, option in options.items() if name != "dilation"}
-            return InvertedResidual(
-                _filters(expand[0][1])[0, 0], dw, pw, *biases, expand_activation=activations[0],
-                dw_activation=activations[1], **plain,
-            )  # fmt: skip
-        return SeparableConv2d(dw, pw, *biases, dw_activation=activations[0], pw_activation=activation, **options)
-
-    return _run(planner, node, key, make, x, residual)
-
-
-def _expanded(x: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """Images as a pointwise convolution leaves them: shape alone counts."""
-    return np.broadcast_to(np.empty((), x.dtype), (x.shape[0], w.shape[0], *x.shape[2:]))
-
-
-def _one_by_one(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
-    """The Convs of a chain each on its own, where no layer does them together."""
-    x, *weights = operands
-    parts = node.get("parts")
-    for at, part in enumerate(parts):
-        inputs: list[Operand] = [x, *weights[2 * at : 2 * at + 2]]
-        if at == len(parts) - 1 and len(weights) > 2 * len(parts):
-            inputs.append(weights[2 * len(parts)])
-        x = (_conv(planner, part, inputs) or planner.apart(part, inputs))[0]
-    return [x]
 
 
 def _product(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
@@ -207,7 +38,7 @@ def _product(planner: Planner, node: Node, operands: list[Operand]) -> list[Oper
     a, b, c = (*operands, None)[:3]
     if node.op == "MatMul" and isinstance(a, Symbol) and isinstance(b, Symbol) and c is None:
         return _tensor_product(planner, a, b)
-    fits = _floats(a, b) and known(c) and isinstance(b, np.ndarray) and b.ndim == 2
+    fits = floats(a, b) and known(c) and isinstance(b, np.ndarray) and b.ndim == 2
     if not fits or (node.op == "Gemm" and node.get("transA", 0)):
         return None
     assert isinstance(a, Symbol) and isinstance(b, np.ndarray)
@@ -249,16 +80,33 @@ def _tensor_product(planner: Planner, a: Symbol, b: Symbol) -> list[Operand] | N
 
 def _affine(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
     x, factor, shift = operands
-    if not _floats(x, factor) or not known(shift):
+    if not floats(x, factor) or not known(shift):
         return None
     assert isinstance(x, Symbol) and isinstance(factor, np.ndarray)
-    if x.array.ndim not in (3, 4) or x.array.shape[1] != factor.size or not x.has_pixels:
+    if x.array.ndim < 2 or x.array.shape[1] != factor.size:
         return None
+    if not x.has_pixels:
+        return _spread_affine(planner, node, operands)
 
     def make(activation: Any) -> Any:
-        return DepthwiseConv2d(factor.reshape(1, 1, -1), _vector(shift), activation=activation)
+        return DepthwiseConv2d(factor.reshape(1, 1, -1), vector(shift), activation=activation)
 
-    return _run(planner, node, (node.outputs[0],), make, x, None)
+    return run(planner, node, (node.outputs[0],), make, x, None)
+
+
+def _spread_affine(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand]:
+    """An Affine of what does not have its channels last: a product and a sum."""
+    x, *values = operands
+    assert isinstance(x, Symbol)
+    kernels: list[str] = []
+    results: list[Operand] = [x]
+    for op, each in zip(("Mul", "Add"), values, strict=True):
+        spread = np.asarray(each).reshape(-1, *(1,) * (x.array.ndim - 2))
+        spec = {"activation": node.get("activation")} if op == "Add" else {}
+        results = planner.lowered(Node(op, node.name, [], [], spec), [*results, spread])
+        kernels.append(planner.described)
+    planner.describe(*kernels)
+    return results
 
 
 _REDUCED = {
@@ -307,8 +155,10 @@ def _reduce(planner: Planner, node: Node, operands: list[Operand]) -> list[Opera
 
 
 def _pool(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
-    """MaxPool and AveragePool of images and signals."""
+    """MaxPool and AveragePool of images and signals, and MaxPool of volumes."""
     x = operands[0]
+    if isinstance(x, Symbol) and x.array.ndim == 5 and node.op == "MaxPool":
+        return max_pool(planner, node, operands)
     if not isinstance(x, Symbol) or x.array.ndim not in (3, 4) or x.array.dtype.char not in "fd":
         return None
     if len([name for name in node.outputs if name]) > 1:
@@ -355,7 +205,7 @@ def _softmax(planner: Planner, node: Node, operands: list[Operand]) -> list[Oper
 def _layer_norm(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
     """LayerNormalization over the last axis, with constants."""
     x, scale, bias = (*operands, None)[:3]
-    if not _floats(x, scale) or not known(bias) or len([name for name in node.outputs if name]) > 1:
+    if not floats(x, scale) or not known(bias) or len([name for name in node.outputs if name]) > 1:
         return None
     assert isinstance(x, Symbol) and isinstance(scale, np.ndarray)
     array = x.array
@@ -374,7 +224,7 @@ def _layer_norm(planner: Planner, node: Node, operands: list[Operand]) -> list[O
 def _group_norm(planner: Planner, node: Node, operands: list[Operand]) -> list[Operand] | None:
     """GroupNormalization and InstanceNormalization of images and signals, with constants."""
     x, scale, bias = operands
-    if not _floats(x, scale) or not isinstance(bias, np.ndarray):
+    if not floats(x, scale) or not isinstance(bias, np.ndarray):
         return None
     assert isinstance(x, Symbol) and isinstance(scale, np.ndarray)
     channels = x.array.shape[1] if x.array.ndim > 1 else 0
@@ -389,16 +239,15 @@ def _group_pattern(planner: Planner, node: Node, operands: list[Operand]) -> lis
     """GroupNorm: its parts at once, or one after the other where shapes are of something else."""
     x, scale, bias, first, second, *others = operands
     parts, results = node.get("parts"), None
-    if isinstance(x, Symbol) and x.array.ndim in (3, 4) and all(map(known, operands[1:])) and _floats(x, scale):
+    if isinstance(x, Symbol) and x.array.ndim in (3, 4) and all(map(known, operands[1:])) and floats(x, scale):
         found = _pattern_of(parts, x.array, [each for each in operands[1:] if isinstance(each, np.ndarray)])
         results = _grouped(planner, node, x, *found, float(parts[1].get("epsilon", 1e-5))) if found else None
     if results is not None:
         return results
     results, kernels = [x], []
     for part, more in zip(parts, [[first], [scale, bias], [second], *([each] for each in others)], strict=True):
-        inputs, lower = [*results, *more], LOWERINGS.get(part.op)
         planner.describe()
-        results = (lower(planner, part, inputs) if lower is not None else None) or planner.apart(part, inputs)
+        results = planner.lowered(part, [*results, *more])
         kernels.append(planner.described)
     planner.describe(*kernels)
     return planner.finish(node, results, [])
@@ -455,14 +304,12 @@ def _branch(planner: Planner, node: Node, operands: list[Operand]) -> list[Opera
     kernels, place = [], "+".join(node.outputs)
     for part in graph.nodes:
         part = part.copy()
-        inputs, lower = [values[name] for name in part.inputs], LOWERINGS.get(part.op)
-        if any(isinstance(each, Symbol) and not each.array.size for each in inputs):
-            lower = None  # kernels take it that there is something to read
+        inputs = [values[name] for name in part.inputs]
         # layers are kept by names, which are those of values in here alone
         part.inputs, made = [f"{place}/{name}" if name else "" for name in part.inputs], part.outputs
         part.outputs = [f"{place}/{name}" if name else "" for name in made]
         planner.describe()
-        results = (lower(planner, part, inputs) if lower is not None else None) or planner.apart(part, inputs)
+        results = planner.lowered(part, inputs)
         kernels.append(planner.described)
         values |= dict(zip(made, results, strict=False))
     planner.describe(*kernels)
@@ -476,17 +323,17 @@ LOWERINGS: dict[str, Lowering] = {
     **dict.fromkeys(("GRU", "LSTM", "RNN"), recurrent),
     "Affine": _affine,
     "AveragePool": _pool,
-    "Conv": _conv,
+    "Conv": conv,
     "ConvTranspose": conv_transpose,
     "Gemm": _product,
     "GroupNorm": _group_pattern,
     "GroupNormalization": _group_norm,
     "If": _branch,
     "InstanceNormalization": _group_norm,
-    "InvertedResidual": _chain,
+    "InvertedResidual": chain,
     "LayerNormalization": _layer_norm,
     "MatMul": _product,
     "MaxPool": _pool,
-    "Separable": _chain,
+    "Separable": chain,
     "Softmax": _softmax,
 }

@@ -253,9 +253,11 @@ class Planner:
 
     def like(self, symbol: Symbol, array: np.ndarray) -> Value:
         """A tensor as it lies in memory, copied to where `array` would have it if it does not lie so."""
-        if not same_order(symbol.array, array):
-            symbol = self._copied(symbol, np.empty_like(array))
-        return symbol.value()
+        return self.ordered(symbol, array).value()
+
+    def ordered(self, symbol: Symbol, array: np.ndarray) -> Symbol:
+        """A tensor that lies in memory as `array` does: a copy if it does not."""
+        return symbol if same_order(symbol.array, array) else self._copied(symbol, np.empty_like(array))
 
     def _copied(self, symbol: Symbol, array: np.ndarray) -> Symbol:
         """A copy in another order of memory; the same one for everybody who wants it."""
@@ -290,16 +292,22 @@ class Planner:
         self.builder.operate(self._number, operation, x, residual, out, self.threads)
 
     def run_layer(
-        self, layer: Any, x: Symbol | Value, residual: Symbol | None, array: np.ndarray, named: bool = True
+        self,
+        layer: Any,
+        x: Symbol | Value,
+        residual: Symbol | None,
+        into: np.ndarray | Symbol,
+        named: bool = True,
     ) -> Symbol:
-        """Run a layer on images, or a value of their shape; `array` is a fresh one for the result, with ONNX's axes.
+        """Run a layer on images, or a value of their shape.
 
-        Images are copied if the layer's kernel cannot read them as they lie. A layer that is not `named` is a part of
-        what the node's row in a report tells otherwise.
+        `into` is a fresh array for the result, with ONNX's axes, or where in another it goes. Images are copied if the
+        layer's kernel cannot read them as they lie. A layer that is not `named` is a part of what the node's row in a
+        report tells otherwise.
         """
         shape = (x.pixels() if isinstance(x, Symbol) else x).shape
-        out = self.symbol(array)
-        target = Value(out.buffer, layer.out_shape(shape), array.dtype)
+        out = into if isinstance(into, Symbol) else self.symbol(into)
+        target = Value(out.buffer, layer.out_shape(shape), out.array.dtype, _address(out.array) - out.start)
         added = None if residual is None else self.image(residual)
         [node] = layer.nodes(shape, self.threads)  # asked once: another time it might be another kernel
 
@@ -345,19 +353,9 @@ class Planner:
         """
         self._number, self._node, self._row = number, node, {}
         operands = [self.operands[name] for name in node.inputs]
-        before = len(self.builder.steps), len(self.builder.sizes), dict(self._images)
-        # Kernels take it that there is something to read.
-        empty = any(isinstance(each, Symbol) and not each.array.size for each in operands)
-        lower = None if empty else self._lowerings.get(node.op)
         try:
             with np.errstate(all="ignore"):
-                results = lower(self, node, operands) if lower is not None else None
-                if results is None:
-                    del self.builder.steps[before[0] :], self.builder.sizes[before[1] :]
-                    del self.builder.since[before[1] :]
-                    self._images = before[2]
-                    self._row = {}
-                    results = self.apart(node, operands)
+                results = self.lowered(node, operands)
         except (Dynamic, MemoryError):
             raise
         except Exception as error:  # what a file says may make NumPy raise anything
@@ -379,6 +377,21 @@ class Planner:
                 self.names.setdefault(result.buffer, []).append(name)
         self.entries.append(self._described(node, operands, results))
 
+    def lowered(self, node: Node, operands: list[Operand]) -> list[Operand]:
+        """Run a node, or a part of one, on kernels if it can, else on NumPy."""
+        before = len(self.builder.steps), len(self.builder.sizes), len(self.jobs), dict(self._images), self._row
+        # Kernels take it that there is something to read.
+        empty = any(isinstance(each, Symbol) and not each.array.size for each in operands)
+        lower = None if empty else self._lowerings.get(node.op)
+        if lower is not None:
+            self._row = {**self._row, "layers": list(self._row.get("layers", ()))}
+            results = lower(self, node, operands)
+            if results is not None:
+                return results
+            steps, buffers, jobs, self._images, self._row = before
+            del self.builder.steps[steps:], self.builder.sizes[buffers:], self.builder.since[buffers:], self.jobs[jobs:]
+        return self.apart(node, operands)
+
     def apart(self, node: Node, operands: list[Operand]) -> list[Operand]:
         """Run a node on NumPy, and then, one by one, what passes have put into it: bias, residual, activation."""
         before = node.get("before")
@@ -398,16 +411,14 @@ class Planner:
         return self.finish(node, self._by_numpy(OPERATORS[node.op], bare, operands[:count]), more)
 
     def finish(self, node: Node, results: list[Operand], more: Sequence[Operand]) -> list[Operand]:
-        """Add `more` to a result on NumPy, and apply the activation of `node`."""
+        """Add `more` to a result, and apply the activation of `node`."""
         spec = node.get("activation")
-        for each in more:
-            results = self._by_numpy(OPERATORS["Add"], Node("Add", node.name, [], []), [results[0], each])
+        after: list[tuple[Node, list[Operand]]] = [(Node("Add", node.name, [], []), [each]) for each in more]
         if spec is not None:
-            last = Node("Activation", node.name, [], [], {"activation": spec})
-            before, x = self.described, results[0]
-            lower = self._lowerings.get("Activation") if isinstance(x, Symbol) and x.array.size else None
-            made = lower(self, last, [x]) if lower is not None else None
-            results = made or self._by_numpy(OPERATORS["Activation"], last, [x])
+            after.append((Node("Activation", node.name, [], [], {"activation": spec}), []))
+        for part, others in after:
+            before = self.described
+            results = self.lowered(part, [*results, *others])
             self.describe(before, self.described)
         return results
 
