@@ -190,6 +190,68 @@ cdef inline vec normal(vec v, vec mean, vec inverse, vec scale, vec bias) noexce
     return v_add(v_mul(v_mul(v_sub(v, mean), inverse), scale), bias)
 
 
+cdef inline void layer_norm_short(
+    const int count, int last, i64 rows, i64 columns, const real *x, real epsilon, const real *scale, const real *bias,
+    vec_bits numbers, real *out
+) noexcept nogil:
+    """Of rows that are `count` vectors, the last with `last` lanes."""
+    cdef vec v[EXPS]
+    cdef vec parts[EXPS]
+    cdef vec factor[EXPS]
+    cdef vec shift[EXPS]
+    cdef vec mean, inverse
+    cdef vec_lanes inside = v_inside(0, last)
+    cdef i64 row
+    cdef int i, end = (count - 1) * LANES
+    for i in range(count):
+        factor[i] = v_load(scale + i * LANES) if i < count - 1 else v_load_where(inside, scale + end)
+        shift[i] = v_load(bias + i * LANES) if i < count - 1 else v_load_where(inside, bias + end)
+    for row in range(rows):
+        for i in range(count):
+            v[i] = v_load(x + i * LANES) if i < count - 1 else v_load_where(inside, x + end)
+            parts[i] = v_add(v_zero(), v[i])
+        mean = v_splat(sum_of_vectors(count, parts) / <real> columns)
+        for i in range(count):
+            v[i] = v_sub(v[i], mean)
+            parts[i] = v_mul(v[i], v[i])
+        parts[count - 1] = v_select(inside, parts[count - 1], v_zero())
+        inverse = v_splat(1 / v_root(sum_of_vectors(count, parts) / <real> columns + epsilon))
+        for i in range(count):
+            v[i] = v_add(v_mul(v_mul(v[i], inverse), factor[i]), shift[i])
+            if i < count - 1:
+                v_store(out + i * LANES, v[i])
+        store_last(out, end, v[count - 2] if count > 1 else mean, v[count - 1], numbers, last)
+        x += columns
+        out += columns
+
+
+cdef inline void layer_norm_long(
+    int last, i64 rows, i64 columns, const real *x, real epsilon, const real *scale, const real *bias, vec_bits numbers,
+    real *out
+) noexcept nogil:
+    cdef real middle
+    cdef vec mean, inverse, before
+    cdef i64 row, at
+    for row in range(rows):
+        middle = sum_of(x, columns, 0, False) / <real> columns
+        mean = v_splat(middle)
+        inverse = v_splat(1 / v_root(sum_of(x, columns, middle, True) / <real> columns + epsilon))
+        at = 0
+        before = v_zero()
+        while at + LANES < columns:
+            before = normal(v_load(x + at), mean, inverse, v_load(scale + at), v_load(bias + at))
+            v_store(out + at, before)
+            at += LANES
+        store_last(
+            out, at, before,
+            normal(
+                v_load_part(x + at, 0, last), mean, inverse, v_load_part(scale + at, 0, last),
+                v_load_part(bias + at, 0, last)),
+            numbers, last)
+        x += columns
+        out += columns
+
+
 cdef void layer_norm(
     const Plan *plan, const real *x, const real *residual, real *out, void *scratch,
     i64 row_begin, i64 row_end, i64 block_begin, i64 block_end
@@ -198,33 +260,24 @@ cdef void layer_norm(
 
     plan.weights points to the scale of every channel, plan.bias to their biases.
     """
-    cdef i64 count = plan.in_channels, row, at
-    cdef int last = <int> ((count - 1) % LANES) + 1
+    cdef i64 columns = plan.in_channels, rows = row_end - row_begin, count = ceil_div(columns, LANES)
+    cdef int last = <int> ((columns - 1) % LANES) + 1
     cdef const real *scale = <const real *> plan.weights
     cdef const real *bias = <const real *> plan.bias
-    cdef const real *source
-    cdef real *target
-    cdef real middle
-    cdef vec mean, inverse, before
+    cdef real epsilon = <real> plan.alpha
     cdef vec_bits numbers = v_numbers_from(last)
-    for row in range(row_begin, row_end):
-        source = x + row * count
-        target = out + row * count
-        middle = sum_of(source, count, 0, False) / <real> count
-        mean = v_splat(middle)
-        inverse = v_splat(1 / v_root(sum_of(source, count, middle, True) / <real> count + <real> plan.alpha))
-        at = 0
-        before = v_zero()
-        while at + LANES < count:
-            before = normal(v_load(source + at), mean, inverse, v_load(scale + at), v_load(bias + at))
-            v_store(target + at, before)
-            at += LANES
-        store_last(
-            target, at, before,
-            normal(
-                v_load_part(source + at, 0, last), mean, inverse, v_load_part(scale + at, 0, last),
-                v_load_part(bias + at, 0, last)),
-            numbers, last)
+    x += row_begin * columns
+    out += row_begin * columns
+    if count == 1:
+        layer_norm_short(1, last, rows, columns, x, epsilon, scale, bias, numbers, out)
+    elif count == 2:
+        layer_norm_short(2, last, rows, columns, x, epsilon, scale, bias, numbers, out)
+    elif count == 3:
+        layer_norm_short(3, last, rows, columns, x, epsilon, scale, bias, numbers, out)
+    elif count == 4:
+        layer_norm_short(4, last, rows, columns, x, epsilon, scale, bias, numbers, out)
+    else:
+        layer_norm_long(last, rows, columns, x, epsilon, scale, bias, numbers, out)
 
 
 cdef inline void stretch_vectors(
