@@ -444,16 +444,16 @@ def most_tile_rows(tallest: int, crowded: int, asks_out: bool) -> int:
 def panel_widths(outputs: int, lanes: int, vectors: int) -> list[int]:
     """How many vectors each panel of a matrix product has: `vectors`, and the last one what is left.
 
-    But a vector alone has a slow tile: where panels have two, the last of an odd number of vectors has three.
+    But a vector alone has a slow tile: where panels have two or three, the last one has one more instead.
 
     Examples
     --------
-    >>> panel_widths(32, 8, 2), panel_widths(40, 8, 2), panel_widths(8, 8, 2)
-    ([2, 2], [2, 3], [1])
+    >>> panel_widths(32, 8, 2), panel_widths(40, 8, 2), panel_widths(8, 8, 2), panel_widths(128, 16, 3)
+    ([2, 2], [2, 3], [1], [3, 3, 2])
     """
     panels, rest = divmod(-(-outputs // lanes), vectors)
-    if rest and panels and vectors == 2:
-        return [vectors] * (panels - 1) + [vectors + rest]
+    if rest == 1 and panels and vectors in (2, 3):
+        return [vectors] * (panels - 1) + [vectors + 1]
     return [vectors] * panels + [rest] * (rest > 0)
 
 

@@ -42,6 +42,8 @@ _BETTER = 0.97
 #: The same for windows. Half of the channels of a pixel is a short run: two threads do 14x14x480 in 0.76 to 0.88 of the
 #: time if they take eight and six rows in place of half of the channels each.
 _BETTER_WINDOWS = 0.8
+#: The same for a split by rows where there are many more weights than pixels: panels of three vectors are seldom even.
+_BETTER_ROWS = 0.9
 #: Pixels that a thread must have at least for it to read all weights of a product where half of them would do: where a
 #: vector is a line, and else.
 _LEAST_PIXELS = (7, 3)
@@ -290,13 +292,14 @@ def grid_of(kernel: Kernel, geometry: ConvGeometry, threads: int) -> Grid:
     # Pixels that share sets of the cache are mostly computed from copies of some channels at a time: any will do.
     alone = geometry.in_channels * kernel.dtype.itemsize % (SET_BYTES // 2) > 0
     anywhere = kernel.op == "depthwise" and alone
-    better, blocks = _BETTER_WINDOWS if anywhere else _BETTER, blocks_of(kernel, geometry)
+    better = _BETTER_WINDOWS if anywhere else _BETTER_ROWS if blocks_first else _BETTER
+    blocks = blocks_of(kernel, geometry)
     widths = () if kernel.op == "depthwise" else _block_widths(kernel, geometry)
     made = cut(rows, granule, blocks, threads, divisible, blocks_first, better, anywhere, widths)
     if kernel.op == "pointwise" and made.tasks > 1:
         # Tiles are of any height, if not as good: with tiles of seven rows, 49 pixels are shared as 28 and 21.
-        finer = cut(rows, 1, blocks, threads, divisible, blocks_first, widths=widths)
+        finer = cut(rows, 1, blocks, threads, divisible, blocks_first, better, widths=widths)
         least = _LEAST_PIXELS[kernel.lanes * kernel.dtype.itemsize < _HALVED_VECTOR]
-        if finer.share(widths) < _BETTER * made.share(widths) and finer.most_rows >= least:
+        if finer.share(widths) < better * made.share(widths) and finer.most_rows >= least:
             return finer
     return made

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .model_inputs import SIDE, fill_all, random_inputs, read_inputs
+from .model_inputs import SIDE, asked_shapes, fill_all, random_inputs, read_inputs
 
 if TYPE_CHECKING:
     from .graph import Model
@@ -331,7 +331,7 @@ def prepare_inspect(options: argparse.Namespace) -> Callable[[], int]:
         If an option asks for what there is not.
     """
     model = _load(options)
-    given = {name for name, _ in options.shape}
+    given = asked_shapes(options, model)
     open_ = (spec for spec in model.inputs if spec.shape is None and spec.name not in given)
     reason = next((f"the model declares {spec}" for spec in open_), None)
     shapes, notes = fill_all(options, model) if reason is None else ({}, [])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,13 +17,15 @@ import numpy as np
 if TYPE_CHECKING:
     from .graph import Model, Spec
 
-__all__ = ["SIDE", "fill_all", "opened_picture", "random_inputs", "read_inputs"]
+__all__ = ["SIDE", "asked_shapes", "fill_all", "opened_picture", "random_inputs", "read_inputs"]
 
 #: What a file of arrays begins with.
 _MAGIC = {b"\x93NUMPY": "npy", b"PK": "npz"}
 
 #: Height, width and length of random inputs and of tables where neither the model nor the user says any.
 SIDE = 224
+#: Elements of an input that `--shape` asks for, at most: 32 GiB of float32.
+_MOST_ELEMENTS = 2**33
 
 #: Mean and standard deviation of red, green and blue in ImageNet, which most networks for pictures were trained with.
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -284,16 +287,17 @@ def _fill(spec: Spec, size: tuple[int, ...] | None) -> tuple[int, ...]:
 
 def fill_all(options: argparse.Namespace, model: Model) -> tuple[dict[str, tuple[int, ...]], list[str]]:
     """A shape for every input, and what to tell about sizes that the model leaves open."""
-    given, size = _shapes(options, model), options.size
-    shapes = {spec.name: given.get(spec.name) or _fill(spec, size) for spec in model.inputs}
-    kinds = {len(_spatial(spec.shape or ())) for spec in model.inputs}
+    given, size = asked_shapes(options, model), options.size
+    shapes = {spec.name: given[spec.name] if spec.name in given else _fill(spec, size) for spec in model.inputs}
+    kinds = {len(_spatial(spec.shape or ())) for spec in model.inputs if spec.name not in given}
     if size is not None and len(size) not in kinds:
         what, way_out = "has height and width", "a signal takes one number, its length" if 1 in kinds else "drop it"
         if len(size) == 1:
             what, way_out = "is a signal", f"write {size[0]}x{size[0]} for images" if 2 in kinds else "drop it"
         raise ValueError(
-            f"--size {'x'.join(map(str, size))}: no input of the model {what}; inputs are "
-            f"{'; '.join(map(str, model.inputs)) or 'none'}; {way_out}"
+            f"--size {'x'.join(map(str, size))}: no input of the model {what}"
+            f"{' and is left by --shape' if given else ''}; inputs are {'; '.join(map(str, model.inputs)) or 'none'}; "
+            f"{'drop one of the two' if given else way_out}"
         )
     notes = [
         f"{spec} leaves sizes open; {shapes[spec.name]} is taken"
@@ -304,7 +308,7 @@ def fill_all(options: argparse.Namespace, model: Model) -> tuple[dict[str, tuple
     return shapes, notes
 
 
-def _shapes(options: argparse.Namespace, model: Model) -> dict[str, tuple[int, ...]]:
+def asked_shapes(options: argparse.Namespace, model: Model) -> dict[str, tuple[int, ...]]:
     """What ``--shape`` says, by input."""
     specs, found = {spec.name: spec for spec in model.inputs}, {}
     for name, shape in options.shape:
@@ -316,6 +320,8 @@ def _shapes(options: argparse.Namespace, model: Model) -> dict[str, tuple[int, .
         declared = specs[name].shape
         if declared is not None and len(declared) != len(shape):
             raise ValueError(f"{text}: the model declares {specs[name]}; give {len(declared)} sizes")
+        if prod(shape) > _MOST_ELEMENTS:
+            raise ValueError(f"{text}: these are {prod(shape)} elements; {_MOST_ELEMENTS} is the limit; give fewer")
         found[name] = shape
     return found
 

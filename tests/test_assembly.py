@@ -26,10 +26,9 @@ pytestmark = pytest.mark.skipif(
     platform.machine().lower() not in ("x86_64", "amd64"), reason="reads the assembly of x86-64"
 )
 
-#: Vectors of a GEMM tile's outputs, and of a depthwise tile's, by the size of a vector: full height.
-ACCUMULATORS = {32: 12, 64: 28}
-#: The same of a panel's three vectors, which a last panel may have.
-WIDE_ACCUMULATORS = {32: 12, 64: 27}
+#: Rows of a GEMM's tallest tiles by the size of a vector, and by the vectors of a panel: TILE_ROWS in tile.h.
+TILE_ROWS = {32: {1: 9, 2: 6, 3: 4}, 64: {1: 14, 2: 14, 3: 9, 4: 6}}
+#: Vectors of a depthwise tile's outputs.
 OUTPUTS = 8
 WINDOWS = {"3x3s1": 9, "3x3s2": 9, "5x5s1": 25}
 #: Those of the compiled family: whole tiles, and two vectors at a time.
@@ -226,8 +225,6 @@ def gcc_version(isa: str, real: str) -> int:
     return int(found[1]) if found else 0
 
 
-#: Rows of the tallest tile of one vector, by the size of vectors: MOST_ROWS in tile.h.
-ROWS_OF_ONE = {32: 9, 64: 14}
 TARGETS = [(isa, size, real) for isa, size in (("x86_64_v3", 32), ("x86_64_v4", 64)) for real in ("f32", "f64")]
 
 
@@ -235,10 +232,11 @@ TARGETS = [(isa, size, real) for isa, size in (("x86_64_v3", 32), ("x86_64_v4", 
 def test_compiled_gemm(isa: str, size: int, real: str) -> None:
     found = disassembly(isa, real)
     more = 0.1 if real == "f64" else 0.0  # inputs take twice as many cache lines: one more is asked for
-    turn, wide, run = TURN * ACCUMULATORS[size], TURN * WIDE_ACCUMULATORS[size], UNROLLED_RUN * ACCUMULATORS[size]
-    sizes = {"gemm_one_2": turn, "gemm_whole": turn, "gemm_whole_wide": wide, "gemm_colour_2": run}
+    sums = {vectors: rows * vectors for vectors, rows in TILE_ROWS[size].items() if vectors > 1}
+    sizes = {f"gemm_{kind}_{vectors}": TURN * sums[vectors] for kind in ("one", "whole") for vectors in sums}
+    sizes |= {f"gemm_colour_{vectors}": UNROLLED_RUN * sums[vectors] for vectors in sums}
     for name, multiply_adds in sizes.items():
-        if (isa, real, name) == ("x86_64_v4", "f64", "gemm_whole") and gcc_version(isa, real) >= 16:
+        if (isa, real, name) == ("x86_64_v4", "f64", "gemm_whole_2") and gcc_version(isa, real) >= 16:
             continue  # it keeps some sums on the stack, 270 instructions for 112 multiply-adds
         hot = loops(found[name])
         check(hot, multiply_adds, size, multiply_adds // ADDS_A_MOVE, MOST_INSTRUCTIONS + more)
@@ -248,8 +246,9 @@ def test_compiled_gemm(isa: str, size: int, real: str) -> None:
 @pytest.mark.parametrize("real", ["f32", "f64"])
 def test_compiled_short_tiles(real: str) -> None:
     """Tiles of seven rows, which some CPUs take: their multiply-adds splat the inputs of five."""
-    for vectors, name, most in ((2, "gemm_whole", 2.1), (3, "gemm_whole_wide", 1.75)):  # without 0.35 and 0.24 more
-        hot = [loop for loop in loops(disassembly("x86_64_v4", real)[name]) if loop.multiply_adds == TURN * 7 * vectors]
+    for vectors, most in ((2, 2.1), (3, 1.75)):  # without 0.35 and 0.24 more
+        body = disassembly("x86_64_v4", real)[f"gemm_short_whole_{vectors}"]
+        hot = [loop for loop in loops(body) if loop.multiply_adds == TURN * 7 * vectors]
         assert hot
         for loop in hot:
             assert loop.registers == {"zmm"} and not loop.stack
@@ -262,7 +261,7 @@ def test_compiled_groups_of_few_channels(isa: str, size: int, real: str) -> None
     found = disassembly(isa, real)
     names = {"gemm_joined": size} | ({"gemm_half_runs_1": 32} if size == 64 else {})
     for name, register in names.items():
-        check(loops(found[name]), TURN * ROWS_OF_ONE[size], register, 0, 1.6)
+        check(loops(found[name]), TURN * TILE_ROWS[size][1], register, 0, 1.6)
 
 
 @pytest.mark.parametrize("real", ["f32", "f64"])
@@ -272,7 +271,7 @@ def test_half_vectors(real: str) -> None:
     All splat their input while they load it: an instruction that splats takes a slot of theirs.
     """
     body = disassembly("x86_64_v4", real)["gemm_half_2"]
-    hot = [loop for loop in loops(body) if loop.multiply_adds == TURN * ACCUMULATORS[64]]
+    hot = [loop for loop in loops(body) if loop.multiply_adds == TURN * 28]
     assert hot
     for loop in hot:
         assert loop.registers == {"zmm", "ymm"} and not loop.stack
@@ -451,11 +450,11 @@ def test_numba_gemm(compiled: tuple[int, dict[str, str]]) -> None:
     size, kernels = compiled
     turn = TURN if size == 32 else 1  # LLVM unrolls nothing where registers are many
     # a tile of three vectors has few rows to share the loads of its weights
-    for sums, vectors, more in ((ACCUMULATORS[size], 2, 0.0), (WIDE_ACCUMULATORS[size], 3, 0.3 if turn == 1 else 0.0)):
-        name = f"gemm_f32_{sums // vectors}x{vectors}v"
-        listings = [kernels[name], kernels[f"{name}_whole"]]
-        for listing in listings:
-            check(numba_loops(listing), turn * sums, size, 0, MOST_NUMBA_INSTRUCTIONS[size] + more)
+    for vectors, more in ((2, 0.0), (3, 0.3 if turn == 1 else 0.0)):
+        rows = TILE_ROWS[size][vectors]
+        name = f"gemm_f32_{rows}x{vectors}v"
+        for listing in (kernels[name], kernels[f"{name}_whole"]):
+            check(numba_loops(listing), turn * rows * vectors, size, 0, MOST_NUMBA_INSTRUCTIONS[size] + more)
 
 
 def test_numba_gemm_of_any_height(compiled: tuple[int, dict[str, str]]) -> None:

@@ -76,6 +76,9 @@ def test_help(capsys):
         ("run net.onnx --shape x=3x8x8", "give 4 sizes"),
         ("run net.onnx --shape x=1x3x8x8 --shape x=1x3x9x9", "'x' has a shape already"),
         ("run net.onnx --input x.npy --shape x=1x3x8x8", "--shape is given with --input"),
+        ("run net.onnx --shape x=1x3x8x8 --size 8x8", "no input of the model has height and width and is left by"),
+        ("run net.onnx --shape x=99999999x3x99999x99", "elements; 8589934592 is the limit; give fewer"),
+        ("inspect any.onnx --shape y=1x3x8x8", "--shape y=1x3x8x8: there is no such input; inputs are x: float32"),
         ("run strings.onnx", "random numbers are no strings"),
         # inputs
         ("run net.onnx --input", "--input"),

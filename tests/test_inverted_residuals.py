@@ -136,7 +136,9 @@ def test_windows_of_one_panel_after_the_other(
             result = compute(kernel, case, "integers", "relu", True, True, threads)
             np.testing.assert_array_equal(result, right, str(case))
         gaps = prepared.stepped(5 + 3, 9 + 4)
-        assert gaps is not None
+        if gaps is None:  # products of more outputs read copies
+            assert 3 * panel > 128
+            continue
         x, out = (
             np.full((*shape[:3], shape[3] + gap), 7, dtype) for shape, gap in ((data.x.shape, 3), (right.shape, 4))
         )

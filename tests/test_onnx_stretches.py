@@ -94,11 +94,20 @@ def test_weights_are_packed_once(monkeypatch) -> None:
 
 
 def test_plans_of_a_stretch_are_forgotten_at_last() -> None:
-    model, content = loaded(HEAD, ["p"], some(40, 4, 6))
-    for positive in range(1, 40):
-        check(model, content, some(40, positive, 6))
+    most, x = stretches._MOST_PLANS, some(200, 4, 6)
+    model, _ = loaded(HEAD, ["p"], x)
+    for positive in range(1, most + 1):
+        model(some(200, positive, 6))
     [stretch] = [each.get("run") for each in model._divided._parts._late.graph.nodes if each.get("run") is not None]
-    assert len(stretch._plans.known) == 16
+    assert len(stretch._plans.known) == most
+    first, second = list(stretch._plans.known.values())[:2]
+    model(some(200, 1, 6))
+    assert first in stretch._plans.known.values()
+    for positive in (most + 1, 1, most + 2):  # those that were not used for longest go
+        model(some(200, positive, 6))
+        assert len(stretch._plans.known) == most
+    assert any(first is plan for plan in stretch._plans.known.values())
+    assert not any(second is plan for plan in stretch._plans.known.values())
 
 
 def test_stretches_take_turns_with_what_depends_on_values() -> None:
@@ -139,8 +148,9 @@ def test_what_does_not_fit_is_said_with_the_node_and_the_input() -> None:
     nodes = [*rows("x", "r"), node("Gemm", ["r", "w1"], ["h"], name="head"), node("Relu", ["h"], ["y"])]
     model, content = loaded(nodes, ["y"], some(9, 4, 6))
     check(model, content, some(9, 4, 6))
-    with pytest.raises(ValueError, match=r"given: x \(9, 7\); .*node 'head' \(Gemm\) cannot run .*matrices of shapes"):
-        model(some(9, 4, 7))
+    for call in (model, model.profile):
+        with pytest.raises(ValueError, match=r"given: x \(9, 7\); .*node 'head' \(Gemm\) cannot run .*matrices of sh"):
+            call(some(9, 4, 7))
 
 
 def test_reports_have_a_row_for_a_stretch_and_its_work() -> None:
@@ -195,9 +205,40 @@ def test_branches_with_heavy_nodes_are_planned(threads) -> None:
     first, second = ways(model)
     assert [type(way).__name__ for way in (first, second)] == ["Branch", "Branch"]
     assert len([plan for plan in first._plans.known.values() if plan is not None]) == 2  # one for each shape
+    plan = next(plan for plan in first._plans.known.values() if plan is not None)
+    kernels = [entry.kernel for entry in plan.entries if entry.layers]
+    assert len(kernels) == 2  # of weights that both branches read from around them
     assert set(second._plans.known.values()) == {None}
     late = second._divided._parts._late.graph.nodes
     assert [part.op for each in late if each.op == "Stretch" for part in each.get("run").graph.nodes] == ["MatMul"] * 2
+
+
+def test_a_branch_that_cannot_run_does_no_harm_until_it_is_taken() -> None:
+    good = [node("MatMul", ["x", "w1"], ["y1"])]
+    broken = [node("Reshape", ["b2", "image"], ["k"], name="odd"), node("MatMul", ["k", "w1"], ["y2"])]
+    nodes = [
+        node("ReduceSum", ["x"], ["sum"], keepdims=0), node("Greater", ["sum", "nought"], ["much"]),
+        node("If", ["much"], ["y"], then_branch=graph(good, ["y1"]), else_branch=graph(broken, ["y2"])),
+    ]  # fmt: skip
+    x, used = np.abs(random(4, 6)), {name: CONSTANTS[name] for name in ("nought", "w1", "b2", "image")}
+    model = dwcpu.load_onnx(write(nodes, {"x": x}, used, ["y"], 18))
+    np.testing.assert_allclose(model(x), x @ CONSTANTS["w1"], rtol=0, atol=1e-4)
+    with pytest.raises(ValueError, match="odd"):
+        model(-x)
+    np.testing.assert_allclose(model(x), x @ CONSTANTS["w1"], rtol=0, atol=1e-4)
+
+
+def test_long_chains_are_gathered() -> None:
+    count = 1500
+    nodes = [*rows("x", "r"), node("Gemm", ["r", "w"], ["h0"])]
+    for at in range(count):
+        nodes.append(node("Add", [f"h{at}", "r"], [f"h{at + 1}"]))
+    nodes.append(node("Gemm", [f"h{count}", "w"], ["y"]))
+    x = some(9, 4, 6)
+    content = write(nodes, {"x": x}, {**CONSTANTS, "w": random(6, 6)}, ["y"], 18)
+    model = dwcpu.load_onnx(content)
+    check(model, content, x)
+    assert [len(inner) for _, inner in parts(model) if inner] == [count + 2]
 
 
 def test_light_branches_are_not() -> None:

@@ -64,6 +64,15 @@ def test_regions_lie_anywhere(mode, channels, dtype, monkeypatch) -> None:
         np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-5 if dtype == np.float32 else 1e-13)
 
 
+def test_regions_in_any_order_of_memory() -> None:
+    x = np.random.default_rng(0).standard_normal((2, 3, 9, 14)).astype(np.float32)
+    regions, images = np.random.default_rng(1).random((6, 4)).astype(np.float32) * 9, np.zeros(6, np.int64)
+    node = Node("RoiAlign", "cut", [], [], {"output_height": 2, "output_width": 3, "sampling_ratio": 2})
+    wanted = detecting.roi_align(node, x, regions, images)
+    for lying in (np.asfortranarray(regions), np.repeat(regions, 2, 0)[::2], np.repeat(regions, 2, 1)[:, ::2]):
+        np.testing.assert_array_equal(detecting.roi_align(node, x, lying, images), wanted)
+
+
 def test_points_that_no_number_names_count_as_zero(monkeypatch) -> None:
     x = np.ones((1, 3, 6, 6), np.float32)
     far = np.finfo(np.float32).max

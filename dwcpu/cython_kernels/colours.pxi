@@ -10,7 +10,7 @@
 # outputs are asked for two tiles ahead: large results that are in no near cache take 0.81 to 0.94 of the time for it.
 
 cdef inline void colour_tiles(
-    const int rows, const int vectors, const bint half, const int stride,
+    const int rows, const int vectors, const bint half, const bint short, const int stride,
     const Plan *plan, const Panel *panel, i64 pixels, const real *x, real *y
 ) noexcept nogil:
     """A run of `pixels` pixels by tiles of `rows` pixels and `vectors` vectors, and their activation.
@@ -47,7 +47,7 @@ cdef inline void colour_tiles(
                     for j in range(vectors):
                         b[j] = v_load(w + (c * vectors + j) * LANES)
                     for i in range(rows):
-                        if half or splats_on(rows, vectors, i):
+                        if half or splats_on(rows, vectors, short, i):
                             for j in range(vectors):
                                 acc[i][j] = put_on(half and j == vectors - 1, p + i * step, b[j], acc[i][j])
                             continue
@@ -69,16 +69,17 @@ cdef inline void colour_tiles(
 
 
 cdef inline void colour_tiles_of(
-    const int rows, const int vectors, const Plan *plan, const Panel *panel, i64 pixels, const real *x, real *y
+    const int rows, const int vectors, const bint short, const Plan *plan, const Panel *panel, i64 pixels, const real *x,
+    real *y
 ) noexcept nogil:
     if pixels < rows:
-        colour_tiles(1, vectors, False, 0, plan, panel, pixels, x, y)
+        colour_tiles(1, vectors, False, short, 0, plan, panel, pixels, x, y)
     elif panel.a_step != 2:
-        colour_tiles(rows, vectors, False, 0, plan, panel, pixels, x, y)
+        colour_tiles(rows, vectors, False, short, 0, plan, panel, pixels, x, y)
     elif ends_in_half(panel):  # only of rows: border columns are too few for code of their own
-        colour_tiles(rows, vectors, True, 2, plan, panel, pixels, x, y)
+        colour_tiles(rows, vectors, True, short, 2, plan, panel, pixels, x, y)
     else:
-        colour_tiles(rows, vectors, False, 2, plan, panel, pixels, x, y)
+        colour_tiles(rows, vectors, False, short, 2, plan, panel, pixels, x, y)
 
 
 cdef void colour_pixels(
@@ -86,12 +87,12 @@ cdef void colour_pixels(
 ) noexcept nogil:
     """A run of pixels of a panel of any width."""
     if panel.vectors == 1:
-        colour_tiles_of(GEMM_ROWS, 1, plan, panel, pixels, x, y)
+        colour_tiles_of(TILE_ROWS(1), 1, False, plan, panel, pixels, x, y)
     elif panel.vectors == 2 and SHORT_ROWS > 0 and rows_of_tiles(panel) == SHORT_ROWS:
-        colour_tiles_of(SHORT_ROWS, 2, plan, panel, pixels, x, y)
+        colour_tiles_of(SHORT_ROWS, 2, True, plan, panel, pixels, x, y)
     elif panel.vectors == 2:
-        colour_tiles_of(GEMM_ROWS, 2, plan, panel, pixels, x, y)
+        colour_tiles_of(TILE_ROWS(2), 2, False, plan, panel, pixels, x, y)
     elif panel.vectors == 3:
-        colour_tiles_of(GEMM_ROWS if GEMM_VECTORS >= 3 else WIDE_ROWS, 3, plan, panel, pixels, x, y)
+        colour_tiles_of(TILE_ROWS(3), 3, False, plan, panel, pixels, x, y)
     elif MOST_VECTORS >= 4:
-        colour_tiles_of(GEMM_ROWS, 4, plan, panel, pixels, x, y)
+        colour_tiles_of(TILE_ROWS(4), 4, False, plan, panel, pixels, x, y)

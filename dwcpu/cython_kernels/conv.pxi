@@ -182,10 +182,10 @@ cdef void gathered_conv(
         row = end
 
 
-cdef inline i64 first_column(i64 block, i64 panels, i64 channels) noexcept nogil:
+cdef inline i64 first_column(const Plan *plan, i64 block, i64 panels, i64 channels) noexcept nogil:
     """First output channel of a block, of groups of `channels` channels and `panels` panels."""
     cdef i64 group = block // panels
-    return group * channels + (block - group * panels) * GEMM_VECTORS * LANES
+    return group * channels + (block - group * panels) * panel_vectors(plan) * LANES
 
 
 cdef void conv(
@@ -196,7 +196,7 @@ cdef void conv(
     cdef Panel panel
     cdef i64 in_channels = plan.in_channels // plan.groups, out_channels = plan.out_channels // plan.groups
     cdef i64 depth = plan.kernel_h * plan.kernel_w * in_channels
-    cdef i64 padded = ceil_div(out_channels, LANES) * LANES, panels = panels_of(out_channels)
+    cdef i64 padded = ceil_div(out_channels, LANES) * LANES, panels = panels_of(plan, out_channels)
     cdef i64 step = plan.block_rows if plan.block_rows > 0 else row_end - row_begin
     cdef i64 image_size = plan.height * plan.width * plan.in_channels
     cdef i64 out_size = plan.out_height * plan.out_width * plan.out_step
@@ -219,7 +219,7 @@ cdef void conv(
             panel_of(&panel, plan, out_channels, depth, block - group * panels)
             panel.weights += group * depth * padded
             panel.bias += group * padded
-            column = first_column(block, panels, out_channels)
+            column = first_column(plan, block, panels, out_channels)
             if plan.segment > 0:
                 conv_columns(
                     &own, &panel, x + image * image_size, moved(residual, image * out_size + column),
@@ -230,8 +230,8 @@ cdef void conv(
                 &own, &panel, x + image * image_size + group * in_channels,
                 moved(residual, image * out_size + column), out + image * out_size + column, scratch, begin, begin + rows)
         if plan.groups > 1:
-            column = first_column(block_begin, panels, out_channels)
+            column = first_column(plan, block_begin, panels, out_channels)
             activate(
                 plan, out + image * out_size + begin * plan.out_width * plan.out_step + column, rows * plan.out_width,
-                plan.out_step, first_column(block_end, panels, out_channels) - column)
+                plan.out_step, first_column(plan, block_end, panels, out_channels) - column)
         row += rows

@@ -83,7 +83,7 @@ cdef void conv_by_taps(
             panel.weights = whole.weights + (h * plan.kernel_w + g) * channels * width
             panel.ahead = panel.weights + channels * width  # of the next tap, or panel: mostly they come from afar
             panel.ahead_end = panel.ahead + channels * width
-            panel.ahead_step = smaller(ceil_div(width, AHEAD_TILES), GEMM_VECTORS * LANES // TURN)
+            panel.ahead_step = smaller(ceil_div(width, AHEAD_TILES), panel_vectors(plan) * LANES // TURN)
             a = image + (
                 (row * plan.stride_h + h * plan.dilation_h - plan.pad_top) * plan.width
                 + column * plan.stride_w + g * plan.dilation_w - plan.pad_left) * plan.x_step

@@ -78,9 +78,9 @@ cdef inline void ask_out(const int rows, const int vectors, i64 out_step, real *
             v_prefetch_out(out + (2 * rows + i) * out_step + (j + 1) * LINE - 1)
 
 
-cdef inline bint splats_on(const int rows, const int vectors, const int row) noexcept nogil:
-    """Whether a tile's multiply-adds splat the input of a row, which in tall tiles an instruction does: SHORT_ROWS."""
-    return vectors > 1 and rows <= SHORT_ROWS and row < rows - 2
+cdef inline bint splats_on(const int rows, const int vectors, const bint short, const int row) noexcept nogil:
+    """Whether a tile's multiply-adds splat the input of a row, which elsewhere an instruction does: SHORT_ROWS."""
+    return short and vectors > 1 and row < rows - 2
 
 
 cdef inline vec put_on(const bint half, const real *a, vec b, vec c) noexcept nogil:
@@ -89,7 +89,7 @@ cdef inline vec put_on(const bint half, const real *a, vec b, vec c) noexcept no
 
 
 cdef inline void gemm_tiles(
-    const int rows, const int vectors, const int run,
+    const int rows, const int vectors, const int run, const bint short,
     Panel *panel, i64 tiles, const real *a, const real *residual, real *out
 ) noexcept nogil:
     """`tiles` tiles of `rows` pixels and `vectors` vectors of output channels, one below the other.
@@ -101,7 +101,7 @@ cdef inline void gemm_tiles(
     the first layer of most networks. HALF_RUN is one of any length, and half of the last vector, or less, is outputs:
     only half of it is computed, and 24 outputs take 0.76 of the time of 32 where vectors of 64 bytes take two turns of
     the multiply-add; HALF_RUNS are any number of such runs. JOINED_RUNS have inputs that are vectors, a lane for each
-    output. ANY_RUNS is nothing.
+    output. ANY_RUNS is nothing. `short` is whether tiles are those of a CPU that computes a vector in two turns.
     """
     cdef vec acc[ROWS_LIMIT][MOST_VECTORS]
     cdef vec b[MOST_VECTORS]
@@ -161,7 +161,7 @@ cdef inline void gemm_tiles(
                                     acc[i][0] = v_fma_onto_from(
                                         b[0], p[i // 3] + i % 3 * step + (u - turn) * LANES, acc[i][0])
                                     continue
-                                if half or splats_on(rows, vectors, i):
+                                if half or splats_on(rows, vectors, short, i):
                                     for j in range(vectors):
                                         acc[i][j] = put_on(
                                             half and j == vectors - 1, p[i // 3] + i % 3 * step + u - turn, b[j],
@@ -187,7 +187,7 @@ cdef inline void gemm_tiles(
                         if joined:
                             acc[i][0] = v_fma_onto_from(b[0], p[i // 3] + i % 3 * step, acc[i][0])
                             continue
-                        if half or splats_on(rows, vectors, i):
+                        if half or splats_on(rows, vectors, short, i):
                             for j in range(vectors):
                                 acc[i][j] = put_on(half and j == vectors - 1, p[i // 3] + i % 3 * step, b[j], acc[i][j])
                             continue
@@ -239,164 +239,239 @@ cdef void gemm_nothing(
             v_store_part(out + i * panel.out_step + j * LANES, ended(panel.hardswish != NULL, v, low, high), 0, last)
 
 
+cdef inline int tallest(const int vectors, const bint short) noexcept nogil:
+    return SHORT_ROWS if short and vectors > 1 else TILE_ROWS(vectors)
+
+
 cdef inline void gemm_tiles_of(
-    const int vectors, const int run, i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
+    const int vectors, const int run, const bint short,
+    i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
 ) noexcept nogil:
-    """Tiles of 1 to tallest(vectors) rows: a remainder of pixels has its own unrolled micro-kernel, as fast per row."""
+    """Tiles of any height up to the tallest: a remainder of pixels has its own unrolled micro-kernel, as fast per row."""
     if rows == 1:
-        gemm_tiles(1, vectors, run, panel, tiles, a, residual, out)
+        gemm_tiles(1, vectors, run, short, panel, tiles, a, residual, out)
     elif rows == 2:
-        gemm_tiles(2, vectors, run, panel, tiles, a, residual, out)
+        gemm_tiles(2, vectors, run, short, panel, tiles, a, residual, out)
     elif rows == 3:
-        gemm_tiles(3, vectors, run, panel, tiles, a, residual, out)
+        gemm_tiles(3, vectors, run, short, panel, tiles, a, residual, out)
     elif rows == 4:
-        gemm_tiles(4, vectors, run, panel, tiles, a, residual, out)
-    elif tallest(vectors) >= 5 and rows == 5:
-        gemm_tiles(5, vectors, run, panel, tiles, a, residual, out)
-    elif tallest(vectors) >= 6 and rows == 6:
-        gemm_tiles(6, vectors, run, panel, tiles, a, residual, out)
-    elif tallest(vectors) >= 7 and rows == 7:
-        gemm_tiles(7, vectors, run, panel, tiles, a, residual, out)
-    elif tallest(vectors) >= 8 and rows == 8:
-        gemm_tiles(8, vectors, run, panel, tiles, a, residual, out)
-    elif tallest(vectors) >= 9 and rows == 9:
-        gemm_tiles(9, vectors, run, panel, tiles, a, residual, out)
-    elif tallest(vectors) >= 10 and rows == 10:
-        gemm_tiles(10, vectors, run, panel, tiles, a, residual, out)
-    elif tallest(vectors) >= 11 and rows == 11:
-        gemm_tiles(11, vectors, run, panel, tiles, a, residual, out)
-    elif tallest(vectors) >= 12 and rows == 12:
-        gemm_tiles(12, vectors, run, panel, tiles, a, residual, out)
-    elif tallest(vectors) >= 13 and rows == 13:
-        gemm_tiles(13, vectors, run, panel, tiles, a, residual, out)
-    elif tallest(vectors) >= 14 and rows == 14:
-        gemm_tiles(14, vectors, run, panel, tiles, a, residual, out)
+        gemm_tiles(4, vectors, run, short, panel, tiles, a, residual, out)
+    elif tallest(vectors, short) >= 5 and rows == 5:
+        gemm_tiles(5, vectors, run, short, panel, tiles, a, residual, out)
+    elif tallest(vectors, short) >= 6 and rows == 6:
+        gemm_tiles(6, vectors, run, short, panel, tiles, a, residual, out)
+    elif tallest(vectors, short) >= 7 and rows == 7:
+        gemm_tiles(7, vectors, run, short, panel, tiles, a, residual, out)
+    elif tallest(vectors, short) >= 8 and rows == 8:
+        gemm_tiles(8, vectors, run, short, panel, tiles, a, residual, out)
+    elif tallest(vectors, short) >= 9 and rows == 9:
+        gemm_tiles(9, vectors, run, short, panel, tiles, a, residual, out)
+    elif tallest(vectors, short) >= 10 and rows == 10:
+        gemm_tiles(10, vectors, run, short, panel, tiles, a, residual, out)
+    elif tallest(vectors, short) >= 11 and rows == 11:
+        gemm_tiles(11, vectors, run, short, panel, tiles, a, residual, out)
+    elif tallest(vectors, short) >= 12 and rows == 12:
+        gemm_tiles(12, vectors, run, short, panel, tiles, a, residual, out)
+    elif tallest(vectors, short) >= 13 and rows == 13:
+        gemm_tiles(13, vectors, run, short, panel, tiles, a, residual, out)
+    elif tallest(vectors, short) >= 14 and rows == 14:
+        gemm_tiles(14, vectors, run, short, panel, tiles, a, residual, out)
 
 
-cdef void gemm_whole(
+cdef void gemm_whole_2(
     i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
 ) noexcept nogil:
-    gemm_tiles_of(GEMM_VECTORS, WHOLE_RUN, rows, panel, tiles, a, residual, out)
+    gemm_tiles_of(2, WHOLE_RUN, False, rows, panel, tiles, a, residual, out)
 
 
-cdef void gemm_whole_wide(
+cdef void gemm_whole_3(
     i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
 ) noexcept nogil:
-    if MOST_VECTORS > GEMM_VECTORS:
-        gemm_tiles_of(MOST_VECTORS, WHOLE_RUN, rows, panel, tiles, a, residual, out)
+    if MOST_VECTORS >= 3:
+        gemm_tiles_of(3, WHOLE_RUN, False, rows, panel, tiles, a, residual, out)
+
+
+cdef void gemm_whole_4(
+    i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
+) noexcept nogil:
+    if MOST_VECTORS >= 4:
+        gemm_tiles_of(4, WHOLE_RUN, False, rows, panel, tiles, a, residual, out)
 
 
 cdef void gemm_one_1(
     i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
 ) noexcept nogil:
-    gemm_tiles_of(1, ONE_RUN, rows, panel, tiles, a, residual, out)
+    gemm_tiles_of(1, ONE_RUN, False, rows, panel, tiles, a, residual, out)
 
 
 cdef void gemm_one_2(
     i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
 ) noexcept nogil:
-    gemm_tiles_of(2, ONE_RUN, rows, panel, tiles, a, residual, out)
+    gemm_tiles_of(2, ONE_RUN, False, rows, panel, tiles, a, residual, out)
 
 
 cdef void gemm_one_3(
     i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
 ) noexcept nogil:
     if MOST_VECTORS >= 3:
-        gemm_tiles_of(3, ONE_RUN, rows, panel, tiles, a, residual, out)
+        gemm_tiles_of(3, ONE_RUN, False, rows, panel, tiles, a, residual, out)
 
 
 cdef void gemm_one_4(
     i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
 ) noexcept nogil:
     if MOST_VECTORS >= 4:
-        gemm_tiles_of(4, ONE_RUN, rows, panel, tiles, a, residual, out)
-
-
-cdef void gemm_half_1(
-    i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
-) noexcept nogil:
-    if HAS_HALVES:
-        gemm_tiles_of(1, HALF_RUN, rows, panel, tiles, a, residual, out)
-
-
-cdef void gemm_half_2(
-    i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
-) noexcept nogil:
-    if HAS_HALVES:
-        gemm_tiles_of(2, HALF_RUN, rows, panel, tiles, a, residual, out)
-
-
-cdef void gemm_half_3(
-    i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
-) noexcept nogil:
-    if HAS_HALVES:
-        gemm_tiles_of(3, HALF_RUN, rows, panel, tiles, a, residual, out)
+        gemm_tiles_of(4, ONE_RUN, False, rows, panel, tiles, a, residual, out)
 
 
 cdef void gemm_colour_2(
     i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
 ) noexcept nogil:
-    gemm_tiles_of(2, COLOUR_RUN, rows, panel, tiles, a, residual, out)
+    gemm_tiles_of(2, COLOUR_RUN, False, rows, panel, tiles, a, residual, out)
+
+
+cdef void gemm_colour_3(
+    i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
+) noexcept nogil:
+    if MOST_VECTORS >= 3:
+        gemm_tiles_of(3, COLOUR_RUN, False, rows, panel, tiles, a, residual, out)
 
 
 cdef void gemm_colour_4(
     i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
 ) noexcept nogil:
     if MOST_VECTORS >= 4:
-        gemm_tiles_of(4, COLOUR_RUN, rows, panel, tiles, a, residual, out)
+        gemm_tiles_of(4, COLOUR_RUN, False, rows, panel, tiles, a, residual, out)
 
 
 cdef void gemm_runs_1(
     i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
 ) noexcept nogil:
-    gemm_tiles_of(1, ANY_RUNS, rows, panel, tiles, a, residual, out)
+    gemm_tiles_of(1, ANY_RUNS, False, rows, panel, tiles, a, residual, out)
 
 
 cdef void gemm_runs_2(
     i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
 ) noexcept nogil:
-    gemm_tiles_of(2, ANY_RUNS, rows, panel, tiles, a, residual, out)
+    gemm_tiles_of(2, ANY_RUNS, False, rows, panel, tiles, a, residual, out)
 
 
 cdef void gemm_runs_3(
     i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
 ) noexcept nogil:
     if MOST_VECTORS >= 3:
-        gemm_tiles_of(3, ANY_RUNS, rows, panel, tiles, a, residual, out)
+        gemm_tiles_of(3, ANY_RUNS, False, rows, panel, tiles, a, residual, out)
 
 
 cdef void gemm_runs_4(
     i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
 ) noexcept nogil:
     if MOST_VECTORS >= 4:
-        gemm_tiles_of(4, ANY_RUNS, rows, panel, tiles, a, residual, out)
+        gemm_tiles_of(4, ANY_RUNS, False, rows, panel, tiles, a, residual, out)
+
+
+cdef void gemm_short_whole_2(
+    i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
+) noexcept nogil:
+    if SHORT_ROWS > 0:
+        gemm_tiles_of(2, WHOLE_RUN, True, rows, panel, tiles, a, residual, out)
+
+
+cdef void gemm_short_whole_3(
+    i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
+) noexcept nogil:
+    if SHORT_ROWS > 0:
+        gemm_tiles_of(3, WHOLE_RUN, True, rows, panel, tiles, a, residual, out)
+
+
+cdef void gemm_short_one_2(
+    i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
+) noexcept nogil:
+    if SHORT_ROWS > 0:
+        gemm_tiles_of(2, ONE_RUN, True, rows, panel, tiles, a, residual, out)
+
+
+cdef void gemm_short_one_3(
+    i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
+) noexcept nogil:
+    if SHORT_ROWS > 0:
+        gemm_tiles_of(3, ONE_RUN, True, rows, panel, tiles, a, residual, out)
+
+
+cdef void gemm_short_colour_2(
+    i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
+) noexcept nogil:
+    if SHORT_ROWS > 0:
+        gemm_tiles_of(2, COLOUR_RUN, True, rows, panel, tiles, a, residual, out)
+
+
+cdef void gemm_short_colour_3(
+    i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
+) noexcept nogil:
+    if SHORT_ROWS > 0:
+        gemm_tiles_of(3, COLOUR_RUN, True, rows, panel, tiles, a, residual, out)
+
+
+cdef void gemm_short_runs_2(
+    i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
+) noexcept nogil:
+    if SHORT_ROWS > 0:
+        gemm_tiles_of(2, ANY_RUNS, True, rows, panel, tiles, a, residual, out)
+
+
+cdef void gemm_short_runs_3(
+    i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
+) noexcept nogil:
+    if SHORT_ROWS > 0:
+        gemm_tiles_of(3, ANY_RUNS, True, rows, panel, tiles, a, residual, out)
+
+
+cdef void gemm_half_1(
+    i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
+) noexcept nogil:
+    if HAS_HALVES:
+        gemm_tiles_of(1, HALF_RUN, False, rows, panel, tiles, a, residual, out)
+
+
+cdef void gemm_half_2(
+    i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
+) noexcept nogil:
+    if HAS_HALVES:
+        gemm_tiles_of(2, HALF_RUN, False, rows, panel, tiles, a, residual, out)
+
+
+cdef void gemm_half_3(
+    i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
+) noexcept nogil:
+    if HAS_HALVES:
+        gemm_tiles_of(3, HALF_RUN, False, rows, panel, tiles, a, residual, out)
 
 
 cdef void gemm_half_runs_1(
     i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
 ) noexcept nogil:
     if HAS_HALVES:
-        gemm_tiles_of(1, HALF_RUNS, rows, panel, tiles, a, residual, out)
+        gemm_tiles_of(1, HALF_RUNS, False, rows, panel, tiles, a, residual, out)
 
 
 cdef void gemm_half_runs_2(
     i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
 ) noexcept nogil:
     if HAS_HALVES:
-        gemm_tiles_of(2, HALF_RUNS, rows, panel, tiles, a, residual, out)
+        gemm_tiles_of(2, HALF_RUNS, False, rows, panel, tiles, a, residual, out)
 
 
 cdef void gemm_half_runs_3(
     i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
 ) noexcept nogil:
     if HAS_HALVES:
-        gemm_tiles_of(3, HALF_RUNS, rows, panel, tiles, a, residual, out)
+        gemm_tiles_of(3, HALF_RUNS, False, rows, panel, tiles, a, residual, out)
 
 
 cdef void gemm_joined(
     i64 rows, Panel *panel, i64 tiles, const real *a, const real *residual, real *out
 ) noexcept nogil:
-    gemm_tiles_of(1, JOINED_RUNS, rows, panel, tiles, a, residual, out)
+    gemm_tiles_of(1, JOINED_RUNS, False, rows, panel, tiles, a, residual, out)
 
 
 ctypedef void (*Tiles)(
@@ -405,22 +480,26 @@ ctypedef void (*Tiles)(
 
 cdef inline Tiles tiles_of(const Panel *panel) noexcept nogil:
     """The function for tiles of this panel."""
-    cdef bint whole = panel.last == LANES, half = ends_in_half(panel)
+    cdef bint whole = panel.last == LANES
     if panel.joined:
         return gemm_joined
     if panel.row_taps == 1 and panel.column_taps == 1:
-        if whole and panel.vectors >= GEMM_VECTORS and panel.depth % TURN == 0 and not panel.more:
-            return gemm_whole if panel.vectors == GEMM_VECTORS else gemm_whole_wide
+        if whole and panel.vectors > 1 and panel.depth % TURN == 0 and not panel.more:
+            if panel.short:
+                return gemm_short_whole_2 if panel.vectors == 2 else gemm_short_whole_3
+            return gemm_whole_2 if panel.vectors == 2 else gemm_whole_3 if panel.vectors == 3 else gemm_whole_4
         return more_tiles_of(panel)
-    if half:
+    if ends_in_half(panel):
         return gemm_half_runs_1 if panel.vectors == 1 else gemm_half_runs_2 if panel.vectors == 2 else gemm_half_runs_3
     if panel.vectors == 1:
         return gemm_runs_1
-    if panel.column_taps == 1 and panel.depth == COLOUR_RUN and whole and panel.vectors != 3:
-        return gemm_colour_2 if panel.vectors == 2 else gemm_colour_4
-    if panel.vectors == 2:
-        return gemm_runs_2
-    return gemm_runs_3 if panel.vectors == 3 else gemm_runs_4
+    if panel.column_taps == 1 and panel.depth == COLOUR_RUN and whole:
+        if panel.short:
+            return gemm_short_colour_2 if panel.vectors == 2 else gemm_short_colour_3
+        return gemm_colour_2 if panel.vectors == 2 else gemm_colour_3 if panel.vectors == 3 else gemm_colour_4
+    if panel.short:
+        return gemm_short_runs_2 if panel.vectors == 2 else gemm_short_runs_3
+    return gemm_runs_2 if panel.vectors == 2 else gemm_runs_3 if panel.vectors == 3 else gemm_runs_4
 
 
 cdef inline Tiles more_tiles_of(const Panel *panel) noexcept nogil:
@@ -429,9 +508,9 @@ cdef inline Tiles more_tiles_of(const Panel *panel) noexcept nogil:
         return gemm_half_1 if panel.vectors == 1 else gemm_half_2 if panel.vectors == 2 else gemm_half_3
     if panel.vectors == 1:
         return gemm_one_1
-    if panel.vectors == 2:
-        return gemm_one_2
-    return gemm_one_3 if panel.vectors == 3 else gemm_one_4
+    if panel.short:
+        return gemm_short_one_2 if panel.vectors == 2 else gemm_short_one_3
+    return gemm_one_2 if panel.vectors == 2 else gemm_one_3 if panel.vectors == 3 else gemm_one_4
 
 
 cdef inline void ask_inputs(Panel *panel, i64 rows, const real *a) noexcept nogil:
@@ -487,52 +566,3 @@ cdef void gemm_panel(
     gemm_run(
         plan, panel, rows, tiles - taller, a + first * panel.a_step, moved(residual, first * panel.out_step),
         out + first * panel.out_step)
-
-
-cdef inline void gemm_pixel_of(
-    const int panels, const bint asks, const Plan *plan, const Panel *panel, const real *a, const real *residual, real *out
-) noexcept nogil:
-    cdef vec acc[PIXEL_PANELS][GEMM_VECTORS]
-    cdef vec x, low = v_splat(panel.low), high = v_splat(panel.high)
-    cdef const real *w = panel.weights
-    cdef i64 size = panel.depth * GEMM_VECTORS * LANES, k
-    cdef int q, j, place
-    for q in range(panels):
-        for j in range(GEMM_VECTORS):
-            acc[q][j] = v_load(panel.bias + (q * GEMM_VECTORS + j) * LANES)
-    for k in range(panel.depth):
-        x = v_splat(a[k])
-        for q in range(panels):
-            if asks:
-                v_prefetch(w + q * size + PIXEL_AHEAD)
-            for j in range(GEMM_VECTORS):
-                acc[q][j] = v_fma(x, v_load(w + q * size + j * LANES), acc[q][j])
-        w += GEMM_VECTORS * LANES
-    for q in range(panels):
-        for j in range(GEMM_VECTORS):
-            place = (q * GEMM_VECTORS + j) * LANES
-            if residual != NULL:
-                acc[q][j] = v_add(acc[q][j], v_load(residual + place))
-            v_store(out + place, ended(panel.hardswish != NULL, acc[q][j], low, high))
-    activate(plan, out, 1, panel.out_step, panels * GEMM_VECTORS * LANES)
-
-
-cdef inline void gemm_pixel_asking(
-    const bint asks, i64 panels, const Plan *plan, const Panel *panel, const real *a, const real *residual, real *out
-) noexcept nogil:
-    if panels == 2:
-        gemm_pixel_of(2, asks, plan, panel, a, residual, out)
-    elif panels == 3:
-        gemm_pixel_of(3, asks, plan, panel, a, residual, out)
-    else:
-        gemm_pixel_of(PIXEL_PANELS, asks, plan, panel, a, residual, out)
-
-
-cdef void gemm_pixel(
-    i64 panels, const Plan *plan, const Panel *panel, const real *a, const real *residual, real *out
-) noexcept nogil:
-    """2 to PIXEL_PANELS whole panels, neighbours, for one pixel: one has too few accumulators for a single row."""
-    if panel.asks_in:
-        gemm_pixel_asking(True, panels, plan, panel, a, residual, out)
-    else:
-        gemm_pixel_asking(False, panels, plan, panel, a, residual, out)

@@ -3,6 +3,7 @@
 include "tile.pxi"
 include "panels.pxi"
 include "gemm.pxi"
+include "single_pixels.pxi"
 include "pointwise.pxi"
 include "colours.pxi"
 include "few_outputs.pxi"
@@ -55,7 +56,9 @@ def _row(
 
 def rows():
     """One dict per kernel; 0 stands for any window or stride. Depthwise strides are stride / gcd(stride, dilation)."""
-    cdef int gemm_rows = SHORT_ROWS if v_in_two_turns() else GEMM_ROWS
+    cdef bint short = v_in_two_turns()
+    cdef int gemm_vectors = SHORT_VECTORS if short else GEMM_VECTORS
+    cdef int gemm_rows = SHORT_ROWS if short else TILE_ROWS(GEMM_VECTORS)
     return [
         _row("depthwise", <uintptr_t> &depthwise_flat, 0, 0, FLAT_ROWS, FLAT_VECTORS * LANES, 1, "flat"),
         _row("depthwise", <uintptr_t> &depthwise_3x3s1, 3, 1, WINDOW_ROWS, WINDOW_COLUMNS, 1),
@@ -68,11 +71,11 @@ def rows():
         _row("depthwise", <uintptr_t> &depthwise_any, 0, 0, 1, STRIP, 1),
         _row("depthwise", <uintptr_t> &depthwise_any, 0, 0, 1, 1, 1, "stream"),
         _row("depthwise", <uintptr_t> &depthwise_strips, 0, 0, 1, MOST_STRIP, 1, "strips"),
-        _row("pointwise", <uintptr_t> &pointwise, 0, 0, gemm_rows, GEMM_VECTORS * LANES, GEMM_VECTORS),
-        _row("conv", <uintptr_t> &conv, 0, 0, gemm_rows, GEMM_VECTORS * LANES, GEMM_VECTORS),
-        _row("separable", <uintptr_t> &separable, 0, 0, gemm_rows, GEMM_VECTORS * LANES, GEMM_VECTORS),
+        _row("pointwise", <uintptr_t> &pointwise, 0, 0, gemm_rows, gemm_vectors * LANES, gemm_vectors),
+        _row("conv", <uintptr_t> &conv, 0, 0, gemm_rows, gemm_vectors * LANES, gemm_vectors),
+        _row("separable", <uintptr_t> &separable, 0, 0, gemm_rows, gemm_vectors * LANES, gemm_vectors),
         _row(
-            "inverted_residual", <uintptr_t> &inverted_residual, 0, 0, gemm_rows, GEMM_VECTORS * LANES, GEMM_VECTORS),
+            "inverted_residual", <uintptr_t> &inverted_residual, 0, 0, gemm_rows, gemm_vectors * LANES, gemm_vectors),
     ]
 
 

@@ -30,16 +30,18 @@ cdef struct Panel:
     const real *hardswish      # in place of the clamp: its numbers, or null
     real low
     real high
-    i64 tile_rows              # most rows of tiles of two vectors and more (SHORT_ROWS in tile.h). Not among the first: runs
-                               # copy panels by vectors, and what is read of a copy across two of them waits
+    bint short                 # whether the CPU computes a vector in two turns (SHORT_ROWS in tile.h). Not among the first:
+                               # runs copy panels by vectors, and what is read of a copy across two of them waits
 
 
-cdef inline i64 tallest(i64 vectors) noexcept nogil:
-    """Most rows of a tile of that many vectors: one alone needs more to keep the arithmetic busy, and beside three of a
-    last panel registers hold fewer."""
-    if vectors == 1:
-        return MOST_ROWS
-    return WIDE_ROWS if vectors > GEMM_VECTORS else GEMM_ROWS
+cdef inline bint is_short(const Plan *plan) noexcept nogil:
+    """Whether tiles are those of a CPU that computes a vector in two turns."""
+    return SHORT_ROWS > 0 and plan.tile_rows == SHORT_ROWS
+
+
+cdef inline i64 panel_vectors(const Plan *plan) noexcept nogil:
+    """Vectors of a panel that is not the last."""
+    return SHORT_VECTORS if is_short(plan) else GEMM_VECTORS
 
 
 cdef inline i64 columns_of(const Panel *panel) noexcept nogil:
@@ -49,26 +51,28 @@ cdef inline i64 columns_of(const Panel *panel) noexcept nogil:
 cdef inline bint ends_in_half(const Panel *panel) noexcept nogil:
     """Whether half of the last vector is computed, which is worth it where a vector takes two turns. Other CPUs multiply
     and add halves in one unit where they do whole vectors in two: 42x42x56 to 8 took 2.1 times as long as to 16."""
-    return HAS_HALVES and panel.tile_rows == SHORT_ROWS and 2 * panel.last <= LANES
+    return HAS_HALVES and panel.short and 2 * panel.last <= LANES
 
 
 cdef inline i64 rows_of_tiles(const Panel *panel) noexcept nogil:
     """Most rows of the tiles of a panel: as many as the CPU writes at a time without a pause, or more of half vectors.
     Fewer where pixels share a set of L1 (`abi.crowded_rows`), or outputs come from no near cache: of 14 all at once."""
-    cdef i64 most = smaller(tallest(panel.vectors), ASKING_ROWS) if panel.asks_out else tallest(panel.vectors)
-    if panel.vectors > 1 and not (panel.vectors == 2 and ends_in_half(panel)):
-        most = smaller(most, panel.tile_rows)
+    cdef i64 most = TILE_ROWS(<int> panel.vectors)
+    if panel.asks_out:
+        most = smaller(most, ASKING_ROWS)
+    if panel.short and panel.vectors > 1 and not (panel.vectors == 2 and ends_in_half(panel)):
+        most = smaller(most, SHORT_ROWS)
     if panel.crowded_rows > 0 and panel.a_step * <i64> sizeof(real) % SET_BYTES == 0:
         return smaller(most, panel.crowded_rows)
     return most
 
 
-cdef inline i64 panels_of(i64 channels) noexcept nogil:
+cdef inline i64 panels_of(const Plan *plan, i64 channels) noexcept nogil:
     """Number of panels of a weight matrix of that many columns: as `abi.panel_widths`."""
-    cdef i64 vectors = ceil_div(channels, LANES)
-    if MOST_VECTORS > GEMM_VECTORS and vectors > GEMM_VECTORS:
-        return vectors // GEMM_VECTORS
-    return ceil_div(vectors, GEMM_VECTORS)
+    cdef i64 vectors = ceil_div(channels, LANES), width = panel_vectors(plan)
+    if vectors > width and vectors % width == 1 and width < MOST_VECTORS:
+        return vectors // width
+    return ceil_div(vectors, width)
 
 
 cdef inline void ask_nothing(Panel *panel) noexcept nogil:
@@ -97,15 +101,14 @@ cdef inline void ask_later(Panel *panel, int turn, int lines) noexcept nogil:
 
 cdef inline void panel_of(Panel *panel, const Plan *plan, i64 channels, i64 depth, i64 block) noexcept nogil:
     """Place and width of panel number `block` of a weight matrix of `channels` columns and `depth` rows."""
-    cdef i64 first = block * GEMM_VECTORS * LANES
-    cdef i64 rest = channels - first
-    if block < panels_of(channels) - 1:
-        rest = GEMM_VECTORS * LANES
+    cdef i64 width = panel_vectors(plan) * LANES, first = block * width, rest = channels - first
+    if block < panels_of(plan, channels) - 1:
+        rest = width
     panel.vectors = ceil_div(rest, LANES)
     panel.last = rest - (panel.vectors - 1) * LANES
     panel.weights = <const real *> plan.weights + first * depth
     panel.bias = <const real *> plan.bias + first
-    panel.tile_rows = plan.tile_rows
+    panel.short = is_short(plan)
     panel.inputs_end = NULL
     panel.joined = panel.more = False
     ask_nothing(panel)

@@ -23,7 +23,7 @@ cdef void tiles_across(
     const Plan *plan, Panel *panels, i64 count, i64 rows, i64 tiles, const real *a, const real *residual, real *out
 ) noexcept nogil:
     """`tiles` tiles of `rows` pixels, each of all of `count` panels, with their activation."""
-    cdef i64 width = GEMM_VECTORS * LANES, out_step = panels.out_step, last = count - 1, q
+    cdef i64 width = panel_vectors(plan) * LANES, out_step = panels.out_step, last = count - 1, q
     cdef Tiles inner = tiles_of(panels), end = tiles_of(&panels[last])
     ask_inputs(panels, rows, a)
     while tiles > 0:
@@ -47,9 +47,9 @@ cdef void pointwise_across(
     can ask for itself.
     """
     cdef Panel panels[ACROSS_PANELS]
-    cdef i64 count = smaller(block_end - block_begin, ACROSS_PANELS), width = GEMM_VECTORS * LANES
+    cdef i64 count = smaller(block_end - block_begin, ACROSS_PANELS), width = panel_vectors(plan) * LANES
     cdef i64 first = block_begin * width, later = plan.later_size // <i64> sizeof(real), q, rows, tiles, taller
-    cdef i64 panel_count = panels_of(plan.out_channels)
+    cdef i64 panel_count = panels_of(plan, plan.out_channels)
     for q in range(count):
         product_panel(&panels[q], plan, block_begin + q)
     rows = smaller(rows_of_tiles(&panels[0]), rows_of_tiles(&panels[count - 1]))
@@ -117,8 +117,9 @@ cdef void pointwise(
     cdef i64 row = row_begin, rows, block, place, width, first, count, together
     cdef Plan own = plan[0]
     cdef bint last
-    cdef i64 panels = panels_of(plan.out_channels)
-    cdef i64 whole = smaller(block_end, panels - (plan.out_channels != panels * GEMM_VECTORS * LANES))  # but for a last one of other width
+    cdef i64 panels = panels_of(plan, plan.out_channels)
+    cdef i64 panel_width = panel_vectors(plan) * LANES
+    cdef i64 whole = smaller(block_end, panels - (plan.out_channels != panels * panel_width))  # but for a last one of other width
     if plan.across and row_end > row_begin and plan.in_channels > 0:
         while block_begin < block_end:
             pointwise_across(plan, x, residual, out, row_begin, row_end, block_begin, block_end)
@@ -136,18 +137,18 @@ cdef void pointwise(
             while block < block_end:
                 product_panel(&panel, plan, block)
                 if block + 1 < block_end:
-                    width = GEMM_VECTORS * LANES
+                    width = panel_width
                     if block + 2 == panels:
                         width = ceil_div(plan.out_channels - (block + 1) * width, LANES) * LANES
-                    panel.ahead += GEMM_VECTORS * LANES * panel.depth + first * width
+                    panel.ahead += panel_width * panel.depth + first * width
                     panel.ahead_end = panel.ahead + width * count
                     # of three vectors by more tiles than of two: a turn asks for AHEAD_LINES, which hold no more
-                    panel.ahead_step = smaller(ceil_div(width, AHEAD_TILES), GEMM_VECTORS * LANES // TURN)
+                    panel.ahead_step = smaller(ceil_div(width, AHEAD_TILES), panel_width // TURN)
                 if block > block_begin and row + rows == row_end and last:
                     ask_for_others(&panel, plan, rows, panels, block, block_begin, block_end)
                 if block == block_begin and count == plan.in_channels:  # also those of the next block of rows, at its end
                     panel.inputs_end = x + row_end * plan.x_step
-                place = row * plan.out_step + block * GEMM_VECTORS * LANES
+                place = row * plan.out_step + block * panel_width
                 together = smaller(PIXEL_PANELS, whole - block)
                 if rows == 1 and together > 1 and panel.depth > 0:
                     if last:

@@ -43,7 +43,7 @@ cdef void products(
 ) noexcept nogil:
     cdef const ProductSteps *steps = <const ProductSteps *> plan.weights
     cdef i64 height = plan.height, depth = plan.in_channels, columns = plan.out_channels
-    cdef i64 pair, outer, inner, block, row, rows, first, start = block_begin * GEMM_VECTORS * LANES
+    cdef i64 pair, outer, inner, block, row, rows, first, width = panel_vectors(plan) * LANES, start = block_begin * width
     cdef real *packed = <real *> scratch
     cdef const real *a
     cdef Panel panel
@@ -56,7 +56,7 @@ cdef void products(
             rows = smaller(plan.block_rows, height - row)
             for block in range(block_begin, block_end):
                 panel_of(&panel, plan, columns, depth, block)
-                first = block * GEMM_VECTORS * LANES
+                first = block * width
                 panel.weights = packed + (first - start) * depth
                 ask_nothing(&panel)
                 panel.row_taps = panel.column_taps = 1

@@ -8,20 +8,14 @@
    one splat input. Depthwise windows: output rows x columns; eight accumulators keep two multiply-add units of four
    cycles busy, and leave 16 registers room for a weight and seven inputs. */
 #if DWCPU_VECTOR_BYTES == 64
-#define GEMM_ROWS 14
-#define GEMM_VECTORS 2
-#define WIDE_ROWS 9
-#define MOST_ROWS 14
+#define GEMM_VECTORS 3
+#define TILE_ROWS(vectors) ((vectors) < 3 ? 14 : (vectors) == 3 ? 9 : 6)
 #elif defined(V_NEON)
-#define GEMM_ROWS 6
 #define GEMM_VECTORS 4
-#define WIDE_ROWS 6
-#define MOST_ROWS 12
+#define TILE_ROWS(vectors) ((vectors) == 1 ? 12 : 6)
 #else
-#define GEMM_ROWS 6
 #define GEMM_VECTORS 2
-#define WIDE_ROWS 4
-#define MOST_ROWS 9
+#define TILE_ROWS(vectors) ((vectors) == 1 ? 9 : (vectors) == 2 ? 6 : 4)
 #endif
 /* Whether a tile's sums, weights and input are 16 registers. GCC spills then, as soon as what follows the sum looks
    different to it; a vector of weights that stays in memory leaves it one. */
@@ -31,15 +25,19 @@
 #define IS_SHORT_OF_REGISTERS 1
 #endif
 #define IS_FULL(rows, vectors) (IS_SHORT_OF_REGISTERS && ((rows) + 1) * (vectors) + 1 == 16)
-/* Panels of two vectors: of an odd number of vectors the last panel has three, and tiles of WIDE_ROWS. A panel of one
-   has tiles of MOST_ROWS: with 16 registers 9, which take 0.94 of the time of 12, since loads then count most. */
-#define MOST_VECTORS (GEMM_VECTORS == 2 ? 3 : GEMM_VECTORS)
-/* Rows of tiles of two and three vectors on CPUs that compute vectors of 64 bytes in two turns (v_in_two_turns): what 14
-   write at their end is more than waits for its turn without holding up multiply-adds, which seven keep as busy. Products
-   take 0.92 (8 inputs), 0.96 (24) to 0.995 (512) of the time. In tiles of so few rows it is the multiply-adds that splat
-   inputs, but for two rows: of seven these are two loads for a multiply-add of both vectors, which any CPU has time for,
-   and clamps run beside them; where an instruction splats, both wait. 0: no such CPUs. */
+/* Panels have GEMM_VECTORS vectors, the last one what is left, but not one alone: it has one more than others then. (With
+   16 registers a panel of one has tiles of 9 rows, which take 0.94 of the time of 12, since loads then count most.) With
+   32 registers three vectors and nine rows load 0.44 times for each multiply-add, two and fourteen 0.57: what the two
+   threads of a core share are loads, and beside a busy neighbour they take 0.93 of the time, on a quiet core as long. */
+#define MOST_VECTORS (GEMM_VECTORS == 4 ? 4 : GEMM_VECTORS + 1)
+/* Rows of tiles of two and three vectors on CPUs that compute vectors of 64 bytes in two turns (v_in_two_turns), whose
+   panels have SHORT_VECTORS: what 14 write at their end is more than waits for its turn without holding up multiply-adds,
+   which seven keep as busy. Products take 0.92 (8 inputs), 0.96 (24) to 0.995 (512) of the time. There it is the
+   multiply-adds that splat inputs, but for two rows: of seven these are two loads for a multiply-add of both vectors, and
+   clamps run beside them; where an instruction splats, both wait. (Elsewhere an instruction is better: 0.8 to 0.98 of the
+   time beside a busy neighbour.) 0: no such CPUs. */
 #define SHORT_ROWS (DWCPU_VECTOR_BYTES == 64 ? TWO_TURN_ROWS : 0)
+#define SHORT_VECTORS 2
 #define SUMS (DWCPU_DOUBLE ? 16 : 32) /* parts of a sum along a row, of which every vector has a whole number */
 #define LEAST_SUMS 8 /* in flight, that keep two multiply-add units of four cycles busy */
 #define ROWS_LIMIT 14 /* of any tile of any instruction set */

@@ -26,12 +26,10 @@ cdef extern from "tile.h" nogil:
         BLOCK_LANES
         BLOCKS
         LANES_LIMIT
-        GEMM_ROWS
         SHORT_ROWS
+        SHORT_VECTORS
         GEMM_VECTORS
         MOST_VECTORS
-        WIDE_ROWS
-        MOST_ROWS
         ROWS_LIMIT
         PIXEL_PANELS
         PIXEL_AHEAD
@@ -61,6 +59,7 @@ cdef extern from "tile.h" nogil:
     const real *NEVER
     bint IS_SHORT_OF_REGISTERS
     bint v_in_two_turns() noexcept
+    int TILE_ROWS(int vectors) noexcept
     int AHEAD_LINES(int rows, int vectors) noexcept
     bint KEEPS_WEIGHTS(int size, int stride, int columns) noexcept
     bint IS_FULL(int rows, int vectors) noexcept

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -222,8 +222,14 @@ class Model:
     def _dynamic(self, given: list[np.ndarray], last: bool, threads: int) -> list[np.ndarray]:
         """What has shapes that depend on values, and all of what has nothing to be planned for."""
         inputs = [layouts.logical(array, last) for array in given]
-        try:
+        with self._telling(given, last):
             return self._divided.of(inputs)(inputs, threads)
+
+    @contextlib.contextmanager
+    def _telling(self, given: Sequence[np.ndarray], last: bool) -> Iterator[None]:
+        """Say of an error in a node what `_told` says."""
+        try:
+            yield
         except ValueError as error:
             raise self._told(error, given, last) from error
 
@@ -241,10 +247,8 @@ class Model:
 
     def _plan(self, given: list[np.ndarray], last: bool, threads: int, progress: Progress | None = None) -> Plan | None:
         """The plan for inputs like these; None if shapes depend on values, or if there are no elements."""
-        try:
+        with self._telling(given, last):
             return self._plans.find(given, last, threads, progress)
-        except ValueError as error:
-            raise self._told(error, given, last) from error
 
     def warmup(
         self, x_shape: Any, *, layout: str = "NCHW", num_threads: int | None = None, progress: Progress | None = None
@@ -270,7 +274,8 @@ class Model:
                 self(*given, layout=layout, num_threads=num_threads)
             else:  # of zeros there may be no results, and operators that want some
                 inputs = [layouts.logical(array, last) for array in given]
-                self._divided.of(inputs).ready(inputs, threads)
+                with self._telling(given, last):
+                    self._divided.of(inputs).ready(inputs, threads)
 
     def _zeros(self, x_shape: Any) -> list[np.ndarray]:
         if not isinstance(x_shape, Mapping):
@@ -318,7 +323,8 @@ class Model:
         title = f"{self.name}, input {', '.join('x'.join(map(str, array.shape)) or 'a number' for array in given)}"
         if plan is None:
             inputs = [layouts.logical(array, last) for array in given]
-            return self._divided.of(inputs).explain(title, inputs, threads)
+            with self._telling(given, last):
+                return self._divided.of(inputs).explain(title, inputs, threads)
         memory = plan.pipeline.arena_bytes, plan.pipeline.value_bytes
         return Report(title, tuple(entry.row for entry in plan.entries), memory=memory)
 
@@ -381,7 +387,8 @@ class Model:
         title = f"{self.name}, input {shapes}, {threads} thread{'s' * (threads != 1)}, median of {runs} runs"
         if plan is None:
             inputs = [layouts.logical(array, last) for array in given]
-            return self._divided.of(inputs).profile(title, inputs, threads, runs)
+            with self._telling(given, last):
+                return self._divided.of(inputs).profile(title, inputs, threads, runs)
         peak = runtime.fma_peak(np.float32, threads)
         return Report(title, tuple(timed(plan, given, last, runs, peak)), peak)
 

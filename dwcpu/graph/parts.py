@@ -71,9 +71,14 @@ class Branch:
     """A graph within another, planned for the shapes that it meets, or run in parts."""
 
     def __init__(self, graph: Graph, without: Collection[str]) -> None:
-        self._plans = Plans(graph, optimise(graph, without), without, lying=True)
+        self._graph, self._without = graph, without
         self._divided = Divided(graph, without)
         self._names = [spec.name for spec in graph.inputs]
+
+    @cached_property
+    def _plans(self) -> Plans:
+        """Made when the branch is taken: one that never is may be what cannot run."""
+        return Plans(self._graph, optimise(self._graph, self._without), self._without, lying=True)
 
     def __call__(self, given: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """The outputs, with the axes of ONNX in any order of memory."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from itertools import count
 from statistics import median
 from typing import Any
 
@@ -20,7 +21,7 @@ from .special import Specials
 __all__ = ["Plans", "Progress", "run", "timed"]
 
 #: Shapes of inputs, with layouts and numbers of threads, whose plans are remembered.
-_MAX_PLANS = 16
+_MOST_PLANS = 16
 
 Progress = Callable[[int, int, str], None]
 
@@ -39,10 +40,21 @@ class Plans:
     lying : bool
         Whether results may lie in memory with their channels last although callers have them first: nothing is copied
         for those who take either.
+    most : int
+        How many plans are remembered: those used last.
     """
 
-    def __init__(self, graph: Graph, simplified: Graph, without: Collection[str], lying: bool = False) -> None:
-        self._specials, self._lying = Specials(graph, simplified, without), lying
+    def __init__(
+        self,
+        graph: Graph,
+        simplified: Graph,
+        without: Collection[str],
+        lying: bool = False,
+        most: int = _MOST_PLANS,
+    ) -> None:
+        self._specials, self._lying, self._most = Specials(graph, simplified, without), lying, most
+        self._turn = count()
+        self._used: dict[Any, int] = {}  # when each was, last
         # Replaced, never changed in place: reading it needs no lock, and two threads that add a plan at once may lose
         # one of the two, which is then made again. None: shapes depend on values, see `parts`.
         self.known: dict[Any, Plan | None] = {}
@@ -51,7 +63,7 @@ class Plans:
     @staticmethod
     def key(given: Sequence[np.ndarray], last: bool, threads: int) -> Any:
         """Of the plan for inputs like these."""
-        return last, threads, *((array.shape, array.dtype.str, layouts.is_turned(array, last)) for array in given)
+        return last, threads, *((array.shape, array.dtype, layouts.is_turned(array, last)) for array in given)
 
     def find(
         self, given: Sequence[np.ndarray], last: bool, threads: int, progress: Progress | None = None
@@ -67,6 +79,7 @@ class Plans:
         """
         key, known = self.key(given, last, threads), self.known
         plan = known.get(key)
+        self._used[key] = next(self._turn)
         if key in known and (plan is None or not any(map(background.over, plan.jobs))):
             return plan
         inputs = [layouts.without_contents(array, last) for array in given]
@@ -79,7 +92,10 @@ class Plans:
                 )
             except Dynamic:
                 plan = None
-        self.known = dict([*list(self.known.items())[1 - _MAX_PLANS :], (key, plan)])
+        used, kept = dict(self._used), {**self.known, key: plan}
+        for old in sorted(kept, key=lambda each: used.get(each, -1))[: -self._most]:
+            del kept[old]
+        self.known, self._used = kept, {each: used.get(each, -1) for each in kept}
         return plan
 
 

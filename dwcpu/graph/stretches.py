@@ -24,6 +24,8 @@ __all__ = ["Stretch", "gather"]
 
 Way = Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]
 
+#: How many shapes have a plan that is remembered. Networks that find objects mostly keep up to a hundred.
+_MOST_PLANS = 128
 #: What is worth a plan.
 _HEAVY = {"Conv", "ConvTranspose", "GRU", "Gemm", "LSTM", "MatMul", "RNN"}
 
@@ -41,7 +43,7 @@ class Stretch:
 
     def __init__(self, graph: Graph, without: Collection[str]) -> None:
         self.graph, self._runner = graph, Runner(graph)
-        self._plans = Plans(graph, optimise(graph, without), without, lying=True)
+        self._plans = Plans(graph, optimise(graph, without), without, lying=True, most=_MOST_PLANS)
 
     def __call__(self, given: Sequence[np.ndarray]) -> list[np.ndarray]:
         """The outputs, with the axes of ONNX in any order of memory."""
@@ -76,6 +78,7 @@ def gather(graph: Graph, without: Collection[str], branch: Callable[[Graph], Way
     def root(node: Node) -> int:
         at = id(node)
         while first[at] != at:
+            first[at] = first[first[at]]  # paths of long chains become short
             at = first[at]
         return at
 
@@ -104,14 +107,27 @@ def gather(graph: Graph, without: Collection[str], branch: Callable[[Graph], Way
         whole.nodes.append(node)
     for node in whole.nodes:
         if node.op in GRAPHS:
-            graphs = {name: node.get(name) for name in GRAPHS[node.op]}
-            node.attributes["ways"] = {
-                name: branch(each) if node.op == "If" and _is_heavy(each) else Runner(each)
-                for name, each in graphs.items()
-            }
+            ways: dict[str, Way] = {}
+            own = 1  # the first of its inputs that a branch reads
+            for name in GRAPHS[node.op]:
+                inner: Graph = node.get(name)
+                names = node.inputs[own : own + len(inner.inputs)]
+                heavy = node.op == "If" and _is_heavy(inner)
+                ways[name] = branch(_with_constants(inner, names, graph)) if heavy else Runner(inner)
+                own += len(names)
+            node.attributes["ways"] = ways
     whole.sort()
     whole.sweep()
     return whole
+
+
+def _with_constants(branch: Graph, names: Sequence[str], around: Graph) -> Graph:
+    """A branch of an If which has the constants that it reads from around it, and not as inputs."""
+    branch = branch.copy()
+    known = {spec.name: around.constants.get(name) for spec, name in zip(branch.inputs, names, strict=True)}
+    branch.constants |= {name: array for name, array in known.items() if array is not None}
+    branch.inputs = [spec for spec in branch.inputs if known[spec.name] is None]
+    return branch
 
 
 def _is_heavy(graph: Graph) -> bool:
@@ -149,7 +165,7 @@ def _can_be_planned(node: Node, graph: Graph) -> bool:
 def _part(graph: Graph, nodes: list[Node], readers: dict[str, list[Node]]) -> Graph:
     """Some nodes as a graph."""
     own = {id(node) for node in nodes}
-    makes = [name for node in nodes for name in node.outputs if name]
+    makes = dict.fromkeys(name for node in nodes for name in node.outputs if name)
     reads = dict.fromkeys(name for node in nodes for name in node.inputs if name)
     given = [name for name in reads if name not in makes and name not in graph.constants]
     wanted = [name for name in makes if any(each is None or id(each) not in own for each in readers.get(name, ()))]

@@ -175,7 +175,9 @@ def roi_align(node: Node, x: np.ndarray, regions: np.ndarray, images: np.ndarray
     shape, wide = (regions.shape[0], *cells, x.shape[1]), np.result_type(x.dtype, np.float32)
     check_size(shape, wide)
     half = node.get("coordinate_transformation_mode", _HALF) == _HALF
-    corners = regions.astype(wide) * wide.type(node.get("spatial_scale", 1.0)) - wide.type(0.5 if half else 0)
+    corners = np.ascontiguousarray(regions, wide) * wide.type(node.get("spatial_scale", 1.0)) - wide.type(
+        0.5 if half else 0
+    )
     if not np.isfinite(corners).all():
         raise ValueError(f"RoiAlign {node.name!r}: regions have NaN or infinities; all of them must be numbers")
     channels_last = np.ascontiguousarray(np.moveaxis(x, 1, -1), wide)

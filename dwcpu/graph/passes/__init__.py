@@ -16,17 +16,21 @@ from .gates import fuse_gates
 from .norms import join_group_norms, recognise_norms
 from .pads import fold_pads
 from .responses import join_responses
+from .scales import move_scales
+from .twins import join_twins
 
 __all__ = ["PASSES", "PLANNED", "optimise"]
 
 #: Name -> pass, in the order in which they run.
 PASSES = {
     "constants": fold_constants,
+    "twins": join_twins,
     "pads": fold_pads,
     "activations": recognise_activations,  # before a shift by 3 that is part of one goes into a bias
     "norms": recognise_norms,
     "groups": join_group_norms,
     "responses": join_responses,
+    "scales": move_scales,
     "affine": fold_affine,
     "residuals": fuse_residuals,
     "epilogues": fuse_activations,
