@@ -64,9 +64,11 @@ class Layer(calls.Caller):
         self._forget()
 
     def _forget(self) -> None:
-        # Both maps are replaced, never changed in place, so that reading them needs no lock. Two threads that add an
+        # These maps are replaced, never changed in place, so that reading them needs no lock. Two threads that add an
         # entry at once may lose one of the two; it is then made again, or not remembered by `Caller`.
         self._compiled: dict[tuple[tuple[int, ...], int], Compiled] = {}
+        #: Those of them that calls of the layer have met.
+        self._called: dict[tuple[tuple[int, ...], int], Compiled] = {}
         #: By the shape of `x` as the user sees it: what `Caller` knows.
         self._short: dict[tuple[tuple[int, ...], int], Any] = {}
         self._remember((), runtime.get_num_threads)
@@ -77,16 +79,13 @@ class Layer(calls.Caller):
         return self._program(x, residual, out, num_threads, self._compile)
 
     def _compile(self, x_shape: tuple[int, ...], threads: int) -> Compiled:
-        """The `Compiled` for ``(N, H, W, C)``, remembered."""
-        key = (x_shape, threads)
-        compiled = self._compiled.get(key)
-        if compiled is None or background.over(compiled.job):
+        """The `Compiled` for ``(N, H, W, C)``, remembered, with what calls need to go the short way."""
+        key, compiled = (x_shape, threads), self._planned(x_shape, threads)
+        if self._called.get(key) is not compiled:
             program = self._program
-            compiled = program.compile(program.step.geometry(x_shape), threads, self._packed)
-            kept = list(self._compiled.items())[1 - _REMEMBERED :]
-            entries = dict([*kept, (key, compiled)])
+            called = {**{each: entry for each, entry in self._called.items() if each in self._compiled}, key: compiled}
             short: dict[tuple[tuple[int, ...], int], Any] = {}
-            for (shape, count), entry in reversed(entries.items()):
+            for (shape, count), entry in reversed(called.items()):
                 if entry.job is not None:  # comes here with every call, so that the better kernel is taken in time
                     continue
                 # an image without a batch axis is the same bytes
@@ -95,7 +94,16 @@ class Layer(calls.Caller):
                     short[seen, count] = self._short.get((seen, count)) or calls.call_of(program, entry, seen, count)
             self._remember(tuple(short.values()), runtime.get_num_threads)
             # Last: an interrupt before that leaves all of this to the next call.
-            self._short, self._compiled = short, entries
+            self._short, self._called = short, called
+        return compiled
+
+    def _planned(self, x_shape: tuple[int, ...], threads: int) -> Compiled:
+        """The `Compiled` for ``(N, H, W, C)``, remembered."""
+        key = (x_shape, threads)
+        compiled = self._compiled.get(key)
+        if compiled is None or background.over(compiled.job):
+            compiled = self._program.compile(self._program.step.geometry(x_shape), threads, self._packed)
+            self._compiled = dict([*list(self._compiled.items())[1 - _REMEMBERED :], (key, compiled)])
         return compiled
 
     def nodes(self, x_shape: tuple[int, ...], threads: int) -> list[Node]:
@@ -103,10 +111,7 @@ class Layer(calls.Caller):
 
         What calls of the layer itself would need is not made, which takes half of the time.
         """
-        compiled = self._compiled.get((x_shape, threads))
-        if compiled is None or background.over(compiled.job):
-            compiled = self._program.compile(self._program.step.geometry(x_shape), threads, self._packed)
-        return compiled.nodes
+        return self._planned(x_shape, threads).nodes
 
     def threads(self, num_threads: int | None) -> int:
         """The number of threads of a call: `num_threads`, checked, or the current default."""
@@ -152,7 +157,7 @@ class Layer(calls.Caller):
 
     def __getstate__(self) -> dict[str, Any]:
         kept = self.__dict__.copy()
-        for name in ("_compiled", "_packed", "_short", "known", "_default_threads"):
+        for name in ("_called", "_compiled", "_packed", "_short", "known", "_default_threads"):
             kept.pop(name, None)
         return kept
 

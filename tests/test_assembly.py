@@ -382,7 +382,7 @@ def test_weights_of_wide_tiles_are_read_once(real: str) -> None:
     assert 80 < len(loads) <= 104
 
 
-@pytest.mark.parametrize("name", ["gemm_whole", "gemm_one_2", *COMPILED_WINDOWS])
+@pytest.mark.parametrize("name", ["gemm_whole_2", "gemm_whole_3", "gemm_one_2", *COMPILED_WINDOWS])
 @pytest.mark.parametrize(("isa", "size", "real"), TARGETS)
 def test_stores_take_turns(isa: str, size: int, real: str, name: str) -> None:
     """An activation stands before every store of a tile's results: one store behind the other is slow on Zen 3."""

@@ -269,6 +269,18 @@ def test_the_number_of_threads_is_the_current_one(rng, closed_door) -> None:
 
 
 @compiled_only
+@pytest.mark.parametrize("dtype", [F32, np.float64])
+def test_panels_of_every_width_are_packed_in_each_call(rng, dtype) -> None:
+    """Whatever a CPU's panels are: the last one may have fewer vectors than others, or one more."""
+    for outputs in (*range(1, 20), *range(23, 250, 8), 256, 320):
+        x, w = cases.normal(rng, (1, 3, 5, 12), dtype), cases.normal(rng, (3, 1, 12, outputs), dtype)
+        for images, weights, call in ((x, w, ops.conv2d), (x, w[0, 0], ops.pointwise_conv2d)):
+            first = call(images, weights)
+            np.testing.assert_array_equal(call(images, weights), first, str(outputs))
+            np.testing.assert_allclose(call(images, 2 * weights), 2 * first, rtol=1e-6)
+
+
+@compiled_only
 def test_many_threads_with_weights_of_their_own(rng) -> None:
     x = cases.normal(rng, (1, 9, 9, 40), F32)
     weights = [[cases.normal(rng, shape, F32) for shape in ((3, 3, 40), (40, 24), (40,), (24,))] for _ in range(8)]

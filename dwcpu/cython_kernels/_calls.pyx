@@ -235,8 +235,8 @@ cdef void pack(const Packing *p, const word *w, const word *bias) noexcept nogil
         column = 0
         while column < padded:
             columns = min(width, padded - column)
-            if p.vectors == 2 and padded - column == 3 * p.lanes:  # abi.panel_widths
-                columns = 3 * p.lanes
+            if 1 < p.vectors < 4 and padded - column == width + p.lanes:  # abi.panel_widths
+                columns = width + p.lanes
             filled = min(columns, count - column)
             first = w + (start + column) * p.output_step
             if p.output_step != 1:
