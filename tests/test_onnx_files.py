@@ -437,6 +437,21 @@ def test_all_that_is_missing_is_named_at_once() -> None:
     assert isinstance(again, ValueError)
 
 
+@pytest.mark.parametrize(
+    ("op", "attributes", "words"),
+    [
+        ("Conv", {"stride": [2, 2]}, "Conv with attribute 'stride', of which it has none (it has 'strides'): 'odd'"),
+        ("Conv", {"strides": [2.0, 2.0]}, "attribute 'strides' of type FLOATS, which must be INTS: 'odd'"),
+        ("Softmax", {"dim": 1}, "Softmax with attribute 'dim', of which it has none: 'odd'"),
+    ],
+)
+def test_attributes_that_the_standard_does_not_know_are_not_left_out(op, attributes, words) -> None:
+    inputs = ["x", "w"] if op == "Conv" else ["x"]
+    with pytest.raises(dwcpu.UnsupportedOperator) as caught:
+        load(model([node(op, inputs, ["y"], name="odd", **attributes)], {"w": weights(3, 3, 1, 1)}))
+    assert words in str(caught.value)
+
+
 OPTIONAL = helper.make_value_info("s", helper.make_optional_type_proto(helper.make_tensor_type_proto(1, [2])))
 LACKING = {
     "a sequence as input": model(

@@ -325,7 +325,7 @@ def test_axes_that_are_not_there_are_not_padded(axis) -> None:
 
 def test_attributes_of_ours_are_refused_in_files() -> None:
     text = "g (float[2] x) => (float[2] y) { y = Mul<before=[1, 1]>(x, x) }"
-    with pytest.raises(ValueError, match="attributes that the standard does not know"):
+    with pytest.raises(ValueError, match="attribute 'before', of which it has none"):
         dwcpu.load_onnx(model(text))
 
 
@@ -411,6 +411,13 @@ def test_advice_on_signals_and_on_a_missing_channel() -> None:
         signal(random(2, 9, 1))
     with pytest.raises(ValueError, match=r"add that of its one channel, x\[:, None\]"):
         signal(random(8, 9))
+    steps = dwcpu.load_onnx(model("g (float[T,B,4] x) => (float[T,B,3] y) { y = MatMul(x, w) }", w=random(4, 3)))
+    with pytest.raises(ValueError, match=r"add it, x\[None\] if it is the first one, x\[:, None\] if the second"):
+        steps(random(5, 5))
+    fixed = dwcpu.load_onnx(model("g (float[5,2,4] x) => (float[5,2,3] y) { y = MatMul(x, w) }", w=random(4, 3)))
+    with pytest.raises(ValueError, match="shapes") as caught:
+        fixed(random(2, 4, 5))
+    assert "exchanged" not in str(caught.value)
     last = "g (float[N,6,6,3] x) => (float[N,4,A,B] y) { t = Transpose<perm=[0,3,1,2]>(x) y = Conv(t, w) }"
     with pytest.raises(ValueError, match=r"leave layout out and give x\.transpose\(0, 2, 3, 1\)"):
         dwcpu.load_onnx(model(last, w=random(4, 3, 3, 3)))(random(1, 3, 6, 7), layout="NHWC")

@@ -131,6 +131,29 @@ def test_there_may_be_no_steps_and_no_sequences(op, steps, batch) -> None:
     np.testing.assert_array_equal(last, 0)
 
 
+def test_names_of_results_may_be_those_of_others_together() -> None:
+    nodes = [
+        node("RNN", ["x", "w", "r"], ["a+b"], hidden_size=SIZE),
+        node("RNN", ["x", "w2", "r"], ["a", "b"], hidden_size=SIZE),
+    ]
+    constants = {"w": random(1, SIZE, INPUTS), "w2": random(1, SIZE, INPUTS, seed=9), "r": random(1, SIZE, SIZE)}
+    simplified(nodes, constants, ["a+b", "a"], feeds={"x": random(STEPS, BATCH, INPUTS)})
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.int32])
+def test_states_of_another_type_are_converted(dtype) -> None:
+    nodes, constants = network("LSTM", "bhc")
+    state = 2 * constants.pop("h")
+    x, outputs = random(STEPS, BATCH, INPUTS), list(nodes[0].output)
+    given = state.astype(dtype)
+    found = dwcpu.load_onnx(write(nodes, {"x": x, "h": given}, constants, outputs, 18))(x=x, h=given)
+    wanted = dwcpu.load_onnx(write(nodes, {"x": x, "h": state}, constants, outputs, 18))(
+        x=x, h=given.astype(np.float32)
+    )
+    for each, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(each, other, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("op", GATES)
 def test_there_may_be_no_units(op) -> None:
     constants = {"w": random(1, 0, INPUTS), "r": random(1, 0, 0)}

@@ -416,3 +416,25 @@ def test_what_has_no_short_way() -> None:
         first, second = model(x), model(x)
         assert_same_bits(first, second)
         assert model._short["NCHW"]._calls == {}
+
+
+def test_operators_that_share_their_work_do_so_with_the_threads_of_the_call(monkeypatch) -> None:
+    from onnx_passes import node, write
+
+    from dwcpu.graph.operators import detecting
+
+    asked, chain = [], detecting.chain
+
+    def counted(nodes, shape, dtype, threads):
+        asked.append(threads)
+        return chain(nodes, shape, dtype, threads)
+
+    monkeypatch.setattr(detecting, "chain", counted)
+    x, regions, images = np.ones((1, 3, 8, 8), np.float32), np.array([[0, 0, 4, 4]], np.float32), np.zeros(1, np.int64)
+    feeds = {"x": x, "r": regions, "b": images}
+    model = dwcpu.load_onnx(write([node("RoiAlign", ["x", "r", "b"], ["y"])], feeds, {}, ["y"], 17))
+    with dwcpu.num_threads(3):
+        model(*feeds.values(), num_threads=1)
+        assert asked[-1] == 1
+        model(*feeds.values())
+        assert asked[-1] == 3

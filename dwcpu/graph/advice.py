@@ -19,13 +19,23 @@ def advice(spec: Spec, array: np.ndarray, last: bool) -> str:
     if array.ndim == len(declared) - 1:
         if array.ndim > 1 and declared[1] == 1 != array.shape[0]:
             return f"{spec.name} has an axis less than declared: add that of its one channel, {spec.name}[:, None]"
+        if array.ndim > 1 and not isinstance(declared[0], int) and not isinstance(declared[1], int):
+            return (
+                f"{spec.name} has an axis less than declared: add it, {spec.name}[None] if it is the first one, "
+                f"{spec.name}[:, None] if the second"
+            )
         return f"{spec.name} has an axis less than declared: add the batch axis, {spec.name}[None]"
     if array.ndim != len(declared):
         axes = f"{array.ndim} ax{'i' if array.ndim == 1 else 'e'}s"
         return f"{spec.name} has {axes}, not {len(declared)}: give it as {spec}"
     if array.ndim == 3:
         as_given, turned = (sum(map(eq, declared[1:], sizes)) for sizes in (array.shape[1:], array.shape[:0:-1]))
-        return f"channels and time are exchanged: give {spec.name}.transpose(0, 2, 1)" if turned > as_given else ""
+        fits = all(
+            size == given or not isinstance(size, int)
+            for size, given in zip(declared, (array.shape[0], *array.shape[:0:-1]), strict=True)
+        )
+        exchanged = fits and turned > as_given
+        return f"channels and time are exchanged: give {spec.name}.transpose(0, 2, 1)" if exchanged else ""
     if array.ndim != 4:
         return ""
     first, final = declared[1], declared[3]

@@ -75,9 +75,8 @@ def operated(node: Node) -> Callable[[Arrays], Arrays]:
             raise
         except Exception as error:  # what a file says may make NumPy raise anything
             shapes = [None if array is None else (array.dtype.name, array.shape) for array in arrays]
-            raise ValueError(
-                f"node {node.name!r} ({node.op}) cannot run on {shapes}: {(str(error).splitlines() or [''])[0]:.200}"
-            ) from error
+            problem = (str(error).splitlines() or [""])[0].removeprefix(f"{node.op} {node.name!r}: ")
+            raise ValueError(f"node {node.name!r} ({node.op}) cannot run on {shapes}: {problem:.200}") from error
         if len(results) < count:
             raise ValueError(f"node {node.name!r} ({node.op}) names {count} results and has {len(results)}")
         return results

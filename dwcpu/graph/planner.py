@@ -140,6 +140,8 @@ class Plan:
         What is done for each node.
     jobs : list of background.Job
         For kernels that others stand in for.
+    threads : int
+        What it was made for.
     """
 
     pipeline: Pipeline
@@ -148,6 +150,7 @@ class Plan:
     turned: list[bool]
     entries: list[Entry]
     jobs: list[background.Job]
+    threads: int
 
 
 class Planner:
@@ -594,4 +597,4 @@ def make_plan(
     pipeline = Pipeline(planner.builder, max(len(graph.nodes), 1), arenas)
     arrays, known = [array for array, _ in outputs], [each for _, each in outputs]
     turned = [array.ndim == 4 and is_channel_last(array) and not array.flags.c_contiguous for array in arrays]
-    return Plan(pipeline, arrays, known, turned, planner.entries, planner.jobs)
+    return Plan(pipeline, arrays, known, turned, planner.entries, planner.jobs, threads)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import arrays, background
+from .. import arrays, background, runtime
 from ..pipeline import Arenas
 from ..report import LayerRow
 from . import layouts
@@ -105,7 +105,8 @@ def run(plan: Plan, given: Sequence[np.ndarray], last: bool) -> list[np.ndarray]
     if plan.pipeline.only_kernels:
         plan.pipeline.run(*bases)
         return results
-    with np.errstate(all="ignore"):  # infinities and NaN are results like others
+    # infinities and NaN are results like others; some operators have kernels that they share themselves
+    with np.errstate(all="ignore"), runtime.num_threads(plan.threads):
         plan.pipeline.run(*bases)
     return results
 
@@ -115,7 +116,7 @@ def timed(plan: Plan, given: Sequence[np.ndarray], last: bool, runs: int, peak: 
     times: list[list[float]] = [[] for _ in plan.entries]
     for number in range(runs + 1):
         bases, _ = _memory(plan, given, last)
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), runtime.num_threads(plan.threads):
             for all_runs, seconds in zip(times, plan.pipeline.timed(*bases), strict=True):
                 all_runs += [seconds] if number else []
     pairs = zip(plan.entries, times, strict=True)

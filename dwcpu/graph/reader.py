@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from copy import copy
+from difflib import get_close_matches
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -311,6 +312,7 @@ class _Reader:
         if proto.domain not in _OURS:
             self._problems.append((f"operator {proto.domain}.{proto.op_type}", name))
             return []
+        self._problems += [(f"{proto.op_type} with {what}", name) for what in self._strange(proto, opset)]
         node = Node(proto.op_type, name, list(proto.input), list(proto.output), self._attributes(proto, name, opset))
         if node.op == "Constant":
             return self._constant(node)
@@ -336,6 +338,26 @@ class _Reader:
         while node.inputs and not node.inputs[-1] and node.op not in GRAPHS:
             node.inputs.pop()
         return made
+
+    def _strange(self, proto: Any, opset: int) -> list[str]:
+        """Attributes that the standard does not know: to leave out what they may mean would give something else."""
+        try:
+            known = self._onnx.defs.get_schema(proto.op_type, opset, "").attributes
+        except Exception:  # no such operator, or version: the package raises whatever it meets, and others say so
+            return []
+        kinds, found = self._onnx.AttributeProto.AttributeType, []
+        for attribute in proto.attribute:
+            if attribute.name not in known:
+                close = get_close_matches(attribute.name, known, 1, 0.5)
+                found.append(
+                    f"attribute {attribute.name!r}, of which it has none{f' (it has {close[0]!r})' if close else ''}"
+                )
+            elif attribute.type not in (kinds.UNDEFINED, int(known[attribute.name].type)):
+                wanted = kinds.Name(int(known[attribute.name].type))
+                found.append(
+                    f"attribute {attribute.name!r} of type {kinds.Name(attribute.type)}, which must be {wanted}"
+                )
+        return found
 
     def _attributes(self, proto: Any, name: str, opset: int) -> dict[str, Any]:
         found: dict[str, Any] = {}

@@ -38,9 +38,11 @@ def recurrent(planner: Planner, node: Node, operands: list[Operand]) -> list[Ope
     names = "bias", "sequence_lens", "initial_h", "initial_c"
     shapes = Shapes.of(node, x.array, w, r, **dict(zip(names, seen, strict=True)))
     steps, batch, sides, gates, size = shapes
+    if any(each is not None and each.dtype != w.dtype for each in seen[2:]):
+        return None  # NumPy converts them
     if lengths is not None and not (isinstance(lengths, np.ndarray) and (lengths == steps).all()):
         return None
-    key, weights = "+".join(node.outputs), node.inputs[1:4]
+    key, weights = tuple(node.outputs), node.inputs[1:4]
     before, after = biases(node, bias if isinstance(bias, np.ndarray) else None, shapes, w.dtype)
     kind = "gru_before" if node.op == "GRU" and not node.get("linear_before_reset", 0) else node.op.lower()
     backwards = [*directions(node), -1].index(-1)
