@@ -235,8 +235,8 @@ def test_weights_keep_their_meaning_for_others_who_read_the_result(op, groups, a
 def test_weights_that_several_nodes_share_are_changed_for_each_apart() -> None:
     nodes = [
         node("Conv", ["x", "w", "b"], ["c"]), norm("c", "d"),
-        node("Conv", ["x", "w", "b"], ["e"]), node("Mul", ["e", "k"], ["f"]),
-        node("Conv", ["x", "w", "b"], ["g"]),
+        node("Conv", ["x", "w", "b"], ["e"], strides=[1, 1]), node("Mul", ["e", "k"], ["f"]),  # no twins
+        node("Conv", ["x", "w", "b"], ["g"], dilations=[1, 1]),
     ]  # fmt: skip
     constants = {"w": random(8, C, 1, 1), **NORM, "k": positive(8, 1, 1)}
     made = simplified(nodes, constants, ["d", "f", "g", "w"])
