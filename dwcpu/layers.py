@@ -109,7 +109,7 @@ class Layer(calls.Caller):
     def nodes(self, x_shape: tuple[int, ...], threads: int) -> list[Node]:
         """The layer as operations of a pipeline, for a channel-last input ``(N, H, W, C)``; none for an empty batch.
 
-        What calls of the layer itself would need is not made, which takes half of the time.
+        What calls of the layer itself would need is not made.
         """
         return self._planned(x_shape, threads).nodes
 

@@ -9,6 +9,7 @@ import pytest
 
 import dwcpu
 from dwcpu.graph import stretches
+from dwcpu.graph.plans import Plans
 from dwcpu.layers import PointwiseConv2d
 
 onnx = pytest.importorskip("onnx")
@@ -279,3 +280,22 @@ def test_no_file_says_how_its_nodes_are_run(name) -> None:
     content = write([node("Relu", ["x"], ["y"], **{name: 1})], {"x": random(2)}, {}, ["y"], 18)
     with pytest.raises(ValueError, match="of which it has none"):
         dwcpu.load_onnx(content)
+
+
+def test_types_of_one_size_have_plans_of_their_own() -> None:
+    types = pytest.importorskip("ml_dtypes")
+    keys = {Plans.key([np.zeros(4, kind)], False, 1) for kind in (types.float8_e4m3fn, types.int4, np.int8)}
+    assert len(keys) == 3
+
+
+def test_shapes_that_cannot_run_are_not_remembered() -> None:
+    content = write([node("MatMul", ["x", "w"], ["y"])], {"x": random(2, 6)}, {"w": random(6, 3)}, ["y"], 18)
+    model = dwcpu.load_onnx(content)
+    for columns in range(7, 40):
+        with pytest.raises(ValueError, match="cannot be multiplied"):
+            model(random(2, columns))
+    model(random(2, 6))
+    assert len(model._plans._used) == len(model._plans.known) == 1
+    with pytest.raises(ValueError, match="cannot be multiplied"):
+        model(random(2, 7))
+    assert len(model._plans._used) == 1

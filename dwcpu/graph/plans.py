@@ -79,7 +79,8 @@ class Plans:
         """
         key, known = self.key(given, last, threads), self.known
         plan = known.get(key)
-        self._used[key] = next(self._turn)
+        if key in known:
+            self._used[key] = next(self._turn)
         if key in known and (plan is None or not any(map(background.over, plan.jobs))):
             return plan
         inputs = [layouts.without_contents(array, last) for array in given]
@@ -92,7 +93,7 @@ class Plans:
                 )
             except Dynamic:
                 plan = None
-        used, kept = dict(self._used), {**self.known, key: plan}
+        used, kept = {**self._used, key: next(self._turn)}, {**self.known, key: plan}
         for old in sorted(kept, key=lambda each: used.get(each, -1))[: -self._most]:
             del kept[old]
         self.known, self._used = kept, {each: used.get(each, -1) for each in kept}
