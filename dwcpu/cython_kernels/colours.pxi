@@ -87,7 +87,7 @@ cdef void colour_pixels(
 ) noexcept nogil:
     """A run of pixels of a panel of any width."""
     if panel.vectors == 1:
-        colour_tiles_of(TILE_ROWS(1), 1, False, plan, panel, pixels, x, y)
+        colour_tiles_of(TILE_ROWS(2), 1, False, plan, panel, pixels, x, y)
     elif panel.vectors == 2 and SHORT_ROWS > 0 and rows_of_tiles(panel) == SHORT_ROWS:
         colour_tiles_of(SHORT_ROWS, 2, True, plan, panel, pixels, x, y)
     elif panel.vectors == 2:

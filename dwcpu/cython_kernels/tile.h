@@ -34,7 +34,7 @@
    panels have SHORT_VECTORS: what 14 write at their end is more than waits for its turn without holding up multiply-adds,
    which seven keep as busy. Products take 0.92 (8 inputs), 0.96 (24) to 0.995 (512) of the time. There it is the
    multiply-adds that splat inputs, but for two rows: of seven these are two loads for a multiply-add of both vectors, and
-   clamps run beside them; where an instruction splats, both wait. (Elsewhere an instruction is better: 0.8 to 0.98 of the
+   clamps run beside them; where an instruction splats, both wait. (Elsewhere an instruction is better: 0.78 to 0.9 of the
    time beside a busy neighbour.) 0: no such CPUs. */
 #define SHORT_ROWS (DWCPU_VECTOR_BYTES == 64 ? TWO_TURN_ROWS : 0)
 #define SHORT_VECTORS 2
