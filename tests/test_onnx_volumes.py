@@ -147,3 +147,12 @@ def test_planes_of_other_volumes_do_not_matter() -> None:
     assert np.isfinite(found[0, :, 2:]).all()
     assert np.isfinite(found[1]).all()
     assert not np.isfinite(found[0, :, :2, 1:4, 1:4]).any()
+
+
+def test_the_bias_is_added_once_whatever_depths_were_met_before() -> None:
+    w = {"w": random(4, 3, 3, 3, 3) / 5, "b": random(4)}
+    nodes = [node("Conv", ["x", "w", "b"], ["y"], strides=[2, 1, 1], pads=[1] * 6)]
+    deep = {depth: {"x": random(1, 3, depth, 4, 5)} for depth in (4, 5, 6, 1)}
+    model = dwcpu.load_onnx(write(nodes, deep[4], w, ["y"], 17))
+    for feeds in deep.values():
+        assert_close(model(feeds), by_onnxruntime(write(nodes, feeds, w, ["y"], 17), feeds))

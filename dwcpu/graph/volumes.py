@@ -96,7 +96,7 @@ class _Task(NamedTuple):
         bias, activation = (self.bias, self.activation) if last else (None, None)
         options = options_of(windows)
         groups = int(self.node.get("group", 1))
-        key = self.node.outputs[0], name, activation, options["padding"]
+        key = self.node.outputs[0], name, last, activation, options["padding"]  # which is last depends on the depth
         return self.planner.layer(
             key, self.node.inputs[1:3], lambda: layer_of(np.ascontiguousarray(w), bias, groups, activation, options)
         )
